@@ -1,0 +1,104 @@
+"""Choosing the next token from logits: temperature, top-k, top-p, min-p, and a counter-based random number.
+
+Knows logits and `Sampling`; refuses to know text, slots and requests. The random number of a token depends
+only on (seed, position), so a request draws the same numbers in any batch shape and on any decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MASK64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How one request picks its next token. The defaults are greedy.
+
+    Attributes:
+        temperature: Divides the logits; 0 picks the most probable token.
+        top_k: Keep the k most probable tokens; 0 keeps all.
+        top_p: Keep the smallest set of most probable tokens whose mass reaches this; 1 keeps all.
+        min_p: Keep tokens at least this fraction as probable as the most probable one; 0 keeps all.
+        seed: 64-bit seed of the request; the draw at a position is a hash of both.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+def uniform(seed: int, position: int) -> float:
+    """Return the uniform number in [0, 1) for one token (splitmix64, Steele, Lea and Flood 2014).
+
+    Args:
+        seed: The request's seed.
+        position: Number of tokens in the slot before the sampled one.
+    """
+    z = (seed * 0x9E3779B97F4A7C15 + (position + 1) * 0xD1B54A32D192ED03) & _MASK64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = ((z ^ (z >> shift)) * factor) & _MASK64
+    return ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+
+def sample(logits: Tensor, sampling: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
+    """Pick one token a row.
+
+    Filters apply in the order temperature, top-k, top-p, min-p, as in `transformers`; then the inverse of the
+    cumulative distribution is read at `uniform(seed, position)`.
+
+    Args:
+        logits: fp32 [n, V] on any device.
+        sampling: n settings.
+        positions: n numbers of tokens before the one sampled.
+
+    Returns:
+        int64 [n] on the device of the logits.
+    """
+    chosen = logits.argmax(-1)
+    for row, (how, position) in enumerate(zip(sampling, positions, strict=True)):
+        if how.temperature > 0:
+            chosen[row] = _draw(logits[row], how, uniform(how.seed, position))
+    return chosen
+
+
+def _draw(logits: Tensor, how: Sampling, number: float) -> Tensor:
+    """Sample from one row of logits [V] with the uniform `number`; returns int64 []."""
+    if not how.top_k and how.top_p >= 1 and how.min_p <= 0:
+        total = torch.softmax(logits / how.temperature, -1).cumsum(-1)
+        index = torch.searchsorted(total, (number * total[-1]).reshape(1), right=True)
+        return index.clamp(max=logits.numel() - 1).reshape(())
+    probs, tokens = _most_probable(logits, how)
+    keep = torch.ones_like(probs, dtype=torch.bool)
+    if how.top_p < 1:
+        keep &= (probs.cumsum(-1) - probs) < how.top_p
+    if how.min_p > 0:
+        keep &= probs >= how.min_p * probs[0]
+    total = torch.where(keep, probs, 0.0).cumsum(-1)
+    index = torch.searchsorted(total, (number * total[-1]).reshape(1), right=True)
+    return tokens[index.clamp(max=keep.sum() - 1)].reshape(())
+
+
+def _most_probable(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor]:
+    """Return (probabilities, token ids), most probable first: all that the filters can keep.
+
+    Sorting 49,152 logits costs several times what their top 1,024 costs, so the head is tried first, and the
+    whole row is sorted only where the head does not hold the mass that top-p asks for.
+    """
+    if how.top_k:
+        values, tokens = logits.topk(min(how.top_k, logits.numel()))
+        return torch.softmax(values / how.temperature, -1), tokens
+    norm = (logits / how.temperature).logsumexp(-1)
+    values, tokens = logits.topk(min(1024, logits.numel()))
+    probs = torch.exp(values / how.temperature - norm)
+    enough = probs.sum() >= how.top_p if how.top_p < 1 else probs[-1] < how.min_p * probs[0]
+    if bool(enough):
+        return probs, tokens
+    values, tokens = logits.sort(descending=True)
+    return torch.exp(values / how.temperature - norm), tokens
