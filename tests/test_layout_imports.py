@@ -1,0 +1,144 @@
+"""The house's rules: who imports whom, who loads torch, who reads the environment, what each room exports."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("agent", "chains", "llms", "sandbox", "tools")
+ALLOWED = {
+    "llms": set(),
+    "sandbox": set(),
+    "chains.retrieval": {"sandbox"},
+    "chains": {"llms", "sandbox"},
+    "tools": {"chains", "llms", "sandbox"},
+    "agent": {"tools", "chains", "llms", "sandbox"},
+}
+# What chains and tools may take from llms: names that need no torch.
+TORCH_FREE = {"llms.errors", "llms.protocols"}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(_modules())
+
+
+def _imports(path: Path, module: str) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, relative ones resolved, and whether at import time."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    lazy = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(outer)
+    }
+    typing_only = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.If) and "TYPE_CHECKING" in ast.unparse(outer.test)
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        now = id(node) not in lazy
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, now) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
+            yield base, now
+            yield from ((f"{base}.{alias.name}", now) for alias in node.names)
+
+
+def _room(module: str) -> str:
+    return "chains.retrieval" if module.startswith("chains.retrieval") else module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    room = _room(module)
+    for imported, _ in _imports(MODULES[module], module):
+        top = imported.split(".")[0]
+        if top not in ROOMS or top == room:
+            continue
+        if room == "chains.retrieval" and top == "chains":
+            assert imported == "chains" or _room(imported) == "chains.retrieval", (
+                f"{module} imports {imported}: retrieval knows no other chain"
+            )
+            continue
+        assert top in ALLOWED[room], f"{module} imports {imported}: {room} may import {ALLOWED[room]}"
+        if top == "llms" and room in ("chains", "tools"):
+            assert any(imported.startswith(name) for name in TORCH_FREE), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("llms")])
+def test_only_load_imports_the_fast_decoder_and_lazily(module: str) -> None:
+    if module.startswith("llms.fast"):
+        return
+    for imported, now in _imports(MODULES[module], module):
+        if imported.startswith("llms.fast"):
+            assert module == "llms.load" and not now, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_environment_is_read_in_the_settings_only(module: str) -> None:
+    if module in {"agent.settings", "llms.chat"}:
+        return
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not node.value.startswith("AGENT_") or " " in node.value, (
+                f"{module}:{node.lineno} names {node.value}"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_file_states_its_contract(module: str) -> None:
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8"))), (
+        f"{module} has no docstring"
+    )
+
+
+@pytest.mark.parametrize("package", [*ROOMS, "chains.retrieval"])
+def test_exports_are_sorted_and_real(package: str) -> None:
+    module = importlib.import_module(package)
+    assert list(module.__all__) == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+
+
+@pytest.mark.parametrize(
+    "statement", [f"import {room}" for room in (*ROOMS, "chains.retrieval", "llms.errors")]
+)
+def test_importing_a_room_loads_no_torch(statement: str) -> None:
+    code = f"{statement}\nimport sys; print(*{{'torch', 'transformers'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
+def test_help_loads_neither_torch_nor_langchain() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['agent', '--help']\n"
+        "try:\n    runpy.run_module('agent', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'langchain', 'langchain_core', 'chromadb'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "ask" in done.stdout
