@@ -59,7 +59,7 @@ test-long: $(VENV)/.dev  ## the long suite as well
 lint: $(VENV)/.dev  ## ruff, format check, mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy agent chains llms sandbox tools tests examples benchmarks
+	@$(BIN)/mypy agent chains llms sandbox tools examples benchmarks
 
 examples: $(VENV)/.dev  ## run each example
 	@export HF_HUB_OFFLINE=1 AGENT_HOME=$(DEMO_HOME)/examples AGENT_CACHE_DIR="$(CACHE_DIR)"; \
