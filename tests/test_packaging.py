@@ -1,7 +1,7 @@
 """The distribution as a user gets it: wheel and sdist are built, the wheel is installed, `agent ask` runs.
 
-The wheel goes into a new environment that holds nothing of this checkout; the dependencies, which the lock pins
-and which take minutes to install, are lent to it from the environment that runs the tests.
+The wheel goes into a new environment that holds nothing of this checkout; the dependencies, which the lock
+pins and which take minutes to install, are lent to it from the environment that runs the tests.
 """
 
 from __future__ import annotations
