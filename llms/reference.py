@@ -1,0 +1,245 @@
+"""The reference `Decoder`: plain transformers forward passes over per-slot KV rows.
+
+Knows a transformers causal language model and tensors; refuses to know text, templates and scheduling. Every
+architecture whose cache is keys and values works; a state-space or encoder-decoder model is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llms.decoder import StepResult
+from llms.errors import UnsupportedModel
+from llms.reference_cache import Plan, Shape, SlotCache, SlotStore
+from llms.sampling import Sampling, sample
+
+PREFILL_CHUNK = 1024
+"""Tokens a prefill pass takes at once: attention memory stays flat, matrix products are full-sized."""
+
+
+class ReferenceDecoder:
+    """Decode with the model's own forward; see `llms.decoder.Decoder` for the contract.
+
+    Args:
+        model: A `transformers` causal language model (quantized or PEFT-wrapped too), already on its device.
+        window: Longest sequence a slot holds, in tokens; default: the model's `max_position_embeddings`.
+        max_slots: Number of slots. Memory is taken by the slots in use only.
+
+    Raises:
+        UnsupportedModel: An architecture without a plain KV cache, or an attention kernel that takes no mask.
+    """
+
+    def __init__(self, model: Any, *, window: int | None = None, max_slots: int = 64) -> None:
+        config = model.config.get_text_config()
+        self._attention = getattr(config, "_attn_implementation", "sdpa")
+        if self._attention not in ("sdpa", "eager"):
+            raise UnsupportedModel(
+                f"Expected a model loaded with attn_implementation='sdpa' or 'eager', found "
+                f"{self._attention!r}. Load it again with from_pretrained(..., attn_implementation='sdpa')."
+            )
+        self._model = model
+        self._config = config
+        self._store: SlotStore | None = None
+        self.max_slots = max_slots
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        if getattr(model.get_output_embeddings(), "out_features", None):
+            self.vocab_size = int(model.get_output_embeddings().out_features)
+        self.device = torch.device(model.device)
+        self.window = int(window or getattr(config, "max_position_embeddings", None) or 2048)
+        shape = _kv_shape(model, config, self.device)
+        self.bytes_per_token = shape.bytes_per_token
+        self._store = SlotStore(shape, self.window)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        self._sliding = getattr(config, "sliding_window", None) or 0
+        self._kinds = kinds if len(kinds) > 1 else set()
+        if kinds == {"full_attention"}:
+            self._sliding = 0
+
+    def length(self, slot: int) -> int:
+        """Return the number of tokens in a slot's cache."""
+        self._check_slot(slot)
+        return self._kv.lengths.get(slot, 0)
+
+    @property
+    def _kv(self) -> SlotStore:
+        assert self._store is not None
+        return self._store
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
+        """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last."""
+        tokens = list(tokens)
+        self._check([slot], [tokens])
+        logits = torch.empty(0)
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            logits = self._forward([slot], [tokens[start : start + PREFILL_CHUNK]], 1)[0][-1]
+        return logits
+
+    @torch.inference_mode()
+    def step(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]] | Tensor,
+        sampling: Sequence[Sampling] | None = None,
+        all_logits: bool = False,
+    ) -> StepResult:
+        """Append 1..k tokens to each slot in one pass."""
+        lists = (
+            [[int(t)] for t in tokens.tolist()] if isinstance(tokens, Tensor) else [list(t) for t in tokens]
+        )
+        self._check(slots, lists)
+        rows = self._forward(list(slots), lists, 0 if all_logits else 1)
+        last = torch.stack([row[-1] for row in rows]) if len(rows) > 1 else rows[0][-1:]
+        chosen = None
+        if sampling is not None:
+            chosen = sample(last, sampling, [self._kv.lengths[slot] for slot in slots])
+        return StepResult(rows if all_logits else last, chosen)
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """Copy the source's first `length` tokens over the target."""
+        length = self._check_length(source, self.length(source) if length is None else length)
+        self._check_slot(target)
+        if source == target:
+            self.truncate(source, length)
+            return
+        self.free(target)
+        if length:
+            with torch.inference_mode():
+                self._kv.copy(source, target, length)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if self._check_length(slot, length) == 0:
+            self.free(slot)
+        else:
+            self._kv.lengths[slot] = length
+
+    @torch.inference_mode()
+    def free(self, slot: int) -> None:
+        """Empty a slot."""
+        self._check_slot(slot)
+        self._kv.free(slot)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.max_slots:
+            raise ValueError(f"Expected a slot in range({self.max_slots}), found {slot!r}.")
+
+    def _check_length(self, slot: int, length: int) -> int:
+        have = self.length(slot)
+        if not 0 <= length <= have:
+            raise ValueError(f"Expected 0 to {have} tokens, all that slot {slot} holds, found {length!r}.")
+        return length
+
+    def _check(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Refuse a malformed step before anything changes."""
+        if len(set(slots)) != len(slots) or len(slots) != len(tokens) or not slots:
+            raise ValueError(f"Expected one token list for each of n different slots, found slots {slots!r}.")
+        for slot, row in zip(slots, tokens, strict=True):
+            have = self.length(slot)
+            if not row:
+                raise ValueError(f"Expected at least one token for slot {slot}, found none.")
+            if min(row) < 0 or max(row) >= self.vocab_size:
+                raise ValueError(
+                    f"Expected tokens in range({self.vocab_size}), found {row!r} in slot {slot}."
+                )
+            if have + len(row) > self.window:
+                raise IndexError(
+                    f"Expected at most {self.window} tokens in slot {slot}, found {have} + {len(row)}."
+                )
+
+    def _forward(self, slots: list[int], tokens: list[list[int]], keep: int) -> list[Tensor]:
+        """Run the model; return per slot fp32 [kept, V].
+
+        Rows are padded on the left of the query block only: the last token of each row shares one column, so
+        `logits_to_keep=1` serves a ragged batch. Padding is never written to the cache.
+        """
+        order, plan, ids, positions = self._plan(slots, tokens)
+        out = self._model(
+            input_ids=ids,
+            attention_mask=self._mask(positions, plan),
+            position_ids=positions,
+            past_key_values=SlotCache(self._kv, plan),
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+        for slot, row in zip(slots, tokens, strict=True):
+            self._kv.lengths[slot] += len(row)
+        result: list[Tensor] = [torch.empty(0)] * len(slots)
+        for index, which in enumerate(order):
+            count = keep or len(tokens[which])
+            result[which] = out[index, out.shape[1] - count :].float()
+        return result
+
+    def _plan(self, slots: list[int], tokens: list[list[int]]) -> tuple[list[int], Plan, Tensor, Tensor]:
+        """Lay the batch out: (batch index -> request, plan, ids [n, k], positions [n, k])."""
+        store, width = self._kv, max(len(row) for row in tokens)
+        for slot in slots:
+            store.row(slot)
+        total = max(store.lengths[slot] + len(row) for slot, row in zip(slots, tokens, strict=True))
+        store.reserve(max(store.rows.values()) + 1, total)
+        start = store.gather(slots)
+        order = sorted(range(len(slots)), key=lambda i: store.rows[slots[i]])
+        if len(slots) == 1:
+            first = store.lengths[slots[0]]
+            ids = torch.tensor(tokens, device=self.device)
+            positions = torch.arange(first, total, device=self.device)[None]
+            return order, Plan(start, 1, total, first), ids, positions
+        id_rows, position_rows, flat = [], [], []
+        for index, which in enumerate(order):
+            row, length, pad = tokens[which], store.lengths[slots[which]], width - len(tokens[which])
+            id_rows.append([row[0]] * pad + row)
+            position_rows.append([length] * pad + list(range(length, length + len(row))))
+            flat += [(start + index, length + j, index, pad + j) for j in range(len(row))]
+        rows, places, batch, query = torch.tensor(flat, device=self.device).unbind(1)
+        plan = Plan(start, len(slots), total, 0, rows, places, (batch, query))
+        ids, positions = (torch.tensor(x, device=self.device) for x in (id_rows, position_rows))
+        return order, plan, ids, positions
+
+    def _mask(self, positions: Tensor, plan: Plan) -> Tensor | dict[str, Tensor] | None:
+        """Return what each query may see: None where transformers' own causal path is exact and faster."""
+        alone = plan.rows is None and (plan.first == 0 or positions.shape[1] == 1)
+        if alone and (not self._sliding or plan.total <= self._sliding):
+            return None
+        keys = torch.arange(plan.total, device=self.device)
+        seen = keys <= positions[:, None, :, None]
+        near = seen & (keys > positions[:, None, :, None] - self._sliding) if self._sliding else seen
+        if self._kinds:
+            return {"full_attention": self._form(seen), "sliding_attention": self._form(near)}
+        return self._form(near)
+
+    def _form(self, seen: Tensor) -> Tensor:
+        """Return the mask as the attention function wants it: bool for SDPA, additive for eager."""
+        if self._attention == "sdpa":
+            return seen
+        dtype = self._kv.shape.dtype
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def _kv_shape(model: Any, config: Any, device: torch.device) -> Shape:
+    """Read the KV sizes off the configuration."""
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    plain = not kinds - {"full_attention", "sliding_attention"}
+    if (
+        not heads
+        or getattr(config, "is_encoder_decoder", False)
+        or not plain
+        or hasattr(config, "kv_lora_rank")
+    ):
+        raise UnsupportedModel(
+            f"Expected a decoder-only model with a plain key-value cache, found model_type="
+            f"{config.model_type!r} ({type(model).__name__}). Use a Mistral, Llama or Qwen checkpoint."
+        )
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Shape(
+        layers=config.num_hidden_layers,
+        heads=heads,
+        key_dim=dim,
+        value_dim=dim,
+        dtype=model.get_input_embeddings().weight.dtype,
+        device=device,
+    )

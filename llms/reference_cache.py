@@ -1,0 +1,199 @@
+"""KV storage of the reference decoder: one row a slot, handed to transformers as a `Cache`.
+
+Knows tensors, rows and lengths; refuses to know models, logits and sampling. Rows are preallocated, written
+in place at each row's own position, and read as views: a row needs no padding, and nothing is concatenated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """Sizes of the stored keys and values."""
+
+    layers: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Return the size of one token's keys and values over all layers, in bytes."""
+        return self.layers * self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where one forward pass reads and writes.
+
+    Attributes:
+        start: First row of the contiguous range that is read.
+        count: Number of rows n.
+        total: Longest length of a row after the pass.
+        rows: int64 [t], the row of each of the t new tokens; None when there is one row.
+        places: int64 [t], its position in the row.
+        sources: int64 [t] each, batch index and query index of each new token.
+        first: Position of the first new token, when there is one row.
+    """
+
+    start: int
+    count: int
+    total: int
+    first: int = 0
+    rows: Tensor | None = None
+    places: Tensor | None = None
+    sources: tuple[Tensor, Tensor] | None = None
+
+
+class SlotStore:
+    """Keys and values [layers, rows, heads, capacity, dim], grown by doubling, zero where never written.
+
+    Zeros matter: a masked key still meets its value with weight 0, and 0 x NaN is NaN. Zeroed pages of a CPU
+    tensor cost no memory until they are written.
+    """
+
+    def __init__(self, shape: Shape, window: int) -> None:
+        """Allocate nothing yet."""
+        self.shape = shape
+        self.window = window
+        self.rows: dict[int, int] = {}
+        self.lengths: dict[int, int] = {}
+        none = torch.zeros(shape.layers, 0, shape.heads, 0, 1, dtype=shape.dtype, device=shape.device)
+        self.keys = none.expand(-1, -1, -1, -1, shape.key_dim)
+        self.values = none.expand(-1, -1, -1, -1, shape.value_dim)
+
+    def row(self, slot: int) -> int:
+        """Return the slot's row, taking the lowest free one where it has none."""
+        if slot not in self.rows:
+            used = set(self.rows.values())
+            self.rows[slot] = next(i for i in range(len(used) + 1) if i not in used)
+            self.lengths[slot] = 0
+        return self.rows[slot]
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for `rows` rows of `capacity` tokens."""
+        have_rows, have = self.keys.shape[1], self.keys.shape[3]
+        if rows <= have_rows and capacity <= have:
+            return
+        new_rows = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
+        new = have if capacity <= have else min(max(capacity, 2 * have, 256), self.window)
+        live = max(self.lengths.values(), default=0)
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            grown = old.new_zeros(old.shape[0], new_rows, old.shape[2], new, old.shape[4])
+            grown[:, :have_rows, :, :live] = old[:, :, :, :live]
+            setattr(self, name, grown)
+
+    def gather(self, slots: Sequence[int]) -> int:
+        """Bring the slots' rows, in their order or another, into one contiguous range; return its first row.
+
+        The range that already holds most of them is chosen, so a batch that lost one member moves one row.
+        """
+        rows = [self.row(slot) for slot in slots]
+        wanted, n = set(rows), len(rows)
+        high = max(rows)
+        start = max(
+            range(max(high - n + 1, 0) + 1), key=lambda s: (sum(1 for row in wanted if s <= row < s + n), -s)
+        )
+        holes = [row for row in range(start, start + n) if row not in wanted]
+        movers = [slot for slot in slots if not start <= self.rows[slot] < start + n]
+        owner = {row: slot for slot, row in self.rows.items()}
+        for slot, hole in zip(movers, holes, strict=True):
+            self._swap(slot, owner.get(hole), hole)
+        return start
+
+    def _swap(self, slot: int, other: int | None, row: int) -> None:
+        """Move a slot to `row`, and what lived there to the slot's old row."""
+        self.reserve(row + 1, 0)
+        old, length = self.rows[slot], self.lengths[slot]
+        if other is not None:
+            length = max(length, self.lengths[other])
+        for store in (self.keys, self.values):
+            if other is None:
+                store[:, row, :, :length] = store[:, old, :, :length]
+            else:
+                store[:, [row, old], :, :length] = store[:, [old, row], :, :length]
+        self.rows[slot] = row
+        if other is not None:
+            self.rows[other] = old
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of a slot over another slot."""
+        a, b = self.row(source), self.row(target)
+        self.reserve(b + 1, length)
+        for store in (self.keys, self.values):
+            store[:, b, :, :length] = store[:, a, :, :length]
+        self.lengths[target] = length
+
+    def free(self, slot: int) -> None:
+        """Drop a slot and zero what it wrote (it may hold NaN, which would reach its row's next reader)."""
+        row = self.rows.pop(slot, None)
+        length = self.lengths.pop(slot, 0)
+        if row is not None and length:
+            self.keys[:, row, :, :length] = 0
+            self.values[:, row, :, :length] = 0
+        if not self.rows:
+            # An idle decoder gives its memory back.
+            self.keys = self.keys[:, :0, :, :0].clone()
+            self.values = self.values[:, :0, :, :0].clone()
+
+
+class _Layer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's window on the store."""
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, store: SlotStore, index: int, plan: Plan) -> None:
+        super().__init__()
+        self.store, self.index, self.plan = store, index, plan
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the store is allocated before the pass."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens [n, heads, k, dim] in place and return views [n, heads, total, dim]."""
+        plan = self.plan
+        keys, values = self.store.keys[self.index], self.store.values[self.index]
+        if plan.rows is None:
+            keys[plan.start, :, plan.first : plan.total] = key_states[0]
+            values[plan.start, :, plan.first : plan.total] = value_states[0]
+        else:
+            assert plan.sources is not None
+            batch, query = plan.sources
+            keys[plan.rows, :, plan.places] = key_states[batch, :, query]
+            values[plan.rows, :, plan.places] = value_states[batch, :, query]
+        span = slice(plan.start, plan.start + plan.count)
+        return keys[span, :, : plan.total], values[span, :, : plan.total]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return (number of keys, their offset) for transformers' own mask."""
+        return self.plan.total, 0
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens before this pass (meaningful for one row only)."""
+        return self.plan.first
+
+    def get_max_length(self) -> int:
+        """Return the window."""
+        return self.store.window
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """What one forward pass of a transformers model sees of the store."""
+
+    def __init__(self, store: SlotStore, plan: Plan) -> None:
+        """Bind every layer to the plan."""
+        super().__init__(layers=[_Layer(store, i, plan) for i in range(store.shape.layers)])
