@@ -1,0 +1,148 @@
+"""What the user sees: answers on stdout; progress, notices and errors on stderr.
+
+Neutralizes terminal escapes in text that came from models, documents and tools; uses colour and links only
+where a terminal has them. Knows nothing of how an answer comes about.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tab and newline: C0, DEL and C1; among them ESC and CSI, which terminals obey."""
+
+_quiet = False
+
+
+def configure(args: Any) -> None:
+    """Take the shared options of the command line."""
+    global _quiet
+    _quiet = bool(args.quiet)
+
+
+def harmless(text: str) -> str:
+    """The text without the control characters that a terminal would obey."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def out(text: str) -> None:
+    """Write to stdout, at once."""
+    sys.stdout.write(
+        harmless(text)
+        .encode(sys.stdout.encoding or "utf-8", "replace")
+        .decode(sys.stdout.encoding or "utf-8")
+    )
+    sys.stdout.flush()
+
+
+def line(text: str = "") -> None:
+    """Write one line to stdout."""
+    out(text + "\n")
+
+
+def note(text: str) -> None:
+    """Write one line of progress or notice to stderr."""
+    if not _quiet:
+        sys.stderr.write(_paint(harmless(text), "2") + "\n")
+        sys.stderr.flush()
+
+
+def show_error(error: Exception, *, known: bool) -> None:
+    """Show an error in red, without a traceback."""
+    text = harmless(str(error)) or type(error).__name__
+    if not known:
+        text = (
+            f"internal error: {type(error).__name__}: {text}; run again with --debug and report the traceback"
+        )
+    sys.stderr.write(_paint(f"error: {text}", "31") + "\n")
+    sys.stderr.flush()
+
+
+def _paint(text: str, code: str) -> str:
+    from agent.settings import colour_wanted
+
+    return f"\x1b[{code}m{text}\x1b[0m" if sys.stderr.isatty() and colour_wanted() else text
+
+
+def bold(text: str) -> str:
+    """The text in bold where stdout is a terminal that may have colour; not neutralized again."""
+    from agent.settings import colour_wanted
+
+    return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() and colour_wanted() else text
+
+
+def link(path: str, text: str) -> str:
+    """The text as an OSC 8 hyperlink to a local file, where stdout is a terminal that may have it."""
+    from agent.settings import colour_wanted
+
+    text = harmless(text)
+    if not (sys.stdout.isatty() and colour_wanted() and Path(path).is_file()):
+        return text
+    return f"\x1b]8;;{Path(path).resolve().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\"
+
+
+def raw(text: str) -> None:
+    """Write text to stdout that was neutralized piece by piece and holds only our own codes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text on one line, cut at `limit` characters."""
+    text = " ".join(harmless(text).split())
+    return text if len(text) <= limit else text[: max(limit - 1, 1)] + "…"
+
+
+def show_sources(citations: list[dict[str, Any]]) -> None:
+    """Print the citations, numbered as in the answer: file, heading or page, the quoted span."""
+    if not citations:
+        return
+    raw("\n" + bold("Sources") + "\n")
+    for citation in citations:
+        source = str(citation["source"])
+        where = f"page {citation['page']}" if citation.get("page") else citation.get("heading")
+        place = link(source, display_path(source)) + (f", {harmless(str(where))}" if where else "")
+        raw(f'[{citation["number"]}] {place}: "{harmless(" ".join(str(citation["quote"]).split()))}"\n')
+
+
+def display_path(source: str) -> str:
+    """The path as seen from the current folder, where that is shorter."""
+    try:
+        relative = os.path.relpath(source)
+    except ValueError:
+        return source
+    return relative if len(relative) < len(source) else source
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Print rows as aligned columns."""
+    cells = [
+        columns,
+        *([harmless(str("" if row.get(c) is None else row[c])) for c in columns] for row in rows),
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A callback `(done, total, text)` that draws a bar on a terminal and nothing elsewhere."""
+    if _quiet or not sys.stderr.isatty():
+        yield lambda done, total, text="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total, text="": bar.update(
+            task, completed=done, total=total, description=shorten(text or what, 40)
+        )

@@ -1,0 +1,90 @@
+"""What is asked: the words of the command line, standard input before them, and the documents to ask.
+
+Turns options into a request and its context. Knows nothing of models and graphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import stat
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.cli import console
+from agent.errors import RequestError
+
+if TYPE_CHECKING:
+    from agent.build import Parts
+    from agent.context import RunContext
+    from agent.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The question alone, and the text that was piped in before it."""
+
+    question: str
+    piped: str = ""
+
+    @property
+    def message(self) -> str:
+        """What the model is given."""
+        return "\n\n".join(part for part in (self.piped, self.question) if part)
+
+
+def read_request(question: str, args: argparse.Namespace) -> Request:
+    """The question from words and standard input; raises RequestError where both are empty."""
+    piped = read_stdin()
+    if not question and not piped.strip():
+        raise RequestError('expected a question, found an empty one; for example: agent ask "what is NF4?"')
+    if args.docs_only and args.no_docs:
+        raise RequestError("expected --docs-only or --no-docs, found both; drop one of them")
+    return Request(question=question, piped=piped) if question else Request(question=piped.strip())
+
+
+def read_stdin() -> str:
+    """Text piped or redirected into the program, empty where there is none; never waits for a keyboard."""
+    if sys.stdin is None or sys.stdin.closed:
+        return ""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return ""
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+        return ""
+    if not select.select([sys.stdin.fileno()], [], [], 1.0)[0]:
+        console.note("agent: waiting for standard input (Ctrl-C ends; `< /dev/null` gives none) …")
+    data = sys.stdin.buffer.read()
+    text = data.decode("utf-8", "replace")
+    if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
+        console.note("agent: standard input is not valid UTF-8; the bytes that are not show as \ufffd")
+    return text
+
+
+def prepare(request: Request, settings: Settings, args: argparse.Namespace) -> tuple[Parts, RunContext]:
+    """The parts for these settings and the turn's context, after ingesting what `--docs` names."""
+    from agent.build import Parts
+    from agent.context import RunContext
+
+    parts = Parts(settings)
+    if args.docs:
+        from agent.cli.ingest import ingest_paths
+
+        ingest_paths(parts, args.docs)
+    docs = "off" if args.no_docs or (request.piped and not args.docs and not args.docs_only) else "auto"
+    if args.docs_only:
+        docs = "only"
+        if not parts.has_documents():
+            raise RequestError(
+                f"expected documents in the store {str(settings.store)!r}, found none; "
+                "ingest some first: agent ingest PATH, or pass --docs PATH"
+            )
+    context = RunContext(
+        docs=docs,  # type: ignore[arg-type]
+        own_input=request.question if request.piped else None,
+        untrusted="standard input" if request.piped else None,
+    )
+    return parts, context

@@ -1,0 +1,28 @@
+"""The verbs of the command line by name, with one line each; their modules are imported only when they run.
+
+A verb's module has `configure(parser)`, which adds its arguments, and `run(args) -> int`, its exit code.
+"""
+
+from __future__ import annotations
+
+VERBS: dict[str, str] = {
+    "ask": "ask one question; the documents answer where they can",
+    "ingest": "read files and folders into the document store",
+    "docs": "list and remove documents of the store",
+    "models": "list the models",
+    "doctor": "check this machine and say what to do where something is missing",
+}
+
+PURPOSE = "A private assistant on this machine: a local model, your documents, and tools."
+
+EXAMPLES = """\
+examples:
+  agent ask "what is double quantization?" --docs handbook/
+  cat log.txt | agent ask "what went wrong?"
+  agent ingest ~/notes && agent docs list
+"""
+
+
+def module_of(verb: str) -> str:
+    """Import path of a verb's module."""
+    return f"agent.cli.{verb}"

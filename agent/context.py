@@ -1,0 +1,23 @@
+"""What one run of the agent may vary without being built anew.
+
+A small frozen value that LangGraph hands to every middleware as `runtime.context`. Knows no policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Choices of one turn; a graph invoked without one gets these defaults."""
+
+    docs: Literal["auto", "only", "off"] = "auto"
+    """Whether documents are asked first, are the only source, or are left alone."""
+    tools: Literal["auto", "off"] = "auto"
+    """Whether tools may be used at all."""
+    own_input: str | None = None
+    """The question alone, where the message also holds text that was piped or attached."""
+    untrusted: str | None = None
+    """Names what else than the user's words is in the message (`standard input`, a file), if anything."""

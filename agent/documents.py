@@ -1,0 +1,126 @@
+"""Middleware that asks the documents before the model; where they answer, the turn ends with their answer.
+
+Knows the stream of `chains.rag.rag_chain` (deltas, then one whole answer) and how it becomes a message and
+custom stream events. Refuses to know how documents are searched, and how an answer is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NotRequired
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, hook_config
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.runnables import Runnable
+
+from agent.context import RunContext
+
+if TYPE_CHECKING:
+    from langgraph.runtime import Runtime
+
+    from chains.rag import Answer
+
+OWN_ANSWER = "Not from your documents; the model's own answer:"
+NOT_FOUND = "Not in your documents."
+"""What `rag_chain` streams where the documents do not answer; a grounded answer never reads so."""
+
+
+class DocumentsState(AgentState[Any]):
+    """Adds what the documents said to this turn's question."""
+
+    documents: NotRequired[dict[str, Any] | None]
+
+
+def question_of(state: AgentState[Any], context: RunContext | None) -> str | None:
+    """The user's question of this turn: the last message where it is a person's, else None."""
+    message = state["messages"][-1] if state["messages"] else None
+    if not isinstance(message, HumanMessage):
+        return None
+    own = context.own_input if context is not None else None
+    return (own or message.text).strip() or None
+
+
+def describe_answer(answer: Answer) -> dict[str, Any]:
+    """The answer's facts as plain values, for a message's `additional_kwargs` and for JSON."""
+    return {
+        "grounded": answer.grounded,
+        "citations": [asdict(citation) for citation in answer.citations],
+        "nearest": [asdict(citation) for citation in answer.nearest],
+    }
+
+
+class DocumentsFirst(AgentMiddleware[DocumentsState, RunContext, Any]):
+    """Answers from the documents where they can; else ends (`docs="only"`) or leaves it to the model."""
+
+    state_schema = DocumentsState
+
+    def __init__(self, answerer: Runnable[Any, Any]) -> None:
+        super().__init__()
+        self._answerer = answerer
+
+    @hook_config(can_jump_to=["end"])
+    def before_agent(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
+        """Stream the answer of the documents; ends the turn where it is grounded."""
+        request = self._request(state, runtime)
+        if request is None:
+            return {"documents": None}
+        from chains.rag import Answer
+
+        answer = Answer(NOT_FOUND)
+        stream: Iterator[Any] = self._answerer.stream(request)
+        for item in stream:
+            if isinstance(item, Answer):
+                answer = item
+            elif item.text != NOT_FOUND:
+                runtime.stream_writer({"type": "delta", "text": item.text})
+        return _outcome(answer, runtime)
+
+    @hook_config(can_jump_to=["end"])
+    async def abefore_agent(
+        self, state: DocumentsState, runtime: Runtime[RunContext]
+    ) -> dict[str, Any] | None:
+        """As `before_agent`, for asynchronous runs."""
+        request = self._request(state, runtime)
+        if request is None:
+            return {"documents": None}
+        from chains.rag import Answer
+
+        answer = Answer(NOT_FOUND)
+        stream: AsyncIterator[Any] = self._answerer.astream(request)
+        async for item in stream:
+            if isinstance(item, Answer):
+                answer = item
+            elif item.text != NOT_FOUND:
+                runtime.stream_writer({"type": "delta", "text": item.text})
+        return _outcome(answer, runtime)
+
+    def _request(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
+        context = runtime.context or RunContext()
+        question = question_of(state, context)
+        if question is None or context.docs == "off":
+            return None
+        return {"question": question, "history": _spoken(state["messages"][:-1])}
+
+
+def _spoken(messages: list[AnyMessage]) -> list[AnyMessage]:
+    """The turns that were said, without tool calls and their results."""
+    return [
+        m
+        for m in messages
+        if m.text and (isinstance(m, HumanMessage) or (isinstance(m, AIMessage) and not m.tool_calls))
+    ]
+
+
+def _outcome(answer: Answer, runtime: Runtime[RunContext]) -> dict[str, Any]:
+    facts = describe_answer(answer)
+    if answer.grounded:
+        message = AIMessage(content=answer.text, additional_kwargs={"answer": facts})
+        return {"messages": [message], "documents": facts, "jump_to": "end"}
+    if (runtime.context or RunContext()).docs == "only":
+        text = answer.text or NOT_FOUND
+        runtime.stream_writer({"type": "delta", "text": text})
+        message = AIMessage(content=text, additional_kwargs={"answer": facts})
+        return {"messages": [message], "documents": facts, "jump_to": "end"}
+    runtime.stream_writer({"type": "label", "text": OWN_ANSWER, "nearest": facts["nearest"]})
+    return {"documents": facts}

@@ -1,0 +1,178 @@
+"""All settings of the agent, and the one place that reads the environment.
+
+A value comes from, first found wins: the command line (keyword arguments here), an environment variable
+`AGENT_<NAME>`, `config.toml` in the config folder, the default below. Knows names, types and ranges;
+refuses to know what the values are used for.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.errors import ConfigError
+from agent.folders import Folders, find_folders
+
+Approve = Literal["ask", "deny", "never-ask"]
+Planner = Literal["auto", "routed", "free"]
+
+
+class McpServer(BaseModel):
+    """One Model Context Protocol server: a command to start (stdio) or a URL (streamable HTTP)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: list[str] = Field(default_factory=list)
+    url: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict)
+    trust: Literal["read", "run", "write"] = "write"
+    """What its tools may do at most; `run` and `write` ask before they act."""
+    read_tools: list[str] = Field(default_factory=list)
+    """Names of its tools that only read, whatever `trust` says."""
+    timeout_s: float = Field(default=30.0, gt=0, le=600)
+
+
+class Settings(BaseSettings):
+    """What a user can set; see the module docstring for where values come from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AGENT_", extra="ignore", frozen=True, env_nested_delimiter="__"
+    )
+
+    home: Path | None = Field(default=None, description="one folder for everything of ours")
+    cache_dir: Path | None = Field(default=None, description="folder of the checkpoints, or 'platform'")
+    store_dir: Path | None = Field(default=None, description="folder of the document store")
+    chroma: str | None = Field(default=None, description="URL of a Chroma server that holds the index")
+
+    model: str = Field(default="auto", min_length=1, description="model name, Hub id, folder or GGUF file")
+    quantization: str = Field(default="auto", description="auto, none, nf4, fp4 or int8")
+    adapter: Path | None = Field(default=None, description="folder of a PEFT adapter on top of the model")
+    device: str = Field(default="auto", description="auto, cpu or cuda")
+    decoder: Literal["auto", "reference", "fast"] = Field(default="auto", description="which decoder runs")
+    require_gpu: bool = Field(default=False, description="refuse to run without a GPU")
+    temperature: float = Field(default=0.0, ge=0, le=5, description="0 is greedy")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus sampling")
+    max_tokens: int = Field(default=512, ge=1, le=32768, description="most tokens of an answer")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is none")
+    seed: int | None = Field(default=None, ge=0, description="seed of the sampling")
+    window: int | None = Field(default=None, ge=64, description="tokens of context; the model's own if unset")
+    system: str | None = Field(default=None, description="system prompt")
+
+    k: int = Field(default=4, ge=1, le=50, description="passages read for an answer from the documents")
+    planner: Planner = Field(default="auto", description="routed for small models, free for capable ones")
+    approve: Approve | None = Field(
+        default=None, description="ask, deny or never-ask; asks only in a terminal"
+    )
+    files: list[Path] = Field(default_factory=list, description="folders that read_file may read")
+
+    max_steps: int = Field(default=12, ge=1, le=1000, description="model calls in one turn")
+    max_tool_calls: int = Field(default=16, ge=0, le=1000, description="tool calls in one turn")
+    max_seconds: float = Field(default=600.0, gt=0, description="wall time of one turn")
+    max_turn_tokens: int = Field(default=32768, ge=1, description="tokens decoded in one turn")
+    tool_timeout_s: float = Field(default=60.0, gt=0, description="wall time of one tool call")
+    max_tool_chars: int = Field(default=20000, ge=100, description="longest tool result given to the model")
+
+    logging: bool = Field(default=True, description="keep questions and answers in logs.sqlite")
+    log_days: int = Field(default=90, ge=0, description="days a log entry is kept; 0 keeps all")
+    telemetry: bool = Field(
+        default=False, description="leave LangSmith and other tracing variables as they are"
+    )
+    otel: bool = Field(default=False, description="export OpenTelemetry spans (extra `otel`)")
+    mcp: dict[str, McpServer] = Field(default_factory=dict, description="MCP servers by name")
+
+    @property
+    def folders(self) -> Folders:
+        """Where cache, data and config are kept under these settings."""
+        return find_folders(self.home, self.cache_dir)
+
+    @property
+    def store(self) -> Path:
+        """Folder of the document store."""
+        return (self.store_dir or self.folders.store).expanduser()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Values of a settings file, empty where there is none; raises ConfigError for what it cannot use."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"expected a TOML file at {str(path)!r}, found {error}; mend it or move it away"
+        ) from error
+    for key in values:
+        if key not in Settings.model_fields:
+            raise ConfigError(
+                f"expected a known setting in {str(path)!r}, found {key!r}{nearest_setting(key)}"
+            )
+    return values
+
+
+def nearest_setting(key: str) -> str:
+    """A hint that names the nearest right setting, or says how to list all of them."""
+    close = get_close_matches(key.lower().removeprefix("agent_"), Settings.model_fields, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; `agent config show` lists the settings"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from all sources; None among the overrides means not given. Raises ConfigError."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    home = given.get("home") or os.environ.get("AGENT_HOME")
+    from_file = read_config(find_folders(Path(home) if home else None).config_file)
+
+    class FileBacked(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
+
+    try:
+        found = FileBacked(**given)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+    except Exception as error:  # pydantic-settings wraps a malformed JSON value in an error of its own
+        raise ConfigError(
+            f"expected settings that can be read, found {error}; `agent config show` lists them"
+        ) from error
+    return Settings.model_construct(**{name: getattr(found, name) for name in Settings.model_fields})
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return (
+        f"expected setting {name!r}: {first['msg'].lower()}, found {first['input']!r}; "
+        f"mend the option, the variable AGENT_{name.upper()} or config.toml"
+    )
+
+
+def colour_wanted() -> bool:
+    """Whether the user has not switched colour off (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def silence_telemetry() -> None:
+    """Switch off what dependencies would send or print unasked; called before any of them is imported."""
+    os.environ["ANONYMIZED_TELEMETRY"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["DISABLE_TELEMETRY"] = "1"
+    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2"):
+        os.environ[name] = "false"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
