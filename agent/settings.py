@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Values of a settings file, empty where there is none; raises ConfigError for what it cannot use."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(

@@ -1,0 +1,70 @@
+"""Stand-ins for the model, where the behaviour under test is the agent's alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import Field
+
+Script = Callable[[list[BaseMessage]], AIMessage]
+
+
+class ScriptedModel(BaseChatModel):
+    """Says what `script` makes of the messages, word by word; keeps every call it saw."""
+
+    script: Any = None
+    seen: list[Any] = Field(default_factory=list)
+    choices: list[Any] = Field(default_factory=list)
+    writes_well: bool = True
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Any:
+        return self.bind(tools=[tool.name for tool in tools], tool_choice=tool_choice, **kwargs)
+
+    def _answer(self, messages: list[BaseMessage], **kwargs: Any) -> AIMessage:
+        self.seen.append(list(messages))
+        self.choices.append(kwargs.get("tool_choice"))
+        answer = self.script(messages) if callable(self.script) else self.script[len(self.seen) - 1]
+        return AIMessage(content=answer) if isinstance(answer, str) else answer
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self._answer(messages, **kwargs))])
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        answer = self._answer(messages, **kwargs)
+        pieces = re.findall(r"\S+\s*", answer.text) or [""]
+        for number, piece in enumerate(pieces):
+            last = number == len(pieces) - 1
+            chunk = AIMessageChunk(
+                content=piece,
+                tool_calls=answer.tool_calls if last else [],
+                usage_metadata=answer.usage_metadata if last else None,
+                response_metadata=answer.response_metadata if last else {},
+                chunk_position="last" if last else None,
+            )
+            if run_manager is not None:
+                run_manager.on_llm_new_token(piece, chunk=ChatGenerationChunk(message=chunk))
+            yield ChatGenerationChunk(message=chunk)
+
+
+def scripted(*answers: str | AIMessage | Script, **fields: Any) -> ScriptedModel:
+    """A model that gives these answers one after another, or one callable that makes them."""
+    script: Any = answers[0] if len(answers) == 1 and callable(answers[0]) else list(answers)
+    return ScriptedModel(script=script, **fields)
+
+
+def calls(name: str, /, call_id: str = "call00001", **args: Any) -> AIMessage:
+    """A message that calls one tool."""
+    return AIMessage(content="", tool_calls=[{"name": name, "args": args, "id": call_id}])
