@@ -1,0 +1,90 @@
+"""Errors of the chains.
+
+Knows who must act on a failure; knows no exit codes (`agent` maps classes to them).
+
+    ChainError
+    ├── InputError                the text handed in must change
+    │   ├── EmptyInputError       nothing but whitespace
+    │   ├── NotTextError          binary data, or a type that is no text
+    │   └── TableError            a CSV without the column, or with no usable row
+    ├── OptionError               an option of the chain must change
+    │   ├── LabelsError           no labels, one label, doubled, empty or too many labels
+    │   └── ExamplesError         examples that name unknown labels, or hold no text
+    └── ModelError                the model must change
+        ├── UnusableReplyError    the model's reply holds nothing that the chain may use
+        └── ScoringNeededError    the chain was told to score and the model cannot
+"""
+
+
+class ChainError(Exception):
+    """Root of everything that a chain raises on purpose."""
+
+
+class InputError(ChainError):
+    """The text handed in cannot be worked on."""
+
+
+class EmptyInputError(InputError):
+    """The text is empty, or nothing but whitespace."""
+
+    def __init__(self, what: str, found: object) -> None:
+        """Name `what` was expected, and show what was `found` instead."""
+        super().__init__(f"expected {what} with some text in it, found {_short(found)}: pass some text")
+
+
+class NotTextError(InputError):
+    """The input is binary, or of a type that is no text."""
+
+    def __init__(self, what: str, found: object) -> None:
+        """Name `what` was expected, and show the head of what was `found`."""
+        super().__init__(
+            f"expected {what} as text, found {type(found).__name__} {_short(found)}: "
+            "decode it to a string first, or ingest the file into a DocumentStore, which reads formats"
+        )
+
+
+class TableError(InputError):
+    """A table lacks the column asked for, or holds no usable row."""
+
+
+class OptionError(ChainError):
+    """An option of the chain is out of its range."""
+
+
+class LabelsError(OptionError):
+    """The labels cannot be told apart, are too few or too many."""
+
+
+class ExamplesError(OptionError):
+    """The labelled examples do not fit the labels."""
+
+
+class ModelError(ChainError):
+    """The model handed in cannot do what the chain asks of it."""
+
+
+class UnusableReplyError(ModelError):
+    """The model's reply holds nothing that the chain may use."""
+
+
+class ScoringNeededError(ModelError):
+    """Scoring was demanded of a model that has no `score`."""
+
+
+def _short(found: object, limit: int = 60) -> str:
+    shown = repr(found)
+    return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def require_text(what: str, found: object) -> str:
+    """Return `found` when it is text with something in it.
+
+    Raises:
+        NotTextError: it is no string, or holds NUL characters as binary data does.
+        EmptyInputError: it is empty or whitespace.
+    """
+    if not isinstance(found, str) or "\x00" in found:
+        raise NotTextError(what, found)
+    if not found.strip():
+        raise EmptyInputError(what, found)
+    return found

@@ -1,0 +1,211 @@
+"""Sentences of a text, as spans of it.
+
+Knows blocks (paragraphs, list items, headings, fenced and indented code, table rows) and where a sentence
+ends inside one; knows no language model and changes no character: `text[s.start:s.end] == s.text` for every
+sentence, so a sentence can be cited. A sentence never crosses a block. Abbreviations, initials, decimals and
+versions end none. Latin, Cyrillic, Greek, CJK, Arabic and Devanagari marks are known; other scripts fall back
+to lines.
+"""
+
+# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["prose", "item", "heading", "code", "table"]
+
+MAX_CHARS = 600
+"""A longer sentence is cut at the last space before it: a 100 MB line stays a list of short spans."""
+
+_ABBREVIATIONS = frozenset(
+    "e.g i.e etc cf vs viz al fig figs eq eqs no nos nr vol ch sec p pp ed eds rev approx resp incl excl ca "
+    "mr mrs ms dr prof st jr sr inc ltd co corp dept est jan feb mar apr jun jul aug sep sept oct nov dec "
+    "u.s u.k a.m p.m ph.d z.b d.h usw bzw ggf vgl".split()
+)
+_FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
+_ITEM = re.compile(
+    r"^\s*(?:[-*+•–]|\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|#\.)\s+(?=\S)|^\s*:[A-Za-z][\w -]{0,40}:\s+(?=\S)"
+)
+_FIELD = re.compile(r"^[A-Z][\w-]{1,20}:\s+\S")
+_ATX = re.compile(r"^ {0,3}#{1,6}\s+\S")
+_RULE = re.compile(r"^\s*([=\-~^\"'`#*+.:_])\1{2,}\s*$")
+_TABLE = re.compile(r"^\s*(?:\|.*\||\+[-=+]{3,}\+?|[=-]{3,}(?:\s+[=-]{3,})+)\s*$")
+_CODE = re.compile(
+    r"^\s*(?:>>>|\.\.\.\s|\$\s|def\s+\w+\(|class\s+\w+|import\s+\w|from\s+[\w.]+\s+import|return\b|for\s.+:$|if\s.+:$|@\w)"
+    r"|[;{}]\s*$|^\s*[\w.]+\s*(?:=|\+=)\s*\S|^\s*[\w.]+\(.*\)\s*$"
+)
+_END = re.compile(r"[.!?…]+[\"'”’»)\]*_`]*(?=\s|$)|[。！？｡]+[」』”’）]*|[؟।॥]+(?=\s|$)")
+_OPENER = re.compile(r"[\s\"'“‘«(\[*_`]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A span of a text: `start` and `end` are character offsets into it."""
+
+    text: str
+    start: int
+    end: int
+    kind: Kind
+
+    @property
+    def flat(self) -> str:
+        """The sentence on one line, its whitespace collapsed."""
+        return " ".join(self.text.split())
+
+
+def split_sentences(text: str, *, max_chars: int = MAX_CHARS) -> list[Sentence]:
+    """Split `text` into sentences, each a verbatim span, in order, not overlapping."""
+    found: list[Sentence] = []
+    for start, end, kind in _blocks(text):
+        spans = _ends(text, start, end) if kind in ("prose", "item") else [(start, end)]
+        for first, last in spans:
+            found.extend(_bounded(text, first, last, kind, max_chars))
+    return found
+
+
+def _lines(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield start, end
+        start = end + 1
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """The state of one pass over the lines; `emit` closes the block that is open."""
+
+    text: str
+    spans: list[tuple[int, int, Kind]]
+    start: int = -1
+    end: int = -1
+    kind: Kind = "prose"
+    fence: str = ""
+    literal: bool = False
+
+    def emit(self) -> None:
+        if self.start >= 0 and self.text[self.start : self.end].strip():
+            self.spans.append((self.start, self.end, self.kind))
+            tail = self.text[max(self.start, self.end - 2) : self.end]
+            self.literal = self.kind in ("prose", "item") and tail == "::"
+        self.start = -1
+
+    def begin(self, start: int, end: int, kind: Kind) -> None:
+        self.emit()
+        self.start, self.end, self.kind = start, end, kind
+
+    def line(self, start: int, end: int) -> None:
+        line = self.text[start:end]
+        if self._fenced(line, start, end):
+            return
+        if line.strip():
+            self._filled(line, start, end)
+        elif self.kind != "code" or self.start < 0:
+            self.emit()
+
+    def _filled(self, line: str, start: int, end: int) -> None:
+        indented = line[:1] in " \t"
+        if self.start >= 0 and self.kind == "code" and (indented or line.lstrip().startswith(">>>")):
+            self.end = end
+        elif _RULE.match(line) and not _TABLE.match(line):
+            self._underline(end)
+        elif _TABLE.match(line):
+            self.begin(start, end, "table")
+        elif _ATX.match(line):
+            self.begin(start, end, "heading")
+            self.emit()
+        elif self._opens_code(line, indented):
+            self.begin(start, end, "code")
+        else:
+            self._prose(line, start, end)
+
+    def _prose(self, line: str, start: int, end: int) -> None:
+        if (item := _ITEM.match(line)) is not None:
+            self.begin(start + item.end(), end, "item")
+        elif _FIELD.match(line) and (self.start < 0 or _FIELD.match(self.text[self.start : self.end])):
+            self.begin(start, end, "item")
+        elif self.start >= 0 and self.kind in ("prose", "item"):
+            self.end = end
+        else:
+            self.begin(start, end, "prose")
+
+    def _fenced(self, line: str, start: int, end: int) -> bool:
+        mark = _FENCE.match(line)
+        if self.fence:
+            self.end = end
+            if mark and mark.group(1).startswith(self.fence) and not line.strip().strip("`~"):
+                self.fence = ""
+                self.emit()
+            return True
+        if mark:
+            self.begin(start, end, "code")
+            self.fence = mark.group(1)
+            return True
+        return False
+
+    def _underline(self, end: int) -> None:
+        single = self.start >= 0 and "\n" not in self.text[self.start : self.end].strip()
+        if single and self.kind == "prose":
+            self.kind = "heading"
+        self.emit()
+
+    def _opens_code(self, line: str, indented: bool) -> bool:
+        if self.start >= 0 and self.kind in ("prose", "item"):
+            return line.lstrip().startswith(">>> ")
+        if line.lstrip().startswith(">>> "):
+            return True
+        return indented and (self.literal or (line.startswith(("    ", "\t")) and bool(_CODE.search(line))))
+
+
+def _blocks(text: str) -> list[tuple[int, int, Kind]]:
+    state = _Blocks(text, [])
+    for start, end in _lines(text):
+        state.line(start, end)
+    state.emit()
+    return state.spans
+
+
+def _ends(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    first = start
+    for mark in _END.finditer(text, start, end):
+        if mark.end() >= end or _is_end(text, mark, first, end):
+            yield first, mark.end()
+            first = mark.end()
+    if first < end:
+        yield first, end
+
+
+def _is_end(text: str, mark: re.Match[str], first: int, end: int) -> bool:
+    if mark.group()[0] in "。！？｡؟।॥":
+        return True
+    opener = _OPENER.match(text, mark.end(), end)
+    after = text[opener.end() : opener.end() + 1] if opener else ""
+    if after.islower():
+        return False
+    if mark.group()[0] != ".":
+        return True
+    word = text[max(first, mark.start() - 24) : mark.start()].split()
+    last = word[-1].lstrip("(\"'“‘[").lower() if word else ""
+    initial = len(last) == 1 and last.isalpha() and word[-1].lstrip("(\"'“‘[").isupper()
+    return not (last in _ABBREVIATIONS or initial)
+
+
+def _bounded(text: str, start: int, end: int, kind: Kind, limit: int) -> Iterator[Sentence]:
+    while True:
+        while start < end and text[start].isspace():
+            start += 1
+        stop = end
+        while stop > start and text[stop - 1].isspace():
+            stop -= 1
+        if start >= stop:
+            return
+        cut = stop
+        if stop - start > limit:
+            mark = "\n" if kind == "code" else " "
+            cut = text.rfind(mark, start + limit // 2, start + limit)
+            cut = start + limit if cut < 0 else cut
+        yield Sentence(text[start:cut].rstrip(), start, start + len(text[start:cut].rstrip()), kind)
+        start = cut

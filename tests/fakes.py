@@ -1,0 +1,120 @@
+"""Fakes with LangChain's own interfaces: chat models that follow a script, retrievers, embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from langchain_core.callbacks import CallbackManagerForLLMRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.retrievers import BaseRetriever
+from pydantic import Field
+
+
+class ScriptedChat(BaseChatModel):
+    """Replies with `replies` in turn, `pieces` characters a chunk; keeps every prompt in `seen`.
+
+    A callable reply is called with the prompt. Past the last reply the last one is repeated.
+    """
+
+    replies: list[str | Callable[[list[BaseMessage]], str]]
+    pieces: int = 7
+    seen: list[list[BaseMessage]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def _next(self, messages: list[BaseMessage]) -> str:
+        self.seen.append(messages)
+        reply = self.replies[min(len(self.seen), len(self.replies)) - 1]
+        return reply if isinstance(reply, str) else reply(messages)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(self._next(messages)))])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        text = self._next(messages)
+        for start in range(0, len(text), self.pieces):
+            yield ChatGenerationChunk(message=AIMessageChunk(text[start : start + self.pieces]))
+
+
+class ScoringChat(ScriptedChat):
+    """A scripted chat model that also scores: words that the prompt holds are more probable."""
+
+    replies: list[str | Callable[[list[BaseMessage]], str]] = Field(default_factory=lambda: ["no reply"])
+    scored: list[tuple[Any, list[str]]] = Field(default_factory=list)
+    writes_well: bool = False
+
+    def score(self, prompt: str | Sequence[BaseMessage], continuations: Sequence[str]) -> list[float]:
+        """Score by shared words."""
+        self.scored.append((prompt, list(continuations)))
+        text = prompt if isinstance(prompt, str) else " ".join(str(message.text) for message in prompt)
+        held = re.findall(r"\w+", text.lower())
+        scores = []
+        for continuation in continuations:
+            asked = re.findall(r"\w+", continuation.lower())
+            scores.append(-sum(3.0 - min(held.count(word), 2) for word in asked) - 0.01 * len(continuation))
+        return scores
+
+    def score_many(
+        self, requests: Sequence[tuple[str | Sequence[BaseMessage], Sequence[str]]]
+    ) -> list[list[float]]:
+        """Score each request."""
+        return [self.score(prompt, continuations) for prompt, continuations in requests]
+
+
+class StaticRetriever(BaseRetriever):
+    """Returns the same documents for every question; keeps the questions in `asked`."""
+
+    documents: list[Document]
+    asked: list[str] = Field(default_factory=list)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        self.asked.append(query)
+        return self.documents
+
+
+class WordEmbeddings(Embeddings):
+    """Bag-of-words vectors: each word is a fixed random direction, so shared words give cosines."""
+
+    def __init__(self, dimension: int = 256) -> None:
+        self.dimension = dimension
+        self.calls = 0
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Sum the directions of the words."""
+        self.calls += 1
+        return [self._vector(text) for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed one text."""
+        return self._vector(text)
+
+    def _vector(self, text: str) -> list[float]:
+        total = np.full(self.dimension, 1e-6)
+        for word in re.findall(r"\w+", text.lower()):
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
+            total += np.random.default_rng(seed).standard_normal(self.dimension)
+        return [float(value) for value in total]

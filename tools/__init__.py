@@ -1,0 +1,57 @@
+"""LangChain tools made of the chains and the sandbox.
+
+Chains, stores and sandboxes are arguments; nothing here builds a model. Importing this package imports
+neither torch nor a tool: every public name is resolved on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tools.calculator import calculator_tool
+    from tools.classify import classify_tool
+    from tools.default import default_tools
+    from tools.errors import ToolError
+    from tools.read_file import read_file_tool
+    from tools.run_python import run_python_tool
+    from tools.search_docs import search_docs_tool
+    from tools.summarize import summarize_tool
+    from tools.write_code import write_code_tool
+
+_HOME = {
+    "ToolError": "tools.errors",
+    "calculator_tool": "tools.calculator",
+    "classify_tool": "tools.classify",
+    "default_tools": "tools.default",
+    "read_file_tool": "tools.read_file",
+    "run_python_tool": "tools.run_python",
+    "search_docs_tool": "tools.search_docs",
+    "summarize_tool": "tools.summarize",
+    "write_code_tool": "tools.write_code",
+}
+
+__all__ = [
+    "ToolError",
+    "calculator_tool",
+    "classify_tool",
+    "default_tools",
+    "read_file_tool",
+    "run_python_tool",
+    "search_docs_tool",
+    "summarize_tool",
+    "write_code_tool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds a public name the first time the name is used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it exports {__all__}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)
