@@ -148,7 +148,8 @@ def test_a_users_own_tools_file_does_not_shadow_ours(tmp_path: Path) -> None:
     (tmp_path / "tools.py").write_text("raise SystemExit('shadowed')")
     (tmp_path / "chains.py").write_text("raise SystemExit('shadowed')")
     code = (
-        f"import sys, runpy; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; sys.argv = ['agent', 'models'];"
+        f"import sys, runpy; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}];"
+        "sys.argv = ['agent', 'models'];"
         "runpy.run_module('agent', run_name='__main__')"
     )
     done = subprocess.run(
