@@ -1,0 +1,240 @@
+"""One request to the engine: what it asks for, and the handle its caller reads from.
+
+Knows token ids, text pieces and threads' conditions; refuses to know decoders and slots. The engine's leader
+calls `Handle.push` and `Handle.finish`; the caller iterates, synchronously or asynchronously.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from torch import Tensor
+
+from llms.engine_text import Detokenizer, StopScanner
+from llms.sampling import Sampling
+
+if TYPE_CHECKING:
+    from llms.engine import Engine
+
+FinishReason = Literal["stop", "length"]
+
+
+class Constraint(Protocol):
+    """What a request's next tokens may be (a grammar)."""
+
+    def mask(self, remaining: int) -> Tensor:
+        """Return bool [V] on the CPU: allowed next tokens, with `remaining` tokens left in the budget."""
+        ...
+
+    def accept(self, token: int) -> bool:
+        """Take the chosen token; return True where the text is complete."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What to generate.
+
+    Attributes:
+        prompt: Token ids, at least one.
+        max_tokens: Most tokens to generate, the end token included.
+        sampling: How to pick tokens.
+        end_ids: Tokens that end the text (and are no part of it).
+        stops: Stop strings.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens seen before (Keskar et
+            al. 2019); 1 is off.
+        logit_bias: Added to the logits of single tokens.
+        top_logprobs: None for no log-probabilities; else how many alternatives to report (0: the token
+        alone). constraint: Grammar, or None.
+        run_ahead: Most undelivered pieces while other requests drive the batch; 0 for no bound.
+        decode: Token ids -> text.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    decode: Callable[[list[int]], str]
+    sampling: Sampling = field(default_factory=Sampling)
+    end_ids: frozenset[int] = frozenset()
+    stops: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int | None = None
+    constraint: Constraint | None = None
+    run_ahead: int = 8
+
+    @property
+    def on_host(self) -> bool:
+        """Whether a token needs the logits on the host."""
+        return (
+            self.constraint is not None
+            or self.repetition_penalty != 1.0
+            or bool(self.logit_bias)
+            or self.top_logprobs is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """Log-probabilities (nats) of one generated token and its most probable alternatives."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the answer.
+
+    Attributes:
+        text: New text, possibly "".
+        tokens: Tokens it took.
+        logprobs: One entry a token, where they were asked for.
+        finish_reason: Set on the last piece only.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenInfo, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+class Handle:
+    """The caller's end of a running request; iterate it, close it to stop the work.
+
+    Attributes:
+        request: What was asked.
+        generated: Tokens so far, the end token included.
+        cached_tokens: Prompt tokens that the prefix cache spared.
+    """
+
+    def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
+        self.request = request
+        self.generated: list[int] = []
+        self.cached_tokens = 0
+        self.slot: int | None = None
+        self.pending = 0
+        self.cancelled = False
+        self.done = False
+        self.ready = threading.Condition(lock)
+        self.collect = False
+        self._engine = engine
+        self._pieces: deque[Piece] = deque()
+        self._error: BaseException | None = None
+        self._text = Detokenizer(request.decode, request.prompt)
+        self._stops = StopScanner(request.stops)
+        self._listener: Callable[[], None] | None = None
+
+    # The engine's side; every call holds the engine's lock.
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the caller has something to read (all of it, where it collects)."""
+        return self.done or (bool(self._pieces) and not self.collect)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the caller lags too far behind for more work on its behalf."""
+        limit = self.request.run_ahead
+        return not self.collect and limit > 0 and len(self._pieces) >= limit
+
+    def push(self, token: int, info: TokenInfo | None, complete: bool) -> FinishReason | None:
+        """Take one token; return the reason where it was the last."""
+        self.generated.append(token)
+        reason: FinishReason | None = None
+        text = ""
+        if token in self.request.end_ids:
+            reason = "stop"
+        else:
+            text = self._stops.push(self._text.push(token))
+            if self._stops.hit is not None or complete:
+                reason = "stop"
+            elif len(self.generated) >= self.request.max_tokens:
+                reason = "length"
+        if reason is not None and self._stops.hit is None:
+            text += self._stops.push(self._text.flush())
+            text += self._stops.flush() if self._stops.hit is None else ""
+        self._pieces.append(Piece(text, (token,), (info,) if info else (), reason))
+        self.done = reason is not None
+        self.wake()
+        return reason
+
+    def fail(self, error: BaseException) -> None:
+        """End the request with an error."""
+        self._error, self.done = error, True
+        self.wake()
+
+    def wake(self) -> None:
+        """Tell the caller that it may be satisfied."""
+        if self.satisfied:
+            self.ready.notify_all()
+            if self._listener is not None:
+                self._listener()
+
+    # The caller's side.
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yield pieces as they come; leaving the loop early stops the work."""
+        try:
+            while (piece := self.next_piece()) is not None:
+                yield piece
+        finally:
+            self.close()
+
+    def next_piece(self) -> Piece | None:
+        """Return the next piece, decoding where nobody else does; None after the last one."""
+        if not self._pieces and not self.done:
+            self._engine.drive(self)
+        return self._take()
+
+    def result(self) -> list[Piece]:
+        """Return all pieces at once."""
+        self.collect = True
+        try:
+            while not self.done:
+                self._engine.drive(self)
+        finally:
+            self.close()
+        if self._error is not None:
+            raise self._error
+        return list(self._pieces)
+
+    async def stream(self) -> AsyncIterator[Piece]:
+        """Yield pieces without blocking the event loop; cancelling the task stops the work."""
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        self._listener = lambda: _call_soon(loop, news.set)
+        try:
+            while True:
+                if not self._pieces and not self.done:
+                    self._engine.pump(self)
+                    await news.wait()
+                news.clear()
+                while (piece := self._take()) is not None:
+                    yield piece
+                if self.done and not self._pieces:
+                    return
+        finally:
+            self._listener = None
+            self.close()
+
+    def close(self) -> None:
+        """Stop the work; harmless after the end."""
+        self._engine.cancel(self)
+
+    def _take(self) -> Piece | None:
+        if self._pieces:
+            return self._pieces.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Run a callback on a loop that may have been closed meanwhile."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback)
