@@ -1,8 +1,8 @@
 """A child process with limits, for code and files nobody vouches for.
 
 `Sandbox(limits).run(code)` runs a Python program; `ParserPool(target)` runs one named function over many
-untrusted files in a child that lives on. Knows no LangChain and no model; docs/SECURITY.md says what is covered.
-Importing this package imports nothing heavy: names load when first used.
+untrusted files in a child that lives on. Knows no LangChain and no model; docs/SECURITY.md says what is
+covered. Importing this package imports nothing heavy: names load when first used.
 """
 
 from __future__ import annotations

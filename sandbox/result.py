@@ -16,15 +16,16 @@ class RunResult:
     """What a program did, as far as the outside could see.
 
     Attributes:
-        status: "ok" (exit code 0), "error" (any other exit), or the limit that ended it: "timeout" (wall or CPU),
-            "memory", "output", "processes", "files"; "killed" by a signal nobody here sent; "cancelled".
+        status: "ok" (exit code 0), "error" (any other exit), or the limit that ended it: "timeout" (wall or
+            CPU), "memory", "output", "processes", "files"; "killed" by a signal nobody here sent;
+            "cancelled".
         exit_code: the program's exit code, minus the signal's number if a signal ended it; None if it was
             ended from outside.
         stdout: what it printed, decoded as UTF-8 with replacement characters, cut at the limit. Raw:
             show it through `printable`.
         stderr: likewise.
-        files: path below the work folder -> content, regular files only, without the ones passed in unchanged.
-        duration_s: wall-clock seconds from start to end, the sandbox's own start included.
+        files: path below the work folder -> content, regular files only, without the ones passed in
+        unchanged. duration_s: wall-clock seconds from start to end, the sandbox's own start included.
         peak_bytes: largest memory of the whole tree that was seen (sampled every few milliseconds, and the
             largest process's own peak).
         truncated: output or files were left out.

@@ -1,0 +1,340 @@
+"""Starts one sandboxed child and ends it: the only place that creates processes.
+
+A `Child` is what both the runner (one program) and the parser pool (one long-lived worker) hold. Knows the
+tiers' command lines and the stage's request; nothing of time, output or results.
+
+Children are started from one thread that lives as long as this process: bubblewrap's parent-death signal
+follows the thread that forked it (prctl(2), PR_SET_PDEATHSIG), and a worker started from a short-lived thread
+would die with that thread. A second line, the lifeline pipe, ends the stage when this process is gone for any
+reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import marshal
+import os
+import queue
+import resource
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sandbox import bubblewrap, interpreter, seccomp, watch
+from sandbox.errors import SandboxFailed
+from sandbox.limits import MIB, Limits
+
+T = TypeVar("T")
+
+# Above every range that distributions, systemd and container managers hand out (systemd's UIDS-GIDS.md).
+_UID_BASE, _UID_SPAN = 0x70000000, 0x0F000000
+_BOOT = "import marshal,os\nwith open({fd},'rb') as f: r=marshal.load(f)\nexec(r['stage'],(s:={{'__name__':'stage'}}))\ns['main'](r)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What to start inside.
+
+    Attributes:
+        arguments: of the interpreter, after its executable.
+        files: path below the work folder -> content.
+        environment: added to the sandbox's own few variables.
+        packages: top-level packages of ours or others to show beside site-packages.
+        collect: hand back the files that were written.
+        lasting: it serves many calls, so its CPU time is watched call by call and not limited as a whole.
+    """
+
+    arguments: Sequence[str]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    packages: Sequence[str] = ()
+    collect: bool = True
+    lasting: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confinement:
+    """How to hold it: a tier's number and its variant (what `sandbox.tier` found to work here)."""
+
+    tier: int
+    other_uid: bool = False
+    scoped_signals: bool = True
+
+
+class Child:
+    """A started sandbox. `kill` and `close` may be called twice; `close` leaves no process, folder or
+    descriptor.
+
+    Attributes:
+        process: the outermost process (bubblewrap, or the stage itself on tier 2), pipes on all three
+        streams. skip: how many processes below the outermost one are the sandbox's own.
+        folder: the tmpfs inside, for measuring; None on tier 2.
+    """
+
+    def __init__(self, program: Program, limits: Limits, confinement: Confinement) -> None:
+        self.tier = confinement.tier
+        self._disk_bytes = limits.disk_bytes
+        self.folder = "/tmp" if confinement.tier == 1 else None
+        self.skip = 2 if confinement.tier == 1 else 0
+        self._lifeline = -1
+        self._work: str | None = None
+        self._result = os.memfd_create("result", 0)
+        try:
+            self.process = _on_launcher(lambda: self._start(program, limits, confinement))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise SandboxFailed(f"The sandbox could not be started: {error}.") from error
+            raise
+
+    def _start(self, program: Program, limits: Limits, confinement: Confinement) -> subprocess.Popen[bytes]:
+        ours, theirs = os.pipe()
+        self._lifeline = theirs
+        opened = [ours]
+        try:
+            if confinement.tier == 1:
+                command = _tier_one(program, limits, confinement, (self._result, ours), opened)
+            else:
+                self._work = tempfile.mkdtemp(prefix="sandbox-")
+                command = _on_host(program, limits, confinement, (self._result, ours), opened, self._work)
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env={},
+                cwd="/",
+                pass_fds=[*opened, self._result],
+                start_new_session=True,
+            )
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def kill(self) -> None:
+        """End the whole tree now. On tier 1 the kernel does it: the PID namespace dies with its init."""
+        if self.process.poll() is not None:
+            return
+        if self.tier != 1:
+            _kill_below(self.process.pid)
+        self.process.kill()
+
+    def use(self) -> watch.Use:
+        """What the tree uses now."""
+        return watch.look(self.process.pid, skip=self.skip, folder=self.folder, size=self._disk_bytes)
+
+    def processes(self) -> int:
+        """How many processes of the program are alive."""
+        return sum(not watch.is_zombie(pid) for pid in watch.tree(self.process.pid)) - self.skip
+
+    def answer(self, at_most: int) -> bytes:
+        """What the stage left on the result descriptor, `at_most` bytes of it. Untrusted."""
+        return os.pread(self._result, at_most, 0)
+
+    def close(self) -> None:
+        """Kill what is left, reap it, and give everything back."""
+        process = getattr(self, "process", None)
+        if process is not None:
+            self.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        for descriptor in (self._lifeline, self._result):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lifeline = self._result = -1
+        if self._work is not None:
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._work = None
+
+
+def _kill_below(root: int) -> None:
+    """Kill every process below `root` (their subreaper), in rounds: a killed one's children move up to it."""
+    for _ in range(1000):
+        alive = [pid for pid in watch.tree(root) if not watch.is_zombie(pid)]
+        if not alive:
+            return
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _tier_one(
+    program: Program, limits: Limits, held: Confinement, channels: tuple[int, int], opened: list[int]
+) -> list[str]:
+    """The command of a tier 1 run; descriptors it needs are appended to `opened`."""
+    python = interpreter.mounted()
+    packages = {name: interpreter.package_folder(name) for name in program.packages}
+    opened.append(seccomp.as_file(seccomp.program(1)))
+    filter_descriptor = opened[-1]
+    texts = [_memory_file(text.encode()) for text, _ in python.texts]
+    opened += texts
+    request = _request(program, limits, python, bubblewrap.WORK, channels)
+    request["uid"] = _UID_BASE + secrets.randbelow(_UID_SPAN) if held.other_uid else None
+    exact = held.other_uid or _counts_by_namespace()
+    request["limits"] = _rlimits(program, limits, own=1 if held.other_uid else 2, exact=exact)
+    opened.append(_memory_file(marshal.dumps(request)))
+    boot = opened[-1]
+    options = bubblewrap.arguments(
+        python=python,
+        limits=limits,
+        packages=packages,
+        filter_descriptor=filter_descriptor,
+        text_descriptors=texts,
+        other_uid=held.other_uid,
+    )
+    opened.append(_memory_file("\0".join(options).encode() + b"\0"))
+    stage = [python.executable, "-I", "-S", "-B", "-c", _BOOT.format(fd=boot)]
+    return [bubblewrap.find(), "--args", str(opened[-1]), "--", *stage]
+
+
+def _on_host(
+    program: Program,
+    limits: Limits,
+    held: Confinement,
+    channels: tuple[int, int],
+    opened: list[int],
+    work: str,
+) -> list[str]:
+    """The command of a run without namespaces: tier 2, and (tier 0) the plain child that parsers fall back to."""
+    python = interpreter.in_place()
+    request = _request(program, limits, python, work, channels)
+    folders = {os.path.dirname(interpreter.package_folder(name)) for name in program.packages}
+    if folders:
+        request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, *sorted(folders)])
+    request["limits"] = _rlimits(program, limits, own=1, exact=False)
+    opened.append(_memory_file(marshal.dumps(request)))
+    return [python.executable, "-I", "-S", "-B", "-c", _BOOT.format(fd=opened[-1])]
+
+
+def _request(
+    program: Program, limits: Limits, python: interpreter.Interpreter, work: str, channels: tuple[int, int]
+) -> dict[str, Any]:
+    packages = [*python.packages, *([interpreter.PROJECT] if program.packages else [])]
+    environment = {
+        "HOME": work,
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/bin:/bin",
+        "TMPDIR": "/tmp" if work == bubblewrap.WORK else work,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        # One thread each: the pools of OpenBLAS and OpenMP would use up processes and address space.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        **({"PYTHONPATH": os.pathsep.join(packages)} if packages else {}),
+        **program.environment,
+    }
+    return {
+        "stage": _stage_code(),
+        "files": dict(program.files),
+        "argv": [python.executable, "-s", *program.arguments],
+        "environment": environment,
+        "work": work,
+        "uid": None,
+        "landlock": None,
+        "result": channels[0],
+        "lifeline": channels[1],
+        "result_bytes": limits.disk_bytes if program.collect else 0,
+        "result_files": limits.files if program.collect else 0,
+    }
+
+
+def _rlimits(program: Program, limits: Limits, *, own: int, exact: bool) -> list[tuple[int, int, int]]:
+    """(resource, soft, hard) of the program. `own`: the sandbox's processes that the kernel counts with it."""
+    cpu = max(1, round(limits.cpu_s + 0.5))
+    rules = [
+        # Private writable memory of one process: beyond it, MemoryError. Address space is wider: thread
+        # stacks and libraries reserve what they never touch.
+        (resource.RLIMIT_DATA, limits.memory_bytes),
+        (resource.RLIMIT_AS, 2 * limits.memory_bytes + 1024 * MIB),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 64 * 1024),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 256),
+        (resource.RLIMIT_STACK, 8 * MIB),
+        (resource.RLIMIT_NPROC, limits.processes + own + (0 if exact else _processes_of_user())),
+    ]
+    clock = [] if program.lasting else [(resource.RLIMIT_CPU, cpu, cpu + 1)]
+    return [(kind, value, value) for kind, value in rules] + clock
+
+
+@functools.cache
+def _counts_by_namespace() -> bool:
+    """Whether RLIMIT_NPROC counts per user namespace (Linux 5.14, commit 21d1c5e386bc)."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(char for char in minor if char.isdigit()) or 0)) >= (5, 14)
+
+
+def _processes_of_user() -> int:
+    """How many processes this user has now: where the kernel counts them all, the limit lies above that."""
+    mine = os.getuid()
+    count = 0
+    for entry in os.scandir("/proc"):
+        try:
+            count += entry.name.isdigit() and entry.stat().st_uid == mine
+        except OSError:
+            continue
+    return count
+
+
+@functools.cache
+def _stage_code() -> Any:
+    """The stage, compiled (the interpreter inside is the same build, so its marshal format is)."""
+    source = Path(__file__).with_name("stage.py")
+    return compile(source.read_text(encoding="utf-8"), "stage.py", "exec", optimize=2)
+
+
+def _memory_file(content: bytes) -> int:
+    descriptor = os.memfd_create("sandbox", 0)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class _Launcher(threading.Thread):
+    """The thread that forks. Daemonic: it holds nothing that must be given back."""
+
+    def __init__(self) -> None:
+        super().__init__(name="sandbox-launcher", daemon=True)
+        self.jobs: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            job, reply = self.jobs.get()
+            try:
+                reply.put((job(), None))
+            except BaseException as error:
+                reply.put((None, error))
+
+
+_launcher: _Launcher | None = None
+_launcher_lock = threading.Lock()
+
+
+def _on_launcher(job: Callable[[], T]) -> T:
+    global _launcher
+    with _launcher_lock:
+        if _launcher is None or not _launcher.is_alive():
+            _launcher = _Launcher()
+    reply: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    _launcher.jobs.put((job, reply))
+    value, error = reply.get()
+    if error is not None:
+        raise error
+    made: T = value
+    return made

@@ -1,0 +1,189 @@
+"""The system calls a sandboxed program may make, compiled to a BPF program.
+
+An allow-list: what is not named fails with ENOSYS, so calls that a newer kernel adds are refused too, and
+programs fall back as on an old kernel. Knows the kernel's call names and nothing of tiers' mounts or limits.
+The list is what CPython, its standard library, numpy and a shell were seen to use, minus whatever reaches
+beyond the process (mount, namespaces, tracing, keys, BPF, io_uring, System V objects, memfd, clocks).
+
+Why some calls of everyday life are missing:
+    memfd_create, shmget, mq_open, msgget   memory that no process's resident set shows
+    ptrace, process_vm_*, pidfd_getfd, kcmp another process's memory and descriptors
+    inotify_*, fanotify_*                   watch files outside on tier 2
+    socket of other families                netlink, vsock and packet sockets reach past a network namespace
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from typing import Any
+
+from sandbox.errors import SandboxUnavailable
+
+# Stands for the program's own process id on tier 2; the stage puts the real number in after its fork.
+SELF_PID = 0x5EAFF00D
+# CLONE_NEWTIME|NEWNS|NEWCGROUP|NEWUTS|NEWIPC|NEWUSER|NEWPID|NEWNET of linux/sched.h.
+_CLONE_NEW = (
+    0x00000080 | 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+)
+# The requests of ioctl that files, pipes and a pseudo-terminal need (asm-generic/ioctls.h): TCGETS, TCSETS,
+# TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ, TIOCSWINSZ, FIONREAD, FIONBIO, TIOCGSID, TIOCGPTN,
+# TIOCSPTLCK, FIONCLEX, FIOCLEX, FIOASYNC. Not TIOCSTI and TIOCLINUX, which type into the terminal. The kernel
+# reads 32 bits of the request.
+_IOCTLS = (
+    *(0x5401, 0x5402, 0x5403, 0x5404, 0x540F, 0x5410, 0x5413, 0x5414, 0x541B, 0x5421, 0x5429),
+    *(0x80045430, 0x40045431, 0x5450, 0x5451, 0x5452),
+)
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_LOW_32 = 0xFFFFFFFF
+
+_FILES = """
+access chdir close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 fallocate
+fchdir fcntl fdatasync flock fstat fstatfs fsync ftruncate getcwd getdents getdents64 lgetxattr getxattr
+fgetxattr listxattr llistxattr flistxattr link linkat lseek lstat mkdir mkdirat mknod mknodat newfstatat open
+openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv
+rename renameat renameat2 rmdir sendfile splice stat statfs statx symlink symlinkat sync_file_range tee
+truncate umask unlink unlinkat write writev
+"""
+# On tier 2 these would reach files outside (Landlock does not cover them): there they do nothing and say 0.
+_METADATA = """
+chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown utime utimes utimensat futimesat setxattr
+lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+"""
+_MEMORY = """
+brk madvise membarrier mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap
+pkey_alloc pkey_free pkey_mprotect get_mempolicy
+"""
+_PROCESSES = """
+arch_prctl capget capset execve execveat exit exit_group fork futex futex_waitv get_robust_list getcpu getegid
+geteuid getgid getgroups getpgid getpgrp getpid getppid getresgid getresuid getrlimit getrusage getsid gettid
+getuid prctl restart_syscall rseq sched_get_priority_max sched_get_priority_min
+sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_yield
+set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setpgid setregid
+setresgid setresuid setreuid setrlimit setsid setuid uname vfork wait4 waitid landlock_create_ruleset
+landlock_add_rule landlock_restrict_self getpriority ioprio_get sysinfo times getrandom
+"""
+_SIGNALS = """
+pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait sigaltstack
+signalfd signalfd4
+"""
+_TIME = """
+alarm clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time timer_create
+timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime
+"""
+_EVENTS = """
+epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd
+eventfd2 pipe pipe2 poll ppoll pselect6 select
+"""
+_SOCKETS = """
+accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg
+sendmsg sendto setsockopt shutdown
+"""
+# Calls that take another process's id: harmless where a PID namespace hides the host's processes (tier 1).
+_OTHERS = """
+kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal prlimit64 sched_setaffinity
+sched_setattr sched_setparam sched_setscheduler setpriority ioprio_set
+"""
+# Of those, the ones whose first argument 0 means "myself" (tier 2 allows nothing else).
+_SELF_BY_ZERO = ("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
+
+
+@functools.cache
+def program(tier: int, *, scoped_signals: bool = True) -> bytes:
+    """The BPF program of a tier, as an array of `struct sock_filter` for this machine's architecture.
+
+    Args:
+        tier: 1 (inside namespaces) or 2 (Landlock alone stands between the program and the host).
+        scoped_signals: the kernel's Landlock keeps signals inside (ABI 6); without it, on tier 2, a program
+            may signal itself and its own process group only.
+
+    Raises:
+        SandboxUnavailable: pyseccomp or libseccomp is missing.
+    """
+    sc = _library()
+    made = sc.SyscallFilter(sc.ERRNO(38))  # ENOSYS
+    allow = _Rules(sc, made)
+    for block in (_FILES, _MEMORY, _PROCESSES, _SIGNALS, _TIME, _EVENTS):
+        allow.all(block)
+    allow.when("clone", (0, sc.MASKED_EQ, _CLONE_NEW, 0))
+    for request in _IOCTLS:
+        allow.when("ioctl", (1, sc.MASKED_EQ, _LOW_32, request))
+    (_tier_one if tier == 1 else _tier_two)(sc, allow, scoped_signals)
+    with tempfile.TemporaryFile() as out:
+        made.export_bpf(out)
+        out.seek(0)
+        return out.read()
+
+
+def _tier_one(sc: Any, allow: _Rules, _scoped: bool) -> None:
+    """Namespaces stand around it: sockets are loopback only, process ids are its own, files are its own."""
+    for block in (_METADATA, _SOCKETS, _OTHERS):
+        allow.all(block)
+    for family in (_AF_UNIX, _AF_INET, _AF_INET6):
+        allow.when("socket", (0, sc.EQ, family, 0))
+    allow.when("socketpair", (0, sc.EQ, _AF_UNIX, 0))
+
+
+def _tier_two(sc: Any, allow: _Rules, scoped: bool) -> None:
+    """Only Landlock stands around it: no sockets but pairs, metadata calls do nothing, signals stay inside."""
+    allow.pretend(_METADATA)
+    allow.all("getpeername getsockname getsockopt recvmsg recvfrom recvmmsg shutdown setsockopt")
+    # A connected pair needs no address; sendto with one could reach a socket file outside.
+    allow.when("sendto", (4, sc.EQ, 0, 0))
+    allow.when("socketpair", (0, sc.EQ, _AF_UNIX, 0))
+    for name in _SELF_BY_ZERO:
+        allow.when(name, (0, sc.EQ, 0, 0))
+    if scoped:
+        allow.all("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal")
+        return
+    for name in ("kill", "tgkill"):
+        allow.when(name, (0, sc.EQ, SELF_PID, 0))
+    allow.when("kill", (0, sc.EQ, 0, 0))
+
+
+class _Rules:
+    """Adds rules by name and passes over names that this libseccomp or this architecture does not know."""
+
+    def __init__(self, sc: Any, made: Any) -> None:
+        self._sc, self._filter = sc, made
+
+    def all(self, names: str) -> None:
+        for name in names.split():
+            self._add(self._sc.ALLOW, name)
+
+    def pretend(self, names: str) -> None:
+        for name in names.split():
+            self._add(self._sc.ERRNO(0), name)
+
+    def when(self, name: str, *conditions: tuple[int, Any, int, int]) -> None:
+        self._add(self._sc.ALLOW, name, *conditions)
+
+    def _add(self, action: Any, name: str, *conditions: tuple[int, Any, int, int]) -> None:
+        if self._sc.resolve_syscall(self._sc.system_arch(), name) < 0:
+            return
+        self._filter.add_rule(action, name, *(self._sc.Arg(*one) for one in conditions))
+
+
+def _library() -> Any:
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError, OSError) as error:
+        raise SandboxUnavailable(
+            f"The sandbox needs a seccomp filter, and libseccomp did not load: {error}. "
+            "Install it (Debian, Ubuntu: apt install libseccomp2; Fedora: dnf install libseccomp)."
+        ) from error
+    return pyseccomp
+
+
+def patched(bpf: bytes, pid: int) -> bytes:
+    """The program with `SELF_PID` replaced by a real process id (only comparisons carry that number)."""
+    return bpf.replace(SELF_PID.to_bytes(4, "little"), pid.to_bytes(4, "little"))
+
+
+def as_file(bpf: bytes) -> int:
+    """An inheritable descriptor that holds the program at its beginning, for `bwrap --seccomp`."""
+    descriptor = os.memfd_create("filter", 0)
+    os.write(descriptor, bpf)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

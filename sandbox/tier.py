@@ -1,0 +1,105 @@
+"""Which protection holds on this machine: tried once, by running an empty program under it.
+
+tier 1   bubblewrap: namespaces, no network, own file tree, seccomp, rlimits
+tier 2   Landlock and seccomp where namespaces are refused (its gaps are listed in `Tier.gaps`)
+tier 0   neither: code is refused, with the reason and what to enable
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+
+from sandbox.child import Child, Confinement, Program
+from sandbox.errors import SandboxError, SandboxUnavailable
+from sandbox.limits import Limits
+
+_TRIAL_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """The protection that holds here.
+
+    Attributes:
+        number: 1, 2, or 0 where none does.
+        name: in words.
+        gaps: what it does not cover, a line each.
+        reasons: why the better ones do not hold, a line each.
+        confinement: how children are held; None on tier 0.
+    """
+
+    number: int
+    name: str
+    gaps: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+    confinement: Confinement | None = None
+
+
+_GAPS_ONE = (
+    "the kernel itself: a bug in a system call that the filter allows",
+    "the machine's load: CPU and memory are used up to the limits",
+    "reading /usr, the interpreter and the installed packages (their paths tell where they are installed)",
+    "side channels: timing, caches, the processor's own",
+)
+_HELP = (
+    "Enable one of: unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1; on Ubuntu 24.04 also "
+    "kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for bwrap), or Landlock (Linux 5.19 "
+    "or later, lsm=landlock,... on the kernel's command line)."
+)
+
+
+def require() -> Confinement:
+    """The confinement to run under.
+
+    Raises:
+        SandboxUnavailable: tier 0. Nothing is run unprotected.
+    """
+    tier = current()
+    if tier.confinement is None:
+        raise SandboxUnavailable("No sandbox works on this machine: " + " ".join(tier.reasons) + " " + _HELP)
+    return tier.confinement
+
+
+@functools.cache
+def current() -> Tier:
+    """The best tier that works, found by trying."""
+    if not sys.platform.startswith("linux"):
+        return Tier(
+            number=0, name="none", gaps=(), reasons=(f"The sandbox needs Linux, found {sys.platform!r}.",)
+        )
+    reasons: list[str] = []
+    for other_uid in _variants():
+        confinement = Confinement(tier=1, other_uid=other_uid)
+        failure = _try(confinement)
+        if failure is None:
+            how = "another user id" if other_uid else "a user namespace"
+            return Tier(
+                number=1, name=f"bubblewrap in {how}", gaps=_GAPS_ONE, reasons=(), confinement=confinement
+            )
+        reasons.append(f"bubblewrap: {failure}")
+    return Tier(number=0, name="none", gaps=(), reasons=tuple(reasons))
+
+
+def _variants() -> tuple[bool, ...]:
+    import os
+
+    return (True, False) if os.geteuid() == 0 else (False,)
+
+
+def _try(confinement: Confinement) -> str | None:
+    """None where an empty program runs under it, else what went wrong."""
+    try:
+        child = Child(Program(arguments=["-c", "print('works')"], collect=False), Limits(), confinement)
+    except SandboxError as error:
+        return str(error)
+    try:
+        out, err = child.process.communicate(timeout=_TRIAL_S)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        child.close()
+    if out == b"works\n":
+        return None
+    return err.decode("utf-8", "replace").strip() or f"exit code {child.process.returncode}"
