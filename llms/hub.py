@@ -1,0 +1,373 @@
+"""Models of the Hugging Face Hub: pulled once, whole or not at all, and found again without a network.
+
+Knows the Hub's client and the layout of its cache. Refuses everything but safetensors, configuration and
+tokenizer files, and a configuration that asks for code, before the weights come. `locate` needs neither
+network nor torch; besides this application's own cache it finds what other programs left in the Hub's common
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llms.checkpoint import Notify, disk_errors, folder_bytes, locked, require_space, silent
+from llms.errors import (
+    DamagedCheckpoint,
+    FetchFailed,
+    GatedModel,
+    HashMismatch,
+    LLMError,
+    UnknownModel,
+    UnsupportedModel,
+)
+from llms.facts import INDEX, PICKLES, TOKENIZERS, WEIGHTS, check_config, weight_files
+from llms.fetch import Progress, no_progress
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+SHARDS = "model-*-of-*.safetensors"
+CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json")
+SMALL_FILES = (
+    *CONFIGS,
+    *TOKENIZERS,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_RECORD = "pulled.json"
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """A model that was pulled.
+
+    Attributes:
+        repo: Its Hub id.
+        revision: What was asked for: a branch, tag or commit.
+        commit: The commit that it stood for.
+        folder: The checkpoint.
+        size: Its size in bytes.
+    """
+
+    repo: str
+    revision: str
+    commit: str
+    folder: Path
+    size: int
+
+
+def pull(
+    repo: str,
+    revision: str | None,
+    cache: Path,
+    *,
+    notify: Notify = silent,
+    progress: Progress = no_progress,
+    token: str | None = None,
+) -> Pulled:
+    """Fetch a repository's safetensors, configuration and tokenizer; an interrupted pull is resumed.
+
+    Args:
+        repo: Hub id.
+        revision: Branch, tag or commit; None for `main`.
+        cache: The cache's root.
+        notify: Takes a line before each slow step.
+        progress: Told of the bytes that have arrived.
+        token: Access token; None for the one that the Hub's client has stored.
+
+    Raises:
+        UnknownModel: No such repository or revision.
+        GatedModel: The licence is not accepted, or the token is missing or refused.
+        UnsupportedModel: No safetensors, no tokenizer, no decoder, or a configuration that asks for code.
+        FetchFailed: No network, or the Hub broke off.
+        HashMismatch: A file arrived with another size than the Hub announced.
+        NoSpace: The disk has no room for it.
+        CacheNotWritable: The cache cannot be written.
+    """
+    asked = revision or "main"
+    home = _home(repo, cache)
+    with locked(home, notify), _hub_errors(repo, asked, cache), disk_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        notify(f"asking the Hub for {repo} ({asked})")
+        info = _info(repo, asked, token)
+        files = select(repo, {item.rfilename: int(item.size or 0) for item in info.siblings or []})
+        commit = str(info.sha)
+        _drop_damaged(home, commit, files)
+        with _reported(home, repo, sum(files.values()), progress):
+            for name in (name for name in CONFIGS if name in files):
+                path = _download(repo, name, commit, cache, token)
+                check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
+            missing = sum(size for name, size in files.items() if not _there(home, commit, name, size))
+            begun = sum(path.stat().st_size for path in (home / "blobs").glob("*.incomplete"))
+            require_space(home, max(missing - begun, 0) + 2**24, f"pulling {repo}")
+            notify(f"fetching {missing / 1e9:.2f} GB of {repo} into {home}")
+            for name in sorted(files, key=lambda name: files[name]):
+                _download(repo, name, commit, cache, token)
+        _check_sizes(repo, home, commit, files)
+        _record(home, repo, asked, commit, files)
+    return Pulled(
+        repo=repo,
+        revision=asked,
+        commit=commit,
+        folder=home / "snapshots" / commit,
+        size=sum(files.values()),
+    )
+
+
+def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
+    """Choose what a checkpoint needs from a repository's files.
+
+    Args:
+        repo: Hub id, for the message.
+        sizes: Every file's name and size in bytes.
+
+    Raises:
+        UnsupportedModel: No safetensors, configuration or tokenizer.
+    """
+    if INDEX in sizes:
+        weights = {name for name in sizes if name == INDEX or fnmatch(name, SHARDS)}
+    else:
+        weights = {WEIGHTS} & sizes.keys()
+    if not any(name.endswith(".safetensors") for name in weights):
+        others = sorted(name for name in sizes if name.endswith((*PICKLES, ".gguf", ".safetensors")))
+        raise UnsupportedModel(
+            f"expected {WEIGHTS} (or shards with an index) in {repo!r}, found {others[:4] or 'no weights'}; "
+            "pickles are never opened: take a revision or repository with safetensors, or download a .gguf "
+            "and give its path"
+        )
+    if "config.json" not in sizes:
+        raise UnsupportedModel(
+            f"expected config.json in {repo!r}, found none; is it an adapter? Then pull its base model and "
+            "give the adapter's folder with --adapter"
+        )
+    if not any(name in sizes for name in TOKENIZERS):
+        raise UnsupportedModel(
+            f"expected a tokenizer ({', '.join(TOKENIZERS)}) in {repo!r}, found none; pull the base model "
+            "instead"
+        )
+    return {name: sizes[name] for name in sorted(weights | (set(SMALL_FILES) & sizes.keys()))}
+
+
+def locate(repo: str, revision: str | None, cache: Path) -> Path | None:
+    """Return the folder of a model that is on this machine, whole; None where it is not. No network is used.
+
+    Args:
+        repo: Hub id.
+        revision: Branch, tag or commit; None for `main`.
+        cache: The cache's root; the Hub's common cache is looked at after it.
+    """
+    home, asked = _home(repo, cache), revision or "main"
+    for name, entry in _records(home).items():
+        if asked in (name, entry["commit"]):
+            whole = all(_there(home, entry["commit"], file, size) for file, size in entry["files"].items())
+            if whole:
+                return home / "snapshots" / str(entry["commit"])
+    return _locate_common(repo, asked)
+
+
+def pulled(cache: Path) -> list[Pulled]:
+    """List what was pulled into this application's cache, by Hub id."""
+    found = []
+    for home in sorted((cache / "hub").glob("models--*")):
+        for name, entry in _records(home).items():
+            folder = home / "snapshots" / entry["commit"]
+            size = sum(entry["files"].values())
+            found.append(
+                Pulled(repo=entry["repo"], revision=name, commit=entry["commit"], folder=folder, size=size)
+            )
+    return found
+
+
+def remove(repo: str, cache: Path) -> int:
+    """Delete a pulled model from this application's cache; the Hub's common cache is never touched.
+
+    Returns:
+        The bytes freed; 0 where there was nothing.
+
+    Raises:
+        CacheNotWritable: It cannot be deleted.
+    """
+    home = _home(repo, cache)
+    if not home.exists():
+        return 0
+    size = folder_bytes(home)
+    with locked(home), disk_errors(home):
+        # The record goes first: a deletion that breaks off then leaves nothing that looks whole.
+        (home / _RECORD).unlink(missing_ok=True)
+        shutil.rmtree(home)
+    return size
+
+
+def _home(repo: str, cache: Path) -> Path:
+    return cache / "hub" / f"models--{repo.replace('/', '--')}"
+
+
+def _info(repo: str, revision: str, token: str | None) -> ModelInfo:
+    from huggingface_hub import HfApi
+
+    return HfApi(token=token).model_info(repo, revision=revision, files_metadata=True)
+
+
+def _download(repo: str, name: str, commit: str, cache: Path, token: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    drawn = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return Path(hf_hub_download(repo, name, revision=commit, cache_dir=cache / "hub", token=token))
+    finally:
+        if drawn:
+            enable_progress_bars()
+
+
+def _there(home: Path, commit: str, name: str, size: int) -> bool:
+    path = home / "snapshots" / commit / name
+    return path.is_file() and path.stat().st_size == size
+
+
+def _drop_damaged(home: Path, commit: str, files: dict[str, int]) -> None:
+    # The Hub's client takes a file that exists for a good one.
+    for name, size in files.items():
+        path = home / "snapshots" / commit / name
+        if path.is_symlink() and not _there(home, commit, name, size):
+            path.resolve().unlink(missing_ok=True)
+            path.unlink()
+
+
+def _check_sizes(repo: str, home: Path, commit: str, files: dict[str, int]) -> None:
+    for name, size in files.items():
+        if not _there(home, commit, name, size):
+            path = home / "snapshots" / commit / name
+            found = f"{path.stat().st_size:,} bytes" if path.is_file() else "nothing"
+            raise HashMismatch(
+                f"expected {name} of {repo!r} with {size:,} bytes, found {found}; run `agent models pull "
+                f"{repo}` again"
+            )
+
+
+def _records(home: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((home / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _record(home: Path, repo: str, revision: str, commit: str, files: dict[str, int]) -> None:
+    records = {**_records(home), revision: {"repo": repo, "commit": commit, "files": files}}
+    part = home / f"{_RECORD}.partial"
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(records, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(home / _RECORD)
+
+
+def _locate_common(repo: str, revision: str) -> Path | None:
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    commit = revision
+    with suppress(OSError):
+        commit = (home / "refs" / revision).read_text(encoding="utf-8").strip()
+    folder = home / "snapshots" / commit
+    try:
+        sizes = [path.stat().st_size for path in (folder / "config.json", *weight_files(folder))]
+    except (LLMError, OSError):
+        return None
+    return folder if all(sizes) and any((folder / name).is_file() for name in TOKENIZERS) else None
+
+
+@contextmanager
+def _reported(home: Path, repo: str, total: int, progress: Progress) -> Iterator[None]:
+    """Report the size of what has arrived, complete or not, until the block ends."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_POLL_S):
+            with suppress(OSError):
+                progress(repo, min(folder_bytes(home / "blobs"), total), total)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+    progress(repo, total, total)
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str, cache: Path) -> Iterator[None]:
+    import httpx
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repo}"
+    try:
+        yield
+    except LLMError:
+        raise
+    except errors.GatedRepoError as error:
+        raise GatedModel(
+            f"{repo!r} is gated: accept its licence at {page}, then log in with `hf auth login` (or set "
+            f"HF_TOKEN) and pull again; the Hub said: {_said(error)}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UnknownModel(
+            f"expected a repository {repo!r} on the Hub, found none that this token may see; check the name "
+            f"at {page}, and for a private one log in with `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UnknownModel(
+            f"expected revision {revision!r} in {repo!r}, found none; see {page}/tree/main for its branches "
+            "and tags"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise GatedModel(
+                f"the Hub refused this token for {repo!r} ({status}): {_said(error)}; make a new one at "
+                f"https://huggingface.co/settings/tokens and log in with `hf auth login`"
+            ) from error
+        raise FetchFailed(_no_network(repo, cache, error)) from error
+    except errors.EntryNotFoundError as error:
+        raise FetchFailed(_no_network(repo, cache, error)) from error
+    except json.JSONDecodeError as error:
+        raise DamagedCheckpoint(
+            f"expected JSON in the configuration of {repo!r}, found: {error}; tell its authors, take another "
+            "model"
+        ) from error
+    except (errors.OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        raise FetchFailed(_no_network(repo, cache, error)) from error
+
+
+def _said(error: Exception) -> str:
+    text = str(getattr(error, "server_message", None) or error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__
+
+
+def _no_network(repo: str, cache: Path, error: Exception) -> str:
+    return (
+        f"could not fetch {repo!r}: {_said(error)}; check the network (and that HF_HUB_OFFLINE is not set) "
+        f"and pull again, it goes on where it stopped; or copy {str(_home(repo, cache))!r} from a machine "
+        "that has pulled it"
+    )

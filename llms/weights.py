@@ -1,0 +1,165 @@
+"""Reading a checkpoint folder with transformers: the model and its tokenizer, never code, never the network.
+
+Knows `from_pretrained` and BitsAndBytesConfig. Refuses to know names, caches and choices: it gets a folder
+whose `Facts` have been checked. A missing or misshapen tensor is an error here; transformers alone would
+fill it with random numbers and answer with garbage.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llms.errors import DamagedCheckpoint, NotEnoughMemory, QuantizationUnavailable, UnsupportedModel
+from llms.facts import Facts
+from llms.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_MISTRAL_TYPES = ("mistral", "mistral3", "ministral", "pixtral", "voxtral")
+
+
+def bits_and_bytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
+    """Return bitsandbytes' settings: for `nf4` those of the QLoRA recipe (arXiv:2305.14314).
+
+    Args:
+        quantization: `nf4` or `fp4` (4 bits, double quantization), or `int8`.
+        dtype: What it computes in.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def read_weights(facts: Facts, *, quantization: str, dtype: str, device: str) -> PreTrainedModel:
+    """Load a checkpoint's weights onto a device, quantizing them on the way where asked.
+
+    Args:
+        facts: The checkpoint, checked.
+        quantization: `nf4`, `fp4`, `int8` or `none`; for a stored quantization that one.
+        dtype: `bfloat16`, `float16` or `float32`.
+        device: `cpu` or `cuda:N`.
+
+    Raises:
+        DamagedCheckpoint: A tensor is missing or has another shape than the configuration says.
+        UnsupportedModel: transformers has no such architecture.
+        NotEnoughMemory: The device ran out while loading.
+        QuantizationUnavailable: bitsandbytes is missing or does not run here.
+    """
+    import torch
+
+    settings: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": "sdpa",
+        "local_files_only": True,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    if quantization != "none" or device != "cpu":
+        settings["device_map"] = {"": device}
+    if quantization != "none" and facts.stored_quantization is None:
+        settings["quantization_config"] = bits_and_bytes(quantization, dtype)
+    architecture = _architecture(facts)
+    with quiet():
+        try:
+            model, info = architecture.from_pretrained(str(facts.folder), **settings)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise NotEnoughMemory(
+                f"{device} ran out of memory while {str(facts.folder)!r} was loading ({error}); end other "
+                "programs, or use --quantization nf4 or a smaller model"
+            ) from error
+        except (ImportError, NotImplementedError) as error:
+            raise QuantizationUnavailable(
+                f"expected bitsandbytes to load {quantization} on {device}, found: {error}; `agent doctor` "
+                "says what to mend, --quantization none does without"
+            ) from error
+        except Exception as error:
+            raise DamagedCheckpoint(
+                f"expected {facts.architecture} in {str(facts.folder)!r}, found weights that do not load: "
+                f"{error}; fetch it again"
+            ) from error
+    _check_complete(info, facts)
+    return model.eval()
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer.
+
+    Raises:
+        UnsupportedModel: There is none, or one that transformers cannot read.
+    """
+    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    settings |= _mistral_regex(folder)
+    with quiet():
+        try:
+            if _config(folder / "tokenizer_config.json").get("tokenizer_class") in _PLAIN_TOKENIZERS:
+                from transformers import PreTrainedTokenizerFast  # AutoTokenizer imports 0.5 s of others
+
+                return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(str(folder), **settings)
+        except Exception as error:
+            raise UnsupportedModel(
+                f"expected a tokenizer in {str(folder)!r}, found one that does not load: {error}; copy "
+                "tokenizer.json and tokenizer_config.json from the base model's repository"
+            ) from error
+
+
+def _architecture(facts: Facts) -> Any:
+    import transformers
+
+    name = facts.architecture
+    if not name:
+        return transformers.AutoModelForCausalLM
+    # Only classes that transformers itself ships: the name is data from the checkpoint.
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise UnsupportedModel(
+            f"expected an architecture of transformers {transformers.__version__}, found {name!r} in "
+            f"{str(facts.folder / 'config.json')!r}; update transformers, or take another model"
+        )
+    return found
+
+
+def _check_complete(info: Any, facts: Facts) -> None:
+    missing = sorted(getattr(info, "missing_keys", None) or info["missing_keys"])
+    mismatched = sorted(str(key) for key in getattr(info, "mismatched_keys", None) or info["mismatched_keys"])
+    if missing or mismatched:
+        what = f"{len(missing)} missing ({missing[:3]})" if missing else f"{mismatched[:3]} of another shape"
+        raise DamagedCheckpoint(
+            f"expected every tensor of {facts.architecture} in {str(facts.folder)!r}, found {what}; fetch it "
+            "again"
+        )
+
+
+def _mistral_regex(folder: Path) -> dict[str, bool]:
+    # transformers doubts the tokenizer of every Mistral checkpoint written before its version 5, and offers
+    # a mend that is right for the tekken tokenizers and wrong for the SentencePiece ones (Mistral-7B v0.1 to
+    # v0.3).
+    config = _config(folder / "config.json")
+    version = str(config.get("transformers_version") or "0")
+    if config.get("model_type") not in _MISTRAL_TYPES or int(version.split(".")[0] or 0) >= 5:
+        return {}
+    tokenizer = _config(folder / "tokenizer.json")
+    sentencepiece = not tokenizer or bool(tokenizer.get("model", {}).get("byte_fallback"))
+    return {"fix_mistral_regex": not sentencepiece}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
