@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.retrievers import BaseRetriever
+from numpy.typing import NDArray
 from pydantic import Field
 
 
@@ -55,13 +57,13 @@ class ScriptedChat(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         text = self._next(messages)
         for start in range(0, len(text), self.pieces):
-            yield ChatGenerationChunk(message=AIMessageChunk(text[start : start + self.pieces]))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=text[start : start + self.pieces]))
 
 
 class ScoringChat(ScriptedChat):
     """A scripted chat model that also scores: words that the prompt holds are more probable."""
 
-    replies: list[str | Callable[[list[BaseMessage]], str]] = Field(default_factory=lambda: ["no reply"])
+    replies: list[str | Callable[[list[BaseMessage]], str]] = Field(default=["no reply"])
     scored: list[tuple[Any, list[str]]] = Field(default_factory=list)
     writes_well: bool = False
 
@@ -115,6 +117,11 @@ class WordEmbeddings(Embeddings):
     def _vector(self, text: str) -> list[float]:
         total = np.full(self.dimension, 1e-6)
         for word in re.findall(r"\w+", text.lower()):
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
-            total += np.random.default_rng(seed).standard_normal(self.dimension)
+            total += _direction(word, self.dimension)
         return [float(value) for value in total]
+
+
+@lru_cache(maxsize=10_000)
+def _direction(word: str, dimension: int) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
+    return np.random.default_rng(seed).standard_normal(dimension)

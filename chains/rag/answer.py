@@ -28,7 +28,7 @@ class Citation:
     title: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """An answer whose every sentence stands on a citation, or an honest "not in your documents".
 
@@ -52,7 +52,7 @@ class Answer:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AnswerDelta:
     """A piece of an answer's text, released once its citation was checked."""
 

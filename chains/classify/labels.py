@@ -1,0 +1,98 @@
+"""Labels: names, names with descriptions, Enum, Literal, or a hierarchy of them.
+
+Knows how labels are given and which cannot be told apart; knows no text and no model.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, get_args
+
+from chains.errors import LabelsError
+
+MAX_LABELS = 1000
+SEPARATOR = " > "
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label: its `path` from the top of the hierarchy (one name where there is none) and what it means."""
+
+    path: tuple[str, ...]
+    description: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label as it is returned: its own name, or the path where a hierarchy was given."""
+        return SEPARATOR.join(self.path)
+
+    @property
+    def sentence(self) -> str:
+        """A sentence that a text of this label would be near to."""
+        told = f": {self.description.rstrip('. ')}" if self.description else ""
+        return f"This text is about {self.path[-1]}{told}."
+
+    @property
+    def spoken(self) -> str:
+        """The label as it is scored after "This text is about"."""
+        return f" {self.description.rstrip('. ')}" if self.description else f" {self.path[-1]}"
+
+
+Labels = Sequence[str] | Mapping[str, Any] | type[Enum] | Any
+"""Names, name -> description, name -> more labels, an Enum class or a Literal."""
+
+
+def read_labels(given: Labels) -> list[Label]:
+    """Return the labels of `given`, in order.
+
+    Raises:
+        LabelsError: fewer than two or more than 1,000 labels, an empty label, or one that is given twice.
+    """
+    found = list(_walk(given, ()))
+    if len(found) < 2:
+        raise LabelsError(
+            f"expected at least two labels to choose between, found {[one.name for one in found]!r}: add some"
+        )
+    if len(found) > MAX_LABELS:
+        raise LabelsError(
+            f"expected at most {MAX_LABELS} labels, found {len(found)!r}: group them into a hierarchy and "
+            "classify level by level"
+        )
+    seen: dict[str, str] = {}
+    for one in found:
+        key = " ".join(one.name.casefold().split())
+        if key in seen:
+            raise LabelsError(f"expected labels that differ, found {one.name!r} twice: remove or rename one")
+        seen[key] = one.name
+    return found
+
+
+def _walk(given: Labels, above: tuple[str, ...]) -> Iterable[Label]:
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            if isinstance(value, str) or value is None:
+                yield Label((*above, _checked(name)), " ".join((value or "").split()))
+            else:
+                yield from _walk(value, (*above, _checked(name)))
+        return
+    for name in _names(given):
+        yield Label((*above, _checked(name)))
+
+
+def _names(given: Labels) -> Sequence[Any]:
+    if isinstance(given, type) and issubclass(given, Enum):
+        return [member.value if isinstance(member.value, str) else member.name for member in given]
+    if get_args(given):
+        return get_args(given)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise LabelsError(
+            f"expected labels as a list, a mapping, an Enum or a Literal, found {given!r}: pass for example "
+            '["news", "spam"]'
+        )
+    return list(given)
+
+
+def _checked(name: Any) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise LabelsError(f"expected every label to be a name, found {name!r}: remove it or give it one")
+    return " ".join(name.split())
