@@ -4,13 +4,12 @@ Two variants, because of who starts it:
     user namespace   a normal user: the kernel lets anybody build a sandbox inside a user namespace, where
                      RLIMIT_NPROC counts the sandbox's own processes (Linux 5.14 and later).
     other user id    root: in a user namespace its processes would still be the kernel's uid 0, which
-    RLIMIT_NPROC
-                     does not bind and to which /proc/sys belongs. So bubblewrap sets the mounts up as root
-                     and the stage leaves for a user id that owns nothing and that no other run shares.
+                     RLIMIT_NPROC does not bind and to which /proc/sys belongs. So bubblewrap sets the mounts
+                     up as root and the stage leaves for a user id that owns nothing and no other run shares.
 
 Measured on the way: bwrap's own `--dev` and `/` are writable tmpfs of unlimited size (both are remounted
-read-only here), and as root in a user namespace it leaves /proc/sys uncovered (an empty folder covers it
-here).
+read-only here), as root in a user namespace it leaves /proc/sys uncovered (an empty folder covers it), and
+folders it makes on the way to a target are 0700, which another user id cannot enter (they are made first).
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ def arguments(
 
 
 def _folders(targets: list[str]) -> list[str]:
-    """The folders above all targets, made readable (bwrap makes them 0700, which another user id cannot enter)."""
+    """The folders above all targets, readable by everybody."""
     above = {str(folder) for target in targets for folder in PurePosixPath(target).parents}
     options = []
     for folder in sorted(above - {"/", "/tmp"}):

@@ -18,7 +18,6 @@ import os
 import queue
 import resource
 import secrets
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -31,12 +30,20 @@ from typing import Any, TypeVar
 from sandbox import bubblewrap, interpreter, seccomp, watch
 from sandbox.errors import SandboxFailed
 from sandbox.limits import MIB, Limits
+from sandbox.remove import remove_tree
 
 T = TypeVar("T")
 
 # Above every range that distributions, systemd and container managers hand out (systemd's UIDS-GIDS.md).
 _UID_BASE, _UID_SPAN = 0x70000000, 0x0F000000
-_BOOT = "import marshal,os\nwith open({fd},'rb') as f: r=marshal.load(f)\nexec(r['stage'],(s:={{'__name__':'stage'}}))\ns['main'](r)"
+_BOOT = """
+import marshal
+with open({fd}, "rb") as file:
+    request = marshal.load(file)
+scope = {{"__name__": "stage"}}
+exec(request["stage"], scope)
+scope["main"](request)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +77,22 @@ class Confinement:
 
 
 class Child:
-    """A started sandbox. `kill` and `close` may be called twice; `close` leaves no process, folder or
-    descriptor.
+    """A started sandbox.
+
+    `kill` and `close` may be called twice; `close` leaves no process, folder or descriptor.
 
     Attributes:
         process: the outermost process (bubblewrap, or the stage itself on tier 2), pipes on all three
         streams. skip: how many processes below the outermost one are the sandbox's own.
-        folder: the tmpfs inside, for measuring; None on tier 2.
+        work: the work folder on this machine; None on tier 1, where it is a tmpfs inside.
     """
 
     def __init__(self, program: Program, limits: Limits, confinement: Confinement) -> None:
         self.tier = confinement.tier
         self._disk_bytes = limits.disk_bytes
-        self.folder = "/tmp" if confinement.tier == 1 else None
         self.skip = 2 if confinement.tier == 1 else 0
         self._lifeline = -1
-        self._work: str | None = None
+        self.work: str | None = None
         self._result = os.memfd_create("result", 0)
         try:
             self.process = _on_launcher(lambda: self._start(program, limits, confinement))
@@ -103,8 +110,8 @@ class Child:
             if confinement.tier == 1:
                 command = _tier_one(program, limits, confinement, (self._result, ours), opened)
             else:
-                self._work = tempfile.mkdtemp(prefix="sandbox-")
-                command = _on_host(program, limits, confinement, (self._result, ours), opened, self._work)
+                self.work = tempfile.mkdtemp(prefix="sandbox-")
+                command = _on_host(program, limits, confinement, (self._result, ours), opened, self.work)
             return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -130,7 +137,9 @@ class Child:
 
     def use(self) -> watch.Use:
         """What the tree uses now."""
-        return watch.look(self.process.pid, skip=self.skip, folder=self.folder, size=self._disk_bytes)
+        if self.work is not None:
+            return watch.look_on_host(self.process.pid, work=self.work)
+        return watch.look(self.process.pid, skip=self.skip, folder="/tmp", size=self._disk_bytes)
 
     def processes(self) -> int:
         """How many processes of the program are alive."""
@@ -153,20 +162,35 @@ class Child:
             if descriptor >= 0:
                 os.close(descriptor)
         self._lifeline = self._result = -1
-        if self._work is not None:
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._work = None
+        if self.work is not None:
+            remove_tree(self.work)
+            self.work = None
 
 
 def _kill_below(root: int) -> None:
-    """Kill every process below `root` (their subreaper), in rounds: a killed one's children move up to it."""
+    """Kill every process below `root` (their subreaper).
+
+    By process group first: that is one act of the kernel, which no fork bomb outruns (killing process after
+    process was outrun for 36 s), and on tier 2 the filter lets nothing leave its group. What is left goes one
+    by one, in rounds: a killed one's children move up to the subreaper.
+    """
     for _ in range(1000):
         alive = [pid for pid in watch.tree(root) if not watch.is_zombie(pid)]
         if not alive:
             return
+        for group in {_group(pid) for pid in alive} - {_group(root), 0}:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _tier_one(
@@ -206,13 +230,19 @@ def _on_host(
     opened: list[int],
     work: str,
 ) -> list[str]:
-    """The command of a run without namespaces: tier 2, and (tier 0) the plain child that parsers fall back to."""
+    """The command of a run without namespaces: tier 2, and tier 0 (the plain child of parsers)."""
     python = interpreter.in_place()
     request = _request(program, limits, python, work, channels)
-    folders = {os.path.dirname(interpreter.package_folder(name)) for name in program.packages}
-    if folders:
-        request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, *sorted(folders)])
+    shown = {interpreter.package_folder(name) for name in program.packages}
+    if shown:
+        above = sorted({os.path.dirname(folder) for folder in shown})
+        request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, *above])
     request["limits"] = _rlimits(program, limits, own=1, exact=False)
+    if held.tier == 2:
+        request["landlock"] = _code("landlock.py")
+        request["rules"] = [*(path for path, _ in python.binds), *sorted(shown)]
+        request["seccomp"] = seccomp.program(2, scoped_signals=held.scoped_signals)
+        request["self_pid"] = seccomp.SELF_PID.to_bytes(4, "little")
     opened.append(_memory_file(marshal.dumps(request)))
     return [python.executable, "-I", "-S", "-B", "-c", _BOOT.format(fd=opened[-1])]
 
@@ -236,7 +266,7 @@ def _request(
         **program.environment,
     }
     return {
-        "stage": _stage_code(),
+        "stage": _code("stage.py"),
         "files": dict(program.files),
         "argv": [python.executable, "-s", *program.arguments],
         "environment": environment,
@@ -251,7 +281,7 @@ def _request(
 
 
 def _rlimits(program: Program, limits: Limits, *, own: int, exact: bool) -> list[tuple[int, int, int]]:
-    """(resource, soft, hard) of the program. `own`: the sandbox's processes that the kernel counts with it."""
+    """(resource, soft, hard) of the program; the kernel counts `own` processes of the sandbox with it."""
     cpu = max(1, round(limits.cpu_s + 0.5))
     rules = [
         # Private writable memory of one process: beyond it, MemoryError. Address space is wider: thread
@@ -291,10 +321,10 @@ def _processes_of_user() -> int:
 
 
 @functools.cache
-def _stage_code() -> Any:
-    """The stage, compiled (the interpreter inside is the same build, so its marshal format is)."""
-    source = Path(__file__).with_name("stage.py")
-    return compile(source.read_text(encoding="utf-8"), "stage.py", "exec", optimize=2)
+def _code(name: str) -> Any:
+    """A file of this package, compiled (the interpreter inside is the same build, and so its marshal)."""
+    source = Path(__file__).with_name(name)
+    return compile(source.read_text(encoding="utf-8"), name, "exec", optimize=2, dont_inherit=True)
 
 
 def _memory_file(content: bytes) -> int:

@@ -1,10 +1,10 @@
 """The sandbox's error tree, split by who must act.
 
     SandboxError
-    ├── SandboxUnavailable    no tier holds on this machine: whoever runs the machine (says what to enable)
-    ├── SandboxLimitError     a limit, a file name or an argument that cannot be meant: the caller (a
-    ValueError) ├── SandboxFailed         the sandbox itself broke before the code began: report it, with the
-    text it carries └── ParserError           a call into a limited child did not come back with a value
+    ├── SandboxUnavailable    no tier holds on this machine: whoever runs the machine
+    ├── SandboxLimitError     a limit, file name or argument that cannot be meant: the caller (a ValueError)
+    ├── SandboxFailed         the sandbox itself broke before the code began: report it with its text
+    └── ParserError           a call into a limited child did not come back with a value
         ├── ParserCrashed     the child died or went past a limit; the next call gets a fresh one
         └── ParserRaised      the function in the child raised: `kind` and `reason` are its own words
 

@@ -1,5 +1,4 @@
-"""Messages between the parser pool and its worker: JSON with the bytes beside it, one length-prefixed frame
-each.
+"""Messages between the parser pool and its worker: JSON, with the bytes beside it, in prefixed frames.
 
 Plain data only (None, bool, int, float, str, bytes, lists, tuples as lists, dicts with text keys): a frame
 from the worker was written by untrusted code, so nothing in it can name a class or run anything. Used on both

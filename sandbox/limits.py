@@ -45,7 +45,8 @@ class Limits:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 < value < float("inf"):
                 raise SandboxLimitError(
-                    f"Limits.{field.name}: expected a positive number, found {value!r}; leave it out for the default."
+                    f"Limits.{field.name}: expected a positive number, found {value!r}; "
+                    "leave it out for the default."
                 )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:

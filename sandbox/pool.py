@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -192,7 +193,7 @@ class _Exchange:
     def _complete(self) -> bool:
         if len(self._in) < frames.PREFIX.size:
             return False
-        (length,) = frames.PREFIX.unpack_from(self._in)
+        length = int(frames.PREFIX.unpack_from(self._in)[0])
         if length > self._limits.output_bytes:
             raise ParserCrashed("", "output")
         return len(self._in) >= frames.PREFIX.size + length
@@ -223,12 +224,7 @@ class _Exchange:
         if time.monotonic() > self._until:
             raise ParserCrashed("", "timeout")
         use = self._child.use()
-        spent = watch.Use(
-            memory_bytes=use.memory_bytes,
-            cpu_s=use.cpu_s - self._cpu_before,
-            tasks=use.tasks,
-            inodes=use.inodes,
-        )
+        spent = replace(use, cpu_s=use.cpu_s - self._cpu_before)
         cause = watch.passed(spent, self._limits, self._child.process.pid)
         if cause is not None:
             raise ParserCrashed("", cause)

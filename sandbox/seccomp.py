@@ -60,8 +60,8 @@ arch_prctl capget capset execve execveat exit exit_group fork futex futex_waitv 
 geteuid getgid getgroups getpgid getpgrp getpid getppid getresgid getresuid getrlimit getrusage getsid gettid
 getuid prctl restart_syscall rseq sched_get_priority_max sched_get_priority_min
 sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_yield
-set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setpgid setregid
-setresgid setresuid setreuid setrlimit setsid setuid uname vfork wait4 waitid landlock_create_ruleset
+set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setregid
+setresgid setresuid setreuid setrlimit setuid uname vfork wait4 waitid landlock_create_ruleset
 landlock_add_rule landlock_restrict_self getpriority ioprio_get sysinfo times getrandom
 """
 _SIGNALS = """
@@ -118,7 +118,7 @@ def program(tier: int, *, scoped_signals: bool = True) -> bytes:
 
 def _tier_one(sc: Any, allow: _Rules, _scoped: bool) -> None:
     """Namespaces stand around it: sockets are loopback only, process ids are its own, files are its own."""
-    for block in (_METADATA, _SOCKETS, _OTHERS):
+    for block in (_METADATA, _SOCKETS, _OTHERS, "setsid setpgid"):
         allow.all(block)
     for family in (_AF_UNIX, _AF_INET, _AF_INET6):
         allow.when("socket", (0, sc.EQ, family, 0))
@@ -126,7 +126,10 @@ def _tier_one(sc: Any, allow: _Rules, _scoped: bool) -> None:
 
 
 def _tier_two(sc: Any, allow: _Rules, scoped: bool) -> None:
-    """Only Landlock stands around it: no sockets but pairs, metadata calls do nothing, signals stay inside."""
+    """Only Landlock stands around it: no sockets but pairs, metadata calls do nothing, signals stay in.
+
+    Nothing leaves its process group either: killing the group is how the whole tree is ended at once.
+    """
     allow.pretend(_METADATA)
     allow.all("getpeername getsockname getsockopt recvmsg recvfrom recvmmsg shutdown setsockopt")
     # A connected pair needs no address; sendto with one could reach a socket file outside.

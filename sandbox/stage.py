@@ -42,7 +42,7 @@ def main(request: dict[str, Any]) -> None:
             _start(request)
         os.close(0)
         peak, code = _wait(child, request["lifeline"])
-        _end_all()
+        _end_all(child)
         _answer(request, peak, code)
     except BaseException as error:
         os.write(2, f"sandbox stage: {type(error).__name__}: {error}\n".encode())
@@ -59,10 +59,11 @@ def _become(uid: int | None) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Without a PID namespace: what the program leaves behind becomes this process's child (PR_SET_CHILD_SUBREAPER)."""
+    """Without a PID namespace: what the program leaves behind becomes this process's child."""
     import ctypes
 
-    if ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) != 0:
+    pr_set_child_subreaper = 36
+    if ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
@@ -80,7 +81,7 @@ def _lay_out(request: dict[str, Any]) -> None:
 def _start(request: dict[str, Any]) -> None:
     """In the forked child: take on the limits and become the program."""
     try:
-        os.setsid() if request["landlock"] else os.setpgid(0, 0)
+        os.setsid()
         os.closerange(3, 65536)
         for kind, soft, hard in request["limits"]:
             resource.setrlimit(kind, (soft, hard))
@@ -110,14 +111,14 @@ def _wait(child: int, lifeline: int) -> tuple[int, int]:
     poll.register(watched, select.POLLIN)
     while True:
         if any(descriptor == lifeline for descriptor, _ in poll.poll()):
-            _end_all()
+            _end_all(child)
             os._exit(71)
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done == child:
             return usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)
 
 
-def _end_all() -> None:
+def _end_all(child: int) -> None:
     """Kill what the program left running. In a PID namespace the kernel does that when its init goes.
 
     On tier 2 this process is the subreaper of everything the program started, so its children are all there
@@ -125,6 +126,10 @@ def _end_all() -> None:
     """
     if os.getpid() < 10:  # inside a PID namespace
         return
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except OSError:
+        pass
     for _ in range(1000):
         children = _children()
         if not children:
@@ -165,7 +170,7 @@ def _files() -> list[str]:
 
 
 def _copy(name: str, out: Any, left: int, given: bytes | None) -> int | None:
-    """Append one file's entry; the bytes it took, 0 if it is unchanged or no regular file, None if left out."""
+    """Append one file; the bytes it took, 0 if unchanged or no regular file, None if left out."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -8,9 +8,11 @@ tier 0   neither: code is refused, with the reason and what to enable
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from dataclasses import dataclass
 
+from sandbox import landlock
 from sandbox.child import Child, Confinement, Program
 from sandbox.errors import SandboxError, SandboxUnavailable
 from sandbox.limits import Limits
@@ -43,10 +45,20 @@ _GAPS_ONE = (
     "reading /usr, the interpreter and the installed packages (their paths tell where they are installed)",
     "side channels: timing, caches, the processor's own",
 )
+_GAPS_TWO = (
+    *_GAPS_ONE,
+    "stat: whether a file outside exists, its size, owner and times (not its content)",
+    "chmod, chown, utime and setxattr do nothing and report success, inside the work folder too",
+    "the work folder is a folder of this machine: its size is watched, a burst may pass the limit briefly",
+    "setsid and setpgid are refused, so everything can be ended at once",
+    "no /proc, no sockets but pairs, no shared memory in /dev/shm",
+    "RLIMIT_NPROC counts all processes of the user; as root the supervisor alone counts them",
+)
+_GAP_SIGNALS = "kill reaches the program itself and its process group only (Landlock before ABI 6)"
 _HELP = (
-    "Enable one of: unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1; on Ubuntu 24.04 also "
-    "kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for bwrap), or Landlock (Linux 5.19 "
-    "or later, lsm=landlock,... on the kernel's command line)."
+    "Enable one of: unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1; on Ubuntu 24.04 "
+    "also kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for bwrap), or Landlock "
+    "(Linux 6.2 or later with landlock among the lsm= modules)."
 )
 
 
@@ -79,13 +91,29 @@ def current() -> Tier:
                 number=1, name=f"bubblewrap in {how}", gaps=_GAPS_ONE, reasons=(), confinement=confinement
             )
         reasons.append(f"bubblewrap: {failure}")
-    return Tier(number=0, name="none", gaps=(), reasons=tuple(reasons))
+    return _second(reasons)
 
 
 def _variants() -> tuple[bool, ...]:
-    import os
-
+    """Ways to set bubblewrap up, better ones first: see `sandbox.bubblewrap`."""
     return (True, False) if os.geteuid() == 0 else (False,)
+
+
+def _second(reasons: list[str]) -> Tier:
+    """Tier 2 where it works, else tier 0."""
+    version = landlock.abi()
+    if version < landlock.LEAST_ABI:
+        reasons.append(f"Landlock: expected ABI {landlock.LEAST_ABI} or later, found {version}.")
+        return Tier(number=0, name="none", gaps=(), reasons=tuple(reasons))
+    scoped = version >= landlock.SCOPES_SINCE
+    confinement = Confinement(tier=2, scoped_signals=scoped)
+    failure = _try(confinement)
+    if failure is not None:
+        reasons.append(f"Landlock: {failure}")
+        return Tier(number=0, name="none", gaps=(), reasons=tuple(reasons))
+    gaps = _GAPS_TWO if scoped else (*_GAPS_TWO, _GAP_SIGNALS)
+    why = tuple(reasons)
+    return Tier(number=2, name="Landlock and seccomp", gaps=gaps, reasons=why, confinement=confinement)
 
 
 def _try(confinement: Confinement) -> str | None:

@@ -23,13 +23,15 @@ class Use:
             and what its tmpfs holds.
         cpu_s: user and system seconds of all, reaped children included.
         tasks: processes and threads.
-        inodes: files, folders and links in its tmpfs (0 where it cannot be looked into).
+        inodes: files, folders and links in its work folder (0 where it cannot be looked into).
+        disk_bytes: what they hold.
     """
 
     memory_bytes: int = 0
     cpu_s: float = 0.0
     tasks: int = 0
     inodes: int = 0
+    disk_bytes: int = 0
 
 
 def tree(root: int) -> list[int]:
@@ -62,26 +64,52 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def look(root: int, *, skip: int, folder: str | None, size: int) -> Use:
-    """What the tree below `root` uses now.
+def look(root: int, *, skip: int, folder: str, size: int) -> Use:
+    """What the tree below `root` uses now, in a mount namespace of its own.
 
     Args:
         root: id of the process that was started.
         skip: how many processes at the top are the sandbox's own and do not count as the program's.
-        folder: path of the tmpfs as the last process sees it; None where there is none.
+        folder: path of the tmpfs as the processes see it.
         size: bytes that tmpfs was made with.
     """
     pids = tree(root)
-    memory, tasks, ticks = 0, 0, 0
-    for pid in pids:
-        seen = _status(pid)
-        memory += seen[0]
-        tasks += seen[1]
-        ticks += _ticks(pid)
-    held, inodes = _tmpfs(pids, folder, size) if folder else (0, 0)
+    memory, tasks, cpu_s = _sum(pids)
+    held, inodes = _tmpfs(pids, folder, size)
     return Use(
-        memory_bytes=memory + held, cpu_s=ticks / _TICKS, tasks=max(0, tasks - skip), inodes=max(0, inodes)
+        memory_bytes=memory + held, cpu_s=cpu_s, tasks=max(0, tasks - skip), inodes=inodes, disk_bytes=held
     )
+
+
+def look_on_host(root: int, *, work: str) -> Use:
+    """What the tree below `root` uses now, its work folder being one of this machine."""
+    memory, tasks, cpu_s = _sum(tree(root))
+    disk_bytes, inodes = _below(work)
+    return Use(memory_bytes=memory, cpu_s=cpu_s, tasks=tasks, inodes=inodes, disk_bytes=disk_bytes)
+
+
+def _sum(pids: list[int]) -> tuple[int, int, float]:
+    """(memory, tasks, CPU seconds) of the processes."""
+    seen = [_status(pid) for pid in pids]
+    ticks = sum(map(_ticks, pids))
+    return sum(one[0] for one in seen), sum(one[1] for one in seen), ticks / _TICKS
+
+
+def _below(work: str) -> tuple[int, int]:
+    """(bytes on disk, entries) below a folder; links are not followed."""
+    size = count = 0
+    waiting = [work]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError:
+            continue
+    return size, count
 
 
 def _status(pid: int) -> tuple[int, int]:
@@ -109,7 +137,7 @@ def _ticks(pid: int) -> int:
 
 
 def _tmpfs(pids: list[int], folder: str, size: int) -> tuple[int, int]:
-    """(bytes, inodes) that the sandbox's tmpfs and its shared memory hold, through a process that sees them."""
+    """(bytes, inodes) that the work folder and /dev/shm hold, through a process that sees them."""
     for pid in reversed(pids):
         try:
             work = os.statvfs(f"/proc/{pid}/root{folder}")
@@ -150,4 +178,7 @@ def passed(use: Use, limits: Limits, root: int) -> str | None:
         return "processes"
     if use.cpu_s > limits.cpu_s:
         return "cpu"
-    return "files" if use.inodes > limits.files else None
+    # A tmpfs is full at its size and says so; a folder of this machine is not, hence the tolerance of one
+    # block.
+    too_much = use.inodes > limits.files or use.disk_bytes > limits.disk_bytes + 65536
+    return "files" if too_much else None
