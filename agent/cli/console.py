@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +133,20 @@ def table(rows: list[dict[str, Any]], columns: list[str]) -> None:
         line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A moment of a long piece of work: so many of so many, and what is being done."""
+
+    done: int
+    total: int
+    text: str = ""
+
+
 @contextmanager
-def progress_bar(what: str) -> Iterator[Any]:
-    """A callback `(done, total, text)` that draws a bar on a terminal and nothing elsewhere."""
+def progress_bar(what: str) -> Iterator[Callable[[Step], None]]:
+    """A callback that draws a bar on a terminal, and elsewhere writes a line every ten seconds."""
     if _quiet or not sys.stderr.isatty():
-        yield lambda done, total, text="": None
+        yield _lines(what)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -143,6 +154,21 @@ def progress_bar(what: str) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what)
-        yield lambda done, total, text="": bar.update(
-            task, completed=done, total=total, description=shorten(text or what, 40)
-        )
+
+        def draw(step: Step) -> None:
+            text = shorten(f"{what}: {step.text}", 48)
+            bar.update(task, completed=step.done, total=step.total or None, description=text)
+
+        yield draw
+
+
+def _lines(what: str) -> Callable[[Step], None]:
+    last = time.monotonic()
+
+    def say(step: Step) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 10:
+            last = time.monotonic()
+            note(f"{what}: {step.done} of {step.total}, {step.text}")
+
+    return say

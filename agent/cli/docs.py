@@ -11,6 +11,7 @@ from agent.cli.options import add_store_options, settings_from
 
 if TYPE_CHECKING:
     from agent.build import Parts
+    from chains.retrieval.records import SourceRecord
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(parts: Parts, args: argparse.Namespace) -> int:
-    rows = [_row(source) for source in parts.store.sources()] if parts.settings.store.exists() else []
+    sources = parts.store.sources() if parts.settings.store.exists() else []
     if args.json:
-        console.line(json.dumps({"documents": rows}, default=str, ensure_ascii=False))
-    elif not rows:
+        console.line(json.dumps({"documents": [source.as_dict() for source in sources]}, ensure_ascii=False))
+    elif not sources:
         console.note(f"no documents in {parts.settings.store}; add some: agent ingest PATH")
     else:
-        console.table(rows, list(rows[0]))
+        console.table([_row(source) for source in sources], ["document", "kind", "chunks", "title"])
     return 0
 
 
@@ -49,17 +50,29 @@ def _remove(parts: Parts, args: argparse.Namespace) -> int:
 
     if not args.sources:
         raise RequestError("expected the documents to remove, found none; `agent docs list` names them")
-    removed = [{"source": source, "chunks": parts.store.remove(source)} for source in args.sources]
+    removed: list[str] = []
+    for source in args.sources:
+        gone = parts.store.remove(source) if parts.settings.store.exists() else []
+        if not gone:
+            raise RequestError(
+                f"expected a document or folder of the store, found {source!r}; see `agent docs list`"
+            )
+        removed += gone
     if args.json:
-        console.line(json.dumps({"removed": removed}, default=str, ensure_ascii=False))
+        console.line(json.dumps({"removed": removed}, ensure_ascii=False))
     else:
-        for row in removed:
-            console.line(f"removed {row['source']}")
+        for path in removed:
+            console.line(f"removed {console.display_path(path)}")
     return 0
 
 
-def _row(source: Any) -> dict[str, Any]:
-    return {"source": source.source, "chunks": source.chunks, "title": source.title}
+def _row(source: SourceRecord) -> dict[str, Any]:
+    return {
+        "document": console.display_path(source.path),
+        "kind": source.kind,
+        "chunks": source.chunks,
+        "title": source.title,
+    }
 
 
 ACTIONS = {"list": _list, "remove": _remove}

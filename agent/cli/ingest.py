@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
@@ -12,7 +11,7 @@ from agent.cli.options import add_store_options, settings_from
 
 if TYPE_CHECKING:
     from agent.build import Parts
-    from chains.retrieval import IngestReport
+    from chains.retrieval import IngestReport, Progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,30 +34,31 @@ def run(args: argparse.Namespace) -> int:
     parts = Parts(settings_from(args))
     report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed)
     if args.json:
-        console.line(json.dumps(asdict(report), default=str))
+        console.line(json.dumps(report.as_dict(), ensure_ascii=False))
     return 0
 
 
 def ingest_paths(parts: Parts, paths: list[str], **options: Any) -> IngestReport:
-    """Ingest with a progress bar and say on stderr what changed."""
+    """Ingest with a progress bar and say on stderr what changed; raises where every file failed."""
     from agent.folders import private_folder
 
     private_folder(parts.settings.store)
-    with console.progress_bar("ingest") as bar:
-        report = parts.store.ingest(
-            paths, progress=lambda step: bar(step.done, step.total, step.source), **options
-        )
-    console.note(describe(report))
+    with console.progress_bar("documents") as bar:
+        report = parts.store.ingest(paths, progress=lambda step: bar(_shown(step)), **options)
     for failure in report.failed:
-        console.note(f"not ingested: {failure}")
+        console.note(f"not ingested: {console.display_path(failure.path)}: {failure.reason}")
+    report.raise_if_nothing()
+    console.note(describe(report))
     return report
 
 
 def describe(report: IngestReport) -> str:
     """One line that says what an ingest did."""
-    changes = {name: len(getattr(report, name)) for name in ("added", "updated", "deleted", "failed")}
-    said = [f"{count} {name}" for name, count in changes.items() if count]
-    kept = len(report.unchanged)
-    if not said:
-        return f"documents: {kept} unchanged, nothing to ingest"
-    return f"documents: {', '.join(said)}" + (f", {kept} unchanged" if kept else "")
+    if not report.changed and not report.failed:
+        return f"documents: {len(report.unchanged)} unchanged, nothing to ingest"
+    return f"documents: {report.summary()}"
+
+
+def _shown(step: Progress) -> console.Step:
+    text = f"{step.stage}, {step.chunks} chunks, {step.chunks_per_s:.0f}/s"
+    return console.Step(done=step.files_done, total=step.files_total, text=text)
