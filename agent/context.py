@@ -17,7 +17,7 @@ class RunContext:
     """Whether documents are asked first, are the only source, or are left alone."""
     tools: Literal["auto", "off"] = "auto"
     """Whether tools may be used at all."""
+    approve: Literal["ask", "deny", "never-ask"] | None = None
+    """What happens to a call that needs approval; None takes the graph's own setting."""
     own_input: str | None = None
     """The question alone, where the message also holds text that was piped or attached."""
-    untrusted: str | None = None
-    """Names what else than the user's words is in the message (`standard input`, a file), if anything."""

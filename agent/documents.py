@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, hook_config
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
@@ -100,6 +100,8 @@ class DocumentsFirst(AgentMiddleware[DocumentsState, RunContext, Any]):
         question = question_of(state, context)
         if question is None or context.docs == "off":
             return None
+        if context.docs == "auto" and (cast("dict[str, Any]", state).get("route") or {}).get("tool"):
+            return None  # the message asks for a tool, not for what is written somewhere
         return {"question": question, "history": _spoken(state["messages"][:-1])}
 
 

@@ -10,13 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware import AgentMiddleware, ToolCallLimitMiddleware, ToolRetryMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
+from agent.approval import Approve, Gate, asking
 from agent.context import RunContext
 from agent.documents import DocumentsFirst
+from agent.limits import Limits, TurnLimits
+from agent.policy import kind_of
+from agent.router import Router
+from agent.steering import Routing, Steering
+
+Middleware = AgentMiddleware[Any, Any, Any]
 
 
 def build_graph(
@@ -24,18 +31,66 @@ def build_graph(
     *,
     tools: Sequence[BaseTool] = (),
     answerer: Runnable[Any, Any] | None = None,
+    router: Router | None = None,
+    steered: bool = False,
+    approve: Approve | None = None,
+    sandboxed: bool = False,
+    limits: TurnLimits | None = None,
+    max_tool_calls: int = 16,
     system: str | None = None,
-    middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
+    middleware: Sequence[Middleware] = (),
     checkpointer: Any = None,
 ) -> Any:
-    """A compiled LangGraph agent; `answerer` is a `rag_chain`, or None where there are no documents."""
-    first: list[AgentMiddleware[Any, Any, Any]] = [DocumentsFirst(answerer)] if answerer is not None else []
+    """A compiled LangGraph agent.
+
+    Args: model: The chat model. tools: Everything the agent may call. answerer: A `rag_chain`, or None
+    where there are no documents. router: Decides each turn's route; None lets the model plan from the first
+    word. steered: The route also decides which tool is called: for models too small to plan. approve: What
+    becomes of calls that need approval; asks by default where a checkpointer can hold the run. sandboxed:
+    The sandbox's first tier holds, so write_code's own checks need no approval. limits: What one turn may
+    use. max_tool_calls: Tool calls in one turn. system: System prompt. middleware: More of it, outside this
+    project's own. checkpointer: Keeps threads and waiting approvals (LangGraph).
+    """
+    before: list[Middleware] = [*middleware]
+    if router is not None:
+        before.append(Routing(router, frozenset(t.name for t in tools), documents=answerer is not None))
+    if answerer is not None:
+        before.append(DocumentsFirst(answerer))
+    if steered:
+        before.append(Steering())
     return create_agent(
         model,
         list(tools),
         system_prompt=system,
-        middleware=[*first, *middleware],
+        middleware=[
+            *before,
+            *_approval(tools, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
+            Limits(limits or TurnLimits()),
+            *_at_tools(tools, max_tool_calls, sandboxed),
+        ],
         context_schema=RunContext,
         checkpointer=checkpointer,
         name="agent",
     )
+
+
+def _approval(tools: Sequence[BaseTool], approve: Approve, sandboxed: bool) -> list[Middleware]:
+    """Refusal and the question to the user: they stand outside the clock that limits a tool's time."""
+    if not tools:
+        return []
+    gate = Gate(tools, approve=approve, sandboxed=sandboxed)
+    return [gate, asking(gate, tools)]
+
+
+def _at_tools(tools: Sequence[BaseTool], max_tool_calls: int, sandboxed: bool) -> list[Middleware]:
+    """LangChain's own count of tool calls, and a second try for readers whose connection broke."""
+    if not tools:
+        return []
+    readers: list[BaseTool | str] = [t for t in tools if kind_of(t, sandboxed=sandboxed) == "read"]
+    count = ToolCallLimitMiddleware[Any, Any](run_limit=max_tool_calls)
+    if not readers:
+        return [count]
+    retry = ToolRetryMiddleware(
+        max_retries=1, tools=readers, retry_on=(ConnectionError,), on_failure="error", initial_delay=0.2
+    )
+    return [count, retry]

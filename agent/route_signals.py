@@ -19,7 +19,7 @@ def _read_patterns() -> dict[str, re.Pattern[str]]:
 
 _COMPILED = _read_patterns()
 SIGNALS: tuple[str, ...] = (
-    *_PATTERNS,
+    *_COMPILED,
     "expression",
     "two_numbers",
     "python",

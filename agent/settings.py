@@ -7,6 +7,7 @@ refuses to know what the values are used for.
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from difflib import get_close_matches
@@ -176,3 +177,5 @@ def silence_telemetry() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # bitsandbytes announces (gemm_4bit) that the package `kernels` is missing, which is kept out on purpose.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,0 +1,116 @@
+"""Middleware that plans for a model too small to: the router picks the route, tools and `tool_choice` follow.
+
+One tool call at most in a turn. Where a tool's result is an answer by itself (a sum, a program's output, a
+summary) it ends the turn; where it is material (a file, a user's own tool) the model answers from it, without
+further tools. Knows routes and messages; refuses to know how tools work and who approves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NotRequired, cast
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+
+from agent.context import RunContext
+from agent.documents import question_of
+
+if TYPE_CHECKING:
+    from langgraph.runtime import Runtime
+
+    from agent.router import Router
+
+TOOL_OF_ROUTE: Mapping[str, str] = {
+    "calculator": "calculator",
+    "classify": "classify",
+    "code": "write_code",
+    "file": "read_file",
+    "run": "run_python",
+    "summarize": "summarize",
+}
+"""The built-in tool behind each route; `docs` is answered before the model, `direct` needs none."""
+
+ANSWERS_BY_ITSELF = frozenset({"calculator", "classify", "run_python", "summarize", "write_code"})
+
+
+class RouteState(AgentState[Any]):
+    """Adds where this turn goes."""
+
+    route: NotRequired[dict[str, Any] | None]
+
+
+class Routing(AgentMiddleware[RouteState, RunContext, Any]):
+    """Decides the route of a turn before anything else; a free planner uses it for the documents alone."""
+
+    state_schema = RouteState
+
+    def __init__(self, router: Router, tools: frozenset[str], *, documents: bool) -> None:
+        super().__init__()
+        self._router = router
+        reachable = {route for route, tool in TOOL_OF_ROUTE.items() if tool in tools}
+        self._available = ("direct", *(["docs"] if documents else []), *sorted(reachable))
+
+    def before_agent(self, state: RouteState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+        """Route the user's message and tell why."""
+        context = runtime.context or RunContext()
+        question = question_of(state, context)
+        if question is None or context.docs == "only" or context.tools == "off":
+            return {"route": None}
+        decision = self._router.route(question, available=self._available)
+        shown = f"route {decision.tool or decision.route}: {decision.reason}"
+        runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})
+        return {
+            "route": {"route": decision.route, "tool": decision.tool or TOOL_OF_ROUTE.get(decision.route)}
+        }
+
+
+class Steering(AgentMiddleware[RouteState, RunContext, Any]):
+    """Carries the route out: the one tool and `tool_choice`, then an answer without tools."""
+
+    state_schema = RouteState
+
+    def wrap_model_call(
+        self,
+        request: ModelRequest[RunContext],
+        handler: Callable[[ModelRequest[RunContext]], ModelResponse[Any]],
+    ) -> ModelResponse[Any] | AIMessage:
+        """Call the model as the route has it, or answer with what a tool said."""
+        return self._spoken(request) or handler(self._steered(request))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[RunContext],
+        handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any] | AIMessage:
+        """As `wrap_model_call`, for asynchronous runs."""
+        return self._spoken(request) or await handler(self._steered(request))
+
+    def _spoken(self, request: ModelRequest[RunContext]) -> AIMessage | None:
+        """The turn's answer where a tool has already given it, or was not allowed to."""
+        results = tool_results(request.messages)
+        if not results or any(r.status == "success" and r.name not in ANSWERS_BY_ITSELF for r in results):
+            return None
+        text = "\n".join(result.text for result in results)
+        request.runtime.stream_writer({"type": "delta", "text": text})
+        return AIMessage(content=text)
+
+    def _steered(self, request: ModelRequest[RunContext]) -> ModelRequest[RunContext]:
+        route = cast("dict[str, Any] | None", request.state.get("route"))
+        name = (route or {}).get("tool")
+        context = request.runtime.context or RunContext()
+        chosen = [tool for tool in request.tools if getattr(tool, "name", None) == name]
+        if not chosen or context.tools == "off" or tool_results(request.messages):
+            return request.override(tools=[], tool_choice=None)
+        return request.override(tools=chosen, tool_choice=name)
+
+
+def tool_results(messages: list[AnyMessage]) -> list[ToolMessage]:
+    """What tools have said since the user last spoke."""
+    results: list[ToolMessage] = []
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            break
+        if isinstance(message, ToolMessage):
+            results.append(message)
+    return results[::-1]

@@ -1,0 +1,114 @@
+"""Which text in a conversation is not the user's own, and which arguments of a tool call were taken from it.
+
+Text from documents, files, tools and MCP servers is data. Where such text stands is read from the messages
+themselves, so that the mark is stored with the thread and survives a restart. Knows messages; asks no
+model, so that no text can talk it out of anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+
+UNTRUSTED = "untrusted"
+"""Key in a message's `additional_kwargs` that names the origin of text which is not the user's own."""
+
+OWN_INPUT = "own_input"
+"""Key in a message's `additional_kwargs` with the user's words alone, where other text came with them."""
+
+TRUSTED_RESULTS = frozenset({"calculator", "classify"})
+"""Tools whose results can hold no text but their own: numbers, and labels that the user gave."""
+
+_WORD = re.compile(r"[^\s'\"`<>()\[\]{},;]+")
+_LEAST = 4
+"""Shorter values (numbers, `a`, `x.y`) occur everywhere, and marking them would mark every call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A piece of text that is not the user's own, and where it came from."""
+
+    origin: str
+    text: str
+
+
+def untrusted_sources(messages: Sequence[AnyMessage]) -> list[Source]:
+    """Every untrusted text among the messages, oldest first."""
+    found: list[Source] = []
+    for message in messages:
+        facts = message.additional_kwargs.get("answer") or {}
+        if isinstance(message, ToolMessage):
+            if message.name not in TRUSTED_RESULTS:
+                found.append(Source(origin=f"tool {message.name}", text=message.text))
+        elif origin := message.additional_kwargs.get(UNTRUSTED):
+            found.append(Source(origin=str(origin), text=message.text))
+        elif isinstance(message, AIMessage):
+            quotes = facts.get("citations", ())
+            found += [Source(origin=f"document {c['source']}", text=str(c["quote"])) for c in quotes]
+    return found
+
+
+def users_words(messages: Sequence[AnyMessage]) -> str:
+    """All that the user said, without text that only passed through them (a pipe, an attached file)."""
+    said = [m for m in messages if isinstance(m, HumanMessage) and not m.additional_kwargs.get(UNTRUSTED)]
+    passed = [m for m in messages if m.additional_kwargs.get(UNTRUSTED)]
+    return "\n".join(
+        [*(m.text for m in said), *(str(m.additional_kwargs.get(OWN_INPUT, "")) for m in passed)]
+    )
+
+
+def copied_arguments(args: Mapping[str, Any], sources: Sequence[Source], own: str) -> dict[str, str]:
+    """Arguments with a value, or a word of one, that stands in untrusted text and not in the user's words.
+
+    Returns the origin for each such argument's name. Text that was disguised once (rot13, base64,
+    hexadecimal, reversed) is recognized too.
+    """
+    own = own.casefold()
+    texts = [(source.origin, _faces(source.text)) for source in sources]
+    marked: dict[str, str] = {}
+    for name, value in args.items():
+        for part in (part.casefold() for part in _parts(value)):
+            if part in own:
+                continue
+            origin = next((o for o, faces in texts if any(part in face for face in faces)), None)
+            if origin is not None:
+                marked[name] = origin
+                break
+    return marked
+
+
+def _parts(value: Any) -> Iterator[str]:
+    """The strings in an argument, whole and word by word."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _parts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _parts(inner)
+    elif isinstance(value, str):
+        if len(value) >= _LEAST:
+            yield value
+        yield from (word for word in _WORD.findall(value) if len(word) >= _LEAST and word != value)
+
+
+def _faces(text: str) -> list[str]:
+    """The text as it stands, and as it reads after undoing the usual disguises."""
+    faces = [text, codecs.decode(text, "rot13"), text[::-1]]
+    for token in re.findall(r"[A-Za-z0-9+/]{12,}={0,2}", text):
+        try:
+            faces.append(base64.b64decode(token, validate=True).decode("utf-8"))
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    for token in re.findall(r"\b(?:[0-9a-fA-F]{2}[ :]?){6,}\b", text):
+        try:
+            faces.append(bytes.fromhex(token.replace(":", " ")).decode("utf-8"))
+        except (ValueError, UnicodeDecodeError):
+            continue
+    return [face.casefold() for face in faces]
