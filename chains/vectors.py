@@ -4,12 +4,15 @@ Knows LangChain's `Embeddings` interface and numpy; knows no model. Vectors are 
 length 1, so a dot product is a cosine.
 """
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
+
+from chains.words import content_words
 
 Vectors = NDArray[np.float32]
 
@@ -35,3 +38,26 @@ def standardized(values: Sequence[float] | NDArray[Any]) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     spread = array.std() if array.size else 0.0
     return (array - array.mean()) / spread if spread > 1e-12 else np.zeros_like(array)
+
+
+class WordVectors(Embeddings):
+    """Bag-of-words vectors, for use where no embedder is at hand: stems hashed into `dimension` counts.
+
+    Cosines of these are shared words, damped by log(1 + count); source of the method: Weinberger et al.,
+    "Feature hashing" (2009), without signs.
+    """
+
+    def __init__(self, dimension: int = 2048) -> None:
+        """Keep the number of counters."""
+        self.dimension = dimension
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return one row of counters a text."""
+        return [self.embed_query(text) for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the counters of one text."""
+        row = np.zeros(self.dimension)
+        for word in content_words(text):
+            row[zlib.crc32(word.encode()) % self.dimension] += 1
+        return [float(value) for value in np.log1p(row)]

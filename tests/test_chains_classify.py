@@ -53,7 +53,7 @@ def test_an_enum_gives_its_values() -> None:
 def test_batch_async_and_single_agree(embeddings: WordEmbeddings | None) -> None:
     chain = classify_chain(ScoringChat(), LABELS, embeddings=embeddings)
     assert [one.label for one in chain.batch([MATCH, SOUP])] == ["sports", "cooking"]
-    single = chain.invoke(Document(SOUP))
+    single = chain.invoke(Document(SOUP))  # type: ignore[arg-type]
     assert chain.batch([MATCH, SOUP])[1].scores == pytest.approx(single.scores, abs=1e-6)
     assert chain.with_config(tags=["x"]).invoke(MATCH).method == ("embedder" if embeddings else "model")
 

@@ -59,7 +59,7 @@ def test_stream_yields_deltas_that_add_up_to_the_answer() -> None:
     *deltas, last = list(chain.stream("How many vehicles does the bridge carry?"))
     assert isinstance(last, Answer) and len(deltas) == 3
     assert all(isinstance(delta, AnswerDelta) for delta in deltas)
-    assert "".join(delta.text for delta in deltas) == last.text  # type: ignore[attr-defined]
+    assert "".join(delta.text for delta in deltas) == last.text
     assert [cited.number for cited in last.citations] == [1, 2, 3]
 
 

@@ -33,7 +33,6 @@ from llms.protocols import Scorer, find_scorer
 
 Wanted = Literal["auto", "embedder", "examples", "model", "reply"]
 Model = Runnable[LanguageModelInput, Any]
-Text = str | Document
 
 
 def classify_chain(
@@ -47,7 +46,7 @@ def classify_chain(
     transductive: bool = False,
     explain: bool = False,
     method: Wanted = "auto",
-) -> Runnable[Text, Classification]:
+) -> Runnable[str, Classification]:
     """Choose among `labels` for a text.
 
     Args:
@@ -168,7 +167,7 @@ class _Way:
         return embedder.zero_shot(rows, self.label_rows, multi=multi)
 
 
-class ClassifyChain(Runnable[Text, Classification]):
+class ClassifyChain(Runnable[str, Classification]):
     """The Runnable that `classify_chain` makes; `method` tells how it scores."""
 
     def __init__(
@@ -193,7 +192,7 @@ class ClassifyChain(Runnable[Text, Classification]):
         """The labels, in order, as they are returned."""
         return tuple(label.name for label in self._way.labels)
 
-    def invoke(self, input: Text, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
         """Classify one text.
 
         Raises:
@@ -203,14 +202,14 @@ class ClassifyChain(Runnable[Text, Classification]):
         return self._call_with_config(self._one, input, config, **kwargs)
 
     async def ainvoke(
-        self, input: Text, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Classification:
         """Classify one text in LangChain's executor."""
         return await run_in_executor(config, self.invoke, input, config, **kwargs)
 
     def batch(
         self,
-        inputs: list[Text],
+        inputs: list[str],
         config: RunnableConfig | list[RunnableConfig] | None = None,
         *,
         return_exceptions: bool = False,
@@ -223,7 +222,7 @@ class ClassifyChain(Runnable[Text, Classification]):
 
     async def abatch(
         self,
-        inputs: list[Text],
+        inputs: list[str],
         config: RunnableConfig | list[RunnableConfig] | None = None,
         *,
         return_exceptions: bool = False,
@@ -237,12 +236,12 @@ class ClassifyChain(Runnable[Text, Classification]):
         return await run_in_executor(None, work)
 
     def _one(
-        self, text: Text, run_manager: CallbackManagerForChainRun, config: RunnableConfig
+        self, text: str, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> Classification:
         return self._results([_text(text)], config)[0]
 
     def _many(
-        self, texts: list[Text], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+        self, texts: list[str], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
     ) -> list[Exception | Classification]:
         good: dict[int, str] = {}
         bad: dict[int, Exception] = {}
@@ -278,5 +277,5 @@ class ClassifyChain(Runnable[Text, Classification]):
         return parts[int(np.argmax(rows[:, place]))]
 
 
-def _text(given: Text) -> str:
+def _text(given: Any) -> str:
     return require_text("a text to classify", given.page_content if isinstance(given, Document) else given)

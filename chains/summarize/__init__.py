@@ -1,0 +1,6 @@
+"""Summaries of texts of any length, each sentence with the part it comes from."""
+
+from chains.summarize.chain import summarize_chain
+from chains.summarize.result import Style, Summary, SummaryDelta, SummaryPart, SummarySentence
+
+__all__ = ["Style", "Summary", "SummaryDelta", "SummaryPart", "SummarySentence", "summarize_chain"]

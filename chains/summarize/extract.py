@@ -1,0 +1,127 @@
+"""Sentences chosen to stand for a text.
+
+Knows vectors and positions of sentences; writes nothing. Each part is digested on its own: its best
+sentences, their vectors, and the mean vector of all of them, so that a book of any length costs one pass and
+what is kept of a part can be cached. The choice over all parts is greedy: the next sentence is the one that
+brings the mean of those chosen nearest to the mean of the text (Rossiello et al. 2017, centroid-based
+summarization), with a bonus for an early place and, with a focus, for nearness to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+
+from chains.sentences import Sentence
+from chains.summarize.parts import Part
+from chains.summarize.result import Style
+from chains.vectors import Vectors, normalized, unit_vectors
+
+KEPT = 12
+"""Sentences kept of a part."""
+EARLY = 0.1
+"""Weight of an early place in the text: exp(-place / 10) times this."""
+FOCUS = 0.6
+"""Weight of nearness to the focus."""
+LEAST_WORDS, MOST_WORDS = 5, 60
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What is kept of a part: places and vectors [k, d] of its best sentences, its mean [d], its weight."""
+
+    places: tuple[int, ...]
+    vectors: Vectors
+    mean: Vectors
+    weight: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; vectors are rounded to 4 decimals, which changes cosines by less than 1e-3."""
+        return {
+            "places": list(self.places),
+            "vectors": [[round(float(value), 4) for value in row] for row in self.vectors],
+            "mean": [round(float(value), 4) for value in self.mean],
+            "weight": self.weight,
+        }
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Digest:
+        """Make a digest of what `to_dict` gave."""
+        rows = np.asarray(told["vectors"], dtype=np.float32)
+        return cls(
+            tuple(told["places"]), rows, np.asarray(told["mean"], dtype=np.float32), float(told["weight"])
+        )
+
+
+def usable(sentence: Sentence) -> bool:
+    """Tell whether a sentence may stand in a summary: prose or an item that says something, no code."""
+    count = len(sentence.text.split())
+    return (
+        sentence.kind in ("prose", "item")
+        and LEAST_WORDS <= count <= MOST_WORDS
+        and sum(char.isalpha() or char.isspace() for char in sentence.text) > 0.75 * len(sentence.text)
+        and not sentence.text.rstrip().endswith((":", "::"))
+    )
+
+
+def digest(part: Part, embeddings: Embeddings) -> Digest:
+    """Embed the sentences of `part` and keep those nearest to their mean."""
+    places = [place for place, sentence in enumerate(part.sentences) if usable(sentence)]
+    if not places:
+        places = [place for place, sentence in enumerate(part.sentences) if sentence.kind != "heading"][:KEPT]
+    rows = unit_vectors(embeddings, [part.sentences[place].flat for place in places])
+    weights = np.asarray(
+        [min(40, len(part.sentences[place].text.split())) for place in places], dtype=np.float32
+    )
+    if not places:
+        return Digest((), rows, rows.sum(axis=0), 0.0)
+    mean = (rows * weights[:, None]).sum(axis=0) / weights.sum()
+    order = sorted(np.argsort(-(rows @ mean), kind="stable")[:KEPT].tolist())
+    return Digest(tuple(places[i] for i in order), rows[order], mean, float(weights.sum()))
+
+
+def choose(
+    parts: Sequence[Part], digests: Sequence[Digest], style: Style, focus: Vectors | None
+) -> list[tuple[int, int]]:
+    """Return (part, sentence) places of the sentences chosen, in the order of the text."""
+    spots = [(number, place) for number, one in enumerate(digests) for place in one.places]
+    if not spots:
+        return []
+    rows = np.concatenate([one.vectors for one in digests if one.places])
+    target = normalized(np.sum([one.mean * one.weight for one in digests if one.places], axis=0))
+    bonus = EARLY * np.exp(-_ranks(parts, spots) / 10)
+    if focus is not None:
+        bonus = bonus + FOCUS * (rows @ focus)
+    lengths = [len(parts[number].sentences[place].text.split()) for number, place in spots]
+    chosen = _greedy(rows, target, bonus, lengths, style)
+    return sorted(spots[i] for i in chosen)
+
+
+def _ranks(parts: Sequence[Part], spots: Sequence[tuple[int, int]]) -> Vectors:
+    before = np.cumsum([0, *(len(part.sentences) for part in parts)])
+    return np.asarray([before[number] + place for number, place in spots], dtype=np.float32)
+
+
+def _greedy(rows: Vectors, target: Vectors, bonus: Any, lengths: Sequence[int], style: Style) -> list[int]:
+    chosen: list[int] = []
+    total = np.zeros_like(target)
+    words = 0
+    left = set(range(len(rows)))
+    while left and len(chosen) < style.most_sentences:
+        near = normalized(total[None] + rows) @ target
+        # A sentence that says again what one chosen says is worth its novelty only.
+        again = (rows @ rows[chosen].T).max(axis=1) if chosen else np.zeros(len(rows))
+        gain = near + bonus - np.where(again > 0.8, again, 0.0)
+        fits = [i for i in left if style.words is None or not chosen or words + lengths[i] <= style.words]
+        if not fits:
+            break
+        best = max(fits, key=lambda i: (float(gain[i]), -i))
+        chosen.append(best)
+        left.discard(best)
+        total = total + rows[best]
+        words += lengths[best]
+    return chosen

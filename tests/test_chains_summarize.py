@@ -1,0 +1,216 @@
+"""summarize_chain: chosen and written summaries, plans, styles, the cache, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import ScoringChat, ScriptedChat, WordEmbeddings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage
+
+from chains.errors import EmptyInputError, NotTextError, OptionError
+from chains.summarize import Style, Summary, SummaryDelta, summarize_chain
+from chains.summarize.faithful import unsupported
+from chains.summarize.parts import read_documents, split_parts
+from chains.windows import estimate_tokens
+
+TEXT = """# Lighthouse
+
+The lighthouse at Skerry Point was built in 1841 by Alan Stevenson. It stands 38 metres high.
+Its lamp is seen from twenty miles away. The keepers left in 1994.
+
+# Garden
+
+The walled garden behind the lighthouse grows kale, leeks and rhubarb. Salt wind keeps the beds low.
+Visitors may walk in the garden between May and September.
+"""
+
+
+def _extractive(**options: Any) -> Any:
+    return summarize_chain(None, embeddings=WordEmbeddings(), **options)
+
+
+def test_an_extractive_summary_is_made_of_the_texts_own_sentences() -> None:
+    found = _extractive(style=Style(sentences=3)).invoke(TEXT)
+    assert len(found.sentences) == 3 and found.method == "extractive" and found.calls == 0
+    for one in found.sentences:
+        part = found.parts[one.part]
+        assert one.quote in TEXT[part.start : part.end]
+        assert unsupported(one.text, TEXT) == set()
+    assert {part.heading for part in found.parts} == {"Lighthouse", "Garden"}
+
+
+def test_stream_adds_up_and_async_agrees() -> None:
+    chain = _extractive()
+    *deltas, last = list(chain.stream(TEXT))
+    assert all(isinstance(one, SummaryDelta) for one in deltas) and isinstance(last, Summary)
+    assert "".join(one.text for one in deltas) == last.text
+    assert chain.batch([TEXT, TEXT]) == [last, last]
+
+
+async def test_async_gives_the_same() -> None:
+    assert await _extractive().ainvoke(TEXT) == _extractive().invoke(TEXT)
+
+
+def test_styles_shape_the_summary() -> None:
+    bullets = _extractive(style=Style(sentences=2, bullets=True)).invoke(TEXT).text
+    assert [line[:2] for line in bullets.splitlines()] == ["- ", "- "]
+    assert len(_extractive(style=Style(tldr=True)).invoke(TEXT).sentences) == 1
+    short = _extractive(style=Style(words=25)).invoke(TEXT).text
+    assert 1 <= len(short.split()) <= 25
+    focused = _extractive(style=Style(tldr=True, focus="May visitors walk in the garden?")).invoke(TEXT)
+    assert focused.text == "Visitors may walk in the garden between May and September."
+
+
+def test_a_small_model_never_writes() -> None:
+    model = ScoringChat()
+    assert summarize_chain(model).invoke(TEXT).method == "extractive" and model.seen == []
+    with pytest.raises(OptionError, match="writes"):
+        summarize_chain(model, style=Style(language="German")).invoke(TEXT)
+
+
+def test_a_written_sentence_with_a_foreign_number_or_name_is_repaired_or_dropped() -> None:
+    reply = (
+        "The lighthouse was built in 1841. It stands 99 metres high. Napoleon Bonaparte lived nearby then. "
+        "Visitors may walk in the garden."
+    )
+    found = summarize_chain(ScriptedChat(replies=[reply])).invoke(TEXT.replace("# Garden\n", ""))
+    assert found.text == (
+        "The lighthouse was built in 1841. It stands 38 metres high. Visitors may walk in the garden."
+    )
+    assert (found.repaired, found.dropped, found.calls) == (1, 1, 1)
+    assert all(unsupported(one.text, TEXT) == set() for one in found.sentences)
+
+
+def _echo(messages: Sequence[BaseMessage]) -> str:
+    """The first two sentences of what is between the lines of the prompt."""
+    text = str(messages[-1].text).split("-----")[1]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return " ".join(" ".join(lines).split(". ")[0:2]).split(".")[0] + "."
+
+
+def test_long_texts_are_mapped_and_merged_and_no_prompt_is_long() -> None:
+    sections = [
+        f"# Chapter {n}\n\n"
+        + f"In year {1800 + n} the town of Place{n} built {n + 2} mills. They ground rye.\n" * 9
+        for n in range(120)
+    ]
+    model = ScriptedChat(replies=[_echo])
+    found = summarize_chain(model, part_tokens=300).invoke("\n".join(sections))
+    assert len(found.parts) == 120 and found.calls > 121
+    assert max(estimate_tokens(str(prompt[-1].text)) for prompt in model.seen) < 1900
+    assert found.text == "In year 1800 the town of Place0 built 2 mills."
+    assert found.parts[found.sentences[0].part].heading == "Chapter 0"
+
+
+def test_only_changed_parts_are_summarized_again_and_finished_ones_survive_a_stop(tmp_path: Path) -> None:
+    text = "\n\n".join(f"# Part {n}\n\nHere is sentence {n} about the number {n}." for n in range(20))
+    model = ScriptedChat(replies=[_echo])
+
+    class Stop(Exception): ...
+
+    def stop(done: int, total: int) -> None:
+        if done == 10:
+            raise Stop
+
+    with pytest.raises(Stop):
+        summarize_chain(model, cache=tmp_path / "c", progress=stop).invoke(text)
+    again = summarize_chain(model, cache=tmp_path / "c").invoke(text)
+    assert again.cached == 10
+    edited = summarize_chain(model, cache=tmp_path / "c").invoke(text.replace("sentence 7", "phrase 7"))
+    assert edited.cached == 19
+    chosen = _extractive(cache=tmp_path / "e")
+    first, second = chosen.invoke(text), chosen.invoke(text)
+    assert (first.cached, second.cached) == (0, 20) and first.text == second.text
+    for kept in (tmp_path / "e").iterdir():
+        kept.write_text("{damaged")
+    assert chosen.invoke(text).text == first.text
+
+
+@pytest.mark.parametrize("model", [None, ScriptedChat(replies=[_echo])])
+def test_refine_yields_a_summary_after_each_part(model: Any) -> None:
+    steps: list[tuple[int, int]] = []
+    chain = summarize_chain(
+        model,
+        embeddings=WordEmbeddings(),
+        refine=True,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    found = list(chain.stream(TEXT))
+    assert len(found) == 2 and all(isinstance(one, Summary) for one in found) and steps == [(1, 2), (2, 2)]
+    assert chain.invoke(TEXT).text == found[-1].text  # type: ignore[attr-defined]
+
+
+def test_inputs_texts_documents_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# One\n\nThe first file talks of geese and ducks.")
+    (tmp_path / "b.txt").write_text("The second file talks of trains and rails.")
+    (tmp_path / "c.bin").write_bytes(b"\x00\x01")
+    chain = _extractive()
+    assert len(chain.invoke(tmp_path).sources) == 2
+    assert chain.invoke(tmp_path / "b.txt").sources == (str(tmp_path / "b.txt"),)
+    documents = [
+        Document("Cows graze on the hill all day.", metadata={"source": "cows"}),
+        Document("Bees hum in it."),
+    ]
+    assert chain.invoke(documents).sources == ("cows", "text 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", EmptyInputError),
+        (" \n", EmptyInputError),
+        ([], EmptyInputError),
+        (b"\x89PNG", NotTextError),
+        ("a\x00", NotTextError),
+    ],
+)
+def test_bad_input_is_refused(text: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="found"):
+        _extractive().invoke(text)
+
+
+def test_a_binary_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "photo.md"
+    path.write_bytes(b"\xff\xd8\xff\xe0 not text")
+    with pytest.raises(NotTextError, match="photo"):
+        _extractive().invoke(path)
+
+
+@pytest.mark.parametrize(
+    "style", [{"sentences": 0}, {"words": 3}, {"words": 50, "sentences": 2}, {"tldr": True, "words": 20}]
+)
+def test_bad_styles_are_refused(style: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="expected"):
+        Style(**style)
+
+
+@pytest.mark.parametrize("options", [{"mode": "magic"}, {"mode": "written"}, {"part_tokens": 3}])
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="expected"):
+        summarize_chain(None, **options)
+
+
+def test_a_text_of_one_sentence_and_code_only_text_have_summaries() -> None:
+    assert _extractive().invoke("Rain.").text == "Rain."
+    assert "print" in _extractive().invoke("```python\nprint('hello')\n```").text
+    assert _extractive().invoke("犬は公園で遊びました。猫は家で寝ていました。").text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="ab .\n#-*`=:1", max_size=400), st.integers(64, 200))
+def test_parts_cover_the_text_without_gap_or_overlap(text: str, limit: int) -> None:
+    if not text.strip():
+        return
+    parts = split_parts(read_documents(text), limit)
+    if parts:
+        assert parts[0].start == 0 and parts[-1].end == len(text)
+        assert "".join(part.text for part in parts) == text
+    for part in parts:
+        for one in part.sentences:
+            assert part.text[one.start : one.end] == one.text
