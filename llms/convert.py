@@ -75,7 +75,9 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype | None = None) -> 
                     dtype=dtype or torch.bfloat16,
                     **where,
                 )
-        except (ValueError, KeyError, NotImplementedError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # tokenizers raises bare Exception on a vocabulary it cannot use
             raise UnsupportedModel(
                 f"expected a GGUF that transformers can read, found architecture {facts['architecture']!r} "
                 f"in {str(gguf)!r}: {error}; take the original safetensors repository instead"
