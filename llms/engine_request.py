@@ -206,21 +206,37 @@ class Handle:
 
     async def stream(self) -> AsyncIterator[Piece]:
         """Yield pieces without blocking the event loop; cancelling the task stops the work."""
+        try:
+            while not (self.done and not self._pieces):
+                await self._news()
+                while (piece := self._take()) is not None:
+                    yield piece
+            self._take()  # raises what ended the request
+        finally:
+            self.close()
+
+    async def aresult(self) -> list[Piece]:
+        """Return all pieces at once, without blocking the event loop."""
+        self.collect = True
+        try:
+            while not self.done:
+                await self._news()
+        finally:
+            self.close()
+        if self._error is not None:
+            raise self._error
+        return list(self._pieces)
+
+    async def _news(self) -> None:
+        """Wait until the caller has something to read."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._listener = lambda: _call_soon(loop, news.set)
         try:
-            while True:
-                if not self._pieces and not self.done:
-                    self._engine.pump(self)
-                    await news.wait()
-                news.clear()
-                while (piece := self._take()) is not None:
-                    yield piece
-                if self.done and not self._pieces:
-                    return
+            if not self.satisfied:
+                self._engine.pump(self)
+                await news.wait()
         finally:
             self._listener = None
-            self.close()
 
     def close(self) -> None:
         """Stop the work; harmless after the end."""

@@ -1,0 +1,104 @@
+"""One chat call between LangChain and the engine: what to run, and how its pieces become messages.
+
+Knows prompts, parameters and translators; refuses to know LangChain's callbacks and model classes. Planning
+may score (tools are chosen by log-probability), so an async caller runs it in a thread; afterwards one handle
+a requested answer is all that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+
+from llms.chat_output import AnswerInfo, chunk, last_chunk, message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llms.chat_params import GenerationParams
+    from llms.engine_request import Constraint, Handle, Piece
+    from llms.engine_shared import Runtime
+
+
+class Translator(Protocol):
+    """Turns one answer's pieces into chunks, or all of them into one message."""
+
+    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
+        """Return the chunks of one piece, the closing one included."""
+        ...
+
+    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return the whole answer."""
+        ...
+
+
+class TextTranslator:
+    """The answer is text."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+
+    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
+        """Return a chunk where there is news."""
+        self._tokens += len(piece.tokens)
+        if piece.finish_reason is not None:
+            return [last_chunk(info, piece, piece.finish_reason, self._tokens)]
+        return [chunk(info, piece)] if piece.text or piece.logprobs else []
+
+    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return the text as one message."""
+        return message(info, pieces)
+
+
+@dataclass(kw_only=True, slots=True)
+class Call:
+    """A planned call.
+
+    Attributes:
+        runtime: The model.
+        prompt: Token ids.
+        params: Checked parameters.
+        constraint: Makes a fresh grammar for each answer; None for free text.
+        translator: Makes a fresh translator for each answer.
+    """
+
+    runtime: Runtime
+    prompt: list[int]
+    params: GenerationParams
+    constraint: Callable[[], Constraint] | None = None
+    translator: Callable[[], Translator] = field(default=TextTranslator)
+
+    def submit(self, index: int = 0) -> Handle:
+        """Queue answer number `index`."""
+        engine = self.runtime.engine
+        request = self.params.request(
+            self.prompt,
+            decode=self.runtime.decode,
+            end_ids=self.runtime.end_ids,
+            window=engine.decoder.window,
+            index=index,
+            constraint=self.constraint() if self.constraint else None,
+        )
+        return engine.submit(request)
+
+    def info(self, handle: Handle) -> AnswerInfo:
+        """Return what the answer's message says about it."""
+        return AnswerInfo(
+            model_name=self.runtime.loaded.name,
+            input_tokens=len(self.prompt),
+            cached_tokens=handle.cached_tokens,
+            token_text=self.token_text,
+        )
+
+    def token_text(self, token: int) -> str:
+        """Return one token's own text, control tokens by their name."""
+        if token in self.runtime.special_ids:
+            return str(self.runtime.tokenizer.convert_ids_to_tokens(token))
+        return self.runtime.decode([token])
+
+    def result(self, handle: Handle, pieces: Sequence[Any]) -> ChatGeneration:
+        """Return one whole answer."""
+        return self.translator().collect(self.info(handle), pieces)

@@ -1,0 +1,69 @@
+"""Planning one chat call: prompt, parameters, grammar, and how the answer is to be read.
+
+Knows which options mean what and which part serves them; refuses to know decoders and LangChain's callbacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage
+
+from llms.chat_call import Call
+from llms.chat_structured import normal_choice
+from llms.errors import BadRequest
+
+if TYPE_CHECKING:
+    from llms.chat import ChatLocal
+
+
+def plan(
+    chat: ChatLocal, messages: Sequence[BaseMessage], stop: Sequence[str] | None, kwargs: dict[str, Any]
+) -> Call:
+    """Plan one call.
+
+    Args:
+        chat: The model asked.
+        messages: The conversation.
+        stop: Stop strings of this call.
+        kwargs: Call options: generation parameters, `model`, `tools`, `tool_choice`, `response_format`.
+
+    Raises:
+        RequestError: Options, messages or schema that cannot be served.
+        LLMError: What loading the model raises.
+    """
+    options = dict(kwargs)
+    model = options.pop("model", None)
+    tools = options.pop("tools", None) or []
+    choice = normal_choice(options.pop("tool_choice", None), [t["function"]["name"] for t in tools])
+    response_format = options.pop("response_format", None)
+    parallel = options.pop("parallel_tool_calls", None) is not False
+    options.pop("strict", None)
+    params = chat.params().merged(options, stop)
+    runtime = chat.runtime(model)
+    if response_format is not None:
+        from llms.tool_plan import plan_schema
+
+        return plan_schema(runtime, messages, params, _schema_of(response_format))
+    if tools and choice != "none":
+        from llms.tool_plan import plan_tools
+
+        return plan_tools(
+            runtime, messages, params, tools, choice or "auto", parallel=parallel, scorer=chat.tool_scorer
+        )
+    return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
+
+
+def _schema_of(response_format: Any) -> dict[str, Any] | None:
+    """Return the schema of a `response_format`; None for any JSON object."""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "json_object":
+        return None
+    if kind == "json_schema":
+        inner = response_format["json_schema"]
+        return dict(inner.get("schema", inner))
+    raise BadRequest(
+        "Expected response_format={'type': 'json_schema', ...} or {'type': 'json_object'}, found "
+        f"{response_format!r}."
+    )

@@ -1,0 +1,152 @@
+"""`bind_tools` and `with_structured_output` for local models.
+
+Knows LangChain's conventions for tools and schemas; refuses to know grammars and models. What a schema asks
+for and the grammar cannot enforce is refused here, when it is bound, with the keyword named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.base import OutputParserLike
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from llms.errors import BadRequest
+from llms.grammar_schema import check_schema, plain_schema
+
+Method = Literal["json_schema", "function_calling", "json_mode"]
+
+
+class ToolsAndSchemas(BaseChatModel):
+    """The part of a chat model that binds tools and output schemas."""
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this model with tools that it may call.
+
+        Args:
+            tools: Functions, LangChain tools, pydantic models, or JSON schemas.
+            tool_choice: None or `auto` (the model decides), `none`, `any`/`required`/True, or a tool's name.
+            strict: Accepted; arguments always follow their schema.
+            parallel_tool_calls: False allows one call an answer at most.
+            **kwargs: Further call options.
+
+        Raises:
+            UnsupportedSchema: A tool's schema uses a keyword that the grammar cannot enforce.
+            BadRequest: `tool_choice` names no bound tool, or two tools share a name.
+        """
+        listed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        names = [tool["function"]["name"] for tool in listed]
+        if len(set(names)) != len(names):
+            raise BadRequest(f"Expected tools of different names, found {names!r}. Rename one.")
+        for tool in listed:
+            check_schema(tool["function"].get("parameters") or {}, f"tool {tool['function']['name']!r}")
+        if (choice := normal_choice(tool_choice, names)) is not None:
+            kwargs["tool_choice"] = choice
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        return super().bind(tools=listed, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return a runnable whose answers follow a schema.
+
+        Args:
+            schema: Pydantic class (v2 or v1), TypedDict, JSON schema, or OpenAI tool dictionary.
+            method: `json_schema` and `json_mode` answer in JSON under the schema's grammar;
+                `function_calling` calls a tool of that schema.
+            include_raw: Return {"raw", "parsed", "parsing_error"} instead of the parsed answer alone.
+            strict: Accepted; answers always follow the schema.
+            **kwargs: Further call options.
+
+        Raises:
+            UnsupportedSchema: The schema uses a keyword that the grammar cannot enforce.
+            BadRequest: An unknown method.
+        """
+        if method not in ("json_schema", "function_calling", "json_mode"):
+            raise BadRequest(
+                f"Expected method 'json_schema', 'function_calling' or 'json_mode', found {method!r}."
+            )
+        note = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_json_schema(schema)}
+        if method == "function_calling":
+            model, parser = self._as_tool(schema, note, kwargs)
+        else:
+            check_schema(plain_schema(schema), "the output schema")
+            response_format = {"type": "json_schema", "json_schema": {"schema": plain_schema(schema)}}
+            model = self.bind(response_format=response_format, ls_structured_output_format=note, **kwargs)
+            parser = _json_parser(schema)
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+    def _as_tool(
+        self, schema: dict[str, Any] | type, note: dict[str, Any], kwargs: dict[str, Any]
+    ) -> tuple[Runnable[LanguageModelInput, AIMessage], OutputParserLike[Any]]:
+        """Bind the schema as the one tool that must be called."""
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        model = self.bind_tools(
+            [schema], tool_choice=name, ls_structured_output_format=note, parallel_tool_calls=False, **kwargs
+        )
+        if isinstance(schema, type) and is_basemodel_subclass(schema):
+            return model, PydanticToolsParser(tools=[schema], first_tool_only=True)
+        return model, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+
+
+def normal_choice(choice: str | dict[str, Any] | bool | None, names: Sequence[str]) -> str | None:
+    """Return `none`, `auto`, `any` or a tool's name; None where nothing was chosen.
+
+    Raises:
+        BadRequest: The choice names no bound tool.
+    """
+    if choice is None:
+        return None
+    if isinstance(choice, dict):
+        choice = str(choice.get("function", choice).get("name", choice))
+    if choice is True or choice in ("any", "required"):
+        return "any"
+    if choice is False:
+        return "none"
+    if choice in ("auto", "none") or choice in names:
+        return choice
+    raise BadRequest(
+        f"Expected tool_choice 'auto', 'none', 'any' or one of {list(names)!r}, found {choice!r}."
+    )
+
+
+def _json_parser(schema: dict[str, Any] | type) -> OutputParserLike[Any]:
+    """Return what turns the JSON text into the schema's type."""
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticOutputParser(pydantic_object=schema)
+    return JsonOutputParser()
+
+
+def json_text(value: object) -> str:
+    """Return compact JSON, raw UTF-8."""
+    return json.dumps(value, ensure_ascii=False)

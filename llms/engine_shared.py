@@ -1,0 +1,136 @@
+"""A loaded model ready for text: engine, tokenizer and prompts, shared by everything that asks alike.
+
+Knows how texts become token ids and which tokens end an answer; refuses to know LangChain's model classes.
+Two chat models with the same load settings use one copy of the weights and one batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage
+
+from llms.engine import Engine
+from llms.errors import BadRequest
+from llms.load import LoadedModel, LoadSpec, load, make_decoder
+from llms.prefix import common_prefix
+from llms.prompts import PromptBuilder
+
+if TYPE_CHECKING:
+    from llms.protocols import Prompt, ScoreRequest
+
+_SHARED: dict[tuple[LoadSpec, str, int], Runtime] = {}
+_LOCKS: dict[tuple[LoadSpec, str, int], threading.Lock] = {}
+_GUARD = threading.Lock()
+
+
+class Runtime:
+    """One loaded model with its engine.
+
+    Args:
+        loaded: Model and tokenizer.
+        decoder: Which decoder to use: `auto`, `reference` or `fast`.
+        max_slots: Number of sequences that have KV at once, cached ones included.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
+        self.loaded = loaded
+        self.tokenizer = loaded.tokenizer
+        self.prompts = PromptBuilder(loaded.tokenizer)
+        self.engine = Engine(make_decoder(loaded, max_slots=max_slots, kind=decoder))
+        self.end_ids = _end_ids(loaded)
+
+    @property
+    def small(self) -> bool:
+        """Whether the model needs guidance to pick tools and arguments (under a billion parameters)."""
+        return self.loaded.parameters < 1_000_000_000
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of control tokens, which no text may hold."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        marked = {i for i, token in added.items() if getattr(token, "special", True)}
+        return frozenset({*self.tokenizer.all_special_ids, *marked})
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Return the ids of a raw text; `special` adds what the tokenizer puts around one (BOS)."""
+        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        return [int(i) for i in ids]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids, control tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Return the ids of a prompt: raw text as it is, messages through the chat template."""
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        return self.encode(self.prompts.render(prompt, tools), special=False)
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """Return log-probabilities (nats); see `llms.protocols.Scorer`."""
+        return self.engine.score([self._score_item(prompt, texts) for prompt, texts in requests])
+
+    def _score_item(self, prompt: Prompt, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Tokenize a prompt with each continuation as one text, and split where all agree.
+
+        A tokenizer may merge the prompt's last characters with a continuation's first ones. Splitting each
+        full text at the shortest common prefix compares the continuations on equal terms, as the sum over the
+        same text positions.
+        """
+        if isinstance(prompt, str):
+            text, special = prompt, True
+        else:
+            _check_messages(prompt)
+            text, special = self.prompts.render(prompt), False
+        base = self.encode(text, special=special)
+        full = [self.encode(text + continuation, special=special) for continuation in texts]
+        for continuation, ids in zip(texts, full, strict=True):
+            if not continuation or not ids:
+                raise BadRequest(f"Expected continuations with text, found {continuation!r}. Leave it out.")
+        split = min([len(base), *(min(common_prefix(ids, base), len(ids) - 1) for ids in full)])
+        if split == 0:
+            # Nothing stands before the first token: the model's own start of text does.
+            start = self.tokenizer.bos_token_id
+            start = start if start is not None else next(iter(self.end_ids), 0)
+            return [int(start)], full
+        return base[:split], [ids[split:] for ids in full]
+
+
+def shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime:
+    """Return the runtime of a load specification, loading it on first use; other threads wait for it."""
+    key = (spec, decoder, max_slots)
+    with _GUARD:
+        lock = _LOCKS.setdefault(key, threading.Lock())
+    with lock:
+        if key not in _SHARED:
+            _SHARED[key] = Runtime(load(spec), decoder=decoder, max_slots=max_slots)
+        return _SHARED[key]
+
+
+def unload_all() -> None:
+    """Forget every shared model; their memory is freed once nobody uses them."""
+    with _GUARD:
+        _SHARED.clear()
+        _LOCKS.clear()
+
+
+def _check_messages(prompt: Sequence[BaseMessage]) -> None:
+    if not all(isinstance(message, BaseMessage) for message in prompt):
+        raise BadRequest(f"Expected a text or a list of messages as the prompt, found {prompt!r}.")
+
+
+def _end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Collect end tokens: the tokenizer's, the generation configuration's, and the template's turn end."""
+    found = {loaded.tokenizer.eos_token_id}
+    for config in (getattr(loaded.model, "generation_config", None), loaded.model.config):
+        value = getattr(config, "eos_token_id", None)
+        found.update(value if isinstance(value, list | tuple) else [value])
+    for text in ("<|im_end|>", "<|eot_id|>", "<|end|>"):
+        vocabulary_id = loaded.tokenizer.convert_tokens_to_ids(text)
+        if vocabulary_id is not None and vocabulary_id != loaded.tokenizer.unk_token_id:
+            found.add(vocabulary_id)
+    return frozenset(int(i) for i in found if i is not None)
