@@ -183,7 +183,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file():
         return Source(kind="gguf", name=path.stem, location=str(path.resolve()))
-    if path.is_dir():
+    if name and path.is_dir():
         return Source(kind="folder", name=path.resolve().name, location=str(path.resolve()))
     looks_like_path = name.startswith((".", "/", "~")) or path.suffix.lower() == ".gguf"
     if _HUB_ID.fullmatch(name) and not looks_like_path and not _NO_ID.search(name):

@@ -108,6 +108,11 @@ def inspect_gguf(gguf: Path) -> dict[str, Any]:
     try:
         reader = GGUFReader(gguf)
     except Exception as error:  # the reader trusts the file: a cut one fails anywhere, with anything
+        if "GGMLQuantizationType" in str(error):
+            raise UnsupportedModel(
+                f"expected a GGUF quantization that the package gguf knows, found {error} in {str(gguf)!r}; "
+                "take a Q4_K_M, Q5_K_M, Q8_0 or F16 file of the same model"
+            ) from error
         raise DamagedCheckpoint(_cut_short(gguf, size, error)) from error
     amounts: dict[str, int] = {}
     for tensor in reader.tensors:
