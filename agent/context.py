@@ -19,5 +19,3 @@ class RunContext:
     """Whether tools may be used at all."""
     approve: Literal["ask", "deny", "never-ask"] | None = None
     """What happens to a call that needs approval; None takes the graph's own setting."""
-    own_input: str | None = None
-    """The question alone, where the message also holds text that was piped or attached."""

@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import Runnable
 
 from agent.context import RunContext
+from agent.taint import OWN_INPUT
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -32,13 +33,13 @@ class DocumentsState(AgentState[Any]):
     documents: NotRequired[dict[str, Any] | None]
 
 
-def question_of(state: AgentState[Any], context: RunContext | None) -> str | None:
-    """The user's question of this turn: the last message where it is a person's, else None."""
+def question_of(state: AgentState[Any]) -> str | None:
+    """The user's own words of this turn, without piped or attached text; None where nobody asks."""
     message = state["messages"][-1] if state["messages"] else None
     if not isinstance(message, HumanMessage):
         return None
-    own = context.own_input if context is not None else None
-    return (own or message.text).strip() or None
+    own = message.additional_kwargs.get(OWN_INPUT)
+    return str(own or message.text).strip() or None
 
 
 def describe_answer(answer: Answer) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class DocumentsFirst(AgentMiddleware[DocumentsState, RunContext, Any]):
 
     def _request(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
         context = runtime.context or RunContext()
-        question = question_of(state, context)
+        question = question_of(state)
         if question is None or context.docs == "off":
             return None
         if context.docs == "auto" and (cast("dict[str, Any]", state).get("route") or {}).get("tool"):

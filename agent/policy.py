@@ -15,7 +15,7 @@ from typing import Any, Literal
 from langchain_core.messages import AnyMessage
 from langchain_core.tools import BaseTool
 
-from agent.taint import copied_arguments, untrusted_sources, users_words
+from agent.taint import copied_arguments, untrusted_sources, trusted_words
 
 Kind = Literal["read", "run", "write"]
 Verdict = Literal["allow", "ask", "deny"]
@@ -79,7 +79,7 @@ def judge(
     """
     sources = untrusted_sources(messages)
     origins = tuple(dict.fromkeys(source.origin for source in sources))
-    copied = copied_arguments(args, sources, users_words(messages)) if sources else {}
+    copied = copied_arguments(args, sources, trusted_words(messages)) if sources else {}
     if kind == "read":
         if not copied or name in OPENS_NOTHING:
             return Judgement(verdict="allow", kind=kind, origins=origins, copied=copied)

@@ -75,5 +75,7 @@ def _is_program(text: str) -> bool:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
+    if isinstance(tree.body[0], ast.AnnAssign):  # "execute: f(x)" is prose with a colon
+        return False
     acts = (ast.Call, ast.Assign, ast.AugAssign, ast.For, ast.While, ast.FunctionDef, ast.Subscript)
     return any(isinstance(node, acts) for node in ast.walk(tree))

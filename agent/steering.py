@@ -54,7 +54,7 @@ class Routing(AgentMiddleware[RouteState, RunContext, Any]):
     def before_agent(self, state: RouteState, runtime: Runtime[RunContext]) -> dict[str, Any]:
         """Route the user's message and tell why."""
         context = runtime.context or RunContext()
-        question = question_of(state, context)
+        question = question_of(state)
         if question is None or context.docs == "only" or context.tools == "off":
             return {"route": None}
         decision = self._router.route(question, available=self._available)

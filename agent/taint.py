@@ -55,13 +55,22 @@ def untrusted_sources(messages: Sequence[AnyMessage]) -> list[Source]:
     return found
 
 
-def users_words(messages: Sequence[AnyMessage]) -> str:
-    """All that the user said, without text that only passed through them (a pipe, an attached file)."""
-    said = [m for m in messages if isinstance(m, HumanMessage) and not m.additional_kwargs.get(UNTRUSTED)]
-    passed = [m for m in messages if m.additional_kwargs.get(UNTRUSTED)]
-    return "\n".join(
-        [*(m.text for m in said), *(str(m.additional_kwargs.get(OWN_INPUT, "")) for m in passed)]
-    )
+def trusted_words(messages: Sequence[AnyMessage]) -> str:
+    """What cannot have come from untrusted text: all that the user said, and calls made before any of it.
+
+    Text that only passed through the user (a pipe, an attached file) is not theirs.
+    """
+    words: list[str] = []
+    clean = True
+    for message in messages:
+        if message.additional_kwargs.get(UNTRUSTED):
+            words.append(str(message.additional_kwargs.get(OWN_INPUT, "")))
+        elif isinstance(message, HumanMessage):
+            words.append(message.text)
+        elif isinstance(message, AIMessage) and clean:
+            words += [repr(call["args"]) for call in message.tool_calls]
+        clean = clean and not untrusted_sources([message])
+    return "\n".join(words)
 
 
 def copied_arguments(args: Mapping[str, Any], sources: Sequence[Source], own: str) -> dict[str, str]:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from agent_fakes import scripted
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
 
 from agent.context import RunContext
 from agent.documents import NOT_FOUND, OWN_ANSWER
 from agent.events import Delta, Event, Final, Label, astream_events, stream_events
 from agent.graph import build_graph
+from agent.taint import OWN_INPUT
 from chains.rag import Answer, AnswerDelta, Citation
 from chains.runnable import generator_chain
 
@@ -83,7 +85,11 @@ def test_docs_off_asks_the_model_without_a_label() -> None:
 
 
 def test_only_the_users_own_words_are_looked_up() -> None:
-    _, _, answerer = turn("a log of the sky\n\nwhat went wrong?", own_input="what went wrong?")
+    answerer = Answerer()
+    message = HumanMessage(
+        "a log of the sky\n\nwhat went wrong?", additional_kwargs={OWN_INPUT: "what went wrong?"}
+    )
+    list(stream_events(build_graph(scripted("x"), answerer=answerer.chain()), {"messages": [message]}))
     assert answerer.asked[0]["question"] == "what went wrong?"
 
 

@@ -44,6 +44,6 @@ def run(args: argparse.Namespace) -> int:
 
     printer = printer_for(json=args.json, stream=not args.no_stream)
     agent = parts.agent(documents=context.docs != "off")
-    for event in stream_events(agent, request.message, context=context):
+    for event in stream_events(agent, request.inputs, context=context):
         printer.show(event)
     return printer.close(fail_ungrounded=args.fail_ungrounded)

@@ -11,7 +11,7 @@ import select
 import stat
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from agent.cli import console
 from agent.errors import RequestError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from agent.context import RunContext
     from agent.settings import Settings
 
+Docs = Literal["auto", "only", "off"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -28,11 +30,20 @@ class Request:
 
     question: str
     piped: str = ""
+    origin: str = "standard input"
 
     @property
-    def message(self) -> str:
-        """What the model is given."""
-        return "\n\n".join(part for part in (self.piped, self.question) if part)
+    def inputs(self) -> Any:
+        """What the graph is given: one message, which says what in it is not the user's own."""
+        from langchain_core.messages import HumanMessage
+
+        from agent.taint import OWN_INPUT, UNTRUSTED
+
+        if not self.piped:
+            return {"messages": [HumanMessage(self.question)]}
+        text = "\n\n".join((self.piped, self.question))
+        marks = {UNTRUSTED: self.origin, OWN_INPUT: self.question}
+        return {"messages": [HumanMessage(text, additional_kwargs=marks)]}
 
 
 def read_request(question: str, args: argparse.Namespace) -> Request:
@@ -74,7 +85,7 @@ def prepare(request: Request, settings: Settings, args: argparse.Namespace) -> t
         from agent.cli.ingest import ingest_paths
 
         ingest_paths(parts, args.docs)
-    docs = "off" if args.no_docs or (request.piped and not args.docs and not args.docs_only) else "auto"
+    docs: Docs = "off" if args.no_docs or (request.piped and not args.docs and not args.docs_only) else "auto"
     if args.docs_only:
         docs = "only"
         if not parts.has_documents():
@@ -82,9 +93,4 @@ def prepare(request: Request, settings: Settings, args: argparse.Namespace) -> t
                 f"expected documents in the store {str(settings.store)!r}, found none; "
                 "ingest some first: agent ingest PATH, or pass --docs PATH"
             )
-    context = RunContext(
-        docs=docs,  # type: ignore[arg-type]
-        own_input=request.question if request.piped else None,
-        untrusted="standard input" if request.piped else None,
-    )
-    return parts, context
+    return parts, RunContext(docs=docs)

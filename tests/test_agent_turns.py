@@ -1,0 +1,277 @@
+"""Turns with tools: routing, approval through interrupts, limits, tools that misbehave."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from agent_fakes import calls, scripted
+from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.tools import BaseTool, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+
+from agent.context import RunContext
+from agent.events import Approval, Event, Final, Notice, ToolResult, astream_events, stream_events
+from agent.graph import build_graph
+from agent.limits import TurnLimits
+from agent.router import Decision
+from agent.steering import Routing
+
+ACTS: list[str] = []
+
+
+@tool
+def act(what: str) -> str:
+    """Acts on something."""
+    ACTS.append(what)
+    return f"did {what}"
+
+
+@tool
+def look(where: str) -> str:
+    """Looks somewhere."""
+    return f"saw {where}"
+
+
+look.metadata = {"kind": "read"}
+
+
+@pytest.fixture(autouse=True)
+def no_acts() -> None:
+    ACTS.clear()
+
+
+def graph(*answers: Any, tools: Any = (act, look), **options: Any) -> Any:
+    return build_graph(scripted(*answers), tools=list(tools), **options)
+
+
+def last(events: list[Event]) -> Final:
+    assert isinstance(events[-1], Final), events
+    return events[-1]
+
+
+def test_without_a_checkpointer_acting_is_denied_with_the_way_out() -> None:
+    final = last(events := list(stream_events(graph(calls("act", what="x"), "sorry"), "do x")))
+    assert ACTS == [] and final.text == "sorry"
+    result = next(event for event in events if isinstance(event, ToolResult))
+    assert result.status == "error" and "--approve ask" in result.text and "what: x" in result.text
+
+
+def test_never_ask_acts_and_reading_needs_no_approval() -> None:
+    events = list(stream_events(graph(calls("act", what="x"), "done", approve="never-ask"), "do x"))
+    assert ACTS == ["x"] and last(events).text == "done"
+    assert last(list(stream_events(graph(calls("look", where="y"), "seen"), "look"))).text == "seen"
+
+
+def test_the_context_of_a_run_overrides_the_setting() -> None:
+    agent = graph(calls("act", what="x"), "no", approve="never-ask")
+    list(stream_events(agent, "do x", context=RunContext(approve="deny")))
+    assert ACTS == []
+
+
+CONFIG = {"configurable": {"thread_id": "t"}}
+
+
+def ask_first(*answers: Any) -> tuple[Any, Approval]:
+    agent = graph(*answers, checkpointer=InMemorySaver())
+    events = list(stream_events(agent, "do x", config=CONFIG))
+    assert ACTS == [] and isinstance(events[-1], Approval)
+    return agent, events[-1]
+
+
+def resume(agent: Any, pause: Approval, decision: dict[str, Any], **update: Any) -> Final:
+    command = Command(resume={pause.id: decision}, update=update or None)
+    return last(list(stream_events(agent, command, config=CONFIG)))
+
+
+def test_approval_shows_what_will_happen_and_then_it_does() -> None:
+    agent, pause = ask_first(calls("act", what="x"), "done")
+    assert "what: x" in pause.requests[0]["description"]
+    assert resume(agent, pause, {"type": "approve"}).text == "done"
+    assert ACTS == ["x"]
+
+
+def test_rejection_and_edit() -> None:
+    agent, pause = ask_first(calls("act", what="x"), "as you like")
+    assert resume(agent, pause, {"type": "reject", "message": "no"}).text == "as you like"
+    assert ACTS == []
+    agent, pause = ask_first(calls("act", what="x"), "done")
+    resume(agent, pause, {"type": "edit", "edited_action": {"name": "act", "args": {"what": "y"}}})
+    assert ACTS == ["y"]
+
+
+def test_always_holds_for_the_thread_until_untrusted_text_comes() -> None:
+    agent, pause = ask_first(
+        calls("act", what="x"), "done", calls("act", "c2", what="y"), "again",
+        calls("look", "c3", where="z"), "seen", calls("act", "c4", what="w"), "end",
+    )  # fmt: skip
+    resume(agent, pause, {"type": "approve"}, allowed_tools=["act"])
+    assert ACTS == ["x"]
+    # The result of `act` is tool text: from here on even an allowed tool asks.
+    events = list(stream_events(agent, "do y", config=CONFIG))
+    assert isinstance(events[-1], Approval) and ACTS == ["x"]
+
+
+def test_always_skips_the_question_while_the_context_is_clean() -> None:
+    agent = graph(calls("act", what="x"), "done", checkpointer=InMemorySaver())
+    state = {"messages": [("user", "do x")], "allowed_tools": ["act"]}
+    assert last(list(stream_events(agent, state, config=CONFIG))).text == "done"
+    assert ACTS == ["x"]
+
+
+async def test_async_approval() -> None:
+    agent = graph(calls("act", what="x"), "done", checkpointer=InMemorySaver())
+    events = [event async for event in astream_events(agent, "do x", config=CONFIG)]
+    assert isinstance(events[-1], Approval)
+    command = Command(resume={events[-1].id: {"type": "approve"}})
+    events = [event async for event in astream_events(agent, command, config=CONFIG)]
+    assert last(events).text == "done" and ACTS == ["x"]
+
+
+def misbehaving(make: Any) -> BaseTool:
+    @tool
+    def bad(x: str) -> Any:
+        """Misbehaves."""
+        return make()
+
+    bad.metadata = {"kind": "read"}
+    return bad
+
+
+def boom() -> None:
+    raise ValueError("no\x1b[31m such thing")
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "said"),
+    [
+        (boom, "error", "bad failed: ValueError: no[31m such thing"),
+        (lambda: "x" * 50_000_000, "success", "more characters]"),
+        (lambda: b"\x00\xff", "success", ""),
+        (lambda: None, "success", ""),
+        (lambda: "a\x1b]8;;http://x\x07b\x9bc", "success", "a]8;;http://xbc"),
+        (lambda: time.sleep(20), "error", "no answer within 0.3 s"),
+    ],
+)
+def test_a_tool_that_misbehaves_is_told_to_the_model(make: Any, status: str, said: str) -> None:
+    limits = TurnLimits(tool_seconds=0.3, tool_chars=1000)
+    started = time.monotonic()
+    agent = graph(calls("bad", x="1"), "I see", tools=[misbehaving(make)], limits=limits)
+    events = list(stream_events(agent, "go"))
+    result = next(event for event in events if isinstance(event, ToolResult))
+    assert (result.status, said in result.text, len(result.text) < 1100) == (status, True, True)
+    assert last(events).text == "I see" and time.monotonic() - started < 10
+
+
+async def test_a_tool_that_hangs_in_an_asynchronous_run() -> None:
+    import asyncio
+
+    @tool
+    async def bad(x: str) -> str:
+        """Hangs."""
+        await asyncio.sleep(20)
+        return x
+
+    bad.metadata = {"kind": "read"}
+    agent = graph(calls("bad", x="1"), "I see", tools=[bad], limits=TurnLimits(tool_seconds=0.2))
+    events = [event async for event in astream_events(agent, "go")]
+    assert (
+        last(events).text == "I see"
+        and "no answer within" in next(e for e in events if isinstance(e, ToolResult)).text
+    )
+
+
+def test_a_second_failure_goes_to_the_user() -> None:
+    agent = graph(
+        calls("bad", "c1", x="1"), calls("bad", "c2", x="2"), "never said", tools=[misbehaving(boom)]
+    )
+    final = last(list(stream_events(agent, "go")))
+    assert final.text.startswith("Stopped: a tool failed twice") and "no[31m such thing" in final.text
+
+
+def test_identical_calls_are_stopped() -> None:
+    agent = graph(lambda messages: calls("look", f"c{len(messages)}", where="here"))
+    final = last(events := list(stream_events(agent, "go")))
+    assert "again and again" in final.text and "saw here" in final.text
+    texts = [event.text for event in events if isinstance(event, ToolResult)]
+    assert texts[0] == "saw here" and "already called" in texts[1] and len(texts) == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (TurnLimits(steps=3), "3 steps are the limit"),
+        (TurnLimits(seconds=0.0), "are the limit of a turn (max_seconds)"),
+        (TurnLimits(tokens=15), "15 tokens are the limit"),
+    ],
+)
+def test_limits_end_the_turn_with_what_there_is(limits: TurnLimits, said: str) -> None:
+    def step(messages: list[Any]) -> AIMessage:
+        message = calls("look", f"c{len(messages)}", where=str(len(messages)))
+        message.usage_metadata = {"input_tokens": 1, "output_tokens": 10, "total_tokens": 11}
+        return message
+
+    final = last(list(stream_events(graph(step, limits=limits), "go")))
+    assert said in final.text and ("saw" in final.text or "no result yet" in final.text)
+
+
+def test_tool_calls_are_counted() -> None:
+    def step(messages: list[Any]) -> Any:
+        if any(isinstance(m, ToolMessage) and "limit" in m.text.lower() for m in messages):
+            return "enough"
+        return calls("look", f"c{len(messages)}", where=str(len(messages)))
+
+    assert last(list(stream_events(graph(step, max_tool_calls=2), "go"))).text == "enough"
+
+
+class FixedRouter:
+    """Always the same route."""
+
+    def __init__(self, route: str, tool: str | None = None) -> None:
+        self.decision = Decision(route=route, probability=1.0, reason="fixed", tool=tool)
+
+    def route(self, message: str, *, available: Any) -> Decision:
+        return self.decision
+
+
+@tool
+def calculator(expression: str) -> str:
+    """Calculates."""
+    return "42"
+
+
+def test_steering_offers_the_routed_tool_alone_and_answers_with_its_result() -> None:
+    model = scripted(calls("calculator", expression="6*7"))
+    agent = build_graph(
+        model,
+        tools=[calculator, look],
+        router=FixedRouter("calculator"),
+        steered=True,  # type: ignore[arg-type]
+    )
+    events = list(stream_events(agent, "6*7"))
+    assert last(events).text == "42" and model.choices == ["calculator"]
+    assert any(
+        isinstance(event, Notice) and event.kind == "route" and "fixed" in event.text for event in events
+    )
+
+
+def test_steering_lets_the_model_answer_from_material() -> None:
+    model = scripted(calls("look", where="there"), "I saw there")
+    agent = build_graph(model, tools=[calculator, look], router=FixedRouter("tool", "look"), steered=True)  # type: ignore[arg-type]
+    assert last(list(stream_events(agent, "look there"))).text == "I saw there"
+    assert model.choices == ["look", None]
+
+
+@pytest.mark.parametrize("context", [RunContext(tools="off"), RunContext()])
+def test_steering_without_a_tool(context: RunContext) -> None:
+    route = FixedRouter("direct") if context.tools == "auto" else FixedRouter("calculator")
+    model = scripted("hello")
+    agent = build_graph(model, tools=[calculator], router=route, steered=True)  # type: ignore[arg-type]
+    assert last(list(stream_events(agent, "hi", context=context))).text == "hello" and model.choices == [None]
+
+
+def test_routes_without_their_tool_are_not_available() -> None:
+    routing = Routing(FixedRouter("direct"), frozenset({"calculator"}), documents=False)  # type: ignore[arg-type]
+    assert routing._available == ("direct", "calculator")
