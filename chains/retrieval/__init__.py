@@ -1,0 +1,62 @@
+"""Local documents: loaders, splitting, embeddings, manifest, index, ingest and search.
+
+Knows no language model. Names are imported when they are asked for, so that importing this package costs
+nothing and never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chains.retrieval.errors import RetrievalError
+    from chains.retrieval.fusion import Fusion
+    from chains.retrieval.report import FailedFile, IngestReport, Progress
+    from chains.retrieval.rerank import CrossEncoderReranker, Reranker
+    from chains.retrieval.retriever import StoreRetriever
+    from chains.retrieval.search import Hit, SearchOptions
+    from chains.retrieval.splitter import SplitterConfig
+    from chains.retrieval.store import DocumentStore
+
+__all__ = [
+    "CrossEncoderReranker",
+    "DocumentStore",
+    "FailedFile",
+    "Fusion",
+    "Hit",
+    "IngestReport",
+    "Progress",
+    "Reranker",
+    "RetrievalError",
+    "SearchOptions",
+    "SplitterConfig",
+    "StoreRetriever",
+]
+
+_HOMES = {
+    "CrossEncoderReranker": "rerank",
+    "DocumentStore": "store",
+    "FailedFile": "report",
+    "Fusion": "fusion",
+    "Hit": "search",
+    "IngestReport": "report",
+    "Progress": "report",
+    "Reranker": "rerank",
+    "RetrievalError": "errors",
+    "SearchOptions": "search",
+    "SplitterConfig": "splitter",
+    "StoreRetriever": "retriever",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"chains.retrieval.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

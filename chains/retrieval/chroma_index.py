@@ -1,0 +1,159 @@
+"""Nearest neighbours from Chroma: a folder of its own, or one collection of a Chroma server.
+
+Knows chromadb and rows. Refuses to be trusted: it holds nothing that the manifest does not, and its keeper
+(nearest.py) opens it only when it was closed cleanly. On a server, only the collection that carries the
+store's id is ever written or deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chains.retrieval.errors import IndexUnavailable
+from chains.retrieval.index import DECIMALS
+from chains.retrieval.records import Changes
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
+
+# The graph as hnswlib's authors set it for recall over 0.95 (Malkov and Yashunin 2016), the beam of a search
+# at least as wide as the widest list that hybrid search asks for.
+_HNSW = {"space": "ip", "ef_construction": 128, "ef_search": 160, "max_neighbors": 16}
+_BATCH = 1000
+
+
+class ChromaIndex:
+    """The store's vectors as one Chroma collection named by the store's id.
+
+    Args:
+        target: a folder, or the URL of a Chroma server (`http://host:port`).
+        store_id: what names the collection.
+    """
+
+    def __init__(self, target: str, store_id: str) -> None:
+        self.target = target
+        self.generation = -1
+        self._name = f"mistral-agent-{store_id}"
+        self._client: Any = None
+        self._collection: Collection | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the index lives in a server."""
+        return self.target.startswith(("http://", "https://"))
+
+    def _open_client(self) -> Any:
+        import chromadb
+        from chromadb.config import Settings
+
+        logging.getLogger("chromadb.telemetry").setLevel(logging.CRITICAL)
+        settings = Settings(anonymized_telemetry=False)
+        if not self.remote:
+            return chromadb.PersistentClient(self.target, settings=settings)
+        url = urlsplit(self.target)
+        try:
+            client = chromadb.HttpClient(
+                host=url.hostname or "127.0.0.1",
+                port=url.port or (443 if url.scheme == "https" else 8000),
+                ssl=url.scheme == "https",
+                settings=settings,
+            )
+            client.heartbeat()
+        except Exception as error:
+            raise IndexUnavailable(
+                f"expected a Chroma server at {self.target!r}, found {type(error).__name__} "
+                f"{str(error)[:200]!r}; start it with `chroma run`, or leave out --chroma"
+            ) from error
+        return client
+
+    def open(self, generation: int) -> None:
+        """Connects to the collection, made where it is not there; raises IndexUnavailable."""
+        self._client = self._open_client()
+        configuration: Any = {"hnsw": _HNSW}
+        self._collection = self._client.get_or_create_collection(
+            self._name, embedding_function=None, configuration=configuration
+        )
+        self.generation = generation
+
+    def close(self) -> None:
+        """Writes out and lets go of the files."""
+        client, self._client, self._collection = self._client, None, None
+        self.generation = -1
+        if client is not None:
+            client.close()
+
+    def destroy(self) -> None:
+        """Deletes the folder, or this store's collection on the server, and nothing else."""
+        if self.remote:
+            client = self._client or self._open_client()
+            if self._name in {collection.name for collection in client.list_collections()}:
+                client.delete_collection(self._name)
+            self.close()
+            return
+        self.close()
+        shutil.rmtree(self.target, ignore_errors=True)
+
+    def seal(self) -> str:
+        """A digest over the closed folder's files, by which a damaged one is told; empty for a server."""
+        if self.remote:
+            return ""
+        digest = hashlib.blake2b(digest_size=20)
+        root = Path(self.target)
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            digest.update(str(path.relative_to(root)).encode() + b"\0")
+            with path.open("rb") as handle:
+                while block := handle.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def _opened(self) -> Collection:
+        if self._collection is None:
+            raise IndexUnavailable(
+                f"expected an open index at {self.target!r}, found it closed; open the store again"
+            )
+        return self._collection
+
+    def apply(self, changes: Changes) -> None:
+        """Deletes and adds rows, a batch at a time."""
+        collection = self._opened()
+        if changes.full and self._client is not None:
+            self._client.delete_collection(self._name)
+            self.open(-1)
+            collection = self._opened()
+        else:
+            # Deleting an id that was never added is no error, but a warning for each.
+            for part in _batches(list(changes.removed)):
+                known = collection.get(ids=[str(row) for row in part], include=[])["ids"]
+                if known:
+                    collection.delete(ids=known)
+        for first in range(0, len(changes.added), _BATCH):
+            ids = [str(row) for row in changes.added[first : first + _BATCH]]
+            collection.upsert(ids=ids, embeddings=changes.vectors[first : first + _BATCH])
+        self.generation = changes.generation
+
+    def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+        """The approximate answer of `Index.search`."""
+        found: Any = self._opened().query(query_embeddings=vector[None], n_results=k, include=["distances"])
+        pairs = zip(found["ids"][0], found["distances"][0], strict=True)
+        return [(int(row), round(1.0 - float(distance), DECIMALS)) for row, distance in pairs]
+
+    def count(self) -> int:
+        """How many vectors the collection holds."""
+        return int(self._opened().count())
+
+    def rows(self) -> set[int]:
+        """Every row that the collection holds."""
+        return {int(row) for row in self._opened().get(include=[])["ids"]}
+
+
+def _batches(rows: Sequence[int]) -> list[Sequence[int]]:
+    return [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]

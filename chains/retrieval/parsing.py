@@ -1,0 +1,120 @@
+"""Reads one file from disk and has it parsed: text formats here, all others in a limited child process.
+
+Knows files and the sandbox's parser pool. Refuses to know what becomes of the document. A hostile file costs
+one error.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from chains.retrieval import errors
+from chains.retrieval.document import ParsedDocument
+from chains.retrieval.errors import (
+    BinaryDocument,
+    DamagedDocument,
+    EmptyDocument,
+    SourceError,
+    SourceUnreadable,
+    UnsupportedFormat,
+)
+from chains.retrieval.parsers import IN_PROCESS, kind_of, parse
+from chains.retrieval.parsers.plain import looks_binary
+
+if TYPE_CHECKING:
+    from sandbox import ParserPool
+
+_TARGET = "chains.retrieval.parsers:parse"
+_SNIFF_BYTES = 8192
+
+
+class FileParser:
+    """Files to documents; the child process starts with the first file that needs it."""
+
+    def __init__(self) -> None:
+        self._pool: ParserPool | None = None
+        self._lock = threading.Lock()
+
+    def read(self, path: str) -> bytes:
+        """The file's bytes; raises SourceUnreadable."""
+        try:
+            with open(path, "rb") as handle:
+                return handle.read()
+        except OSError as error:
+            raise SourceUnreadable(
+                f"expected to read {path!r}, found {error.strerror!r}; check its owner and mode"
+            ) from error
+
+    def parse(self, path: str, data: bytes) -> ParsedDocument:
+        """The document in `data`; its kind is told by the name, or by the look of the bytes.
+
+        Raises:
+            UnsupportedFormat: no parser reads it.
+            EmptyDocument: it holds no text.
+            BinaryDocument: it is no text.
+            DamagedDocument: its parser failed, or hit its limits of time, memory or output.
+        """
+        kind = kind_of(path) or self._sniff(path, data)
+        if not data:
+            raise EmptyDocument(f"expected a document, found {path!r} with 0 bytes; nothing to ingest")
+        payload = {"name": path, "data": data, "kind": kind}
+        answer = parse(payload) if kind in IN_PROCESS else self._in_child(path, payload)
+        if "error" in answer:
+            raise _rebuilt(path, answer)
+        try:
+            document = ParsedDocument.from_payload(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedDocument(
+                f"expected a document from {path!r}, found an ill-formed answer: {error}"
+            ) from error
+        if not document.text.strip():
+            raise EmptyDocument(f"expected text in {path!r}, found none; nothing to ingest")
+        return document
+
+    @staticmethod
+    def _sniff(path: str, data: bytes) -> str:
+        if looks_binary(data[:_SNIFF_BYTES]):
+            raise UnsupportedFormat(
+                f"expected a format that is read, found {path!r} starting with "
+                f"{data[:8]!r}; convert it, for example to PDF"
+            )
+        return "text"
+
+    def _in_child(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+        from sandbox.errors import ParserError
+
+        try:
+            return self._parser_pool().call(payload)
+        except ParserError as error:
+            raise DamagedDocument(
+                f"expected readable {payload['kind']} in {path!r}, found a file that "
+                f"its parser could not finish: {error}"
+            ) from error
+
+    def _parser_pool(self) -> ParserPool:
+        with self._lock:
+            if self._pool is None:
+                from sandbox import ParserPool
+
+                self._pool = ParserPool(_TARGET)
+            return self._pool
+
+    def close(self) -> None:
+        """Ends the child process."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+
+def _rebuilt(path: str, answer: dict[str, Any]) -> SourceError:
+    kind = getattr(errors, str(answer["error"]), DamagedDocument)
+    known = isinstance(kind, type) and issubclass(kind, SourceError)
+    message = str(answer["message"])
+    if path not in message:
+        message = f"{path!r}: {message}"
+    return kind(message) if known else DamagedDocument(message)
+
+
+__all__ = ["BinaryDocument", "FileParser"]
