@@ -1,0 +1,113 @@
+"""What each column of a step is: token, slot, position, attention group, sampling; and its way to the GPU.
+
+Knows integers and one pinned buffer. Refuses to know weights and pages. A step over ragged lists is one
+column a token; columns of one slot that fit one block of attention form a group.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llms.sampling import Sampling
+
+RING = 8
+"""Uploads under way at once, before the host waits for the oldest to have been read."""
+
+
+@dataclass(slots=True)
+class Column:
+    """One token of a step."""
+
+    token: int
+    slot: int
+    pos: int
+    sampling: Sampling | None
+    group: int  # how many columns the attention group that starts here has; 0: none starts here
+
+
+def lay_out(
+    slots: Sequence[int],
+    lists: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    sampling: Sequence[Sampling] | None,
+    group_tokens: int,
+) -> list[Column]:
+    """Lay a ragged step out as columns, the slots one after the other.
+
+    Args:
+        slots: n slots.
+        lists: n lists of tokens to append.
+        lengths: How many tokens each slot (all slots, by number) holds already.
+        sampling: n settings, for the last column of each slot.
+        group_tokens: Most columns in one group.
+    """
+    columns: list[Column] = []
+    for index, (slot, tokens) in enumerate(zip(slots, lists, strict=True)):
+        for at, token in enumerate(tokens):
+            left = len(tokens) - at
+            group = min(left, group_tokens) if at % group_tokens == 0 else 0
+            how = sampling[index] if sampling is not None and left == 1 else None
+            columns.append(Column(token, slot, lengths[slot] + at, how, group))
+    return columns
+
+
+def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> list[int]:
+    """Return the int32 values [fields x width] of `graphs.FIELDS`, row by row.
+
+    Columns beyond the last belong to the spare slot, whose page table is page 0 throughout.
+    """
+    token, slot, pos = [0] * width, [spare_slot] * width, [0] * width
+    for i, c in enumerate(columns):
+        token[i], slot[i], pos[i] = c.token, c.slot, c.pos
+    starts = [(i, c.group) for i, c in enumerate(columns) if c.group]
+    rest = [0] * (width - len(starts))
+    rows = [token, slot, pos, [i for i, _ in starts] + rest, [n for _, n in starts] + rest]
+    drawn = [(i, c.sampling) for i, c in enumerate(columns) if c.sampling is not None]
+    params = [[0] * width for _ in range(6)]
+    for i, how in drawn:
+        if how.temperature > 0:
+            bits = struct.unpack("<3i", struct.pack("<3f", how.temperature, how.top_p, how.min_p))
+            seed = struct.unpack("<2i", struct.pack("<Q", how.seed & (2**64 - 1)))
+            for row, value in zip(params, (how.top_k, *bits, *seed), strict=True):
+                row[i] = value
+    return [value for row in (*rows, *params) for value in row]
+
+
+class Staging:
+    """A ring of pinned buffers in front of the device's `meta`.
+
+    Args:
+        meta: int32 [fields, width] on the device.
+    """
+
+    def __init__(self, meta: Tensor) -> None:
+        self._meta = meta
+        self._pinned = [torch.empty(meta.shape, dtype=torch.int32, pin_memory=True) for _ in range(RING)]
+        self._read: list[torch.cuda.Event | None] = [None] * RING
+        self._next = 0
+
+    def upload(self, columns: Sequence[Column], spare_slot: int, given: Tensor | None = None) -> None:
+        """Queue the columns on the current stream, before whatever is launched next.
+
+        Args:
+            columns: The step's columns.
+            spare_slot: Slot of unused columns.
+            given: int64 [n] on the device, tokens that replace those of the columns.
+        """
+        at, self._next = self._next, (self._next + 1) % RING
+        event = self._read[at]
+        if event is not None:
+            event.synchronize()
+        pinned = self._pinned[at]
+        pinned.copy_(torch.tensor(encode(columns, spare_slot), dtype=torch.int32).view(pinned.shape))
+        self._meta.copy_(pinned, non_blocking=True)
+        if given is not None:
+            self._meta[0, : len(given)].copy_(given)
+        event = event or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._read[at] = event

@@ -1,0 +1,137 @@
+"""CUDA source -> loaded kernels: NVRTC in process, cubins cached on disk, launches on torch's stream.
+
+Knows files of source, options, driver calls. Refuses to know what the kernels compute. Needs `cuda.bindings`,
+which torch's CUDA builds depend on, and no CUDA toolkit: the sources include no header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent / "kernels"
+SHARED = ("common.cuh", "linear.cuh")
+
+
+class CudaError(RuntimeError):
+    """The driver or NVRTC refused; the decoder cannot be used on this machine."""
+
+
+class Kernel:
+    """One kernel of a loaded module.
+
+    Args:
+        function: The driver's handle.
+        threads: Threads a block.
+        shared_bytes: Dynamic shared memory a block, in bytes.
+        overlap: Start while the kernel before still runs (programmatic dependent launch); the kernel then
+            waits itself before it reads what that one wrote.
+    """
+
+    def __init__(self, function: Any, *, threads: int, shared_bytes: int = 0, overlap: bool = False) -> None:
+        from cuda.bindings import driver
+
+        self._driver, self._function = driver, function
+        self._threads, self._shared, self._overlap = threads, shared_bytes, overlap
+        if shared_bytes > 48 * 1024:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _check(driver.cuFuncSetAttribute(function, attribute, shared_bytes))
+
+    def __call__(self, grid: tuple[int, ...], arguments: ctypes.Structure) -> None:
+        """Launch on torch's current stream (captured, where that is capturing)."""
+        driver = self._driver
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = (*grid, 1, 1)[:3]
+        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
+        config.sharedMemBytes = self._shared
+        config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
+        config.numAttrs = 0
+        if self._overlap:
+            attribute, value = driver.CUlaunchAttribute(), driver.CUlaunchAttributeValue()
+            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            value.programmaticStreamSerializationAllowed = 1
+            attribute.value = value
+            config.attrs, config.numAttrs = [attribute], 1
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        _check(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(pointers), 0))
+
+
+class Module:
+    """The kernels of one source file, compiled for one set of options."""
+
+    def __init__(
+        self, name: str, defines: Mapping[str, int], capability: tuple[int, int], cache: Path
+    ) -> None:
+        """Compile, or read the cached cubin, and load it into torch's context."""
+        from cuda.bindings import driver
+
+        torch.cuda.current_stream().synchronize()  # makes torch's context current
+        self._driver = driver
+        self._image = cubin(name, defines, capability, cache)
+        (self._module,) = _check(driver.cuModuleLoadData(self._image))
+
+    def kernel(self, name: str, *, threads: int, shared_bytes: int = 0, overlap: bool = False) -> Kernel:
+        """Return one of the module's kernels."""
+        (function,) = _check(self._driver.cuModuleGetFunction(self._module, name.encode()))
+        return Kernel(function, threads=threads, shared_bytes=shared_bytes, overlap=overlap)
+
+
+def source(name: str) -> str:
+    """Return the whole source of one kernel file, what it shares with others included."""
+    return "\n".join((FOLDER / part).read_text() for part in (*SHARED, f"{name}.cu"))
+
+
+def cubin(name: str, defines: Mapping[str, int], capability: tuple[int, int], cache: Path) -> bytes:
+    """Return machine code for one kernel file, from the cache folder where it is there.
+
+    Raises:
+        CudaError: NVRTC refused the source; the message holds its log.
+    """
+    from cuda.bindings import nvrtc
+
+    text = source(name)
+    options = [f"-arch=sm_{capability[0]}{capability[1]}", "-std=c++17", "-default-device"]
+    options += [f"-D{key}={value}" for key, value in sorted(defines.items())]
+    _, major, minor = nvrtc.nvrtcVersion()
+    key = hashlib.sha256("\0".join([text, *options, f"{major}.{minor}"]).encode()).hexdigest()[:32]
+    path = cache / f"{name}-{key}.cubin"
+    with contextlib.suppress(OSError):
+        image = path.read_bytes()
+        if image[:4] == b"\x7fELF":
+            return image
+    image = _compile(nvrtc, name, text, options)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
+            file.write(image)
+        os.replace(file.name, path)
+    return image
+
+
+def _compile(nvrtc: Any, name: str, text: str, options: list[str]) -> bytes:
+    (program,) = _check(nvrtc.nvrtcCreateProgram(text.encode(), f"{name}.cu".encode(), 0, [], []))
+    status = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
+    if int(status[0]) != 0:
+        (size,) = _check(nvrtc.nvrtcGetProgramLogSize(program))
+        log = b" " * size
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise CudaError(f"expected {name}.cu to compile with {options!r}, found:\n{log.decode()}")
+    (size,) = _check(nvrtc.nvrtcGetCUBINSize(program))
+    image = b" " * size
+    _check(nvrtc.nvrtcGetCUBIN(program, image))
+    nvrtc.nvrtcDestroyProgram(program)
+    return bytes(image)
+
+
+def _check(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    if int(result[0]) != 0:
+        raise CudaError(f"expected a CUDA call to succeed, found {result[0]!r}")
+    return result[1:]

@@ -1,0 +1,202 @@
+// Attention of a step's new tokens over the live part of a paged KV cache (flash-decoding).
+// Block (split, KV head, group): the keys of one slot are cut into equal runs over the splits, how many depends
+// on that slot's length only, so no slot's result depends on the others. The G query heads of a KV head and the
+// tokens of the group are the 16 rows of the A operand. Each of the 4 warps takes 16 keys at a time straight from
+// the cache into registers: a dot product does not care in which order its terms come, so a lane's 16 contiguous
+// bytes of a key serve as B fragments as they are, and movmatrix turns the values' fragments.
+// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE.
+#define J (HEAD_DIM / 32)
+#define ATTENTION_WARPS 4
+
+struct Attention {
+  const bf16* q;   // [columns][KV_HEADS * GROUP * HEAD_DIM], rotated
+  const bf16* kv;  // this layer's pages
+  bf16* out;       // packed activations
+  const int* slot;
+  const int* pos;
+  const int* pages;
+  const int* group_first;  // first column of each group of columns that share a slot
+  const int* group_count;  // 0: no such group
+  float* partial;          // [groups * KV_HEADS][splits][16][HEAD_DIM + 2]
+  u32* counters;           // [groups * KV_HEADS], zero between launches
+  int max_pages, splits, sliding, nt;
+  float scale_log2;
+};
+
+__device__ __forceinline__ u32 transpose8x8(u32 v) {
+  u32 r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(v));
+  return r;
+}
+
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(const __grid_constant__ Attention a) {
+  __shared__ float so[ATTENTION_WARPS][16][HEAD_DIM + 4];
+  __shared__ float sm[ATTENTION_WARPS][16], sl[ATTENTION_WARPS][16];
+  __shared__ u32 arrived;
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
+  const int split = blockIdx.x, head = blockIdx.y, group = blockIdx.z;
+  const int count = a.group_count[group];
+  if (count == 0) return;
+  const int first = a.group_first[group], p0 = a.pos[first], end = p0 + count;
+  const int start = a.sliding ? max(0, p0 + 1 - a.sliding) & ~15 : 0;
+  const int step = ATTENTION_WARPS * 16;
+  const int run = ((end - start + a.splits - 1) / a.splits + step - 1) / step * step;
+  const int active = (end - start + run - 1) / run;
+  if (split >= active) return;
+  const int lo = start + split * run, hi = min(lo + run, end);
+  const int* pages = a.pages + a.slot[first] * a.max_pages;
+  const int rows = GROUP * count;
+  auto key_row = [&](int which, int key) {
+    key = min(key, hi - 1);
+    return a.kv + ((((size_t)pages[key / PAGE] * 2 + which) * KV_HEADS + head) * PAGE + key % PAGE) * HEAD_DIM;
+  };
+  // Keys of earlier steps are in memory already: bring the run into L2 while the projection before still works.
+  for (int i = tid; i < (hi - lo) * (HEAD_DIM / 64); i += ATTENTION_WARPS * 32) {
+    const int key = lo + i / (HEAD_DIM / 64), part = i % (HEAD_DIM / 64) * 64;
+    if (i >= 2048) break;
+    prefetch_l2(key_row(0, key) + part);
+    prefetch_l2(key_row(1, key) + part);
+  }
+  depend_wait();
+  depend_launch();
+
+  uint4 q[J][2];
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int row = g + r * 8;
+    const bf16* p = a.q + ((size_t)(first + row / GROUP) * KV_HEADS * GROUP + head * GROUP + row % GROUP) * HEAD_DIM;
+#pragma unroll
+    for (int j = 0; j < J; j++) q[j][r] = row < rows ? load_uint4(p + j * 32 + t * 8) : make_uint4(0, 0, 0, 0);
+  }
+  float o[J][4][4];
+#pragma unroll
+  for (int j = 0; j < J; j++)
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) o[j][r][i] = 0.f;
+  float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
+
+  for (int base = lo + warp * 16; base < hi; base += step) {
+    uint4 k[2][J], v[2][J];
+#pragma unroll
+    for (int b = 0; b < 2; b++) {
+      const bf16* kp = key_row(0, base + b * 8 + g) + t * 8;
+      const bf16* vp = key_row(1, base + b * 8 + g) + t * 8;
+#pragma unroll
+      for (int j = 0; j < J; j++) k[b][j] = load_uint4(kp + j * 32);
+#pragma unroll
+      for (int j = 0; j < J; j++) v[b][j] = load_uint4(vp + j * 32);
+    }
+    float s[2][4];
+#pragma unroll
+    for (int b = 0; b < 2; b++) {
+      s[b][0] = s[b][1] = s[b][2] = s[b][3] = 0.f;
+#pragma unroll
+      for (int j = 0; j < J; j++) {
+        mma(s[b], q[j][0].x, q[j][1].x, q[j][0].y, q[j][1].y, k[b][j].x, k[b][j].y);
+        mma(s[b], q[j][0].z, q[j][1].z, q[j][0].w, q[j][1].w, k[b][j].z, k[b][j].w);
+      }
+    }
+    float high[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int b = 0; b < 2; b++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int key = base + b * 8 + t * 2 + (i & 1), row = g + (i >> 1) * 8, p = p0 + row / GROUP;
+        const bool seen = row < rows && key <= p && key < hi && (!a.sliding || key > p - a.sliding);
+        s[b][i] = seen ? s[b][i] * a.scale_log2 : -INFINITY;
+        high[i >> 1] = fmaxf(high[i >> 1], s[b][i]);
+      }
+    float shrink[2], anchor[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      high[r] = fmaxf(high[r], __shfl_xor_sync(~0u, high[r], 1));
+      high[r] = fmaxf(high[r], __shfl_xor_sync(~0u, high[r], 2));
+      high[r] = fmaxf(high[r], top[r]);
+      anchor[r] = high[r] == -INFINITY ? 0.f : high[r];
+      shrink[r] = exp2f(top[r] - anchor[r]);
+      top[r] = high[r];
+      sum[r] *= shrink[r];
+    }
+    u32 p[2][2];
+#pragma unroll
+    for (int b = 0; b < 2; b++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        s[b][i] = exp2f(s[b][i] - anchor[i >> 1]);
+        sum[i >> 1] += s[b][i];
+      }
+      p[b][0] = pack_bf16(s[b][0], s[b][1]);
+      p[b][1] = pack_bf16(s[b][2], s[b][3]);
+    }
+#pragma unroll
+    for (int j = 0; j < J; j++) {
+      const u32 v0[4] = {v[0][j].x, v[0][j].y, v[0][j].z, v[0][j].w};
+      const u32 v1[4] = {v[1][j].x, v[1][j].y, v[1][j].z, v[1][j].w};
+#pragma unroll
+      for (int r = 0; r < 4; r++) {
+        o[j][r][0] *= shrink[0], o[j][r][1] *= shrink[0], o[j][r][2] *= shrink[1], o[j][r][3] *= shrink[1];
+        mma(o[j][r], p[0][0], p[0][1], p[1][0], p[1][1], transpose8x8(v0[r]), transpose8x8(v1[r]));
+      }
+    }
+  }
+
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+    const int row = g + r * 8;
+    if (row < rows) {
+      if (t == 0) sm[warp][row] = top[r], sl[warp][row] = sum[r];
+#pragma unroll
+      for (int j = 0; j < J; j++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) *(float2*)&so[warp][row][j * 32 + t * 8 + c * 2] = make_float2(o[j][c][r * 2], o[j][c][r * 2 + 1]);
+    }
+  }
+  __syncthreads();
+  float* partial = a.partial + (size_t)(group * KV_HEADS + head) * a.splits * 16 * (HEAD_DIM + 2);
+  for (int i = tid; i < rows * HEAD_DIM; i += ATTENTION_WARPS * 32) {
+    const int row = i / HEAD_DIM, d = i % HEAD_DIM;
+    float high = -INFINITY, value = 0.f, total = 0.f;
+#pragma unroll
+    for (int w = 0; w < ATTENTION_WARPS; w++) high = fmaxf(high, sm[w][row]);
+    const float anchor = high == -INFINITY ? 0.f : high;
+#pragma unroll
+    for (int w = 0; w < ATTENTION_WARPS; w++) {
+      const float f = exp2f(sm[w][row] - anchor);
+      value += f * so[w][row][d];
+      total += f * sl[w][row];
+    }
+    if (active == 1) {
+      a.out[packed((head * GROUP + row % GROUP) * HEAD_DIM + d, first + row / GROUP, a.nt)] = to_bf16(value / total);
+    } else {
+      float* to = partial + (size_t)(split * 16 + row) * (HEAD_DIM + 2);
+      __stcg(to + d, value);
+      if (d == 0) __stcg(to + HEAD_DIM, high), __stcg(to + HEAD_DIM + 1, total);
+    }
+  }
+  if (active == 1) return;
+  __threadfence();
+  __syncthreads();
+  if (tid == 0) arrived = atomicAdd(a.counters + group * KV_HEADS + head, 1u);
+  __syncthreads();
+  if (arrived != active - 1) return;
+  if (tid == 0) a.counters[group * KV_HEADS + head] = 0;
+  __threadfence();
+  for (int i = tid; i < rows * HEAD_DIM; i += ATTENTION_WARPS * 32) {
+    const int row = i / HEAD_DIM, d = i % HEAD_DIM;
+    float high = -INFINITY, value = 0.f, total = 0.f;
+    for (int s = 0; s < active; s++) high = fmaxf(high, load_float(partial + (size_t)(s * 16 + row) * (HEAD_DIM + 2) + HEAD_DIM));
+    for (int s = 0; s < active; s++) {
+      const float* from = partial + (size_t)(s * 16 + row) * (HEAD_DIM + 2);
+      const float f = exp2f(load_float(from + HEAD_DIM) - high);
+      value += f * load_float(from + d);
+      total += f * load_float(from + HEAD_DIM + 1);
+    }
+    a.out[packed((head * GROUP + row % GROUP) * HEAD_DIM + d, first + row / GROUP, a.nt)] = to_bf16(value / total);
+  }
+}

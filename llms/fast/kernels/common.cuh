@@ -1,0 +1,79 @@
+// Shared by all kernels. No header is included, so that NVRTC needs nothing but itself.
+// Compiled with -DPDL=0|1 (programmatic dependent launch, from compute capability 9.0 on).
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+typedef unsigned short bf16;  // bits of a bfloat16
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+__device__ __forceinline__ float to_float(bf16 v) { return __uint_as_float((u32)v << 16); }
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+  u32 v;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  return v;
+}
+__device__ __forceinline__ bf16 to_bf16(float v) { return (bf16)(pack_bf16(v, 0.f) & 0xffffu); }
+__device__ __forceinline__ float round_bf16(float v) { return __uint_as_float(pack_bf16(v, 0.f) << 16); }
+
+// Everything a kernel reads that another kernel of the step wrote must come after depend_wait(). The next
+// kernel is let in only after it, so when a kernel runs, all but its direct predecessor have finished.
+__device__ __forceinline__ void depend_wait() {
+#if PDL
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void depend_launch() {
+#if PDL
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ void copy16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+__device__ __forceinline__ void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// Activations are read past L1: with programmatic launch, L1 may hold a line from before the wait.
+__device__ __forceinline__ float load_float(const float* p) {
+  float v;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ float4 load_float4(const float4* p) {
+  float4 v;
+  asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint4 load_uint4(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+  return v;
+}
+
+// D[16x8] += A[16x16] B[16x8]; lane = 4g + t holds A rows g, g+8, B column g, D rows g, g+8 columns 2t, 2t+1.
+__device__ __forceinline__ void mma(float (&d)[4], const u32 a0, const u32 a1, const u32 a2, const u32 a3, u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Where activation (k, column m) lies, in bf16 elements: the B fragments of two k16 steps side by side, so
+// that one 16-byte load a lane feeds two mma. NT = columns / 8; NT = 0: one column, no padding to 8.
+__device__ __forceinline__ int packed(int k, int m, int nt) {
+  const int t = (k >> 1) & 3, in = ((k >> 4) & 1) * 4 + ((k >> 3) & 1) * 2 + (k & 1);
+  if (nt == 0) return ((k >> 5) * 4 + t) * 8 + in;
+  return (((k >> 5) * nt + (m >> 3)) * 32 + (m & 7) * 4 + t) * 8 + in;
+}
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
+  return v;
+}

@@ -1,0 +1,106 @@
+// What the two NF4 products share: the record, its decoding, and where a result goes.
+// Compiled with -DNESTED=0|1 (absmax in 8 bits and nested, as bitsandbytes' double quantization leaves it, or
+// fp32), -DHEAD_DIM=.., -DPAGE=.. (tokens a page of the KV cache), -DKV_HEADS=..
+//
+// A record is 16 rows x 256 columns: 4 blocks of 64 columns, each 16 bytes a lane whose words are k16 steps and
+// whose bytes are the lane's A fragment (rows g, g+8; columns 2t, 2t+8); then the absmax of 16 rows x 4 blocks.
+// The 16 rows are two runs of 8 ("low" and "high"): gate/up, or the two halves of a rotary pair, or plain.
+#define CODE_BYTES 2048
+#if NESTED
+#define RECORD 2112
+#else
+#define RECORD 2304
+#endif
+#define WARPS 8
+#define LUT_BYTES 32768
+
+struct Tile {
+  int low, high;              // first row of each run of 8, in the joined matrix
+  int start_low, start_high;  // absmax block of that row's column 0, counted so that block >> 8 indexes absmax2
+  float offset_low, offset_high;
+};
+
+struct Linear {
+  const char* records;
+  const Tile* tiles;
+  const float* absmax2;
+  const float* code2;  // [256]
+  const u32* lut;      // [256] byte -> bf16 pair
+  const uint4* x;      // packed activations
+  const float* ssq_in; // [ssq_count][columns] partial sums of squares, or null: no norm
+  float4* partial;     // [splits][tiles][NT][32]
+  u32* counters;       // [row blocks], zero between launches
+  float* h;            // [columns][width] residual stream
+  bf16* x_out;
+  const bf16* gain;    // of the norm that follows
+  float* ssq_out;
+  bf16* q;             // [columns][q_rows]
+  bf16* kv;            // this layer's pages: [page][2][KV_HEADS][PAGE][HEAD_DIM]
+  const int* slot;
+  const int* pos;
+  const int* pages;    // [slots][max_pages]
+  const float2* rope;  // [position][HEAD_DIM / 2] cos, sin
+  int num_tiles, units, ssq_count, splits;
+  int q_rows, k_rows, max_pages, columns, width, blocks_per_row;
+  float eps, inv_width;
+};
+
+__device__ __forceinline__ void fill_lut(char* lut, float* code2, const Linear& a, int tid) {
+  const u32 v = a.lut[tid];
+  const uint4 q = make_uint4(v, v, v, v);
+#pragma unroll
+  for (int i = 0; i < 8; i++) ((uint4*)lut)[tid * 8 + ((i + tid) & 7)] = q;
+#if NESTED
+  code2[tid] = a.code2[tid];
+#endif
+}
+
+__device__ __forceinline__ void fetch_record(char* ring, const char* record, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) copy16(ring + i * 512 + lane * 16, record + i * 512 + lane * 16);
+  if (lane < (RECORD - CODE_BYTES) / 16) copy16(ring + CODE_BYTES + lane * 16, record + CODE_BYTES + lane * 16);
+}
+
+// absmax of block i for rows g and g+8 of a record
+__device__ __forceinline__ float2 scales(const char* ring, const float* code2, int g, int i, float s2a, float s2b,
+                                         float offa, float offb) {
+#if NESTED
+  const u32 w = *(const unsigned short*)(ring + CODE_BYTES + g * 8 + i * 2);
+  return make_float2(__fadd_rn(__fmul_rn(code2[w & 255], s2a), offa), __fadd_rn(__fmul_rn(code2[w >> 8], s2b), offb));
+#else
+  return *(const float2*)(ring + CODE_BYTES + g * 32 + i * 8);
+#endif
+}
+
+__device__ __forceinline__ void decode(u32 (&a)[4], u32 w, const char* lut_lane) {
+  a[0] = *(const u32*)(lut_lane + ((w << 7) & 0x7f80));
+  a[1] = *(const u32*)(lut_lane + ((w >> 1) & 0x7f80));
+  a[2] = *(const u32*)(lut_lane + ((w >> 9) & 0x7f80));
+  a[3] = *(const u32*)(lut_lane + ((w >> 17) & 0x7f80));
+}
+
+__device__ __forceinline__ bf16* kv_row(const Linear& a, int m, int which, int head) {
+  const int p = a.pos[m], page = a.pages[a.slot[m] * a.max_pages + p / PAGE];
+  return a.kv + ((((size_t)page * 2 + which) * KV_HEADS + head) * PAGE + p % PAGE) * HEAD_DIM;
+}
+
+// One rotary pair, or two plain rows, of q, k or v for column m. `row` is the row of `lo`.
+__device__ __forceinline__ void store_qkv(const Linear& a, const Tile& tile, int g, int m, float lo, float hi) {
+  lo = round_bf16(lo), hi = round_bf16(hi);
+  int row = tile.low + g;
+  if (row < a.q_rows + a.k_rows) {
+    const int d = row % HEAD_DIM;
+    const float2 r = a.rope[(size_t)a.pos[m] * (HEAD_DIM / 2) + d];
+    const float x = lo * r.x - hi * r.y, y = hi * r.x + lo * r.y;
+    bf16* to = row < a.q_rows ? a.q + (size_t)m * a.q_rows + row : kv_row(a, m, 0, (row - a.q_rows) / HEAD_DIM) + d;
+    to[0] = to_bf16(x);
+    to[HEAD_DIM / 2] = to_bf16(y);
+  } else {
+    row -= a.q_rows + a.k_rows;
+    bf16* to = kv_row(a, m, 1, row / HEAD_DIM) + row % HEAD_DIM;
+    to[0] = to_bf16(lo);
+    to[8] = to_bf16(hi);
+  }
+}
+
+__device__ __forceinline__ float silu(float v) { return v / (1.f + __expf(-v)); }

@@ -1,0 +1,148 @@
+"""The kernels of one model on one GPU: which variants, how much shared memory, which grids, which arguments.
+
+Knows the C structs of kernels/*.cu (each class here mirrors one, field by field) and the GPU's limits.
+Refuses to know slots, graphs and tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llms.fast.compiler import Kernel, Module
+from llms.fast.layout import record_bytes
+from llms.fast.weights import Shape
+
+PAGE = 64
+"""Tokens a page of the KV cache: half a page is lost per conversation, and 16-key tiles never cross one."""
+WARPS = 8
+LUT_BYTES = 32768 + 1024
+KINDS = ("qkv", "residual", "silu")
+
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+
+
+def _struct(name: str, pointers: str, integers: str = "", floats: str = "") -> type[ctypes.Structure]:
+    fields = [(f, _P) for f in pointers.split()] + [(f, _I) for f in integers.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields + [(f, _F) for f in floats.split()]})
+
+
+Linear = _struct(
+    "Linear",
+    "records tiles absmax2 code2 lut x ssq_in partial counters h x_out gain ssq_out q kv slot pos pages rope",
+    "num_tiles units ssq_count splits q_rows k_rows max_pages columns width blocks_per_row",
+    "eps inv_width",
+)
+Attention = _struct(
+    "Attention",
+    "q kv out slot pos pages group_first group_count partial counters",
+    "max_pages splits sliding nt",
+    "scale_log2",
+)
+Embed = _struct("Embed", "tokens table gain h x ssq", "width nt")
+Norm = _struct("Norm", "h gain x", "width", "eps")
+Unpack = _struct("Unpack", "records tiles absmax2 code2 codes out", "num_tiles units blocks_per_row width")
+Rotate = _struct("Rotate", "qkv kv pages rope", "first q_heads")
+Product = _struct("Product", "in_ out", "width")
+Sample = _struct("Sample", "logits top_k temperature top_p min_p seed_low seed_high pos out", "vocabulary")
+
+
+class Machine:
+    """Compiled kernels and the choices that depend on the GPU.
+
+    Args:
+        shape: The model's sizes.
+        device: A CUDA device of compute capability 8.0 or more.
+        cache: Folder for compiled kernels.
+
+    Attributes:
+        columns: Most tokens a step can take on this GPU: 64, or 16 where shared memory is short.
+        processors: Number of multiprocessors.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device, cache: Path) -> None:
+        properties: Any = torch.cuda.get_device_properties(device)
+        self.shape, self.device = shape, device
+        self.processors: int = properties.multi_processor_count
+        self.name = properties.name
+        capability = (properties.major, properties.minor)
+        self._limit: int = properties.shared_memory_per_block_optin
+        self._record = record_bytes(shape.nested)
+        self.overlap = capability >= (9, 0)
+        widest = -(-max(shape.inner, shape.width, shape.heads * shape.head_dim) // 256)
+        narrow = -(-shape.width // 256)
+        pair = properties.shared_memory_per_multiprocessor // 2 - 1024
+        stages = max(2, min(4, self._fit(min(self._limit, pair), self._gemv_bytes(narrow, 0))))
+        tail = max(2, min(stages, self._fit(min(self._limit, pair), self._gemv_bytes(widest, 0))))
+        deep = 3 if self._limit > 200_000 else 2
+        self.columns = 64 if self._gemm_bytes(8, deep) <= self._limit else 16
+        self._stages = {"qkv": stages, "silu": stages, "residual": tail}
+        base = {
+            "PDL": int(self.overlap), "NESTED": int(shape.nested), "HEAD_DIM": shape.head_dim,
+            "KV_HEADS": shape.kv_heads, "GROUP": shape.heads // shape.kv_heads, "PAGE": PAGE,
+        }  # fmt: skip
+        defines = {
+            "gemv": base | {"STAGES": stages, "STAGES_RESIDUAL": tail},
+            "gemm": base | {"STAGES": deep},
+            "attention": base, "edges": base, "sample": base,
+        }  # fmt: skip
+        with ThreadPoolExecutor() as pool:
+            loads = {n: pool.submit(self._module, n, d, capability, cache) for n, d in defines.items()}
+            modules = {n: load.result() for n, load in loads.items()}
+        self._load(modules, narrow, widest, deep)
+
+    def _module(self, name: str, defines: dict[str, int], capability: tuple[int, int], cache: Path) -> Module:
+        with torch.cuda.device(self.device):
+            return Module(name, defines, capability, cache)
+
+    def _load(self, modules: dict[str, Module], narrow: int, widest: int, deep: int) -> None:
+        gemv, gemm, edges = modules["gemv"], modules["gemm"], modules["edges"]
+        over = self.overlap
+        self.linear: dict[tuple[int, str], Kernel] = {}
+        for kind in KINDS:
+            units = widest if kind == "residual" else narrow
+            size = self._gemv_bytes(units, self._stages[kind])
+            self.linear[0, kind] = gemv.kernel(f"gemv_{kind}", threads=256, shared_bytes=size, overlap=over)
+            for nt in (1, 2, 4, 8):
+                if nt * 8 <= self.columns:
+                    size = self._gemm_bytes(nt, deep)
+                    kernel = gemm.kernel(f"gemm{nt}_{kind}", threads=256, shared_bytes=size, overlap=over)
+                    self.linear[nt, kind] = kernel
+        self.attention = modules["attention"].kernel("attention", threads=128, overlap=over)
+        self.embed = edges.kernel("embed", threads=256)
+        self.final_norm = edges.kernel("final_norm", threads=512, overlap=over)
+        self.unpack = edges.kernel("unpack", threads=256)
+        self.rotate_store = edges.kernel("rotate_store", threads=self.shape.head_dim // 2)
+        self.silu_product = edges.kernel("silu_product", threads=128)
+        self.sample = modules["sample"].kernel("sample", threads=1024)
+
+    def _fit(self, limit: int, fixed: int) -> int:
+        return (limit - fixed) // (WARPS * self._record)
+
+    def _gemv_bytes(self, units: int, stages: int) -> int:
+        return LUT_BYTES + 1024 + units * 512 + WARPS * stages * self._record
+
+    def _gemm_bytes(self, nt: int, stages: int) -> int:
+        return LUT_BYTES + 256 + WARPS * 256 + stages * (nt * 4096 + WARPS * self._record)
+
+    def blocks(self, tiles: int, units: int, nt: int) -> tuple[int, int]:
+        """Return the grid of a product: blocks of rows, and how many share a row's columns."""
+        if nt == 0:
+            return min(tiles, self.processors), 1
+        rows = -(-tiles // WARPS)
+        wanted = self.processors * (2 if nt <= 2 else 1)
+        return rows, max(1, min(wanted // rows, units // 2))
+
+    def attention_splits(self, columns: int) -> int:
+        """Return over how many blocks the keys of one slot are spread."""
+        wanted: int = 4 * self.processors // (self.shape.kv_heads * columns)
+        return max(2, min(32, wanted))
+
+    @property
+    def group_tokens(self) -> int:
+        """How many tokens of one slot one block of attention takes."""
+        return max(1, 16 // (self.shape.heads // self.shape.kv_heads))
