@@ -56,6 +56,17 @@ class Parts:
 
         return DocumentStore(self.settings.store, chroma=self.settings.chroma)
 
+    def close(self) -> None:
+        """Let go of the store's files; a store that is not closed has its index checked at the next start."""
+        if "store" in self.__dict__:
+            self.store.close()
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def has_documents(self) -> bool:
         """Whether there is a store with at least one document; makes no folder and loads no embedder."""
         return self.settings.store.exists() and bool(self.store.sources())

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from langchain_core.messages import AnyMessage
 from langchain_core.tools import BaseTool
 
-from agent.taint import copied_arguments, untrusted_sources, trusted_words
+from agent.taint import copied_arguments, trusted_words, untrusted_sources
 
 Kind = Literal["read", "run", "write"]
 Verdict = Literal["allow", "ask", "deny"]

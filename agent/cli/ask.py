@@ -39,11 +39,14 @@ def run(args: argparse.Namespace) -> int:
 
     request = read_request(words_of(args.question), args)
     console.note("agent: starting …")
-    parts, context = prepare(request, settings_from(args), args)
-    from agent.events import stream_events
+    from agent.build import Parts
 
-    printer = printer_for(json=args.json, stream=not args.no_stream)
-    agent = parts.agent(documents=context.docs != "off")
-    for event in stream_events(agent, request.inputs, context=context):
-        printer.show(event)
+    with Parts(settings_from(args)) as parts:
+        context = prepare(request, parts, args)
+        from agent.events import stream_events
+
+        printer = printer_for(json=args.json, stream=not args.no_stream)
+        agent = parts.agent(documents=context.docs != "off")
+        for event in stream_events(agent, request.inputs, context=context):
+            printer.show(event)
     return printer.close(fail_ungrounded=args.fail_ungrounded)

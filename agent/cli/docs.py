@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     console.configure(args)
     from agent.build import Parts
 
-    return ACTIONS[args.action](Parts(settings_from(args)), args)
+    with Parts(settings_from(args)) as parts:
+        return ACTIONS[args.action](parts, args)
 
 
 def _list(parts: Parts, args: argparse.Namespace) -> int:

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     console.note("agent: starting …")
     from agent.build import Parts
 
-    parts = Parts(settings_from(args))
-    report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed)
+    with Parts(settings_from(args)) as parts:
+        report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed)
     if args.json:
         console.line(json.dumps(report.as_dict(), ensure_ascii=False))
     return 0

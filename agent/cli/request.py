@@ -19,7 +19,6 @@ from agent.errors import RequestError
 if TYPE_CHECKING:
     from agent.build import Parts
     from agent.context import RunContext
-    from agent.settings import Settings
 
 Docs = Literal["auto", "only", "off"]
 
@@ -75,12 +74,10 @@ def read_stdin() -> str:
     return text
 
 
-def prepare(request: Request, settings: Settings, args: argparse.Namespace) -> tuple[Parts, RunContext]:
-    """The parts for these settings and the turn's context, after ingesting what `--docs` names."""
-    from agent.build import Parts
+def prepare(request: Request, parts: Parts, args: argparse.Namespace) -> RunContext:
+    """The turn's context, after ingesting what `--docs` names."""
     from agent.context import RunContext
 
-    parts = Parts(settings)
     if args.docs:
         from agent.cli.ingest import ingest_paths
 
@@ -90,7 +87,7 @@ def prepare(request: Request, settings: Settings, args: argparse.Namespace) -> t
         docs = "only"
         if not parts.has_documents():
             raise RequestError(
-                f"expected documents in the store {str(settings.store)!r}, found none; "
+                f"expected documents in the store {str(parts.settings.store)!r}, found none; "
                 "ingest some first: agent ingest PATH, or pass --docs PATH"
             )
-    return parts, RunContext(docs=docs)
+    return RunContext(docs=docs)
