@@ -12,9 +12,16 @@ import numpy as np
 from langchain_core.callbacks import CallbackManagerForLLMRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    ChatResult,
+    Generation,
+    GenerationChunk,
+    LLMResult,
+)
 from langchain_core.retrievers import BaseRetriever
 from numpy.typing import NDArray
 from pydantic import Field
@@ -125,3 +132,45 @@ class WordEmbeddings(Embeddings):
 def _direction(word: str, dimension: int) -> NDArray[np.float64]:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
     return np.random.default_rng(seed).standard_normal(dimension)
+
+
+class RawModel(BaseLLM):
+    """A completion model that continues with `texts` in turn; keeps prompts and options in `seen`."""
+
+    texts: list[str]
+    n: int = 1
+    temperature: float = 0.7
+    seed: int | None = None
+    max_tokens: int = 64
+    pieces: int = 5
+    seen: list[tuple[str, dict[str, Any]]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "raw"
+
+    def _next(self, prompt: str, options: dict[str, Any]) -> str:
+        self.seen.append((prompt, options))
+        return self.texts[min(len(self.seen), len(self.texts)) - 1]
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        count = kwargs.get("n", 1)
+        rows = [[Generation(text=self._next(one, kwargs)) for _ in range(count)] for one in prompts]
+        return LLMResult(generations=rows)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        text = self._next(prompt, kwargs)
+        for start in range(0, len(text), self.pieces):
+            yield GenerationChunk(text=text[start : start + self.pieces])

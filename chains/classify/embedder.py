@@ -21,10 +21,13 @@ from chains.vectors import Vectors, normalized, unit_vectors
 from chains.windows import windows
 
 TEMPERATURE = 0.05
-MULTI_MIDDLE = 0.2
-"""Cosine at which a label is as likely as not to apply, each label on its own."""
+MULTI_FLOOR, MULTI_MARGIN = 0.16, 0.08
+"""With `multi` a label is as likely as not to apply at this cosine, or so far below the nearest label's if
+that is more: what counts as near differs between sets of labels (0.16 for news, 0.51 for banking intents)."""
 WINDOW_TOKENS = 250
 """Below MiniLM's 256 with its two marks."""
+HOLD = 0.2
+"""How much of each label's own vector stays in its centre."""
 TRANSDUCTIVE_LEAST = 100
 """A mixed batch smaller than this gains nothing from its neighbours."""
 
@@ -50,19 +53,20 @@ def zero_shot(texts: Vectors, labels: Vectors, *, multi: bool) -> NDArray[np.flo
     """Return probabilities [n, m]: softmax over labels, or one logistic a label with `multi`."""
     cosines = np.asarray(texts @ labels.T, dtype=np.float64)
     if multi:
-        return np.asarray(1 / (1 + np.exp(-(cosines - MULTI_MIDDLE) / TEMPERATURE)))
+        middle = np.maximum(MULTI_FLOOR, cosines.max(axis=1, keepdims=True) - MULTI_MARGIN)
+        return np.asarray(1 / (1 + np.exp(-(cosines - middle) / TEMPERATURE)))
     return softmax(cosines, TEMPERATURE)
 
 
 def transductive(texts: Vectors, labels: Vectors, rounds: int = 10) -> NDArray[np.float64]:
     """Return probabilities [n, m] after soft k-means over the batch, started from the labels.
 
-    Measured on mixed batches of 200: 0.75 and 0.90 where single texts score 0.67 and 0.82; on a batch that is
-    mostly of one class it does harm (0.37), so it is opt-in.
+    Measured on mixed batches of 200: 0.79 and 0.89 where single texts score 0.70 and 0.86; on a batch of
+    which 80 % are of one class it does harm (0.33 for 0.81), so it is opt-in.
     """
     centres = labels
     for _ in range(rounds):
         shares = zero_shot(texts, centres, multi=False)
         moved = normalized(shares.T @ texts / np.maximum(shares.sum(axis=0), 1e-9)[:, None])
-        centres = normalized(0.5 * moved + 0.5 * centres)
+        centres = normalized((1 - HOLD) * moved + HOLD * labels)
     return zero_shot(texts, centres, multi=False)

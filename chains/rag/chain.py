@@ -83,15 +83,20 @@ def rag_chain(
 
 
 def writes_well(llm: Model) -> bool:
-    """Tell whether `llm` may write answers: it does, unless it says `writes_well = False` of itself.
+    """Tell whether `llm` may write answers: it may, unless it is known to be small.
 
-    Wrappers made by `.bind()` and `.with_config()` are looked through.
+    A model tells so by `writes_well` of its own, or by `runtime().small`, as `ChatLocal` does (under a
+    billion parameters); that loads it. Wrappers made by `.bind()` and `.with_config()` are looked through.
     """
     inner: Any = llm
     for _ in range(16):
         told = getattr(inner, "writes_well", None)
         if isinstance(told, bool):
             return told
+        runtime = getattr(inner, "runtime", None)
+        small = getattr(runtime(), "small", None) if callable(runtime) else None
+        if isinstance(small, bool):
+            return not small
         inner = getattr(inner, "bound", None)
         if inner is None:
             break

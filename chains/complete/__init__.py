@@ -1,0 +1,5 @@
+"""Completion of text and code: behind a prefix, or between a prefix and a suffix."""
+
+from chains.complete.chain import Candidate, Completer, complete_chain
+
+__all__ = ["Candidate", "Completer", "complete_chain"]

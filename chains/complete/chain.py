@@ -1,0 +1,226 @@
+"""complete_chain: a prefix, and maybe a suffix, in; what belongs behind or between them out.
+
+Knows the order of the steps (draw, cut, check, rank) and the stream; how a model continues and what Python
+allows lie in files of their own. Plain text is streamed as the model gives it. Code, gaps and several
+candidates are drawn as a few samples, cut to the block or line, and ranked: what parses first, then by the
+log-probability per character of the completion and of the suffix behind it, where the model scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+
+from chains.complete import python
+from chains.complete.model import Continuer, Model, fim_marks
+from chains.errors import InputError, OptionError, require_text
+from chains.runnable import generator_chain
+from llms.protocols import find_scorer
+
+Kind = Literal["text", "code"]
+Gap = str | Mapping[str, str]
+PREFIX_CHARS = 6000
+"""Of a longer prefix the model sees the end, from a line's start on; the completion still fits the whole."""
+SUFFIX_CHARS = 200
+"""So much of the suffix is scored behind each candidate."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A completion, its score (nats per character, higher is better) and whether it makes the whole parse.
+
+    `parses` is None for plain text and for languages other than Python.
+    """
+
+    text: str
+    score: float
+    parses: bool | None = None
+
+
+def complete_chain(
+    llm: Model,
+    *,
+    kind: Kind = "text",
+    language: str = "python",
+    n: int = 1,
+    samples: int = 4,
+    max_tokens: int = 128,
+    single_line: bool = False,
+) -> Completer:
+    """Complete text or code.
+
+    Args:
+        llm: Any LangChain model. A completion model (`LocalLLM`) continues the text as it stands; a chat
+            model is asked to, and what it adds around the continuation is taken off.
+        kind: "text" keeps on in the same voice; "code" stops at the end of the block or function.
+        language: For code; Python is checked by its parser.
+        n: How many candidates `candidates` returns, 1 to 16.
+        samples: How many continuations are drawn for code, gaps and candidates, 1 to 32.
+        max_tokens: The most tokens of a continuation.
+        single_line: Stop at the end of the line.
+
+    Returns:
+        A Runnable of a prefix, or {"prefix", "suffix"}, to the completion; its stream yields pieces of it.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+    if kind not in get_args(Kind):
+        raise OptionError(f"expected kind to be one of {get_args(Kind)}, found {kind!r}: choose one of them")
+    for name, value, most in (("n", n, 16), ("samples", samples, 32), ("max_tokens", max_tokens, 100_000)):
+        if not 1 <= value <= most:
+            raise OptionError(
+                f"expected {name} to be 1 to {most}, found {value!r}: pass a number in that range"
+            )
+    steps = _Steps(
+        llm=llm,
+        code=kind == "code",
+        checked=kind == "code" and language.lower() in ("python", "py"),
+        n=n,
+        samples=max(samples, n),
+        max_tokens=max_tokens,
+        single_line=single_line,
+    )
+    return Completer(steps)
+
+
+class Completer(Runnable[Gap, str]):
+    """The Runnable that `complete_chain` makes; `candidates` gives more than the best completion."""
+
+    def __init__(self, steps: _Steps) -> None:
+        """Keep the steps, and the Runnable made of them."""
+        self.name = "complete_chain"
+        self._steps = steps
+        self._chain: Runnable[Gap, str] = generator_chain(steps.run, name="complete_chain", result=str)
+
+    def candidates(self, gap: Gap, config: RunnableConfig | None = None) -> list[Candidate]:
+        """Return up to `n` different completions, best first, with their scores."""
+        return self._steps.candidates(*read_gap(gap), ensure_config(config))[: self._steps.n]
+
+    def invoke(self, input: Gap, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        """Return the best completion."""
+        return self._chain.invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: Gap, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        """Return the best completion."""
+        return await self._chain.ainvoke(input, config, **kwargs)
+
+    def stream(self, input: Gap, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
+        """Yield the completion in pieces."""
+        yield from self._chain.stream(input, config, **kwargs)
+
+    async def astream(self, input: Gap, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Yield the completion in pieces."""
+        async for piece in self._chain.astream(input, config, **kwargs):
+            yield piece
+
+
+def read_gap(given: Gap) -> tuple[str, str]:
+    """Return prefix and suffix of a chain's input.
+
+    Raises:
+        InputError: a mapping without "prefix".
+        EmptyInputError: the prefix is empty.
+    """
+    if isinstance(given, Mapping):
+        if "prefix" not in given:
+            raise InputError(
+                f"expected a prefix, or {{prefix, suffix}}, found {sorted(given)!r}: add 'prefix'"
+            )
+        suffix = given.get("suffix") or ""
+        # A suffix may be white space only: a line's end is one.
+        prefix = require_text("a prefix", given["prefix"])
+        return prefix, suffix if str(suffix).isspace() or not suffix else require_text("a suffix", suffix)
+    return require_text("a prefix", given), ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    llm: Model
+    code: bool
+    checked: bool
+    n: int
+    samples: int
+    max_tokens: int
+    single_line: bool
+
+    def run(self, given: Gap, config: RunnableConfig) -> Iterator[str]:
+        prefix, suffix = read_gap(given)
+        if self.code or suffix:
+            found = self.candidates(prefix, suffix, config)
+            yield found[0].text if found else ""
+            return
+        for piece in self._continuer(suffix).stream(_shown(prefix), suffix, config):
+            if self.single_line and "\n" in piece.lstrip("\n"):
+                yield piece.lstrip("\n").split("\n", 1)[0]
+                return
+            yield piece
+
+    def candidates(self, prefix: str, suffix: str, config: RunnableConfig) -> list[Candidate]:
+        raw = self._continuer(suffix).samples(_shown(prefix), suffix, self.samples, config)
+        texts = list(dict.fromkeys(self._cut(prefix, one, suffix) for one in raw))
+        if self.checked:
+            return self._ranked_code(prefix, suffix, raw, texts)
+        return self._ranked(prefix, suffix, texts, None)
+
+    def _continuer(self, suffix: str) -> Continuer:
+        marks = fim_marks(self.llm) if suffix else None
+        return Continuer(self.llm, code=self.code, max_tokens=self.max_tokens, fim=marks)
+
+    def _cut(self, prefix: str, raw: str, suffix: str) -> str:
+        if self.single_line:
+            return raw.lstrip("\n").split("\n", 1)[0] if not self.code else raw.split("\n", 1)[0]
+        if self.checked:
+            return python.block_end(prefix, raw)
+        return raw
+
+    def _ranked_code(
+        self, prefix: str, suffix: str, raw: Sequence[str], texts: Sequence[str]
+    ) -> list[Candidate]:
+        single = self.single_line or bool(suffix and not suffix.startswith("\n"))
+        fits = [python.fitting(prefix, one, suffix, single_line=single) for one in raw]
+        good = list(dict.fromkeys(one for one in fits if one is not None))
+        if not good:
+            good = self._fillers(prefix, suffix)
+        if good:
+            return self._ranked(prefix, suffix, good, True)
+        return self._ranked(prefix, suffix, [one for one in texts if one.strip()] or list(texts), False)
+
+    def _fillers(self, prefix: str, suffix: str) -> list[str]:
+        """Names of the code before, as an expression, a statement or the rest of a call."""
+        if not suffix:
+            return []
+        tries = [
+            form.format(name)
+            for name in [*python.names_before(prefix), "None"]
+            for form in ("{}", " {}", "{}:", " {}:", "({})", "({}):", "{})", " = {}", "return {}", "    {}")
+        ]
+        return [one for one in tries if python.parses(prefix + one + suffix)][:24]
+
+    def _ranked(self, prefix: str, suffix: str, texts: Sequence[str], parse: bool | None) -> list[Candidate]:
+        scorer = find_scorer(self.llm)
+        if scorer is None or not texts:
+            return [Candidate(text, 0.0, parse) for text in texts]
+        shown = _shown(prefix)
+        behind = suffix[:SUFFIX_CHARS]
+        requests: list[tuple[str, list[str]]] = [(shown, [text for text in texts if text])]
+        if behind:
+            requests += [(shown + text, [behind]) for text in texts]
+        rows = scorer.score_many(cast("Any", requests))
+        own = dict(zip(requests[0][1], rows[0], strict=True))
+        after = [row[0] for row in rows[1:]] if behind else [0.0] * len(texts)
+        found = []
+        for text, follow in zip(texts, after, strict=True):
+            score = own.get(text, 0.0) / max(1, len(text)) + (follow / len(behind) if behind else 0.0)
+            found.append(Candidate(text, score, parse))
+        return sorted(found, key=lambda one: -one.score)
+
+
+def _shown(prefix: str) -> str:
+    if len(prefix) <= PREFIX_CHARS:
+        return prefix
+    cut = prefix.find("\n", len(prefix) - PREFIX_CHARS)
+    return prefix[cut + 1 :] if 0 <= cut < len(prefix) - 1 else prefix[-PREFIX_CHARS:]

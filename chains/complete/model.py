@@ -1,0 +1,134 @@
+"""Raw continuations from any LangChain model.
+
+Knows completion models, which continue a text as it stands, and chat models, which must be asked to; knows
+how several samples are drawn and what of a chat reply is the continuation. Knows no grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.language_models import BaseLLM, LanguageModelInput
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from chains.prompts import load_prompt
+
+Model = Runnable[LanguageModelInput, Any]
+_PREAMBLE = re.compile(r"(?is)\A(?:sure|certainly|here(?:'s| is))\b[^\n]{0,80}:\s*\n+")
+_FENCE = re.compile(r"```\w*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+# Marks of the models that fill in the middle: prefix, suffix, middle.
+_FIM = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
+
+
+def innermost(llm: Any) -> Any:
+    """Return the model inside `.bind()` and `.with_config()`."""
+    for _ in range(16):
+        inner = getattr(llm, "bound", None)
+        if inner is None:
+            break
+        llm = inner
+    return llm
+
+
+def fim_marks(llm: Any) -> tuple[str, str, str] | None:
+    """Return the fill-in-the-middle marks of the model's tokenizer, or None.
+
+    Looks at `runtime().tokenizer` (models of this package) and `pipeline.tokenizer` (LangChain's own for
+    pipelines).
+    """
+    model = innermost(llm)
+    runtime = getattr(model, "runtime", None)
+    holder = runtime() if callable(runtime) else getattr(model, "pipeline", None)
+    tokenizer = getattr(holder, "tokenizer", None)
+    if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
+        return None
+    vocabulary = tokenizer.get_vocab()
+    return next((marks for marks in _FIM if all(mark in vocabulary for mark in marks)), None)
+
+
+class Continuer:
+    """Continues `prefix` (before `suffix`) with one model."""
+
+    def __init__(self, llm: Model, *, code: bool, max_tokens: int, fim: tuple[str, str, str] | None) -> None:
+        """Keep the model; `fim` are its fill-in-the-middle marks, None where it has none."""
+        self._llm, self._code, self._max_tokens, self._fim = llm, code, max_tokens, fim
+        self._inner = innermost(llm)
+        self._raw = isinstance(self._inner, BaseLLM)
+
+    @property
+    def raw(self) -> bool:
+        """Whether the model continues text by itself."""
+        return self._raw
+
+    def stream(self, prefix: str, suffix: str, config: RunnableConfig) -> Iterator[str]:
+        """Yield the pieces of one continuation."""
+        if not self._raw:
+            yield self._asked(prefix, suffix, config)
+            return
+        prompt, lead = self._prompt(prefix, suffix)
+        for piece in self._llm.stream(prompt, config, **self._known(max_tokens=self._max_tokens)):
+            text = str(piece)
+            if lead and text:
+                # The space that was taken from the prompt's end comes back as the first token's own.
+                text, lead = text.removeprefix(lead), ""
+            if text:
+                yield text
+
+    def samples(self, prefix: str, suffix: str, count: int, config: RunnableConfig) -> list[str]:
+        """Return a greedy continuation and, up to `count`, sampled ones, in one batch where the model can."""
+        if not self._raw:
+            return [self._asked(prefix, suffix, config) for _ in range(count)]
+        prompt, lead = self._prompt(prefix, suffix)
+        callbacks = config.get("callbacks")
+        greedy = self._known(max_tokens=self._max_tokens, temperature=0.0)
+        rows = [self._inner.generate([prompt], callbacks=callbacks, **greedy).generations[0]]
+        if count > 1 and self._known(n=1):
+            warm = self._known(max_tokens=self._max_tokens, temperature=0.6, top_p=0.95, seed=0, n=count - 1)
+            rows.append(self._inner.generate([prompt], callbacks=callbacks, **warm).generations[0])
+        else:
+            for seed in range(1, count):
+                warm = self._known(max_tokens=self._max_tokens, temperature=0.6, seed=seed)
+                rows.append(self._inner.generate([prompt], callbacks=callbacks, **warm).generations[0])
+        return [str(one.text).removeprefix(lead) for row in rows for one in row]
+
+    def _prompt(self, prefix: str, suffix: str) -> tuple[str, str]:
+        if self._fim is not None and suffix:
+            before, after, middle = self._fim
+            return f"{before}{prefix}{after}{suffix}{middle}", ""
+        # Tokens begin with their space: a prompt that ends with one leaves the model off its tokens.
+        stripped = (
+            prefix.rstrip(" ") if not self._code or prefix.rstrip(" ")[-1:] not in ("", "\n") else prefix
+        )
+        return stripped or prefix, " " if len(stripped) < len(prefix) else ""
+
+    def _known(self, **wanted: Any) -> dict[str, Any]:
+        fields = getattr(type(self._inner), "model_fields", {})
+        return {name: value for name, value in wanted.items() if name in fields}
+
+    def _asked(self, prefix: str, suffix: str, config: RunnableConfig) -> str:
+        name = "gap" if suffix else "code" if self._code else "text"
+        prompt = load_prompt("chains.complete", name).substitute(prefix=prefix, suffix=suffix)
+        reply = self._llm.invoke([HumanMessage(prompt)], config, **self._known(max_tokens=self._max_tokens))
+        return continuation_of(reply if isinstance(reply, str) else str(reply.text), prefix, suffix)
+
+
+def continuation_of(reply: str, prefix: str, suffix: str) -> str:
+    """Return what of a chat reply continues `prefix`: no fences, repeated prefix or suffix, or preamble."""
+    fence = _FENCE.search(reply)
+    text = fence.group(1) if fence else _PREAMBLE.sub("", reply)
+    last = prefix.rstrip().rsplit("\n", 1)[-1]
+    if prefix.strip() and text.startswith(prefix.strip()):
+        text = text[len(prefix.strip()) :]
+    elif len(last.strip()) > 3 and last.strip() in text.split("\n", 1)[0]:
+        text = text[text.index(last.strip()) + len(last.strip()) :]
+    if suffix.strip() and text.rstrip().endswith(suffix.strip()):
+        text = text.rstrip()[: -len(suffix.strip())]
+    return text.lstrip(" ") if prefix.endswith(" ") else text
