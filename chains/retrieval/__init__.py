@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chains.retrieval.embedder import default_embeddings
     from chains.retrieval.errors import RetrievalError
     from chains.retrieval.fusion import Fusion
     from chains.retrieval.report import FailedFile, IngestReport, Progress
@@ -32,6 +33,7 @@ __all__ = [
     "SearchOptions",
     "SplitterConfig",
     "StoreRetriever",
+    "default_embeddings",
 ]
 
 _HOMES = {
@@ -47,6 +49,7 @@ _HOMES = {
     "SearchOptions": "search",
     "SplitterConfig": "splitter",
     "StoreRetriever": "retriever",
+    "default_embeddings": "embedder",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from langchain_core.embeddings import Embeddings
 from chains.retrieval.errors import EmbedderUnavailable
 
 if TYPE_CHECKING:
+    from langchain_huggingface import HuggingFaceEmbeddings
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
@@ -70,16 +72,26 @@ def default_model_dir() -> Path:
     )
 
 
-def _default_embeddings(folder: Path) -> Embeddings:
+def default_embeddings() -> HuggingFaceEmbeddings:
+    """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch."""
     from langchain_huggingface import HuggingFaceEmbeddings
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for 103 tensors that load in 10 ms
     return HuggingFaceEmbeddings(
-        model_name=str(folder),
+        model_name=str(default_model_dir()),
         model_kwargs={"device": "cpu", "local_files_only": True},
         encode_kwargs={"normalize_embeddings": True, "batch_size": 32},
     )
+
+
+def _identity_of(folder: Path) -> EmbedderIdentity:
+    """The identity of a sentence-transformers folder: by its weights, wherever it lies."""
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    size = int(json.loads((folder / "config.json").read_text())["hidden_size"])
+    window = int(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
+    name = DEFAULT_NAME if folder == default_model_dir() else folder.name
+    return EmbedderIdentity(name=name, weights_sha256=digest, dimension=size, window=window)
 
 
 class Embedder:
@@ -94,18 +106,15 @@ class Embedder:
     def embeddings(self) -> Embeddings:
         """The LangChain object; loads the model on first use."""
         with self._lock:
-            return self._given if self._given is not None else _default_embeddings(default_model_dir())
+            return self._given if self._given is not None else default_embeddings()
 
     @cached_property
     def identity(self) -> EmbedderIdentity:
-        """Name, weights, dimension and window; for the packaged model without loading it."""
-        if self._given is None:
-            folder = default_model_dir()
-            digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-            size = int(json.loads((folder / "config.json").read_text())["hidden_size"])
-            window = int(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
-            return EmbedderIdentity(name=DEFAULT_NAME, weights_sha256=digest, dimension=size, window=window)
+        """Name, weights, dimension and window; for a model in a local folder without loading it."""
         name = str(getattr(self._given, "model_name", None) or getattr(self._given, "model", None) or "")
+        folder = default_model_dir() if self._given is None else Path(name or os.devnull)
+        if (folder / "sentence_bert_config.json").is_file() and (folder / "model.safetensors").is_file():
+            return _identity_of(folder)
         name = f"{type(self._given).__name__}:{name}" if name else type(self._given).__qualname__
         return EmbedderIdentity(
             name=name, weights_sha256="", dimension=len(self.probe), window=self._given_window()
