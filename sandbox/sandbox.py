@@ -86,12 +86,12 @@ class Sandbox:
     def _program(self, code: str, files: Mapping[str, bytes | str], argv: Sequence[str]) -> Program:
         inside = {_name(name): _bytes(content) for name, content in files.items()}
         if MAIN in inside:
-            raise SandboxLimitError(f"files: {MAIN!r} is the program's own name; take another.")
+            raise SandboxLimitError(f"files: {MAIN!r} is the program's own.")
         inside[MAIN] = _bytes(code)
         size = sum(map(len, inside.values()))
         if size > self.limits.disk_bytes or len(inside) > self.limits.files:
             raise SandboxLimitError(
-                f"files: expected at most {self.limits.files} files, {self.limits.disk_bytes} bytes together, "
+                f"files: expected at most {self.limits.files} files and {self.limits.disk_bytes} bytes, "
                 f"found {len(inside)} of {size} bytes; raise Limits.disk_bytes or Limits.files."
             )
         for one in argv:

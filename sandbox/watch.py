@@ -170,12 +170,12 @@ def proportional(root: int) -> int:
 
 def passed(use: Use, limits: Limits, root: int) -> str | None:
     """The first limit that `use` is past, by the name `RunResult.killed_by` gives it."""
+    if use.tasks > limits.processes:  # first: what follows would look at each of a fork bomb's
+        return "processes"
     if use.memory_bytes > limits.memory_bytes:
         held = use.memory_bytes - sum(_status(pid)[0] for pid in tree(root))
         if proportional(root) + max(0, held) > limits.memory_bytes:
             return "memory"
-    if use.tasks > limits.processes:
-        return "processes"
     if use.cpu_s > limits.cpu_s:
         return "cpu"
     # A tmpfs is full at its size and says so; a folder of this machine is not, hence the tolerance of one
