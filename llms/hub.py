@@ -20,17 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llms.checkpoint import Notify, disk_errors, folder_bytes, locked, require_space, silent
-from llms.errors import (
-    DamagedCheckpoint,
-    FetchFailed,
-    GatedModel,
-    HashMismatch,
-    LLMError,
-    UnknownModel,
-    UnsupportedModel,
-)
+from llms.errors import LLMError, UnsupportedModel
 from llms.facts import INDEX, PICKLES, TOKENIZERS, WEIGHTS, check_config, weight_files
 from llms.fetch import Progress, no_progress
+from llms.hub_files import fetch_file, hub_errors
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -99,32 +92,38 @@ def pull(
     """
     asked = revision or "main"
     home = _home(repo, cache)
-    with locked(home, notify), _hub_errors(repo, asked, cache), disk_errors(home):
-        home.mkdir(parents=True, exist_ok=True)
+    with locked(home, notify), hub_errors(repo, asked, home), disk_errors(home):
         notify(f"asking the Hub for {repo} ({asked})")
         info = _info(repo, asked, token)
-        files = select(repo, {item.rfilename: int(item.size or 0) for item in info.siblings or []})
-        commit = str(info.sha)
-        _drop_damaged(home, commit, files)
-        with _reported(home, repo, sum(files.values()), progress):
-            for name in (name for name in CONFIGS if name in files):
-                path = _download(repo, name, commit, cache, token)
-                check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
-            missing = sum(size for name, size in files.items() if not _there(home, commit, name, size))
-            begun = sum(path.stat().st_size for path in (home / "blobs").glob("*.incomplete"))
-            require_space(home, max(missing - begun, 0) + 2**24, f"pulling {repo}")
-            notify(f"fetching {missing / 1e9:.2f} GB of {repo} into {home}")
-            for name in sorted(files, key=lambda name: files[name]):
-                _download(repo, name, commit, cache, token)
-        _check_sizes(repo, home, commit, files)
-        _record(home, repo, asked, commit, files)
-    return Pulled(
-        repo=repo,
-        revision=asked,
-        commit=commit,
-        folder=home / "snapshots" / commit,
-        size=sum(files.values()),
-    )
+        commit, siblings = str(info.sha), info.siblings or []
+        if (common := _locate_common(repo, commit)) is not None:
+            notify(f"{repo} is whole in the Hub's common cache ({common}); nothing to fetch")
+            return Pulled(repo=repo, revision=asked, commit=commit, folder=common, size=_size(common))
+        files = select(repo, {item.rfilename: int(item.size or 0) for item in siblings})
+        hashes = {item.rfilename: item.lfs.sha256 for item in siblings if item.lfs is not None}
+        folder = home / "snapshots" / commit
+        for place in (folder, home / "parts"):
+            place.mkdir(parents=True, exist_ok=True)
+        _reuse(home, folder, files, hashes)
+        with _reported(home, folder, repo, sum(files.values()), progress):
+            for name in _in_order(files):
+                if name == _first_large(files):
+                    _announce(home, folder, repo, files, notify)
+                path = fetch_file(
+                    repo,
+                    name,
+                    commit,
+                    folder=folder,
+                    parts=home / "parts",
+                    size=files[name],
+                    sha256=hashes.get(name),
+                    token=token,
+                )
+                if name in CONFIGS:
+                    check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
+        _record(home, repo, asked, commit, files, hashes)
+        shutil.rmtree(home / "parts")
+    return Pulled(repo=repo, revision=asked, commit=commit, folder=folder, size=sum(files.values()))
 
 
 def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
@@ -172,9 +171,9 @@ def locate(repo: str, revision: str | None, cache: Path) -> Path | None:
     home, asked = _home(repo, cache), revision or "main"
     for name, entry in _records(home).items():
         if asked in (name, entry["commit"]):
-            whole = all(_there(home, entry["commit"], file, size) for file, size in entry["files"].items())
-            if whole:
-                return home / "snapshots" / str(entry["commit"])
+            folder = home / "snapshots" / str(entry["commit"])
+            if all(_there(folder, file, known["size"]) for file, known in entry["files"].items()):
+                return folder
     return _locate_common(repo, asked)
 
 
@@ -184,7 +183,7 @@ def pulled(cache: Path) -> list[Pulled]:
     for home in sorted((cache / "hub").glob("models--*")):
         for name, entry in _records(home).items():
             folder = home / "snapshots" / entry["commit"]
-            size = sum(entry["files"].values())
+            size = sum(known["size"] for known in entry["files"].values())
             found.append(
                 Pulled(repo=entry["repo"], revision=name, commit=entry["commit"], folder=folder, size=size)
             )
@@ -221,46 +220,43 @@ def _info(repo: str, revision: str, token: str | None) -> ModelInfo:
     return HfApi(token=token).model_info(repo, revision=revision, files_metadata=True)
 
 
-def _download(repo: str, name: str, commit: str, cache: Path, token: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    drawn = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        return Path(hf_hub_download(repo, name, revision=commit, cache_dir=cache / "hub", token=token))
-    finally:
-        if drawn:
-            enable_progress_bars()
-
-
-def _there(home: Path, commit: str, name: str, size: int) -> bool:
-    path = home / "snapshots" / commit / name
+def _there(folder: Path, name: str, size: int) -> bool:
+    path = folder / name
     return path.is_file() and path.stat().st_size == size
 
 
-def _drop_damaged(home: Path, commit: str, files: dict[str, int]) -> None:
-    # The Hub's client takes a file that exists for a good one.
-    for name, size in files.items():
-        path = home / "snapshots" / commit / name
-        if path.is_symlink() and not _there(home, commit, name, size):
-            path.resolve().unlink(missing_ok=True)
-            path.unlink()
+def _in_order(files: dict[str, int]) -> list[str]:
+    # Configurations first, as they may be refused; then small before large.
+    return sorted(files, key=lambda name: (name not in CONFIGS, files[name], name))
 
 
-def _check_sizes(repo: str, home: Path, commit: str, files: dict[str, int]) -> None:
+def _first_large(files: dict[str, int]) -> str:
+    return next(name for name in _in_order(files) if name not in CONFIGS)
+
+
+def _announce(home: Path, folder: Path, repo: str, files: dict[str, int], notify: Notify) -> None:
+    missing = sum(size for name, size in files.items() if not _there(folder, name, size))
+    begun = folder_bytes(home / "parts")
+    require_space(home, max(missing - begun, 0) + 2**24, f"pulling {repo}")
+    if missing:
+        notify(f"fetching {(missing - begun) / 1e9:.2f} GB of {repo} into {home}")
+
+
+def _reuse(home: Path, folder: Path, files: dict[str, int], hashes: dict[str, str]) -> None:
+    """Link files that an earlier revision has already, and drop what has another size than announced."""
     for name, size in files.items():
-        if not _there(home, commit, name, size):
-            path = home / "snapshots" / commit / name
-            found = f"{path.stat().st_size:,} bytes" if path.is_file() else "nothing"
-            raise HashMismatch(
-                f"expected {name} of {repo!r} with {size:,} bytes, found {found}; run `agent models pull "
-                f"{repo}` again"
-            )
+        if not _there(folder, name, size):
+            (folder / name).unlink(missing_ok=True)
+    for entry in _records(home).values():
+        for name, known in entry["files"].items():
+            old = home / "snapshots" / entry["commit"]
+            same = name in hashes and hashes[name] == known["sha256"] and _there(old, name, files[name])
+            if same and not (folder / name).exists():
+                os.link(old / name, folder / name)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def _records(home: Path) -> dict[str, Any]:
@@ -271,8 +267,11 @@ def _records(home: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _record(home: Path, repo: str, revision: str, commit: str, files: dict[str, int]) -> None:
-    records = {**_records(home), revision: {"repo": repo, "commit": commit, "files": files}}
+def _record(
+    home: Path, repo: str, revision: str, commit: str, files: dict[str, int], hashes: dict[str, str]
+) -> None:
+    known = {name: {"size": size, "sha256": hashes.get(name)} for name, size in files.items()}
+    records = {**_records(home), revision: {"repo": repo, "commit": commit, "files": known}}
     part = home / f"{_RECORD}.partial"
     with part.open("w", encoding="utf-8") as file:
         json.dump(records, file, indent=2)
@@ -297,14 +296,14 @@ def _locate_common(repo: str, revision: str) -> Path | None:
 
 
 @contextmanager
-def _reported(home: Path, repo: str, total: int, progress: Progress) -> Iterator[None]:
+def _reported(home: Path, folder: Path, repo: str, total: int, progress: Progress) -> Iterator[None]:
     """Report the size of what has arrived, complete or not, until the block ends."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_POLL_S):
             with suppress(OSError):
-                progress(repo, min(folder_bytes(home / "blobs"), total), total)
+                progress(repo, min(folder_bytes(folder) + folder_bytes(home / "parts"), total), total)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -314,60 +313,3 @@ def _reported(home: Path, repo: str, total: int, progress: Progress) -> Iterator
         done.set()
         watcher.join()
     progress(repo, total, total)
-
-
-@contextmanager
-def _hub_errors(repo: str, revision: str, cache: Path) -> Iterator[None]:
-    import httpx
-    from huggingface_hub import errors
-
-    page = f"https://huggingface.co/{repo}"
-    try:
-        yield
-    except LLMError:
-        raise
-    except errors.GatedRepoError as error:
-        raise GatedModel(
-            f"{repo!r} is gated: accept its licence at {page}, then log in with `hf auth login` (or set "
-            f"HF_TOKEN) and pull again; the Hub said: {_said(error)}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise UnknownModel(
-            f"expected a repository {repo!r} on the Hub, found none that this token may see; check the name "
-            f"at {page}, and for a private one log in with `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UnknownModel(
-            f"expected revision {revision!r} in {repo!r}, found none; see {page}/tree/main for its branches "
-            "and tags"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise GatedModel(
-                f"the Hub refused this token for {repo!r} ({status}): {_said(error)}; make a new one at "
-                f"https://huggingface.co/settings/tokens and log in with `hf auth login`"
-            ) from error
-        raise FetchFailed(_no_network(repo, cache, error)) from error
-    except errors.EntryNotFoundError as error:
-        raise FetchFailed(_no_network(repo, cache, error)) from error
-    except json.JSONDecodeError as error:
-        raise DamagedCheckpoint(
-            f"expected JSON in the configuration of {repo!r}, found: {error}; tell its authors, take another "
-            "model"
-        ) from error
-    except (errors.OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, TimeoutError) as error:
-        raise FetchFailed(_no_network(repo, cache, error)) from error
-
-
-def _said(error: Exception) -> str:
-    text = str(getattr(error, "server_message", None) or error).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
-
-
-def _no_network(repo: str, cache: Path, error: Exception) -> str:
-    return (
-        f"could not fetch {repo!r}: {_said(error)}; check the network (and that HF_HUB_OFFLINE is not set) "
-        f"and pull again, it goes on where it stopped; or copy {str(_home(repo, cache))!r} from a machine "
-        "that has pulled it"
-    )

@@ -42,7 +42,8 @@ def spec(model: Path | str, **settings: Any) -> LoadSpec:
 
 def logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return loaded.model(torch.tensor([tokens])).logits[0, -1].float()
+        last: torch.Tensor = loaded.model(torch.tensor([tokens])).logits[0, -1].float()
+    return last
 
 
 def test_catalog_names_are_unique_and_resolve_to_themselves() -> None:
@@ -136,7 +137,7 @@ def test_a_gguf_of_an_unsupported_quantization_is_refused(tmp_path: Path, kind: 
     assert int.from_bytes(data[at : at + 4], "little") == GGMLQuantizationType.Q8_0
     data[at : at + 4] = kind.to_bytes(4, "little")
     gguf.write_bytes(data)
-    with pytest.raises(UnsupportedModel, match="Q8_1|250"):
+    with pytest.raises(UnsupportedModel, match=r"Q8_1|250"):
         load(spec(gguf, cache_dir=tmp_path / "cache"))
 
 
