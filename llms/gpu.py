@@ -70,6 +70,19 @@ def gpus() -> list[Gpu]:
     return found
 
 
+def free_gpu_bytes() -> int:
+    """Return the free memory of the emptiest NVIDIA GPU in bytes, 0 where there is none, without torch."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    query = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10)
+        return max((int(line) for line in done.stdout.split()), default=0) * 2**20
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return 0
+
+
 def why_none() -> str:
     """Say in a few words why torch has no GPU: the line beside a fallback to the CPU."""
     import torch

@@ -21,6 +21,7 @@ from llms.errors import BadRequest, DamagedCheckpoint, UnknownModel, Unsupported
 from llms.fetch import Progress, no_progress
 from llms.gpu import gpus
 from llms.memory import Plan, plan
+from llms.running import announce
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +148,10 @@ def load(spec: LoadSpec) -> LoadedModel:
     model = _weights(spec, source, facts, quantization, dtype, choice.device, cache)
     model = _adapted(spec, source, model)
     tokenizer = _tokenizer(folder)
+    announce(
+        cache, name=source.name, device=choice.device, quantization=quantization, window=memory.window,
+        memory=memory.total,
+    )  # fmt: skip
     loaded = _describe(model, tokenizer, source.name, memory.window)
     return replace(
         loaded,
