@@ -14,7 +14,8 @@ class Citation:
     """A span of a document, word for word.
 
     `start` and `end` are character offsets into the stored text of `source`, or None where the retriever gave
-    none; `page` counts from 1. `quote` is the span itself, line breaks included.
+    none; `page` and `line` count from 1, where the retriever tells them. `quote` is the span itself, line
+    breaks included.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Citation:
     quote: str
     chunk_id: str
     title: str = ""
+    line: int | None = None
 
 
 @dataclass(frozen=True)

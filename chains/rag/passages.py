@@ -29,6 +29,7 @@ class Passage:
     start: int | None
     chunk_id: str
     cosine: float | None
+    line: int | None = None
 
     def cite(self, number: int, start: int, end: int) -> Citation:
         """Cite the characters `start` to `end` of this passage under `number`."""
@@ -43,6 +44,7 @@ class Passage:
             quote=self.text[start:end],
             chunk_id=self.chunk_id,
             title=self.title,
+            line=None if self.line is None else self.line + self.text.count("\n", 0, start),
         )
 
     def whole(self, number: int) -> Citation:
@@ -77,6 +79,7 @@ def _passage(number: int, document: Document) -> Passage:
     meta: dict[str, Any] = document.metadata
     source = str(meta.get("source") or document.id or f"document {number}")
     page, start, score = meta.get("page"), meta.get("start"), meta.get("score")
+    line = meta.get("line")
     return Passage(
         number=number,
         text=document.page_content,
@@ -87,6 +90,7 @@ def _passage(number: int, document: Document) -> Passage:
         start=start if isinstance(start, int) else None,
         chunk_id=str(meta.get("chunk_id") or document.id or f"{source}#{number}"),
         cosine=float(score) if isinstance(score, int | float) else None,
+        line=line if isinstance(line, int) else None,
     )
 
 
