@@ -16,6 +16,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +164,8 @@ def report(rows: list[dict[str, Any]], others: list[tuple[str, float]]) -> dict[
     good = [row for row in rows if row["answerable"]]
     for name in ("at4", "at10", "one", "three", "verbatim", "free"):
         if good and name in good[0]:
-            line(name, lambda row, key=name: row[key], lambda row: row["answerable"])
-    line("seconds to the first sentence", lambda row: row["first_s"], lambda row: row["answerable"])
+            line(name, itemgetter(name), itemgetter("answerable"))
+    line("first_s", itemgetter("first_s"), itemgetter("answerable"))
     figures |= refusals(rows, others)
     return figures
 
