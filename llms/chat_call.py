@@ -63,6 +63,7 @@ class Call:
         params: Checked parameters.
         constraint: Makes a fresh grammar for each answer; None for free text.
         translator: Makes a fresh translator for each answer.
+        decode: Token ids -> text, where it is not the runtime's own.
     """
 
     runtime: Runtime
@@ -70,13 +71,14 @@ class Call:
     params: GenerationParams
     constraint: Callable[[], Constraint] | None = None
     translator: Callable[[], Translator] = field(default=TextTranslator)
+    decode: Callable[[list[int]], str] | None = None
 
     def submit(self, index: int = 0) -> Handle:
         """Queue answer number `index`."""
         engine = self.runtime.engine
         request = self.params.request(
             self.prompt,
-            decode=self.runtime.decode,
+            decode=self.decode or self.runtime.decode,
             end_ids=self.runtime.end_ids,
             window=engine.decoder.window,
             index=index,

@@ -5,13 +5,16 @@ Knows pieces and message classes; refuses to know prompts, grammars and decoders
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, ToolCallChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall, ToolCallChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+
+from llms.tool_format import new_id
 
 if TYPE_CHECKING:
     from llms.engine_request import Piece, TokenInfo
@@ -63,8 +66,7 @@ def message(
     pieces: Sequence[Piece],
     *,
     text: str | None = None,
-    tool_calls: Sequence[dict[str, Any]] = (),
-    output_tokens: int | None = None,
+    calls: Sequence[tuple[str, str]] = (),
 ) -> ChatGeneration:
     """Collect an answer's pieces into one message.
 
@@ -72,23 +74,39 @@ def message(
         info: About the answer.
         pieces: All of them, the last with its finish reason.
         text: Content where it is not the pieces' text (tool calls have been taken out).
-        tool_calls: Calls that the answer makes.
-        output_tokens: Where it is not the number of the pieces' tokens.
+        calls: Name and JSON arguments of each call that the answer makes.
     """
     content = "".join(piece.text for piece in pieces) if text is None else text
-    count = sum(len(piece.tokens) for piece in pieces) if output_tokens is None else output_tokens
+    count = sum(len(piece.tokens) for piece in pieces)
+    valid, broken = _parsed(calls)
     reason = pieces[-1].finish_reason if pieces else "stop"
-    metadata = _metadata(info, "tool_calls" if tool_calls else reason)
+    metadata = _metadata(info, "tool_calls" if valid and reason == "stop" else reason)
     tokens = [token for piece in pieces for token in piece.logprobs]
     if tokens:
         metadata["logprobs"] = {"content": logprobs_content(info, tokens)}
     answer = AIMessage(
         content=content,
-        tool_calls=[{**call, "type": "tool_call"} for call in tool_calls],
+        tool_calls=valid,
+        invalid_tool_calls=broken,
         usage_metadata=usage(info, count),
         response_metadata=metadata,
     )
     return ChatGeneration(message=answer, generation_info={"finish_reason": metadata["finish_reason"]})
+
+
+def _parsed(calls: Sequence[tuple[str, str]]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """Parse calls; one that the token limit cut is reported as invalid, not dropped."""
+    valid: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for name, text in calls:
+        try:
+            args = json.loads(text)
+            valid.append(ToolCall(name=name, args=args, id=new_id(), type="tool_call"))
+        except ValueError as error:
+            broken.append(
+                InvalidToolCall(name=name, args=text, id=new_id(), error=str(error), type="invalid_tool_call")
+            )
+    return valid, broken
 
 
 def chunk(info: AnswerInfo, piece: Piece) -> ChatGenerationChunk:

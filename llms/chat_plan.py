@@ -36,6 +36,8 @@ def plan(
     options = dict(kwargs)
     model = options.pop("model", None)
     tools = options.pop("tools", None) or []
+    # A schema bound as a tool wants text made up; a tool's arguments are what the message says.
+    copy = "ls_structured_output_format" not in options
     choice = normal_choice(options.pop("tool_choice", None), [t["function"]["name"] for t in tools])
     response_format = options.pop("response_format", None)
     parallel = options.pop("parallel_tool_calls", None) is not False
@@ -50,7 +52,14 @@ def plan(
         from llms.tool_plan import plan_tools
 
         return plan_tools(
-            runtime, messages, params, tools, choice or "auto", parallel=parallel, scorer=chat.tool_scorer
+            runtime,
+            messages,
+            params,
+            tools,
+            choice or "auto",
+            parallel=parallel,
+            copy=copy,
+            scorer=chat.tool_scorer,
         )
     return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
 

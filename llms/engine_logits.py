@@ -29,6 +29,8 @@ def choose(logits: Tensor, handle: Handle) -> tuple[int, TokenInfo | None]:
         steered = steered.masked_fill(~mask[: steered.numel()].to(steered.device), -torch.inf)
     position = len(request.prompt) + len(generated)
     token = int(sample(steered[None], [request.sampling], [position]))
+    if request.constraint is not None:
+        token = request.constraint.settle(token, request.max_tokens - len(generated))
     if request.top_logprobs is None:
         return token, None
     return token, _info(logits, token, request.top_logprobs)

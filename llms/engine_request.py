@@ -31,6 +31,10 @@ class Constraint(Protocol):
         """Return bool [V] on the CPU: allowed next tokens, with `remaining` tokens left in the budget."""
         ...
 
+    def settle(self, token: int, remaining: int) -> int:
+        """Return the sampled token, or another where it would leave too few tokens to finish."""
+        ...
+
     def accept(self, token: int) -> bool:
         """Take the chosen token; return True where the text is complete."""
         ...

@@ -1,0 +1,228 @@
+"""Planning calls with tools or an output schema: which grammar runs, and how its text is read.
+
+Knows tool formats, choices and grammars; refuses to know decoders. A model under a billion parameters does
+not pick well by writing: it is asked by log-probabilities which tool fits, and writes only the arguments. A
+larger one writes freely until it opens a call itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+
+from llms.chat_call import Call
+from llms.grammar import LazyConstraint, json_of, union
+from llms.grammar_schema import check_schema, prepared
+from llms.prompts import message_text
+from llms.tool_choice import ToolScorer, choose_tool
+from llms.tool_format import ToolFormat
+from llms.tool_output import ArgumentsTranslator, CallsTranslator
+from llms.tool_spans import limited_to_spans
+
+if TYPE_CHECKING:
+    from llms.chat_params import GenerationParams
+    from llms.engine_request import Constraint
+    from llms.engine_shared import Runtime
+
+Tool = dict[str, Any]
+
+
+def plan_schema(
+    runtime: Runtime,
+    messages: Sequence[BaseMessage],
+    params: GenerationParams,
+    schema: dict[str, Any] | None,
+) -> Call:
+    """Plan an answer that is JSON under a schema (None: any object)."""
+    if schema is not None:
+        check_schema(schema, "the output schema")
+    prompt = runtime.prompt_ids(with_schema_note(messages, schema))
+    return Call(
+        runtime=runtime,
+        prompt=prompt,
+        params=params,
+        constraint=lambda: runtime.grammars.schema(schema),
+    )
+
+
+def plan_tools(
+    runtime: Runtime,
+    messages: Sequence[BaseMessage],
+    params: GenerationParams,
+    tools: Sequence[Tool],
+    choice: str,
+    *,
+    parallel: bool,
+    copy: bool,
+    scorer: ToolScorer | None,
+) -> Call:
+    """Plan an answer that may, or must, call tools.
+
+    Args:
+        runtime: The model.
+        messages: The conversation.
+        params: Checked parameters.
+        tools: OpenAI-style tools.
+        choice: `auto`, `any`, or a tool's name.
+        parallel: Whether one answer may make several calls.
+        copy: Whether a small model's arguments are copied from the message.
+        scorer: Optional similarities of the message to tool descriptions.
+    """
+    chosen = [tool for tool in tools if choice in ("auto", "any", _name(tool))]
+    if not runtime.small:
+        return _written(runtime, messages, params, tools, chosen, choice=choice, parallel=parallel)
+    answered = isinstance(messages[-1], ToolMessage)
+    if choice == "auto" and answered:
+        return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
+    question = _last_question(messages)
+    tool = choose_tool(runtime, question, chosen, must=choice != "auto", scorer=scorer)
+    if tool is None:
+        return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
+    return _arguments(runtime, messages, params, tool, copy_from=question if copy else None)
+
+
+def _arguments(
+    runtime: Runtime,
+    messages: Sequence[BaseMessage],
+    params: GenerationParams,
+    tool: Tool,
+    *,
+    copy_from: str | None,
+) -> Call:
+    """Plan a call of one tool: the prompt already opens it, the model writes the arguments."""
+    form = runtime.prompts.tool_format
+    schema = tool["function"].get("parameters") or {"type": "object", "properties": {}}
+    if copy_from is not None:
+        schema = limited_to_spans(schema, copy_from)
+    opened = _opening(form, _name(tool))
+    prompt = runtime.encode(runtime.prompts.render(messages, [tool]) + opened, special=False)
+    return Call(
+        runtime=runtime,
+        prompt=prompt,
+        params=params,
+        constraint=lambda: runtime.grammars.schema(schema),
+        translator=lambda: ArgumentsTranslator(_name(tool)),
+    )
+
+
+def _opening(form: ToolFormat, name: str) -> str:
+    """Return the text of a call up to its arguments."""
+    head = json_of({"name": name})[:-1]
+    return f'{form.opening}{"[" if form.as_list else ""}{head}, "{form.arguments_key}": '
+
+
+def _written(
+    runtime: Runtime,
+    messages: Sequence[BaseMessage],
+    params: GenerationParams,
+    tools: Sequence[Tool],
+    chosen: Sequence[Tool],
+    *,
+    choice: str,
+    parallel: bool,
+) -> Call:
+    """Plan calls that the model writes itself, valid from the marker on."""
+    form = runtime.prompts.tool_format
+    text = runtime.prompts.render(messages, list(tools))
+    grammar = calls_grammar(form, chosen, parallel=parallel)
+    must = choice != "auto"
+    marker = form.opening.strip()
+
+    def constraint() -> Constraint:
+        inner = runtime.grammars.lark(grammar)
+        if must:
+            return inner
+        marker_id = runtime.tokenizer.convert_tokens_to_ids(marker)
+        known = marker_id is not None and marker_id != runtime.tokenizer.unk_token_id
+        return LazyConstraint(runtime.grammars, marker, marker_id if known else None, inner)
+
+    prompt = runtime.encode(text + (marker if must else ""), special=False)
+    return Call(
+        runtime=runtime,
+        prompt=prompt,
+        params=params,
+        constraint=constraint,
+        translator=lambda: CallsTranslator(form, opened=must),
+        decode=None if must else runtime.decode_with(marker),
+    )
+
+
+def calls_grammar(form: ToolFormat, tools: Sequence[Tool], *, parallel: bool) -> str:
+    """Return a Lark grammar for what follows the marker that opens calls."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": _name(tool)}, form.arguments_key: _parameters(tool)},
+            "required": ["name", form.arguments_key],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    call = "%json " + json_of({**_hoisted(union(calls)), "x-guidance": options})
+    if form.as_list:
+        more = '(", " call)*' if parallel else ""
+        return f'start: /\\s?/ "[" call {more} "]"\ncall: {call}\n'
+    more = '("\\n</tool_call>\\n<tool_call>\\n" call)*' if parallel else ""
+    return f'start: /\\s?/ call {more} "\\n</tool_call>"\ncall: {call}\n'
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    return prepared(tool["function"].get("parameters") or {"type": "object", "properties": {}})
+
+
+def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:
+    """Move the definitions of each tool's parameters to the top, where references look for them."""
+    definitions: dict[str, Any] = {}
+
+    def lift(value: Any, prefix: str) -> Any:
+        if isinstance(value, list):
+            return [lift(item, f"{prefix}{i}") for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        own = {key: value[key] for key in ("$defs", "definitions") if key in value}
+        for inner in own.values():
+            definitions.update({f"{prefix}_{n}": _renamed(s, prefix) for n, s in inner.items()})
+        rest = {key: lift(item, prefix) for key, item in value.items() if key not in own}
+        return _renamed(rest, prefix) if own else rest
+
+    lifted = lift(schema, "t")
+    return {**lifted, "$defs": definitions} if definitions else dict(lifted)
+
+
+def _renamed(value: Any, prefix: str) -> Any:
+    """Point references at the hoisted names."""
+    if isinstance(value, list):
+        return [_renamed(item, prefix) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"#/$defs/{prefix}_{item.rsplit('/', 1)[-1]}" if key == "$ref" else _renamed(item, prefix)
+        for key, item in value.items()
+    }
+
+
+def with_schema_note(messages: Sequence[BaseMessage], schema: dict[str, Any] | None) -> list[BaseMessage]:
+    """Tell the model which JSON is wanted, at the end of the last user message."""
+    note = "Answer with one JSON object."
+    if schema is not None:
+        note = f"Answer with one JSON value that follows this schema: {json_of(schema)}"
+    noted = list(messages)
+    for place in range(len(noted) - 1, -1, -1):
+        if isinstance(noted[place], HumanMessage):
+            noted[place] = HumanMessage(content=f"{message_text(noted[place])}\n\n{note}")
+            return noted
+    return [*noted, HumanMessage(content=note)]
+
+
+def _last_question(messages: Sequence[BaseMessage]) -> str:
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return message_text(message)
+    return message_text(messages[-1])
+
+
+def _name(tool: Tool) -> str:
+    return str(tool["function"]["name"])

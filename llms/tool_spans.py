@@ -1,0 +1,94 @@
+"""Arguments copied from the message: schemas narrowed to spans of a text.
+
+Knows JSON Schema and words; refuses to know models. A small model that writes arguments freely invents them;
+one that may only copy picks well (arguments all right in .65-.70 of 20 cases instead of .55, measured).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MAX_WORDS = 80
+MAX_SPAN = 12
+MAX_SPANS = 1500
+"""Bounds on the enumerated spans: 300 of them compile in 8 ms."""
+
+_WORD = re.compile(r"\S+")
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w])")
+_QUOTES = ("\"'`\u201c\u2018\u00ab\u300c\u300e", "\"'`\u201d\u2019\u00bb\u300d\u300f")
+"""Opening and closing quotation marks: ASCII, curly, guillemets, Japanese."""
+_EDGES = " \t\n.,;:!?()[]{}<>\u201e\u3001\u3002\uff0c\uff01\uff1f\uff08\uff09" + "".join(_QUOTES)
+_QUOTED = re.compile(f"[{_QUOTES[0]}]([^{_QUOTES[1]}]{{1,200}})[{_QUOTES[1]}]")
+_FREE = {"enum", "const", "pattern", "format", "anyOf", "oneOf", "allOf", "$ref"}
+
+
+def spans(text: str) -> list[str]:
+    """Return what may be copied from a text: runs of its words, without the punctuation around them."""
+    words = list(_WORD.finditer(text))[:MAX_WORDS]
+    found: dict[str, None] = {}
+    for inner in _QUOTED.findall(text):
+        found[inner.strip()] = None
+    for size in range(1, MAX_SPAN + 1):
+        for first in range(len(words) - size + 1):
+            piece = text[words[first].start() : words[first + size - 1].end()].strip(_EDGES)
+            piece = re.sub(r"'s$", "", piece)
+            if piece and "\n" not in piece:
+                found[piece] = None
+        if len(found) > MAX_SPANS:
+            break
+    return [piece for piece in found if piece]
+
+
+def numbers(text: str) -> list[int | float]:
+    """Return the numbers that a text holds."""
+    return [float(n) if "." in n else int(n) for n in dict.fromkeys(_NUMBER.findall(text.replace(",", "")))]
+
+
+def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Narrow the top-level strings and numbers of a tool's parameters to what the message holds.
+
+    Args:
+        schema: An object schema.
+        text: The message to copy from.
+    """
+    copies, digits = spans(text), numbers(text)
+    narrowed = dict(schema)
+    narrowed["properties"] = {
+        name: _narrowed(inner, copies, digits) for name, inner in schema.get("properties", {}).items()
+    }
+    return narrowed
+
+
+def _narrowed(schema: Any, copies: list[str], digits: list[int | float]) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    branches = schema.get("anyOf")
+    if isinstance(branches, list):
+        return {**schema, "anyOf": [_narrowed(branch, copies, digits) for branch in branches]}
+    if _FREE & set(schema):
+        return schema
+    kind = schema.get("type")
+    if kind == "string" and copies:
+        fitting = [c for c in copies if _fits_length(c, schema)]
+        return {"enum": fitting} if fitting else schema
+    if kind in ("integer", "number"):
+        fitting_numbers = [n for n in digits if _in_range(n, schema, whole=kind == "integer")]
+        return {"enum": fitting_numbers} if fitting_numbers else schema
+    if kind == "array" and isinstance(schema.get("items"), Mapping):
+        return {**schema, "items": _narrowed(schema["items"], copies, digits)}
+    return schema
+
+
+def _fits_length(text: str, schema: Mapping[str, Any]) -> bool:
+    return bool(schema.get("minLength", 0) <= len(text) <= schema.get("maxLength", len(text)))
+
+
+def _in_range(number: float, schema: Mapping[str, Any], *, whole: bool) -> bool:
+    if whole and number != int(number):
+        return False
+    low, high = schema.get("minimum", number), schema.get("maximum", number)
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    inside = low <= number <= high
+    return inside and (above is None or number > above) and (below is None or number < below)

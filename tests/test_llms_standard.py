@@ -1,0 +1,75 @@
+"""LangChain's own tests, inherited: the embedded model in bf16, temperature 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+
+from llms import ChatLocal
+
+MODEL = "smollm2-135m"
+
+
+class TestChatLocalUnit(ChatModelUnitTests):
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatLocal
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": MODEL}
+
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        env = {
+            "AGENT_MODEL": "mistral-7b",
+            "AGENT_QUANTIZATION": "nf4",
+            "AGENT_DEVICE": "cpu",
+            "AGENT_DECODER": "reference",
+        }
+        return env, {}, {name[6:].lower(): value for name, value in env.items()}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return False
+
+
+class TestChatLocalIntegration(ChatModelIntegrationTests):
+    @pytest.fixture(autouse=True)
+    def _cache(self, embedded_cache: Path) -> None:
+        type(self).cache = embedded_cache
+
+    cache: Path | None = None
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatLocal
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": MODEL, "temperature": 0, "max_tokens": 64, "cache_dir": self.cache}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return MODEL
+
+    @property
+    def returns_usage_metadata(self) -> bool:
+        return True
