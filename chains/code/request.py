@@ -1,0 +1,223 @@
+"""Reads a request: the signature, docstring, doctests, examples and properties that it states.
+
+Knows Python's syntax and a few turns of phrase; calls no model. What it does not recognise it leaves to the
+model.
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chains.code.result import Check
+from chains.errors import InputError, require_text
+
+_DEF = re.compile(r"^(?:async )?def \w+\s*\(", re.MULTILINE)
+_SAYS = r"(?:==>|==|=>|=|->|#?\s*(?:➞|→)|returns|gives|is)"
+_EXAMPLE = re.compile(rf"(?P<call>\b[A-Za-z_]\w*\(.*?\))\s*{_SAYS}\s*(?P<value>\S.*?)\s*$")
+_WORDS = {"true": "True", "false": "False", "null": "None", "none": "None"}
+_COUNT = r"(?P<count>\d[\d,_]*)"
+_LIST_OF = re.compile(rf"\blist of (?:\w+ )*?{_COUNT} ", re.IGNORECASE)
+_BETWEEN = re.compile(r"\bbetween (?P<low>-?\d[\d,_]*) and (?P<high>-?\d[\d,_]*)", re.IGNORECASE)
+_WANTS_FUNCTION = re.compile(r"\b(function|def|method|returns?)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked, and what can be checked of it.
+
+    Attributes:
+        text: the request as given.
+        stub: code given by the user up to and with the signature and docstring, "" if there is none.
+        name: of the function, None if it is not known (or no function is asked for).
+        checks: the user's examples and doctests.
+        wants_function: a function, not a program.
+    """
+
+    text: str
+    stub: str
+    name: str | None
+    checks: tuple[Check, ...]
+    wants_function: bool
+
+
+def read_request(given: str | Mapping[str, Any]) -> Request:
+    """The request in a text, or in {"request", "examples"?, "signature"?}.
+
+    Raises:
+        chains.errors.InputError: no text, or an example or signature that is not Python.
+    """
+    if isinstance(given, str):
+        given = {"request": given}
+    text = require_text("a request for code", given.get("request"))
+    stub = _stub(str(given.get("signature") or "") or text)
+    if given.get("signature") and not stub:
+        raise InputError(
+            f"signature: expected Python like 'def f(x):', found {given['signature']!r}; write the whole line"
+        )
+    examples = _given_examples(given.get("examples") or ())
+    # A docstring by itself: read with the code around it, its closing quotes would be a doctest's output.
+    texts = (_docstrings(stub), _outside_stub(text, stub))
+    found = [*examples, *(one for text in texts for one in (*_doctests(text), *_examples_in(text)))]
+    name = _defined_name(stub) or _called_name(found)
+    wants = bool(stub or name or _WANTS_FUNCTION.search(text))
+    return Request(text=text, stub=stub, name=name, checks=_unique(found), wants_function=wants)
+
+
+def _unique(checks: list[Check]) -> tuple[Check, ...]:
+    seen: dict[tuple[str, str | None], Check] = {}
+    for check in checks:
+        seen.setdefault((check.source.strip(), check.want), check)
+    return tuple(seen.values())
+
+
+def _given_examples(examples: str | Sequence[str]) -> list[Check]:
+    checks = []
+    for one in [examples] if isinstance(examples, str) else examples:
+        source = one.removeprefix("assert ").strip()
+        try:
+            ast.parse(source, mode="eval")
+        except (SyntaxError, ValueError) as error:
+            raise InputError(
+                f"example: expected a Python expression like 'f(2) == 4', found {one!r} ({error}); correct it"
+            ) from None
+        checks.append(Check(kind="example", source=source))
+    return checks
+
+
+def _docstrings(stub: str) -> str:
+    """The docstrings of a stub's functions."""
+    tree = ast.parse(completed(stub) if stub else "")
+    functions = [one for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return "\n\n".join(ast.get_docstring(one) or "" for one in functions)
+
+
+def _doctests(text: str) -> list[Check]:
+    try:
+        found = doctest.DocTestParser().get_examples(text)
+    except ValueError:  # a prompt in prose that only looks like a doctest
+        return []
+    return [
+        Check(kind="example", source=one.source.strip())
+        if not one.want and _is_comparison_with_literal(one.source)
+        else Check(kind="doctest", source=one.source, want=one.want)
+        for one in found
+    ]
+
+
+def _examples_in(text: str) -> list[Check]:
+    """Lines or clauses like `f(2) == 4`, `f(2) -> 4`, `f(2) returns 4`, all of it literals."""
+    checks = []
+    for line in re.split(r"\n|;|`|(?<=[)\]\"'\d]) and (?=\w+\()|[.,](?=\s|$)(?![^(\[]*[)\]])", text):
+        match = _EXAMPLE.search(line.strip().rstrip("."))
+        if match and not line.lstrip().startswith((">>>", "def ")):
+            value = _WORDS.get(match["value"].lower(), match["value"])
+            source = f"{match['call']} == {value}"
+            if _is_comparison_with_literal(source):
+                checks.append(Check(kind="example", source=source))
+    return checks
+
+
+def _is_comparison_with_literal(source: str) -> bool:
+    try:
+        tree = ast.parse(source.strip(), mode="eval").body
+        if not (isinstance(tree, ast.Compare) and isinstance(tree.left, ast.Call) and len(tree.ops) == 1):
+            return False
+        for one in (*tree.left.args, *(keyword.value for keyword in tree.left.keywords), *tree.comparators):
+            ast.literal_eval(one)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return isinstance(tree.left.func, ast.Name)
+
+
+def _stub(text: str) -> str:
+    """The code that the request gives: what parses as a stub from its first import or def on."""
+    match = _DEF.search(text)
+    if match is None:
+        return ""
+    start = _start_of_code(text, match.start())
+    lines = text[start:].splitlines()
+    for end in range(len(lines), 0, -1):
+        stub = "\n".join(lines[:end]).rstrip()
+        if parses_as_stub(stub):
+            return stub
+    return ""
+
+
+def _start_of_code(text: str, at: int) -> int:
+    """Imports and helpers right before the first def belong to the stub."""
+    lines = text[:at].splitlines(keepends=True)
+    kept = 0
+    for line in reversed(lines):
+        if line.strip() and not re.match(r"(import |from \w[\w.]* import |@|\s+\S|#)", line):
+            break
+        kept += len(line)
+    return at - kept
+
+
+def parses_as_stub(stub: str) -> bool:
+    """Whether it parses, its last function perhaps without a body."""
+    for ending in ("", "\n    pass", "\n        pass", ":\n    pass"):
+        try:
+            tree = ast.parse(stub + ending)
+        except (SyntaxError, ValueError):
+            continue
+        return bool(tree.body) and isinstance(tree.body[-1], ast.FunctionDef | ast.AsyncFunctionDef)
+    return False
+
+
+def completed(stub: str, body: str = "raise NotImplementedError") -> str:
+    """The stub as Python that parses: its last function gets `body` where it has none."""
+    for ending in ("", f"\n    {body}", f"\n        {body}", f":\n    {body}"):
+        try:
+            ast.parse(stub + ending)
+        except (SyntaxError, ValueError):
+            continue
+        return stub + ending
+    return stub
+
+
+def _outside_stub(text: str, stub: str) -> str:
+    return text.replace(stub, "") if stub else text
+
+
+def _defined_name(stub: str) -> str | None:
+    if not stub:
+        return None
+    tree = ast.parse(completed(stub))
+    names = [one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return names[-1] if names else None
+
+
+def _called_name(checks: list[Check]) -> str | None:
+    """The function that the examples call and Python does not have."""
+    import builtins
+
+    for check in checks:
+        try:
+            tree = ast.parse(check.source)
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if not hasattr(builtins, node.func.id):
+                    return node.func.id
+    return None
+
+
+def stated_properties(request: Request, name: str, needs_arguments: bool) -> list[Check]:
+    """Checks of what the request says in words about the result of a function called without arguments."""
+    if needs_arguments:
+        return []
+    checks = []
+    if match := _LIST_OF.search(request.text):
+        count = int(re.sub(r"[,_]", "", match["count"]))
+        checks.append(f"len({name}()) == {count}")
+    if match := _BETWEEN.search(request.text):
+        low, high = (int(re.sub(r"[,_]", "", match[side])) for side in ("low", "high"))
+        checks.append(f"_all_between({name}(), {low}, {high})")
+    return [Check(kind="property", source=source) for source in checks]
