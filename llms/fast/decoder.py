@@ -7,7 +7,7 @@ on their way. See `llms.decoder.Decoder` for the contract.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from llms.fast.columns import Staging, lay_out
 from llms.fast.graphs import Graphs
 from llms.fast.machine import PAGE, Machine
 from llms.fast.pages import Pages
-from llms.fast.prompt import CHUNK, Prefill
+from llms.fast.prompt import Prefill
 from llms.fast.weights import Weights, extract
 from llms.sampling import Sampling
 
@@ -40,6 +40,8 @@ class FastDecoder:
         cache_tokens: Tokens the KV cache holds over all slots; default: what all slots need, or what fits.
         cache: Folder for compiled kernels; default: in the user's cache.
         release: Whether to free the model's own weights.
+        overlap: Whether kernels may start before the one ahead has ended; default: where the GPU can.
+        extra: Compile-time choices of the kernels, for measuring.
 
     Raises:
         NotEnoughMemory: The GPU has no room for a cache of one window.
@@ -54,6 +56,8 @@ class FastDecoder:
         cache_tokens: int | None = None,
         cache: Path | None = None,
         release: bool = True,
+        overlap: bool | None = None,
+        extra: Mapping[str, int] | None = None,
     ) -> None:
         self.device = torch.device(model.device)
         self.window = int(window or model.config.max_position_embeddings)
@@ -64,7 +68,8 @@ class FastDecoder:
         s = self.weights.shape
         self.vocab_size = s.vocabulary
         self.bytes_per_token = s.layers * 2 * s.kv_heads * s.head_dim * 2
-        self.machine = Machine(s, self.device, cache or cache_dir() / "kernels")
+        folder = cache or cache_dir() / "kernels"
+        self.machine = Machine(s, self.device, folder, overlap=overlap, extra=extra)
         count = self._page_count(cache_tokens)
         self.pool = torch.zeros(
             s.layers, count, 2, s.kv_heads, PAGE, s.head_dim, dtype=torch.bfloat16, device=self.device
@@ -110,8 +115,8 @@ class FastDecoder:
         self._grow([slot], [len(tokens)])
         h = torch.empty(0)
         table = self._tables[slot]
-        for start in range(0, len(tokens), CHUNK):
-            part = torch.tensor(tokens[start : start + CHUNK], device=self.device)
+        for start in range(0, len(tokens), self._prefill.chunk):
+            part = torch.tensor(tokens[start : start + self._prefill.chunk], device=self.device)
             h = self._prefill.run(part, table, self._pages.lengths[slot])
             self._pages.lengths[slot] += len(part)
         return self._prefill.logits(h[-1:])[0]

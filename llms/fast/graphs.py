@@ -55,7 +55,7 @@ class Graphs:
         self.x, self.act = (zeros(most * _padded(k), dtype=bf16) for k in (s.width, s.inner))
         self.att = zeros(most * _padded(s.heads * s.head_dim), dtype=bf16)
         self.q = zeros(most, s.heads * s.head_dim, dtype=bf16)
-        self.ssq = zeros(max(s.width // 16, most) * 64, dtype=torch.float32)
+        self.ssq = zeros(max(s.width // 16, 512) * 64, dtype=torch.float32)
         self.normed = zeros(most, s.width, dtype=bf16)
         self.logits = zeros(most, s.vocabulary, dtype=bf16)
         self.sampled = zeros(most, dtype=torch.int64)
@@ -149,7 +149,7 @@ class Graphs:
             self.tables.shape[1], bucket, s.width, p.width // 64, s.eps, 1.0 / s.width,
         )  # fmt: skip
         m.linear[nt, kind]((rows, splits), arguments)
-        return tiles if nt == 0 else rows
+        return tiles if nt == 0 else rows * splits
 
     def attend(self, layer: int, bucket: int) -> None:
         """Launch one layer's attention."""

@@ -7,6 +7,7 @@ Refuses to know slots, graphs and tokens.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ Embed = _struct("Embed", "tokens table gain h x ssq", "width nt")
 Norm = _struct("Norm", "h gain x", "width", "eps")
 Unpack = _struct("Unpack", "records tiles absmax2 code2 codes out", "num_tiles units blocks_per_row width")
 Rotate = _struct("Rotate", "qkv kv pages rope", "first q_heads")
-Product = _struct("Product", "in_ out", "width")
+Product = _struct("Product", "joined", "width")
 Sample = _struct("Sample", "logits top_k temperature top_p min_p seed_low seed_high pos out", "vocabulary")
 
 
@@ -58,13 +59,23 @@ class Machine:
         shape: The model's sizes.
         device: A CUDA device of compute capability 8.0 or more.
         cache: Folder for compiled kernels.
+        overlap: Whether kernels start while the one before still runs; default: where the GPU can.
+        extra: Compile-time choices in place of those made here, for measuring.
 
     Attributes:
         columns: Most tokens a step can take on this GPU: 64, or 16 where shared memory is short.
         processors: Number of multiprocessors.
     """
 
-    def __init__(self, shape: Shape, device: torch.device, cache: Path) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        device: torch.device,
+        cache: Path,
+        *,
+        overlap: bool | None = None,
+        extra: Mapping[str, int] | None = None,
+    ) -> None:
         properties: Any = torch.cuda.get_device_properties(device)
         self.shape, self.device = shape, device
         self.processors: int = properties.multi_processor_count
@@ -72,68 +83,82 @@ class Machine:
         capability = (properties.major, properties.minor)
         self._limit: int = properties.shared_memory_per_block_optin
         self._record = record_bytes(shape.nested)
-        self.overlap = capability >= (9, 0)
+        self.overlap = capability >= (9, 0) if overlap is None else overlap
         widest = -(-max(shape.inner, shape.width, shape.heads * shape.head_dim) // 256)
         narrow = -(-shape.width // 256)
-        pair = properties.shared_memory_per_multiprocessor // 2 - 1024
-        stages = max(2, min(4, self._fit(min(self._limit, pair), self._gemv_bytes(narrow, 0))))
-        tail = max(2, min(stages, self._fit(min(self._limit, pair), self._gemv_bytes(widest, 0))))
-        deep = 3 if self._limit > 200_000 else 2
-        self.columns = 64 if self._gemm_bytes(8, deep) <= self._limit else 16
-        self._stages = {"qkv": stages, "silu": stages, "residual": tail}
+        large = self._limit > 200_000
+        self._warps = 16 if large else 8
+        fixed = self._gemv_bytes("residual", widest, 0)
+        self._depth = max(2, min(4, (self._limit - fixed) // (self._warps * self._record)))
+        self._rows = {1: 1, 2: 1, 4: 2, 8: 2}
+        self._deep = {1: 3, 2: 3, 4: 3, 8: 2} if large else {1: 2, 2: 2, 4: 0, 8: 0}
+        for nt in self._rows:
+            self._rows[nt] = (extra or {}).get(f"RT{nt}", self._rows[nt])
+            self._deep[nt] = (extra or {}).get(f"STAGES{nt}", self._deep[nt])
+        self.columns = 64 if large else 16
         base = {
             "PDL": int(self.overlap), "NESTED": int(shape.nested), "HEAD_DIM": shape.head_dim,
             "KV_HEADS": shape.kv_heads, "GROUP": shape.heads // shape.kv_heads, "PAGE": PAGE,
         }  # fmt: skip
         defines = {
-            "gemv": base | {"STAGES": stages, "STAGES_RESIDUAL": tail},
-            "gemm": base | {"STAGES": deep},
-            "attention": base, "edges": base, "sample": base,
+            "gemv": {"STAGES": self._depth, "GEMV_WARPS": self._warps},
+            "gemm": {f"STAGES{nt}": self._deep[nt] for nt in self._deep}
+            | {f"RT{nt}": self._rows[nt] for nt in self._rows},
+            "attention": {}, "edges": {}, "sample": {},
         }  # fmt: skip
+        defines = {name: base | chosen | dict(extra or {}) for name, chosen in defines.items()}
         with ThreadPoolExecutor() as pool:
             loads = {n: pool.submit(self._module, n, d, capability, cache) for n, d in defines.items()}
             modules = {n: load.result() for n, load in loads.items()}
-        self._load(modules, narrow, widest, deep)
+        self._load(modules, narrow, widest)
 
     def _module(self, name: str, defines: dict[str, int], capability: tuple[int, int], cache: Path) -> Module:
         with torch.cuda.device(self.device):
             return Module(name, defines, capability, cache)
 
-    def _load(self, modules: dict[str, Module], narrow: int, widest: int, deep: int) -> None:
+    def _load(self, modules: dict[str, Module], narrow: int, widest: int) -> None:
         gemv, gemm, edges = modules["gemv"], modules["gemm"], modules["edges"]
         over = self.overlap
         self.linear: dict[tuple[int, str], Kernel] = {}
         for kind in KINDS:
             units = widest if kind == "residual" else narrow
-            size = self._gemv_bytes(units, self._stages[kind])
-            self.linear[0, kind] = gemv.kernel(f"gemv_{kind}", threads=256, shared_bytes=size, overlap=over)
+            size = self._gemv_bytes(kind, units, self._depth)
+            threads = 32 * self._warps
+            self.linear[0, kind] = gemv.kernel(
+                f"gemv_{kind}", threads=threads, shared_bytes=size, overlap=over
+            )
             for nt in (1, 2, 4, 8):
                 if nt * 8 <= self.columns:
-                    size = self._gemm_bytes(nt, deep)
+                    size = self._gemm_bytes(nt)
                     kernel = gemm.kernel(f"gemm{nt}_{kind}", threads=256, shared_bytes=size, overlap=over)
                     self.linear[nt, kind] = kernel
         self.attention = modules["attention"].kernel("attention", threads=128, overlap=over)
         self.embed = edges.kernel("embed", threads=256)
         self.final_norm = edges.kernel("final_norm", threads=512, overlap=over)
         self.unpack = edges.kernel("unpack", threads=256)
-        self.rotate_store = edges.kernel("rotate_store", threads=self.shape.head_dim // 2)
+        self.rotate_store = edges.kernel("rotate_store", threads=128)
         self.silu_product = edges.kernel("silu_product", threads=128)
         self.sample = modules["sample"].kernel("sample", threads=1024)
 
-    def _fit(self, limit: int, fixed: int) -> int:
-        return (limit - fixed) // (WARPS * self._record)
+    def _gemv_bytes(self, kind: str, units: int, depth: int) -> int:
+        norm = 0 if kind == "residual" else units * 64
+        sums = (16 if kind == "silu" else 4) * self._warps * 64
+        return LUT_BYTES + norm + sums + units * 512 + self._warps * depth * self._record
 
-    def _gemv_bytes(self, units: int, stages: int) -> int:
-        return LUT_BYTES + 1024 + units * 512 + WARPS * stages * self._record
-
-    def _gemm_bytes(self, nt: int, stages: int) -> int:
-        return LUT_BYTES + 256 + WARPS * 256 + stages * (nt * 4096 + WARPS * self._record)
+    def _gemm_bytes(self, nt: int) -> int:
+        rows, depth = self._rows[nt], self._deep[nt]
+        return (
+            LUT_BYTES
+            + 256
+            + max(WARPS * rows * nt * 32, 1024)
+            + depth * (nt * 4096 + WARPS * rows * self._record)
+        )
 
     def blocks(self, tiles: int, units: int, nt: int) -> tuple[int, int]:
         """Return the grid of a product: blocks of rows, and how many share a row's columns."""
         if nt == 0:
             return min(tiles, self.processors), 1
-        rows = -(-tiles // WARPS)
+        rows = -(-tiles // (WARPS * self._rows[nt]))
         wanted = self.processors * (2 if nt <= 2 else 1)
         return rows, max(1, min(wanted // rows, units // 2))
 

@@ -187,16 +187,29 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(con
   if (arrived != active - 1) return;
   if (tid == 0) a.counters[group * KV_HEADS + head] = 0;
   __threadfence();
+  // Weights of the splits, a warp a row and a lane a split; then the weighted sum, loads in batches.
+  float(*weight)[32] = (float(*)[32]) & so[0][0][0];
+  for (int row = warp; row < rows; row += ATTENTION_WARPS) {
+    const float* from = partial + (size_t)(lane * 16 + row) * (HEAD_DIM + 2) + HEAD_DIM;
+    const float top = lane < active ? load_float(from) : -INFINITY, total = lane < active ? load_float(from + 1) : 0.f;
+    float high = top;
+#pragma unroll
+    for (int x = 16; x; x >>= 1) high = fmaxf(high, __shfl_xor_sync(~0u, high, x));
+    const float f = exp2f(top - high);
+    weight[row][lane] = f / warp_sum(f * total);
+  }
+  __syncthreads();
   for (int i = tid; i < rows * HEAD_DIM; i += ATTENTION_WARPS * 32) {
     const int row = i / HEAD_DIM, d = i % HEAD_DIM;
-    float high = -INFINITY, value = 0.f, total = 0.f;
-    for (int s = 0; s < active; s++) high = fmaxf(high, load_float(partial + (size_t)(s * 16 + row) * (HEAD_DIM + 2) + HEAD_DIM));
-    for (int s = 0; s < active; s++) {
-      const float* from = partial + (size_t)(s * 16 + row) * (HEAD_DIM + 2);
-      const float f = exp2f(load_float(from + HEAD_DIM) - high);
-      value += f * load_float(from + d);
-      total += f * load_float(from + HEAD_DIM + 1);
+    const float* from = partial + (size_t)row * (HEAD_DIM + 2) + d;
+    float value = 0.f;
+    for (int s = 0; s < active; s += 8) {
+      float v[8];
+#pragma unroll
+      for (int e = 0; e < 8; e++) v[e] = s + e < active ? load_float(from + (size_t)(s + e) * 16 * (HEAD_DIM + 2)) : 0.f;
+#pragma unroll
+      for (int e = 0; e < 8; e++) value += s + e < active ? weight[row][s + e] * v[e] : 0.f;
     }
-    a.out[packed((head * GROUP + row % GROUP) * HEAD_DIM + d, first + row / GROUP, a.nt)] = to_bf16(value / total);
+    a.out[packed((head * GROUP + row % GROUP) * HEAD_DIM + d, first + row / GROUP, a.nt)] = to_bf16(value);
   }
 }

@@ -71,11 +71,13 @@ struct Unpack {
 };
 
 extern "C" __global__ void __launch_bounds__(256) unpack(const __grid_constant__ Unpack a) {
-  __shared__ float codes[16];
+  __shared__ float codes[16], code2[256];
+  __shared__ __align__(16) bf16 block[8][16][72];  // per warp 16 rows x 64 columns; 72 keeps 16-byte rows apart in banks
   if (threadIdx.x < 16) codes[threadIdx.x] = a.codes[threadIdx.x];
+  code2[threadIdx.x] = a.code2[threadIdx.x];
   __syncthreads();
-  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-  const int index = (blockIdx.x * blockDim.x + threadIdx.x) >> 5;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+  const int index = blockIdx.x * 8 + warp;
   if (index >= a.num_tiles * a.units) return;
   const int ti = index / a.units, u = index % a.units;
   const Tile tile = a.tiles[ti];
@@ -85,26 +87,36 @@ extern "C" __global__ void __launch_bounds__(256) unpack(const __grid_constant__
   s2a = a.absmax2[(tile.start_low + g * a.blocks_per_row + u * 4) >> 8];
   s2b = a.absmax2[(tile.start_high + g * a.blocks_per_row + u * 4) >> 8];
 #endif
+  uint4 w[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) w[i] = *(const uint4*)(rec + i * 512 + lane * 16);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const float2 sc = scales(rec, a.code2, g, i, s2a, s2b, tile.offset_low, tile.offset_high);
-    const uint4 w = *(const uint4*)(rec + i * 512 + lane * 16);
-    const u32 ws[4] = {w.x, w.y, w.z, w.w};
+    const float2 sc = scales(rec, code2, g, i, s2a, s2b, tile.offset_low, tile.offset_high);
+    const u32 ws[4] = {w[i].x, w[i].y, w[i].z, w[i].w};
     const int k = u * 256 + i * 64;
     if (k >= a.width) break;
+    __syncwarp();
 #pragma unroll
     for (int s = 0; s < 4; s++)
 #pragma unroll
       for (int b = 0; b < 4; b++) {
         const u32 byte = (ws[s] >> (8 * b)) & 255;
         const float f = (b & 1) ? sc.y : sc.x;
-        const size_t row = ((b & 1) ? tile.high : tile.low) + g;
-        *(u32*)(a.out + row * a.width + k + s * 16 + (b >> 1) * 8 + t * 2) = pack_bf16(codes[byte >> 4] * f, codes[byte & 15] * f);
+        *(u32*)&block[warp][(b & 1) * 8 + g][s * 16 + (b >> 1) * 8 + t * 2] = pack_bf16(codes[byte >> 4] * f, codes[byte & 15] * f);
       }
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < 4; j++) {  // 4 rows of 128 bytes at a time
+      const int r = j * 4 + (lane >> 3);
+      const size_t row = (r < 8 ? tile.low : tile.high - 8) + r;
+      *(uint4*)(a.out + row * a.width + k + (lane & 7) * 8) = *(const uint4*)&block[warp][r][(lane & 7) * 8];
+    }
   }
 }
 
-// Prefill: rotate q in place, rotate k and copy v into the pages. Block (token, head of q, k and v together).
+// Prefill: rotate q in place, rotate k in place and into the pages, copy v into the pages. One block a token; a
+// thread takes 8 pairs (or 8 + 8 values of v) at a time.
 struct Rotate {
   bf16* qkv;  // [tokens][q_rows + 2 * k_rows]
   bf16* kv;
@@ -114,36 +126,42 @@ struct Rotate {
 };
 
 extern "C" __global__ void rotate_store(const __grid_constant__ Rotate a) {
-  const int token = blockIdx.x, head = blockIdx.y, d = threadIdx.x, p = a.first + token;
-  bf16* row = a.qkv + ((size_t)token * (a.q_heads + 2 * KV_HEADS) + head) * HEAD_DIM;
-  const int kv_head = head - a.q_heads;
+  const int token = blockIdx.x, p = a.first + token, heads = a.q_heads + 2 * KV_HEADS;
+  const float2* rope = a.rope + (size_t)p * (HEAD_DIM / 2);
   bf16* page = a.kv + (size_t)a.pages[p / PAGE] * 2 * KV_HEADS * PAGE * HEAD_DIM + (p % PAGE) * HEAD_DIM;
-  if (kv_head >= KV_HEADS) {
-    bf16* to = page + (size_t)kv_head * PAGE * HEAD_DIM;  // heads of v follow those of k
-    to[d] = row[d], to[d + HEAD_DIM / 2] = row[d + HEAD_DIM / 2];
-    return;
-  }
-  const float2 r = a.rope[(size_t)p * (HEAD_DIM / 2) + d];
-  const float lo = to_float(row[d]), hi = to_float(row[d + HEAD_DIM / 2]);
-  const bf16 x = to_bf16(lo * r.x - hi * r.y), y = to_bf16(hi * r.x + lo * r.y);
-  row[d] = x, row[d + HEAD_DIM / 2] = y;
-  if (kv_head >= 0) {
-    bf16* to = page + (size_t)kv_head * PAGE * HEAD_DIM;
-    to[d] = x, to[d + HEAD_DIM / 2] = y;
+  for (int i = threadIdx.x; i < heads * (HEAD_DIM / 16); i += blockDim.x) {
+    const int head = i / (HEAD_DIM / 16), d = i % (HEAD_DIM / 16) * 8, kv_head = head - a.q_heads;
+    bf16* row = a.qkv + ((size_t)token * heads + head) * HEAD_DIM + d;
+    uint4 lo = *(const uint4*)row, hi = *(const uint4*)(row + HEAD_DIM / 2);
+    if (kv_head < KV_HEADS) {
+      u32* ls = &lo.x;
+      u32* hs = &hi.x;
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const float2 r0 = rope[d + e * 2], r1 = rope[d + e * 2 + 1];
+        const float x0 = to_float(ls[e] & 0xffff), x1 = to_float(ls[e] >> 16), y0 = to_float(hs[e] & 0xffff), y1 = to_float(hs[e] >> 16);
+        ls[e] = pack_bf16(x0 * r0.x - y0 * r0.y, x1 * r1.x - y1 * r1.y);
+        hs[e] = pack_bf16(y0 * r0.x + x0 * r0.y, y1 * r1.x + x1 * r1.y);
+      }
+      *(uint4*)row = lo, *(uint4*)(row + HEAD_DIM / 2) = hi;
+    }
+    if (kv_head >= 0) {
+      bf16* to = page + (size_t)kv_head * PAGE * HEAD_DIM + d;  // heads of v follow those of k
+      *(uint4*)to = lo, *(uint4*)(to + HEAD_DIM / 2) = hi;
+    }
   }
 }
 
-// Prefill: act = silu(gate) * up over [tokens][2 * width] -> [tokens][width].
+// Prefill: act = silu(gate) * up over [tokens][2 * width], in place of gate.
 struct Product {
-  const bf16* in;
-  bf16* out;
+  bf16* joined;
   int width;
 };
 
 extern "C" __global__ void silu_product(const __grid_constant__ Product a) {
   const int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
   if (i >= a.width) return;
-  const bf16* row = a.in + (size_t)blockIdx.y * 2 * a.width;
+  bf16* row = a.joined + (size_t)blockIdx.y * 2 * a.width;
   const uint4 gate = *(const uint4*)(row + i), up = *(const uint4*)(row + a.width + i);
   const u32 gs[4] = {gate.x, gate.y, gate.z, gate.w}, us[4] = {up.x, up.y, up.z, up.w};
   u32 r[4];
@@ -151,5 +169,5 @@ extern "C" __global__ void silu_product(const __grid_constant__ Product a) {
   for (int e = 0; e < 4; e++)
     r[e] = pack_bf16(round_bf16(silu(to_float(gs[e] & 0xffff))) * to_float(us[e] & 0xffff),
                      round_bf16(silu(to_float(gs[e] >> 16))) * to_float(us[e] >> 16));
-  *(uint4*)(a.out + (size_t)blockIdx.y * a.width + i) = make_uint4(r[0], r[1], r[2], r[3]);
+  *(uint4*)(row + i) = make_uint4(r[0], r[1], r[2], r[3]);
 }

@@ -1,15 +1,35 @@
 // One column: y = W x for a step with a single token. Memory bound: what matters is that loads never stop.
-// A block owns whole row tiles, its 8 warps split K and meet in shared memory, so no partial sums leave the
-// multiprocessor. Each lane fetches its own bytes with cp.async into a private ring and reads them back itself:
-// no barrier guards the ring, and the first STAGES records are in flight before the previous kernel has ended.
-// 2 blocks fit a multiprocessor, so the next kernel's block can start fetching in the tail of this one.
-// Compiled with -DSTAGES (records in flight a warp) and -DSTAGES_RESIDUAL, fewer: the long rows of "down" need the
-// room for their activations.
+// A block owns whole row tiles; its warps take their records in turn and meet in shared memory once, at the end, so
+// no partial sums leave the multiprocessor. Each lane fetches its own bytes with cp.async into a private ring and
+// reads them back itself: no barrier guards the ring. One block fills a multiprocessor: the next kernel's block
+// starts on it when this one ends, and fills its ring while the last blocks of this kernel still work. (Two smaller
+// blocks a multiprocessor were slower: the early ones of the next kernel then pair up on the first free ones.)
+// What limits next is reading shared memory: a table look-up a byte is 64 of the ~110 cycles that a record takes
+// there, of the ~165 that memory takes. So B holds in its column i the activations of block i alone (the other
+// columns would be idle), and each lane reads an eighth of them and half of the absmax values.
+// Compiled with -DGEMV_WARPS, -DSTAGES (records in flight a warp).
+#define W GEMV_WARPS
 
 enum { QKV, RESIDUAL, SILU };
 
+// What finishing a row needs beside its sum; loaded early, for it comes from far.
+struct Row {
+  float h, gain;
+};
+
 template <int KIND>
-__device__ __forceinline__ void finish(const Linear& a, const Tile& tile, int index, int lane, float y, float rstd) {
+__device__ __forceinline__ Row row_of(const Linear& a, const Tile& tile, int lane) {
+  Row r{0.f, 0.f};
+  if (KIND == RESIDUAL) {
+    const int row = ((lane & 8) ? tile.high : tile.low) + (lane & 7);
+    r.h = load_float(a.h + row);
+    r.gain = to_float(a.gain[row]);
+  }
+  return r;
+}
+
+template <int KIND>
+__device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const Row& row, int index, int lane, float y, float rstd) {
   const int r = lane & 15, g = r & 7;
   if (KIND == QKV) {
     y *= rstd;
@@ -20,102 +40,138 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, int in
     const float up = __shfl_xor_sync(~0u, y, 8);
     if (lane < 8) a.x_out[packed(tile.low + g, 0, 0)] = to_bf16(round_bf16(silu(y)) * up);
   } else {
-    const int row = (r < 8 ? tile.low : tile.high) + g;
-    float h = 0.f;
+    const int k = (r < 8 ? tile.low : tile.high) + g;
+    const float h = row.h + round_bf16(y);
     if (lane < 16) {
-      h = load_float(a.h + row) + round_bf16(y);
-      a.h[row] = h;
-      a.x_out[packed(row, 0, 0)] = to_bf16(h * to_float(a.gain[row]));
+      a.h[k] = h;
+      a.x_out[packed(k, 0, 0)] = to_bf16(h * row.gain);
     }
-    const float s = warp_sum(h * h);
+    const float s = warp_sum(lane < 16 ? h * h : 0.f);
     if (lane == 0) a.ssq_out[index] = s;
   }
 }
 
-template <int KIND, int DEPTH>
+// TOGETHER: row tiles between two meetings
+template <int KIND, int DEPTH, int TOGETHER>
 __device__ __forceinline__ void gemv(const Linear& a) {
   extern __shared__ __align__(128) char shared[];
   char* lut = shared;
   float* code2 = (float*)(shared + LUT_BYTES);
-  float* sums = code2 + 256;  // [2][WARPS][16]
-  uint4* x = (uint4*)(sums + 2 * WARPS * 16);
+  float* ssq = code2 + 256;  // as many as there are row tiles in x
+  float* sums = ssq + (KIND == RESIDUAL ? 0 : a.units * 16);  // [TOGETHER][W][16]
+  uint4* x = (uint4*)(sums + TOGETHER * W * 16);
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
   char* ring = (char*)(x + a.units * 32) + warp * (DEPTH * RECORD);
   const int first = (int)((long long)a.num_tiles * blockIdx.x / gridDim.x);
   const int last = (int)((long long)a.num_tiles * (blockIdx.x + 1) / gridDim.x);
 
-  int ft = first, fu = warp;  // next record to fetch
-  if (fu >= a.units) ft = last;
+  // Records of the block's tiles, numbered through, go to the warps in turn.
+  const char* next = a.records + ((size_t)first * a.units + warp) * RECORD;
+  int left = (last - first) * a.units - warp;
   auto fetch = [&](int stage) {
-    if (ft < last) {
-      fetch_record(ring + stage * RECORD, a.records + ((size_t)ft * a.units + fu) * RECORD, lane);
-      if ((fu += WARPS) >= a.units) fu = warp, ft++;
-    }
+    if (left > 0) fetch_record(ring + stage * RECORD, next, lane);
+    next += W * RECORD, left -= W;
     copy_commit();
   };
 #pragma unroll
   for (int s = 0; s < DEPTH; s++) fetch(s);
   fill_lut(lut, code2, a, tid);
+  Tile mine = a.tiles[min(first + warp, last - 1)];  // the tile this warp finishes first
   depend_wait();
-  for (int i = tid; i < a.units * 32; i += WARPS * 32) x[i] = load_uint4(a.x + i);
-  float rstd = 1.f;
-  if (KIND != RESIDUAL) {
-    float s = 0.f;
-    for (int i = lane; i < a.ssq_count; i += 32) s += load_float(a.ssq_in + i);
-    rstd = rsqrtf(warp_sum(s) * a.inv_width + a.eps);
+  {
+    uint4 v[8];
+    const float s = tid < a.ssq_count && KIND != RESIDUAL ? load_float(a.ssq_in + tid) : 0.f;
+    for (int i = tid; i < a.units * 32; i += 8 * W * 32) {
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+        if (i + j * W * 32 < a.units * 32) v[j] = load_uint4(a.x + i + j * W * 32);
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+        if (i + j * W * 32 < a.units * 32) x[i + j * W * 32] = v[j];
+    }
+    if (KIND != RESIDUAL) {
+      if (tid < a.ssq_count) ssq[tid] = s;
+      for (int i = tid + W * 32; i < a.ssq_count; i += W * 32) ssq[i] = load_float(a.ssq_in + i);
+    }
   }
+  Row row = row_of<KIND>(a, mine, lane);
   depend_launch();
   __syncthreads();
 
-  const char* lut_lane = lut + lane * 4;
-  int stage = 0;
-  for (int ti = first; ti < last; ti++) {
-    const Tile tile = a.tiles[ti];
-    const int sa = tile.start_low + g * a.blocks_per_row, sb = tile.start_high + g * a.blocks_per_row;
-    float y0 = 0.f, y1 = 0.f;
-    for (int u = warp; u < a.units; u += WARPS) {
-      float s2a = 0.f, s2b = 0.f;
+  const u32 lut_lane = shared_address(lut) + lane * 4;
+  int stage = 0, u = warp;
+  for (int begin = first; begin < last; begin += TOGETHER) {
+    const int end = min(begin + TOGETHER, last);
+    for (int ti = begin; ti < end; ti++) {
+      const Tile tile = a.tiles[ti];
+      const int sa = tile.start_low + g * a.blocks_per_row, sb = tile.start_high + g * a.blocks_per_row;
+      float y0 = 0.f, y1 = 0.f;
+      for (; u < a.units; u += W) {
+        float s2a = 0.f, s2b = 0.f;
 #if NESTED
-      s2a = __ldg(a.absmax2 + ((sa + u * 4) >> 8)), s2b = __ldg(a.absmax2 + ((sb + u * 4) >> 8));
+        s2a = __ldg(a.absmax2 + ((sa + u * 4) >> 8)), s2b = __ldg(a.absmax2 + ((sb + u * 4) >> 8));
 #endif
-      copy_wait<DEPTH - 1>();
-      __syncwarp();  // the absmax bytes were fetched by other lanes
-      const char* rec = ring + stage * RECORD;
-      uint4 w[4];
+        copy_wait<DEPTH - 1>();
+        __syncwarp();  // the absmax bytes were fetched by other lanes
+        const char* rec = ring + stage * RECORD;
+        const uint4 x0 = g < 4 ? x[(u * 8 + g * 2) * 4 + t] : make_uint4(0, 0, 0, 0);
+        const uint4 x1 = g < 4 ? x[(u * 8 + g * 2 + 1) * 4 + t] : make_uint4(0, 0, 0, 0);
+        float d[2][4] = {{0.f, 0.f, 0.f, 0.f}, {0.f, 0.f, 0.f, 0.f}};
 #pragma unroll
-      for (int i = 0; i < 4; i++) w[i] = *(const uint4*)(rec + i * 512 + lane * 16);
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const float2 sc = scales(rec, code2, g, i, s2a, s2b, tile.offset_low, tile.offset_high);
-        float d[4] = {0.f, 0.f, 0.f, 0.f};
-        const u32 ws[4] = {w[i].x, w[i].y, w[i].z, w[i].w};
-#pragma unroll
-        for (int s = 0; s < 4; s++) {
+        for (int i = 0; i < 4; i++) {
+          const uint4 w = *(const uint4*)(rec + i * 512 + lane * 16);
+          const bool mine = g == i;
           u32 f[4];
-          decode(f, ws[s], lut_lane);
-          const uint4 b = x[(u * 8 + i * 2 + (s >> 1)) * 4 + t];
-          mma(d, f[0], f[1], f[2], f[3], (s & 1) ? b.z : b.x, (s & 1) ? b.w : b.y);
+          decode(f, w.x, lut_lane);
+          mma(d[0], f[0], f[1], f[2], f[3], mine ? x0.x : 0, mine ? x0.y : 0);
+          decode(f, w.y, lut_lane);
+          mma(d[1], f[0], f[1], f[2], f[3], mine ? x0.z : 0, mine ? x0.w : 0);
+          decode(f, w.z, lut_lane);
+          mma(d[0], f[0], f[1], f[2], f[3], mine ? x1.x : 0, mine ? x1.y : 0);
+          decode(f, w.w, lut_lane);
+          mma(d[1], f[0], f[1], f[2], f[3], mine ? x1.z : 0, mine ? x1.w : 0);
         }
-        y0 += sc.x * d[0];
-        y1 += sc.y * d[2];
+        float s[4];  // absmax of rows g, g+8 in block 2t, then in block 2t+1
+#if NESTED
+        const u32 q = *(const u32*)(rec + CODE_BYTES + g * 8 + (t & 1) * 4);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          s[i] = __fadd_rn(__fmul_rn(code2[(q >> (8 * i)) & 255], (i & 1) ? s2b : s2a), (i & 1) ? tile.offset_high : tile.offset_low);
+#else
+        *(float4*)s = *(const float4*)(rec + CODE_BYTES + g * 32 + (t & 1) * 16);
+#endif
+        y0 += s[0] * (d[0][0] + d[1][0]) + s[2] * (d[0][1] + d[1][1]);
+        y1 += s[1] * (d[0][2] + d[1][2]) + s[3] * (d[0][3] + d[1][3]);
+        __syncwarp();  // all lanes have read the absmax bytes of this stage
+        fetch(stage);
+        if (++stage == DEPTH) stage = 0;
       }
-      __syncwarp();  // all lanes have read the absmax bytes of this stage
-      fetch(stage);
-      if (++stage == DEPTH) stage = 0;
+      u -= a.units;
+      float* sum = sums + ((ti - begin) * W + warp) * 16;
+      y0 += __shfl_xor_sync(~0u, y0, 1);
+      y1 += __shfl_xor_sync(~0u, y1, 1);
+      if (t == 0) sum[g] = y0, sum[g + 8] = y1;
     }
-    float* sum = sums + (ti & 1) * WARPS * 16;
-    if (t == 0) sum[warp * 16 + g] = y0, sum[warp * 16 + g + 8] = y1;
-    __syncthreads();  // two buffers: whoever finishes a tile joins the next barrier only afterwards
-    if (warp == (ti & (WARPS - 1))) {
+    __syncthreads();
+    float rstd = 1.f;
+    if (KIND != RESIDUAL) {
+      float s = 0.f;
+      for (int i = lane; i < a.ssq_count; i += 32) s += ssq[i];
+      rstd = rsqrtf(warp_sum(s) * a.inv_width + a.eps);
+    }
+    for (int ti = begin + warp; ti < end; ti += W) {
+      if (ti != first + warp) mine = a.tiles[ti], row = row_of<KIND>(a, mine, lane);
+      const float* sum = sums + (ti - begin) * W * 16 + (lane >> 4) * (W / 2) * 16 + (lane & 15);
       float y = 0.f;
 #pragma unroll
-      for (int i = 0; i < WARPS / 2; i++) y += sum[((lane >> 4) * (WARPS / 2) + i) * 16 + (lane & 15)];
+      for (int i = 0; i < W / 2; i++) y += sum[i * 16];
       y += __shfl_xor_sync(~0u, y, 16);
-      finish<KIND>(a, tile, ti, lane, y, rstd);
+      finish<KIND>(a, mine, row, ti, lane, y, rstd);
     }
+    if (end < last) __syncthreads();
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_qkv(const __grid_constant__ Linear a) { gemv<QKV, STAGES>(a); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_residual(const __grid_constant__ Linear a) { gemv<RESIDUAL, STAGES_RESIDUAL>(a); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_silu(const __grid_constant__ Linear a) { gemv<SILU, STAGES>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_qkv(const __grid_constant__ Linear a) { gemv<QKV, STAGES, 4>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_residual(const __grid_constant__ Linear a) { gemv<RESIDUAL, STAGES, 4>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_silu(const __grid_constant__ Linear a) { gemv<SILU, STAGES, 16>(a); }

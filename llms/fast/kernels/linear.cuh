@@ -46,12 +46,12 @@ struct Linear {
 };
 
 __device__ __forceinline__ void fill_lut(char* lut, float* code2, const Linear& a, int tid) {
-  const u32 v = a.lut[tid];
+  const int e = tid & 255, parts = blockDim.x >> 8;
+  const u32 v = a.lut[e];
   const uint4 q = make_uint4(v, v, v, v);
-#pragma unroll
-  for (int i = 0; i < 8; i++) ((uint4*)lut)[tid * 8 + ((i + tid) & 7)] = q;
+  for (int i = tid >> 8; i < 8; i += parts) ((uint4*)lut)[e * 8 + ((i + e) & 7)] = q;
 #if NESTED
-  code2[tid] = a.code2[tid];
+  if (tid < 256) code2[tid] = a.code2[tid];
 #endif
 }
 
@@ -65,18 +65,18 @@ __device__ __forceinline__ void fetch_record(char* ring, const char* record, int
 __device__ __forceinline__ float2 scales(const char* ring, const float* code2, int g, int i, float s2a, float s2b,
                                          float offa, float offb) {
 #if NESTED
-  const u32 w = *(const unsigned short*)(ring + CODE_BYTES + g * 8 + i * 2);
+  const uint2 all = *(const uint2*)(ring + CODE_BYTES + g * 8);
+  const u32 w = ((i < 2 ? all.x : all.y) >> ((i & 1) * 16)) & 0xffff;
   return make_float2(__fadd_rn(__fmul_rn(code2[w & 255], s2a), offa), __fadd_rn(__fmul_rn(code2[w >> 8], s2b), offb));
 #else
   return *(const float2*)(ring + CODE_BYTES + g * 32 + i * 8);
 #endif
 }
 
-__device__ __forceinline__ void decode(u32 (&a)[4], u32 w, const char* lut_lane) {
-  a[0] = *(const u32*)(lut_lane + ((w << 7) & 0x7f80));
-  a[1] = *(const u32*)(lut_lane + ((w >> 1) & 0x7f80));
-  a[2] = *(const u32*)(lut_lane + ((w >> 9) & 0x7f80));
-  a[3] = *(const u32*)(lut_lane + ((w >> 17) & 0x7f80));
+// A fragment of one k16 step; lut_lane is the shared address of this lane's copy of the table.
+__device__ __forceinline__ void decode(u32 (&a)[4], u32 w, u32 lut_lane) {
+#pragma unroll
+  for (int b = 0; b < 4; b++) a[b] = shared_u32(__byte_perm(w, 0, 0x4440 + b) * 128 + lut_lane);
 }
 
 __device__ __forceinline__ bf16* kv_row(const Linear& a, int m, int which, int head) {
