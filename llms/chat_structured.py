@@ -54,9 +54,8 @@ class ToolsAndSchemas(BaseChatModel):
             BadRequest: `tool_choice` names no bound tool, or two tools share a name.
         """
         listed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        listed = _distinct(listed)
         names = [tool["function"]["name"] for tool in listed]
-        if len(set(names)) != len(names):
-            raise BadRequest(f"Expected tools of different names, found {names!r}. Rename one.")
         for tool in listed:
             check_schema(tool["function"].get("parameters") or {}, f"tool {tool['function']['name']!r}")
         if (choice := normal_choice(tool_choice, names)) is not None:
@@ -117,6 +116,21 @@ class ToolsAndSchemas(BaseChatModel):
         if isinstance(schema, type) and is_basemodel_subclass(schema):
             return model, PydanticToolsParser(tools=[schema], first_tool_only=True)
         return model, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+
+
+def _distinct(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Drop tools that were given twice; refuse two that share a name only."""
+    kept: dict[str, dict[str, Any]] = {}
+    for tool in tools:
+        function = tool["function"]
+        other = kept.setdefault(function["name"], tool)["function"]
+        if set(other.get("parameters", {}).get("properties", {})) != set(
+            function.get("parameters", {}).get("properties", {})
+        ):
+            raise BadRequest(
+                f"Expected tools of different names, found two named {function['name']!r}. Rename one."
+            )
+    return list(kept.values())
 
 
 def normal_choice(choice: str | dict[str, Any] | bool | None, names: Sequence[str]) -> str | None:
