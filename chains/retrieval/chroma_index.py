@@ -77,12 +77,16 @@ class ChromaIndex:
 
     def open(self, generation: int) -> None:
         """Connects to the collection, made where it is not there; raises IndexUnavailable."""
+        self.close()
         self._client = self._open_client()
+        self._attach()
+        self.generation = generation
+
+    def _attach(self) -> None:
         configuration: Any = {"hnsw": _HNSW}
         self._collection = self._client.get_or_create_collection(
             self._name, embedding_function=None, configuration=configuration
         )
-        self.generation = generation
 
     def close(self) -> None:
         """Writes out and lets go of the files."""
@@ -127,7 +131,7 @@ class ChromaIndex:
         collection = self._opened()
         if changes.full and self._client is not None:
             self._client.delete_collection(self._name)
-            self.open(-1)
+            self._attach()
             collection = self._opened()
         else:
             # Deleting an id that was never added is no error, but a warning for each.

@@ -53,11 +53,6 @@ class EmbedderIdentity:
         """The identity that `to_json` wrote."""
         return cls(**json.loads(line))
 
-    @property
-    def id(self) -> str:
-        """Sixteen hexadecimal digits that stand for this embedder in vector keys."""
-        return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
-
 
 def default_model_dir() -> Path:
     """The folder of the packaged all-MiniLM-L6-v2; raises EmbedderUnavailable where it is not installed."""
@@ -125,6 +120,15 @@ class Embedder:
         """The unit vector of a fixed sentence, float32 [dimension]."""
         vector: NDArray[np.float32] = _unit(np.asarray([self.embeddings.embed_query(PROBE)], np.float32))[0]
         return vector
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for this embedder in vector keys."""
+        digest = hashlib.blake2b(self.identity.to_json().encode(), digest_size=8)
+        if not self.identity.weights_sha256:
+            # Two embedders of one name: rounded, since another machine may compute the last digits otherwise.
+            digest.update(np.round(self.probe, 2).tobytes())
+        return digest.hexdigest()
 
     def recorded(self) -> dict[str, str]:
         """What a store notes of this embedder: its identity, and a probe where the weights have no hash."""

@@ -114,14 +114,14 @@ class Ingest:
 
     def _queue(self, facts: FileFacts, document: ParsedDocument) -> None:
         chunks = self._splitter.split(document)
-        embedder = self._embedder.identity.id
+        embedder = self._embedder.key
         self._waiting.append(_Cut(facts, document, chunks, [chunk.key(embedder) for chunk in chunks]))
         if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:
             self._flush()
 
     def add(self, items: Iterable[tuple[FileFacts, ParsedDocument, list[Chunk]]]) -> None:
         """Embeds and stores documents that are cut already, in one go."""
-        embedder = self._embedder.identity.id
+        embedder = self._embedder.key
         self._waiting = [_Cut(f, d, chunks, [c.key(embedder) for c in chunks]) for f, d, chunks in items]
         self._flush()
 
@@ -129,7 +129,7 @@ class Ingest:
         """Embeds chunks whose documents become visible later."""
         nowhere = ParsedDocument(text="", title="", kind="", blocks=())
         facts = FileFacts(path="", size=0, modified=0.0, stat="")
-        embedder = self._embedder.identity.id
+        embedder = self._embedder.key
         for chunks in items:
             self._waiting.append(_Cut(facts, nowhere, chunks, [chunk.key(embedder) for chunk in chunks]))
             if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:

@@ -27,7 +27,7 @@ def reembed(manifest: Manifest, embedder: Embedder, splitter: Splitter, ingest: 
     ingest.stage(cut())
     with manifest.transaction():
         for path, chunks in zip(paths, cut(), strict=True):
-            manifest.replace_chunks(path, chunks, [chunk.key(embedder.identity.id) for chunk in chunks])
+            manifest.replace_chunks(path, chunks, [chunk.key(embedder.key) for chunk in chunks])
         manifest.set_meta(splitter=splitter.config.to_json(), **embedder.recorded())
         # Vectors of another dimension: whoever held the old ones starts over.
         manifest.set_meta(removed_floor=manifest.generation)

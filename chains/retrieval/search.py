@@ -19,8 +19,9 @@ from chains.retrieval.errors import BadFilter, EmptyQuery
 from chains.retrieval.filters import Filter, allowed_rows
 from chains.retrieval.fusion import Fusion, fuse
 from chains.retrieval.index import DECIMALS
-from chains.retrieval.manifest import Manifest, keyword_text
+from chains.retrieval.manifest import Manifest
 from chains.retrieval.nearest import NearestNeighbours
+from chains.retrieval.reading import keyword_text
 from chains.retrieval.records import ChunkRecord
 from chains.retrieval.rerank import Reranker
 

@@ -7,30 +7,35 @@ decide. Knows no language model.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 
-from chains.retrieval.embedder import PROBE_COSINE, Embedder, EmbedderIdentity
-from chains.retrieval.errors import EmbedderMismatch, EmptyQuery, SplitterMismatch
+from chains.retrieval.embedder import Embedder
+from chains.retrieval.errors import EmptyQuery
 from chains.retrieval.filters import Filter
 from chains.retrieval.fusion import Fusion
 from chains.retrieval.ingest import Ingest
 from chains.retrieval.lock import WriterLock
-from chains.retrieval.manifest import Manifest
+from chains.retrieval.maintenance import export, repaired, salvage_if_damaged, stats, verified
+from chains.retrieval.manifest import APP_PREFIX, Manifest
 from chains.retrieval.nearest import IndexKind, NearestNeighbours
 from chains.retrieval.parsing import FileParser
-from chains.retrieval.records import SourceRecord
+from chains.retrieval.records import ChunkRecord, SourceRecord
 from chains.retrieval.reembed import reembed
 from chains.retrieval.report import IngestReport, ProgressCallback
 from chains.retrieval.rerank import Reranker
 from chains.retrieval.retriever import StoreRetriever, has_lines
 from chains.retrieval.search import Hit, Searcher, SearchMode, SearchOptions
-from chains.retrieval.splitter import Splitter, SplitterConfig
+from chains.retrieval.settings import StoreSettings
+from chains.retrieval.splitter import SplitterConfig
+from chains.retrieval.vectorstore import StoreVectorStore, app_document
+from chains.retrieval.verify import VerifyReport
 from chains.retrieval.walk import MAX_FILE_BYTES, survey
+from chains.retrieval.watch import watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,9 +72,8 @@ class DocumentStore:
         self._lock = WriterLock(self.path)
         self._nearest = NearestNeighbours(self._manifest, index, chroma)
         self._searcher = Searcher(self._manifest, self._nearest, self._embedder, fusion)
-        self._wanted_splitter = splitter
+        self._settings = StoreSettings(self._manifest, self._embedder, splitter)
         self._parser = FileParser()
-        self._embedder_checked = False
 
     def __enter__(self) -> DocumentStore:
         return self
@@ -120,20 +124,17 @@ class DocumentStore:
             self._nearest.check_server()
             if reembed:
                 self._reembed(progress)
-            self._record_settings()
+            self._settings.record()
             report = self._ingest(progress).run(found, prune=prune)
             self._nearest.sync()
         return report
 
     def _reembed(self, progress: ProgressCallback | None) -> None:
-        self.__dict__.pop("_splitter", None)
-        config = self._wanted_splitter or SplitterConfig(max_tokens=self._embedder.budget)
-        self._splitter = Splitter(self._embedder.spans, config)
-        reembed(self._manifest, self._embedder, self._splitter, self._ingest(progress))
-        self._embedder_checked = True
+        self._settings.renew()
+        reembed(self._manifest, self._embedder, self._settings.splitter, self._ingest(progress))
 
     def _ingest(self, progress: ProgressCallback | None = None) -> Ingest:
-        return Ingest(self._manifest, self._embedder, self._splitter, self._parser, progress)
+        return Ingest(self._manifest, self._embedder, self._settings.splitter, self._parser, progress)
 
     def remove(self, source: str | os.PathLike[str]) -> list[str]:
         """Removes a source, or all sources under a folder; returns the paths that were there."""
@@ -152,58 +153,49 @@ class DocumentStore:
                 self._nearest.sync()
         return removed
 
-    def _record_settings(self) -> None:
-        self._check_embedder()
-        recorded = self._manifest.meta("splitter")
-        config = self._splitter.config.to_json()
-        if recorded is not None and recorded != config and self._manifest.count():
-            raise SplitterMismatch(
-                f"expected the chunk settings this store was made with, {recorded}, found {config}; "
-                "run `agent ingest --reembed` to cut everything anew"
-            )
-        if recorded != config:
-            self._manifest.set_meta(splitter=config)
-        if self._manifest.meta("embedder") is None:
-            self._manifest.set_meta(**self._embedder.recorded())
+    def add_texts(self, texts: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+        """Adds or replaces texts that are no files: id to (text, metadata of JSON values)."""
+        items = [app_document(name, text, metadata) for name, (text, metadata) in texts.items()]
+        with self._lock.held("add"):
+            self._nearest.check_server()
+            self._settings.record()
+            self._ingest().add(items)
+            self._nearest.sync()
 
-    def _check_embedder(self) -> None:
-        """Refuses an embedder that did not make the store's vectors."""
-        recorded = self._manifest.meta("embedder")
-        if self._embedder_checked or recorded is None:
-            return
-        wanted, found = EmbedderIdentity.from_json(recorded), self._embedder.identity
-        same = wanted == found
-        if same and not found.weights_sha256 and (probe := self._manifest.meta("probe")):
-            import numpy as np
+    def delete_texts(self, ids: Iterable[str]) -> list[str]:
+        """Deletes texts that `add_texts` added; returns the ids that were there."""
+        with self._lock.held("delete"):
+            removed = self._manifest.remove(f"{APP_PREFIX}{name}" for name in ids)
+            if removed:
+                self._manifest.drop_unused_vectors()
+                self._nearest.sync()
+        return [path.removeprefix(APP_PREFIX) for path in removed]
 
-            stored: NDArray[np.float32] = np.frombuffer(bytes.fromhex(probe), dtype=np.float32)
-            same = float(stored @ self._embedder.probe) >= PROBE_COSINE
-        if not same and self._manifest.count():
-            raise EmbedderMismatch(
-                f"expected the embedder this store was made with, {wanted.name!r} ({wanted.dimension} "
-                f"dimensions), found {found.name!r} ({found.dimension}); run `agent ingest --reembed`"
-            )
-        if not same:
-            self._manifest.execute("DELETE FROM meta WHERE key IN ('embedder', 'probe')")
-            return
-        self._embedder_checked = True
-
-    @cached_property
-    def _splitter(self) -> Splitter:
-        recorded = self._manifest.meta("splitter")
-        config = self._wanted_splitter
-        if config is None and recorded is not None:
-            config = SplitterConfig.from_json(recorded)
-        if config is None:
-            config = SplitterConfig(max_tokens=self._embedder.budget)
-        return Splitter(self._embedder.spans, config)
+    def watch(self, paths: Iterable[str | os.PathLike[str]], **options: Any) -> None:
+        """Ingests `paths` now and after every change; see `chains.retrieval.watch.watch`."""
+        watch(self, paths, **options)
 
     # reading --------------------------------------------------------------------------------------------
 
     def search(self, query: str, options: SearchOptions | None = None) -> list[Hit]:
         """The passages that answer `query` best; raises EmptyQuery, BadFilter, EmbedderMismatch."""
-        self._check_embedder()
+        self._settings.check_embedder()
         return self._searcher.search(query, options or SearchOptions())
+
+    def search_by_vector(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
+        """The `k` passages nearest to a unit vector, float32 [dimension]."""
+        self._settings.check_embedder()
+        return self._searcher.by_vector(vector, k)
+
+    def chunks(self, ids: Sequence[str]) -> list[ChunkRecord]:
+        """The stored passages of these chunk ids."""
+        marks = ",".join("?" * len(ids))
+        return self._manifest.chunks(f"chunk_id IN ({marks})", list(ids))
+
+    @property
+    def vectorstore(self) -> StoreVectorStore:
+        """LangChain's VectorStore over this store."""
+        return StoreVectorStore(self)
 
     def retriever(
         self,
@@ -235,7 +227,7 @@ class DocumentStore:
             raise EmptyQuery(f"expected a question, found {question!r}; ask with at least one word")
         if self._manifest.count() == 0:
             return -1.0
-        self._check_embedder()
+        self._settings.check_embedder()
         found = self._nearest.search(self._embedder.embed_query(question), 1)
         return found[0][1] if found else -1.0
 
@@ -266,21 +258,33 @@ class DocumentStore:
 
     def stats(self) -> dict[str, Any]:
         """Counts, settings and sizes on disk (bytes, counted in blocks)."""
-        recorded = self._manifest.meta("embedder")
-        sources = self.sources()
-        return {
-            "path": str(self.path),
-            "documents": len(sources),
-            "chunks": self._manifest.count(),
-            "characters": self._manifest.execute("SELECT coalesce(sum(length(text)), 0) FROM sources")[0][0],
-            "kinds": {
-                kind: sum(s.kind == kind for s in sources) for kind in sorted({s.kind for s in sources})
-            },
-            "generation": self.generation,
-            "index": self._nearest.state(),
-            "embedder": EmbedderIdentity.from_json(recorded).name if recorded else None,
-            "splitter": self._manifest.meta("splitter"),
-            "bytes_on_disk": sum(
-                f.stat().st_blocks * 512 for f in self.path.rglob("*") if f.is_file() and not f.is_symlink()
-            ),
-        }
+        return stats(self._manifest, self._nearest)
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Every document with its text and chunks (vectors left out) as JSON values, by path."""
+        return export(self._manifest)
+
+    def verify(self, repair: bool = False) -> VerifyReport:
+        """Checks texts, chunks, vectors, words and index against each other; with `repair` mends what it can.
+
+        A document whose stored text or vectors are damaged is dropped by the repair and named in `lost`:
+        ingest it again. An index that is not clean is rebuilt. A manifest that does not open is for
+        `DocumentStore.repair`.
+        """
+        if not repair:
+            return verified(self._manifest, self._nearest)
+        with self._lock.held("verify"):
+            return repaired(self._manifest, self._nearest)
+
+    @classmethod
+    def repair(cls, path: str | os.PathLike[str], **options: Any) -> VerifyReport:
+        """Saves what can be read of the store at `path`, even where it does not open, then verifies it.
+
+        `options` are those of `DocumentStore`. The damaged manifest is kept beside the new one.
+        """
+        folder = Path(path)
+        with WriterLock(folder).held("repair"):
+            lost = salvage_if_damaged(folder)
+        with cls(folder, **options) as store:
+            report = store.verify(repair=True)
+        return replace(report, lost=tuple(sorted({*report.lost, *lost})))

@@ -59,7 +59,12 @@ def _decode(name: str, data: bytes) -> str:
 def _detect(name: str, data: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    best = from_bytes(data[: 4 * _SNIFF_BYTES]).best()
+    found = from_bytes(data[: 4 * _SNIFF_BYTES])
+    best = found.best()
+    western = next((match for match in found if match.encoding == "cp1252"), None)
+    # A short French text looks as good in a Baltic code page; Western Europe's is the likelier one.
+    if best is not None and western is not None and western.coherence >= best.coherence - 0.1:
+        best = western
     if best is None:
         raise BinaryDocument(
             f"expected text in {name!r}, found bytes in no known encoding; save the file as UTF-8"

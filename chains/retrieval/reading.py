@@ -1,0 +1,213 @@
+"""Reading the manifest: settings, sources, chunks, vectors, changes and keyword hits.
+
+Knows rows and transactions. Refuses to change anything (manifest.py does), and to know files, models and
+nearest neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chains.retrieval.document import ParsedDocument
+from chains.retrieval.records import Changes, ChunkRecord, SourceRecord
+from chains.retrieval.schema import connect, translated
+
+# FTS5's unicode61 takes a run of Chinese or Japanese for one word; spaces make each character one.
+_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
+_SLICE = 500
+
+
+def keyword_text(text: str) -> str:
+    """`text` as the full-text index reads it, at indexing and at asking."""
+    return _UNSPACED.sub(r" \1 ", text)
+
+
+def slices(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Parts of a sequence that fit one SQL statement's parameters."""
+    for first in range(0, len(items), _SLICE):
+        yield items[first : first + _SLICE]
+
+
+def marks(items: Sequence[Any]) -> str:
+    """As many question marks as there are items."""
+    return ",".join("?" * len(items))
+
+
+class ManifestReader:
+    """The reading half of one open manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._connection = connect(folder)
+        self.store_id = self.meta("store_id") or ""
+
+    def close(self) -> None:
+        """Closes the file; a store that is closed cannot be used again."""
+        with self._lock:
+            self._connection.close()
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of one statement; raises this room's errors."""
+        with self._lock, translated(self.folder):
+            return self._connection.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is committed at its end, or nothing; transactions may nest."""
+        with self._lock, translated(self.folder):
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    # meta -----------------------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> str | None:
+        """A recorded setting, or None."""
+        rows = self.execute("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def set_meta(self, **values: object) -> None:
+        """Records settings in one transaction."""
+        with self.transaction():
+            for key, value in values.items():
+                self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
+
+    @property
+    def generation(self) -> int:
+        """Rises with every change that a search can see."""
+        return int(self.meta("generation") or 0)
+
+    def missing_vectors(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of `keys` that have no vector yet."""
+        missing = set(keys)
+        for part in slices(list(missing)):
+            rows = self.execute(f"SELECT key FROM vectors WHERE key IN ({marks(part)})", part)
+            missing.difference_update(row[0] for row in rows)
+        return missing
+
+    def vectors_of(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """The vectors of chunk rows, float32 [dimension] each."""
+        found: dict[int, NDArray[np.float32]] = {}
+        for part in slices(rows):
+            sql = (
+                "SELECT chunks.id, vector FROM chunks JOIN vectors ON key = vector_key "
+                f"WHERE chunks.id IN ({marks(part)})"
+            )
+            for row, blob in self.execute(sql, part):
+                found[row] = np.frombuffer(blob, dtype=np.float32)
+        return found
+
+    def changes(self, since: int) -> Changes:
+        """What was added and removed after generation `since` (-1: everything)."""
+        with self.transaction():
+            generation = self.generation
+            full = since < int(self.meta("removed_floor") or 0) or since < 0
+            floor = -1 if full else since
+            removed = [] if full else self.execute("SELECT chunk FROM removed WHERE generation > ?", (since,))
+            sql = (
+                "SELECT chunks.id, vector FROM chunks JOIN vectors ON key = vector_key WHERE generation > ? "
+                "ORDER BY chunks.id"
+            )
+            rows = self.execute(sql, (floor,))
+        ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32)
+        return Changes(
+            generation=generation,
+            full=full,
+            removed=[row[0] for row in removed],
+            added=ids,
+            vectors=vectors.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
+        )
+
+    def sources(self) -> list[SourceRecord]:
+        """Every ingested document, by path."""
+        sql = (
+            "SELECT path, origin, kind, sources.title, size, modified, ingested, "
+            "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, "
+            "metadata FROM sources ORDER BY path"
+        )
+        names = "path origin kind title size modified ingested chunks content_hash stat parser".split()
+        return [
+            SourceRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
+            for row in self.execute(sql)
+        ]
+
+    def document(self, path: str) -> ParsedDocument | None:
+        """A source as its parser gave it; None where there is no such source."""
+        sql = "SELECT text, title, kind, blocks, metadata FROM sources WHERE path = ?"
+        for text, title, kind, blocks, metadata in self.execute(sql, (path,)):
+            return ParsedDocument.from_payload(
+                {
+                    "text": text,
+                    "title": title,
+                    "kind": kind,
+                    "blocks": json.loads(blocks),
+                    "metadata": json.loads(metadata),
+                }
+            )
+        return None
+
+    def text(self, path: str, start: int = 0, end: int | None = None) -> str | None:
+        """A span of a source's stored text, offsets in characters; None where there is no such source."""
+        rows = self.execute("SELECT text FROM sources WHERE path = ?", (path,))
+        return str(rows[0][0])[start:end] if rows else None
+
+    def chunks(self, where: str, values: Sequence[Any] = ()) -> list[ChunkRecord]:
+        """The chunks that an SQL condition over `chunks` and `sources` selects, by path and place."""
+        sql = (
+            "SELECT chunks.id, chunk_id, path, origin, kind, ordinal, start, end, chunks.title, heading, "
+            "page, chunks.text, modified, metadata FROM chunks JOIN sources ON sources.id = source_id "
+            f"WHERE {where} ORDER BY path, ordinal"
+        )
+        names = "row chunk_id source origin kind ordinal start end title heading page text modified".split()
+        return [
+            ChunkRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
+            for row in self.execute(sql, values)
+        ]
+
+    def chunks_by_row(self, rows: Sequence[int]) -> dict[int, ChunkRecord]:
+        """The chunks of these rows; those that are gone are left out."""
+        found: dict[int, ChunkRecord] = {}
+        for part in slices(rows):
+            found.update((c.row, c) for c in self.chunks(f"chunks.id IN ({marks(part)})", part))
+        return found
+
+    def count(self) -> int:
+        """How many chunks are visible."""
+        return int(self.execute("SELECT count(*) FROM chunks")[0][0])
+
+    def keyword(
+        self, match: str, weights: Sequence[float], limit: int, among: Sequence[int] | None = None
+    ) -> list[tuple[int, float]]:
+        """(row, BM25 score, higher is better) of the best `limit` chunks for an FTS5 query, best first.
+
+        `weights` multiply the term frequencies in title, heading and body; BM25 as in SQLite's FTS5
+        (k1 = 1.2, b = 0.75). `among` restricts the answer to these rows.
+        """
+        columns = ", ".join(str(float(weight)) for weight in weights)
+        only = "" if among is None else "AND rowid IN (SELECT value FROM json_each(?)) "
+        sql = (
+            f"SELECT rowid, -bm25(passages, {columns}) AS score FROM passages WHERE passages MATCH ? {only}"
+            "ORDER BY score DESC, rowid LIMIT ?"
+        )
+        values = (match, limit) if among is None else (match, json.dumps(list(among)), limit)
+        return [(int(row), float(score)) for row, score in self.execute(sql, values)]

@@ -1,0 +1,45 @@
+"""An embedder that costs nothing, and folders to ingest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+
+DIMENSION = 64
+
+
+class WordEmbeddings(Embeddings):
+    """Each word a fixed random direction, a text their sum: texts that share words are near."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.embedded: list[str] = []
+        self._words: dict[str, np.ndarray] = {}
+
+    def _word(self, word: str) -> np.ndarray:
+        if word not in self._words:
+            digest = hashlib.blake2b(f"{self.seed} {word}".encode(), digest_size=8).digest()
+            self._words[word] = np.random.default_rng(int.from_bytes(digest)).standard_normal(DIMENSION)
+        return self._words[word]
+
+    def embed_query(self, text: str) -> list[float]:
+        words = re.findall(r"\w+", text.lower()) or ["nothing"]
+        total = np.sum([self._word(word) for word in words], axis=0)
+        return (total / np.linalg.norm(total)).tolist()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.embedded.extend(texts)
+        return [self.embed_query(text) for text in texts]
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    """Writes text files under `folder`, sub-folders included."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder

@@ -1,0 +1,202 @@
+"""Small real files of every format that the store reads, made with the libraries that write them."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from email.message import EmailMessage
+
+MARKDOWN = b"""---
+title: Garden notes
+author: Ada
+---
+# Garden notes
+
+Intro about the garden.
+
+## Tomatoes
+
+Tomatoes need six hours of sun a day.
+
+```python
+# not a heading
+```
+
+Watering
+--------
+
+Water in the morning.
+"""
+RST = b"""PEP: 9999
+Title: A test proposal
+Author: Somebody
+
+Abstract
+========
+
+This proposes nothing.
+
+Details
+-------
+
+Even fewer details.
+"""
+HTML = b"""<html><head><title>A page</title><style>p {}</style><meta name="author" content="Bob"></head><body>
+<nav>skip me</nav><h1>Welcome</h1><p>First <b>bold</b> words.</p><script>alert(1)</script>
+<h2>Prices</h2><table><tr><th>Item</th><th>Cost</th></tr><tr><td>Apple</td><td>3</td></tr></table>
+<pre>  kept
+    as is</pre></body></html>"""
+SOURCE = b'''"""A module."""
+
+
+class Boat:
+    """Floats."""
+
+    def sail(self):
+        return "wind"
+
+
+def main():
+    print(Boat().sail())
+'''
+CSV = b"name,city,age\nAlice,Paris,31\nBob,Oslo,28\n"
+JSONL = b'{"id": 1, "text": "first record"}\n{"id": 2, "text": "second record", "tags": ["a", "b"]}\n'
+JSON = b'{"title": "Settings", "server": {"port": 8080, "hosts": ["alpha", "beta"]}}'
+NOTEBOOK = json.dumps(
+    {
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Analysis\n", "We look at whales."]},
+            {
+                "cell_type": "code",
+                "source": "print(6 * 7)",
+                "outputs": [{"output_type": "stream", "text": ["42\n"]}],
+            },
+        ],
+        "metadata": {"language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+).encode()
+
+
+def pdf(
+    pages: tuple[str, ...] = ("The first page speaks of herons.", "The second page speaks of otters."),
+) -> bytes:
+    from reportlab.pdfgen.canvas import Canvas
+
+    target = io.BytesIO()
+    canvas = Canvas(target)
+    canvas.setTitle("River animals")
+    for page in pages:
+        canvas.drawString(72, 720, page)
+        canvas.showPage()
+    canvas.save()
+    return target.getvalue()
+
+
+def scanned_pdf() -> bytes:
+    from reportlab.pdfgen.canvas import Canvas
+
+    target = io.BytesIO()
+    canvas = Canvas(target)
+    canvas.rect(72, 72, 200, 200, fill=1)
+    canvas.showPage()
+    canvas.save()
+    return target.getvalue()
+
+
+def docx() -> bytes:
+    from docx import Document
+
+    document = Document()
+    document.core_properties.title = "Travel policy"
+    document.add_heading("Trains", level=1)
+    document.add_paragraph("Trains are preferred under six hours.")
+    table = document.add_table(rows=2, cols=2)
+    for row, values in enumerate((("Class", "Limit"), ("Second", "300 euros"))):
+        for column, value in enumerate(values):
+            table.cell(row, column).text = value
+    target = io.BytesIO()
+    document.save(target)
+    return target.getvalue()
+
+
+def pptx() -> bytes:
+    from pptx import Presentation
+
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    slide.shapes.title.text = "Results"
+    slide.placeholders[1].text = "Sales rose by nine percent."
+    slide.notes_slide.notes_text_frame.text = "Mention the weather."
+    target = io.BytesIO()
+    deck.save(target)
+    return target.getvalue()
+
+
+def xlsx() -> bytes:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.active
+    sheet.title = "Stock"
+    for row in (("part", "count"), ("bolt", 12), ("nut", 40)):
+        sheet.append(row)
+    target = io.BytesIO()
+    book.save(target)
+    return target.getvalue()
+
+
+def epub() -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.writestr(
+            "META-INF/container.xml",
+            '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+            '<rootfile full-path="OPS/book.opf"/></rootfiles></container>',
+        )
+        archive.writestr(
+            "OPS/book.opf",
+            '<package xmlns="http://www.idpf.org/2007/opf" xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata>'
+            "<dc:title>The Lighthouse</dc:title><dc:creator>E. Keeper</dc:creator></metadata><manifest>"
+            '<item id="b" href="two.xhtml"/><item id="a" href="one.xhtml"/></manifest>'
+            '<spine><itemref idref="a"/><itemref idref="b"/></spine></package>',
+        )
+        archive.writestr("OPS/one.xhtml", "<html><body><h1>Dawn</h1><p>The lamp went out.</p></body></html>")
+        archive.writestr("OPS/two.xhtml", "<html><body><h1>Dusk</h1><p>The lamp was lit.</p></body></html>")
+    return target.getvalue()
+
+
+def eml() -> bytes:
+    message = EmailMessage()
+    message["From"] = "carol@example.org"
+    message["To"] = "dan@example.org"
+    message["Subject"] = "Lunch on Friday"
+    message["Date"] = "Fri, 02 Jan 2026 10:00:00 +0000"
+    message.set_content("Shall we meet at noon by the fountain?")
+    message.add_attachment(b"x", maintype="application", subtype="octet-stream", filename="map.bin")
+    return bytes(message)
+
+
+def every_format() -> dict[str, bytes]:
+    """File name to content, one of each kind."""
+    return {
+        "notes.md": MARKDOWN,
+        "pep-9999.rst": RST,
+        "plain.txt": b"A plain text about badgers.\n",
+        "page.html": HTML,
+        "feed.xml": b"<feed><entry id='1'><title>Storm warning</title></entry></feed>",
+        "boat.py": SOURCE,
+        "people.csv": CSV,
+        "records.jsonl": JSONL,
+        "settings.json": JSON,
+        "analysis.ipynb": NOTEBOOK,
+        "river.pdf": pdf(),
+        "policy.docx": docx(),
+        "results.pptx": pptx(),
+        "stock.xlsx": xlsx(),
+        "lighthouse.epub": epub(),
+        "lunch.eml": eml(),
+    }
