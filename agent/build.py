@@ -13,41 +13,72 @@ from typing import TYPE_CHECKING, Any
 from agent.settings import Settings
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
+    from agent.otel import GenAISpans
+    from agent.router import Router
     from chains.retrieval import DocumentStore
     from llms import ChatLocal
+    from sandbox import Sandbox
 
 
 class Parts:
-    """Everything that one set of settings leads to, each part built on first use."""
+    """Everything that one set of settings leads to; use it as a context manager to close the store.
 
-    def __init__(self, settings: Settings, tools: Sequence[BaseTool] | None = None) -> None:
+    `tools` are added to the built-in ones, `search_filter` narrows what the documents are asked for.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tools: Sequence[BaseTool] | None = None,
+        *,
+        search_filter: dict[str, Any] | None = None,
+    ) -> None:
         self.settings = settings
-        self._tools = tools
+        self._added = list(tools or ())
+        self._filter = search_filter or None
+
+    def close(self) -> None:
+        """Let go of the store's files and of MCP servers."""
+        if "store" in self.__dict__:
+            self.store.close()
+        if "mcp" in self.__dict__:
+            self.mcp.close()
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @cached_property
     def model(self) -> ChatLocal:
         """The chat model; its weights load on its first use."""
         from llms import ChatLocal
 
+        return ChatLocal(**self._model_fields())
+
+    def _model_fields(self) -> dict[str, Any]:
         s = self.settings
-        return ChatLocal(
-            model=s.model,
-            quantization=s.quantization,
-            adapter=str(s.adapter) if s.adapter else None,
-            device=s.device,
-            decoder=s.decoder,
-            require_gpu=s.require_gpu,
-            temperature=s.temperature,
-            top_p=s.top_p,
-            max_tokens=s.max_tokens,
-            repetition_penalty=s.repetition_penalty,
-            seed=s.seed,
-            window=s.window,
-            cache_dir=s.folders.cache,
-        )
+        return {
+            "model": s.model,
+            "quantization": s.quantization,
+            "adapter": str(s.adapter) if s.adapter else None,
+            "device": s.device,
+            "decoder": s.decoder,
+            "require_gpu": s.require_gpu,
+            "temperature": s.temperature,
+            "top_p": s.top_p,
+            "max_tokens": s.max_tokens,
+            "repetition_penalty": s.repetition_penalty,
+            "seed": s.seed,
+            "window": s.window,
+            "cache_dir": s.folders.cache,
+        }
 
     @cached_property
     def store(self) -> DocumentStore:
@@ -56,44 +87,113 @@ class Parts:
 
         return DocumentStore(self.settings.store, chroma=self.settings.chroma)
 
-    def close(self) -> None:
-        """Let go of the store's files; a store that is not closed has its index checked at the next start."""
-        if "store" in self.__dict__:
-            self.store.close()
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The embedder: the store's own where there is a store, else the one that ships."""
+        if self.settings.store.exists():
+            return self.store.embeddings
+        from chains.retrieval import default_embeddings
 
-    def __enter__(self) -> Parts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return default_embeddings()
 
     def has_documents(self) -> bool:
         """Whether there is a store with at least one document; makes no folder and loads no embedder."""
         return self.settings.store.exists() and bool(self.store.sources())
 
     @cached_property
+    def retriever(self) -> BaseRetriever:
+        """What finds passages in the store."""
+        return self.store.retriever(k=self.settings.k, filter=self._filter)
+
+    @cached_property
     def answerer(self) -> Runnable[Any, Any]:
         """The chain that answers from the documents."""
         from chains import rag_chain
 
-        return rag_chain(
-            self.model, self.store.retriever(k=self.settings.k), embeddings=self.store.embeddings
-        )
+        return rag_chain(self.model, self.retriever, embeddings=self.store.embeddings)
+
+    @cached_property
+    def sandbox(self) -> Sandbox:
+        """Where generated code runs."""
+        from sandbox import Sandbox
+
+        return Sandbox()
 
     @cached_property
     def tools(self) -> list[BaseTool]:
-        """The tools given by the caller."""
-        return list(self._tools or ())
+        """The built-in tools, those of the MCP servers, and those the caller added; names are unique."""
+        from agent.toolbox import built_in_tools, join_tools
 
-    def agent(self, *, documents: bool = True, checkpointer: Any = None) -> Any:
+        return join_tools(built_in_tools(self), self.mcp.tools() if self.settings.mcp else [], self._added)
+
+    @cached_property
+    def mcp(self) -> Any:
+        """The connections to the MCP servers of the settings."""
+        from agent.mcp_client import McpServers
+
+        return McpServers(self.settings.mcp)
+
+    @cached_property
+    def router(self) -> Router:
+        """Decides the route of a message; tools that are not built in are routed by their descriptions."""
+        from agent.policy import BUILT_IN
+        from agent.router import Router
+
+        own = {tool.name: tool.description for tool in self.tools if tool.name not in BUILT_IN}
+        return Router(self.embeddings, cache=self.settings.folders.cache, tools=own)
+
+    @property
+    def steered(self) -> bool:
+        """Whether the router plans: as the setting says, else where the model says it is small."""
+        from chains.rag import writes_well
+
+        return self.settings.planner == "routed" or (
+            self.settings.planner == "auto" and not writes_well(self.model)
+        )
+
+    @cached_property
+    def sandboxed(self) -> bool:
+        """Whether the sandbox's first tier holds, so that write_code's own checks need no approval."""
+        from agent.toolbox import first_tier_holds
+
+        return first_tier_holds()
+
+    @cached_property
+    def spans(self) -> GenAISpans:
+        """The OpenTelemetry exporter; raises ConfigError without the extra."""
+        from agent.otel import exporting_spans
+
+        return exporting_spans()
+
+    def agent(self, *, documents: bool = True, tools: bool = True, checkpointer: Any = None) -> Any:
         """The compiled graph; with `documents` the store is asked first where it holds any."""
+        from agent.compaction import Compaction
         from agent.graph import build_graph
+        from agent.limits import TurnLimits
 
+        s = self.settings
+        offered = self.tools if tools else []
+        limits = TurnLimits(
+            steps=s.max_steps,
+            seconds=s.max_seconds,
+            tokens=s.max_turn_tokens,
+            tool_seconds=s.tool_timeout_s,
+            tool_chars=s.max_tool_chars,
+        )
         return build_graph(
             self.model,
-            tools=self.tools,
+            tools=offered,
             answerer=self.answerer if documents and self.has_documents() else None,
-            system=self.settings.system,
+            router=self.router if offered else None,
+            steered=bool(offered) and self.steered,
+            approve=s.approve,
+            sandboxed=bool(offered) and self.sandboxed,
+            limits=limits,
+            max_tool_calls=s.max_tool_calls,
+            system=s.system,
+            middleware=[Compaction(self.model, answer_tokens=s.max_tokens)]
+            if checkpointer is not None
+            else [],
             checkpointer=checkpointer,
         )
 
@@ -101,9 +201,11 @@ class Parts:
 def build_agent(
     settings: Settings, tools: Sequence[BaseTool] | None = None, *, checkpointer: Any = None
 ) -> Any:
-    """A compiled LangGraph agent for `settings`, with `tools` added to it.
+    """A compiled LangGraph agent for `settings`, with `tools` added to the built-in ones.
 
-    Invoke it with `{"messages": [...]}`; `agent.stream_events` reads its streams. Raises the errors of the
-    rooms whose parts it builds.
+    Invoke it with `{"messages": [...]}`; `agent.stream_events` reads its streams. A tool says what it may
+    do in its metadata (`{"kind": "read"}`, `"run"` or `"write"`); without that it counts as `write`. Calls
+    that act need approval: with a `checkpointer` the run stops in an interrupt, without one they are
+    refused. Raises the errors of the rooms whose parts it builds.
     """
     return Parts(settings, tools).agent(checkpointer=checkpointer)

@@ -176,7 +176,7 @@ def stream_events(
     """
     turn = _Turn()
     for mode, payload in agent.stream(
-        _state(inputs), config, context=context or RunContext(), stream_mode=_MODES
+        _state(inputs), config, context=context or RunContext(), stream_mode=_MODES, **_durable(agent)
     ):
         yield from turn.events(mode, payload)
     if not turn.waiting:
@@ -189,12 +189,22 @@ async def astream_events(
     """As `stream_events`, asynchronously."""
     turn = _Turn()
     async for mode, payload in agent.astream(
-        _state(inputs), config, context=context or RunContext(), stream_mode=_MODES
+        _state(inputs), config, context=context or RunContext(), stream_mode=_MODES, **_durable(agent)
     ):
         for event in turn.events(mode, payload):
             yield event
     if not turn.waiting:
         yield turn.final()
+
+
+def approvals(state: Any) -> list[Approval]:
+    """The approvals that a thread waits for, from LangGraph's snapshot of it."""
+    return [Approval(pause.id, _requests(pause.value)) for task in state.tasks for pause in task.interrupts]
+
+
+def _durable(agent: Any) -> dict[str, Any]:
+    """Each step is on the disk before the next begins, where anything keeps steps at all."""
+    return {"durability": "sync"} if getattr(agent, "checkpointer", None) else {}
 
 
 def _state(inputs: Any) -> Any:

@@ -109,9 +109,8 @@ class Limits(AgentMiddleware[LimitState, RunContext, Any]):
 
     def _reached(self, turn: Sequence[AnyMessage], started: float) -> str | None:
         steps = sum(isinstance(m, AIMessage) for m in turn)
-        tokens = sum(
-            (m.usage_metadata or {}).get("output_tokens", 0) for m in turn if isinstance(m, AIMessage)
-        )
+        usages = [m.usage_metadata for m in turn if isinstance(m, AIMessage) and m.usage_metadata]
+        tokens = sum(usage["output_tokens"] for usage in usages)
         errors = [m for m in turn if isinstance(m, ToolMessage) and m.status == "error"]
         calls = [_signature(c) for m in turn if isinstance(m, AIMessage) for c in m.tool_calls]
         if steps >= self._limits.steps:

@@ -65,7 +65,8 @@ def python_in(message: str) -> str | None:
         if _is_program(text):
             return text
     tail = re.search(r"[:\uff1a]\s*(\S.*)$", lines[-1])
-    return tail.group(1) if tail and _is_program(tail.group(1)) else None
+    code = tail.group(1) if tail else ""
+    return str(code) if _is_program(code) else None
 
 
 def _is_program(text: str) -> bool:

@@ -123,11 +123,24 @@ def nearest_setting(key: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; `agent config show` lists the settings"
 
 
+def config_file(home: str | None = None) -> Path:
+    """Where the settings file is, without reading it."""
+    found = home or os.environ.get("AGENT_HOME")
+    return find_folders(Path(found) if found else None).config_file
+
+
+def check_values(values: dict[str, Any]) -> None:
+    """Raise ConfigError where values cannot be settings."""
+    try:
+        Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Settings from all sources; None among the overrides means not given. Raises ConfigError."""
     given = {name: value for name, value in overrides.items() if value is not None}
-    home = given.get("home") or os.environ.get("AGENT_HOME")
-    from_file = read_config(find_folders(Path(home) if home else None).config_file)
+    from_file = read_config(config_file(given.get("home")))
 
     class FileBacked(Settings):
         @classmethod

@@ -55,6 +55,12 @@ def note(text: str) -> None:
         sys.stderr.flush()
 
 
+def say(text: str) -> None:
+    """Write to stderr what the user must see to answer, whatever --quiet says."""
+    sys.stderr.write(harmless(text) + "\n")
+    sys.stderr.flush()
+
+
 def show_error(error: Exception, *, known: bool) -> None:
     """Show an error in red, without a traceback."""
     text = harmless(str(error)) or type(error).__name__
@@ -124,13 +130,18 @@ def display_path(source: str) -> str:
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> None:
     """Print rows as aligned columns."""
+    for row in aligned(rows, columns):
+        line(row)
+
+
+def aligned(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
+    """Rows, under a line of names, as aligned text."""
     cells = [
         columns,
         *([harmless(str("" if row.get(c) is None else row[c])) for c in columns] for row in rows),
     ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for row in cells:
-        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     "home", "model", "quantization", "adapter", "device", "require_gpu", "temperature", "top_p", "max_tokens",
-    "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner",
+    "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner", "files",
 )  # fmt: skip
 
 

@@ -5,7 +5,9 @@ Knows every kind of event and how it looks; refuses to know where events come fr
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from dataclasses import asdict
 from typing import Protocol
 
@@ -24,9 +26,13 @@ class Printer(Protocol):
         """End the output; returns the exit code."""
 
 
-def printer_for(*, json: bool, stream: bool, tool_debug: bool = False) -> Printer:
+def printer_for(args: argparse.Namespace) -> Printer:
     """The printer that the options ask for."""
-    return JsonPrinter() if json else TextPrinter(stream=stream, tool_debug=tool_debug)
+    if args.json:
+        return JsonPrinter()
+    if args.extract:
+        return CodePrinter()
+    return TextPrinter(stream=not args.no_stream, tool_debug=args.tool_debug)
 
 
 class _Base:
@@ -96,6 +102,23 @@ class TextPrinter(_Base):
             console.note(f"nearest passages: {', '.join(sorted(names)[:4])}")
 
 
+class CodePrinter(_Base):
+    """Only the first code block of the answer, or the answer where it has none."""
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Final):
+            self.final = event
+            block = re.search(r"```[^\n`]*\n(.*?)(?:```|\Z)", event.text, re.DOTALL)
+            console.line((block.group(1) if block else event.text).rstrip("\n"))
+        elif isinstance(event, Notice) and event.kind == "status":
+            console.note(event.text)
+
+    def close(self, *, fail_ungrounded: bool = False) -> int:
+        """End the output; returns the exit code."""
+        return self._code(fail_ungrounded)
+
+
 class JsonPrinter(_Base):
     """One JSON object a line; the last one is the answer."""
 
@@ -115,4 +138,4 @@ def _plain(event: Event) -> dict[str, object]:
     return {"type": values.pop("type"), **values}
 
 
-__all__ = ["Approval", "JsonPrinter", "Printer", "TextPrinter", "printer_for"]
+__all__ = ["Approval", "CodePrinter", "JsonPrinter", "Printer", "TextPrinter", "printer_for"]

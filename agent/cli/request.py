@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.cli import console
+from agent.cli.files import read_text
+from agent.cli.options import settings_from, words_of
 from agent.errors import RequestError
 
 if TYPE_CHECKING:
@@ -45,14 +47,27 @@ class Request:
         return {"messages": [HumanMessage(text, additional_kwargs=marks)]}
 
 
-def read_request(question: str, args: argparse.Namespace) -> Request:
-    """The question from words and standard input; raises RequestError where both are empty."""
-    piped = read_stdin()
+def read_request(args: argparse.Namespace) -> Request:
+    """The question from words, files and standard input; raises RequestError where all are empty."""
+    question = words_of(args.question)
+    piped = "\n\n".join(text for text in (*map(read_text, args.file), read_stdin()) if text)
+    origin = ", ".join([*args.file, *(["standard input"] if piped and not args.file else [])])
+    if args.template:
+        question = _templated(question, args)
     if not question and not piped.strip():
         raise RequestError('expected a question, found an empty one; for example: agent ask "what is NF4?"')
     if args.docs_only and args.no_docs:
         raise RequestError("expected --docs-only or --no-docs, found both; drop one of them")
-    return Request(question=question, piped=piped) if question else Request(question=piped.strip())
+    if not question:
+        return Request(question=piped.strip())
+    return Request(question=question, piped=piped, origin=origin or "standard input")
+
+
+def _templated(question: str, args: argparse.Namespace) -> str:
+    from agent.templates import fill, read_template
+
+    text = read_template(settings_from(args).folders.templates, args.template)
+    return fill(text, question=question, values=dict(args.values))
 
 
 def read_stdin() -> str:
@@ -76,13 +91,18 @@ def read_stdin() -> str:
 
 def prepare(request: Request, parts: Parts, args: argparse.Namespace) -> RunContext:
     """The turn's context, after ingesting what `--docs` names."""
+    return context_for(parts, args, piped=bool(request.piped))
+
+
+def context_for(parts: Parts, args: argparse.Namespace, *, piped: bool) -> RunContext:
+    """The context that the options ask for; piped text is asked about and not looked up."""
     from agent.context import RunContext
 
     if args.docs:
         from agent.cli.ingest import ingest_paths
 
         ingest_paths(parts, args.docs)
-    docs: Docs = "off" if args.no_docs or (request.piped and not args.docs and not args.docs_only) else "auto"
+    docs: Docs = "off" if args.no_docs or (piped and not args.docs and not args.docs_only) else "auto"
     if args.docs_only:
         docs = "only"
         if not parts.has_documents():
@@ -90,4 +110,4 @@ def prepare(request: Request, parts: Parts, args: argparse.Namespace) -> RunCont
                 f"expected documents in the store {str(parts.settings.store)!r}, found none; "
                 "ingest some first: agent ingest PATH, or pass --docs PATH"
             )
-    return RunContext(docs=docs)
+    return RunContext(docs=docs, tools="auto" if args.tools else "off")

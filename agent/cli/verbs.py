@@ -7,9 +7,15 @@ from __future__ import annotations
 
 VERBS: dict[str, str] = {
     "ask": "ask one question; the documents answer where they can",
+    "chat": "talk, with a thread that is kept",
     "ingest": "read files and folders into the document store",
     "docs": "list and remove documents of the store",
-    "models": "list the models",
+    "models": "list, show, pull and remove models",
+    "threads": "list, show, export and remove conversations",
+    "logs": "the log of questions and answers",
+    "templates": "prompt templates for `ask -t`",
+    "config": "show and set the settings",
+    "completion": "print shell completion for bash, zsh or fish",
     "doctor": "check this machine and say what to do where something is missing",
 }
 

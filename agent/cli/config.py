@@ -1,0 +1,52 @@
+"""`agent config`: show and set the settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from agent.cli import console
+from agent.cli.options import settings_from
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "action", nargs="?", default="show", choices=["path", "set", "show"], help="what to do (show)"
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="NAME VALUE", help="set: a setting and its value; empty unsets it"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the settings, or set one."""
+    console.configure(args)
+    if args.action == "set":
+        return _set(args)
+    settings = settings_from(args)
+    if args.action == "path":
+        console.line(str(settings.folders.config_file))
+        return 0
+    from agent.config import show_values
+
+    rows = [row for row in show_values(settings) if not args.words or row["setting"] in args.words]
+    if args.json:
+        console.line(json.dumps({row["setting"]: row["value"] for row in rows}, ensure_ascii=False))
+    else:
+        console.table(rows, ["setting", "value", "default", "what"])
+    return 0
+
+
+def _set(args: argparse.Namespace) -> int:
+    from agent.config import set_value
+    from agent.errors import RequestError
+    from agent.settings import config_file
+
+    if not args.words:
+        raise RequestError("expected a setting and its value, found none; for example: agent config set k 6")
+    name, value = args.words[0], " ".join(args.words[1:])
+    set_value(config_file(args.home), name, value)
+    console.line(f"{name} = {value}" if value else f"{name} is back at its default")
+    return 0

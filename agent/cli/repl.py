@@ -1,0 +1,224 @@
+"""The loop behind `agent chat`: lines in, turns out, slash commands, Ctrl-C.
+
+Knows lines and commands. Ctrl-C ends the answer that is being written, not the chat; at an empty prompt a
+second one ends the program. A killed chat goes on with `agent chat -c`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+from agent.cli import console
+from agent.cli.printing import TextPrinter
+from agent.cli.session import Session
+from agent.errors import RequestError
+
+if TYPE_CHECKING:
+    from agent.build import Parts
+    from agent.context import RunContext
+
+FENCE = '"""'
+
+HELP = f"""\
+/help            this list
+/model [NAME]    show the model, or go on with another
+/system [TEXT]   show or set the system prompt
+/docs [on|off|only|PATH]   ask the documents or leave them alone; a path is ingested
+/tools [on|off]  offer the tools or none
+/save NAME       keep the thread under another title
+/load NAME       go on in another thread
+/retry           ask the last question again
+/clear           begin a new thread
+/tokens          show token counts after each answer, or stop
+/bye             end
+{FENCE}              begins and ends a message of several lines"""
+
+
+class Repl:
+    """A chat; use it as a context manager."""
+
+    def __init__(self, parts: Parts, context: RunContext, args: argparse.Namespace) -> None:
+        self._parts, self._context, self._args = parts, context, args
+        self._session = Session(parts, context, keep=not args.no_log)
+        self._printer = TextPrinter(tool_debug=args.tool_debug)
+        self._tokens = bool(args.tokens)
+        self._last = ""
+        self._done = False
+        self._commands: dict[str, Callable[[str], None]] = {
+            "help": lambda _: console.say(HELP),
+            "?": lambda _: console.say(HELP),
+            "model": self._model,
+            "system": self._system,
+            "docs": self._docs,
+            "tools": self._tools,
+            "save": self._save,
+            "load": self.resume,
+            "retry": self._retry,
+            "clear": lambda _: self._fresh(),
+            "tokens": lambda _: setattr(self, "_tokens", not self._tokens),
+            "bye": lambda _: setattr(self, "_done", True),
+            "exit": lambda _: setattr(self, "_done", True),
+            "quit": lambda _: setattr(self, "_done", True),
+        }
+
+    def __enter__(self) -> Repl:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._session.__exit__(*error)
+
+    def loop(self, stream: IO[str]) -> None:
+        """Read and answer until the end."""
+        if stream.isatty():
+            console.say("/help lists the commands, /bye ends")
+        interrupted = 0.0
+        while not self._done:
+            try:
+                text = self._read(stream)
+                if text is None:
+                    break
+                self.handle(text)
+            except KeyboardInterrupt:
+                # The first ends an answer or clears the line; a second within two seconds ends the program.
+                if time.monotonic() - interrupted < 2:
+                    raise
+                interrupted = time.monotonic()
+                console.say("\n(Ctrl-C again, or /bye, ends the chat)")
+        if self._session.thread is not None:
+            console.note(f"to go on: agent chat --thread {self._session.thread.id}")
+
+    def handle(self, text: str) -> None:
+        """Carry out a command or answer a message; an error ends the turn, not the chat."""
+        text = text.strip()
+        if not text:
+            return
+        from agent import exit_codes
+
+        try:
+            if text.startswith("/"):
+                self._command(text)
+            else:
+                self._answer(text)
+        except Exception as error:  # whatever went wrong with this turn, the next one works
+            console.show_error(error, known=exit_codes.is_known(error))
+            if self._args.debug:
+                raise
+
+    def resume(self, name: str | None) -> None:
+        """Go on in a thread and show its last exchange."""
+        self._session.continue_last(name or None)
+        thread = self._session.thread
+        if thread is not None and self._session.threads is not None:
+            console.say(f"thread {thread.id}: {thread.title}")
+            for message in self._session.threads.messages(thread)[-2:]:
+                console.say(f"  {message.type}: {console.shorten(message.text, 300)}")
+
+    def _command(self, text: str) -> None:
+        name, _, rest = text[1:].partition(" ")
+        command = self._commands.get(name)
+        if command is None:
+            raise RequestError(f"expected a command, found {'/' + name!r}; /help lists them")
+        command(rest.strip())
+
+    def _answer(self, text: str) -> None:
+        from langchain_core.messages import HumanMessage
+
+        self._last = text
+        self._printer = TextPrinter(tool_debug=self._args.tool_debug)
+        final = self._session.turn({"messages": [HumanMessage(text)]}, text, self._printer)
+        if self._tokens and final is not None:
+            usage = final.usage
+            console.say(f"tokens: {usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out")
+
+    def _read(self, stream: IO[str]) -> str | None:
+        """A message: one line, or several between lines that begin and end with three quotes."""
+        line = self._line(stream, "> ")
+        if line is None or not line.lstrip().startswith(FENCE):
+            return line
+        parts = [line.lstrip()[len(FENCE) :]]
+        while not parts[-1].rstrip().endswith(FENCE):
+            more = self._line(stream, ". ")
+            if more is None:
+                break
+            parts.append(more)
+        return "\n".join(parts).rstrip().removesuffix(FENCE)
+
+    def _line(self, stream: IO[str], prompt: str) -> str | None:
+        if stream.isatty() and sys.stderr.isatty():
+            from agent.cli.lines import read_line
+
+            return read_line(prompt, self._parts.settings.folders.history if self._session.keep else None)
+        line = stream.readline()
+        return line.rstrip("\n") if line else None
+
+    def _rebuild(self) -> None:
+        """A session with other settings on the same thread."""
+        thread = self._session.thread
+        self._session.__exit__(None, None, None)
+        self._session = Session(self._parts, self._context, keep=not self._args.no_log)
+        self._session.__enter__()
+        self._session.thread = thread
+
+    def _set(self, **values: Any) -> None:
+        from agent.build import Parts
+        from agent.settings import check_values
+
+        changed = {**self._parts.settings.model_dump(), **values}
+        check_values(values)
+        self._parts.close()
+        self._parts = Parts(type(self._parts.settings).model_construct(**changed))
+        self._rebuild()
+
+    def _model(self, name: str) -> None:
+        if name:
+            self._set(model=name)
+        console.say(f"model {self._parts.settings.model}")
+
+    def _system(self, text: str) -> None:
+        if text:
+            self._set(system=text)
+        console.say(f"system prompt: {self._parts.settings.system or 'none'}")
+
+    def _docs(self, choice: str) -> None:
+        named = {"on": "auto", "off": "off", "only": "only"}.get(choice)
+        if choice and named is None:
+            from agent.cli.ingest import ingest_paths
+
+            ingest_paths(self._parts, [choice])
+            named = "auto"
+        if named is not None:
+            self._context = replace(self._context, docs=named)  # type: ignore[arg-type]
+            self._rebuild()
+        console.say(f"documents: {self._context.docs}")
+
+    def _tools(self, choice: str) -> None:
+        if choice in ("on", "off"):
+            self._context = replace(self._context, tools="auto" if choice == "on" else "off")
+            self._rebuild()
+        names = ", ".join(tool.name for tool in self._parts.tools) or "none"
+        console.say(f"tools: {'on' if self._context.tools == 'auto' else 'off'} ({names})")
+
+    def _save(self, title: str) -> None:
+        if not title or self._session.threads is None or self._session.thread is None:
+            raise RequestError(
+                f"expected a title for a thread that has begun, found {title!r}; say something first"
+            )
+        self._session.thread = self._session.threads.rename(self._session.thread, title)
+        console.say(f"thread {self._session.thread.id}: {title}")
+
+    def _retry(self, _: str) -> None:
+        if not self._last:
+            raise RequestError("expected a question to ask again, found none; ask one first")
+        self._session.forget_last_turn()
+        self._answer(self._last)
+
+    def _fresh(self) -> None:
+        self._session.thread = None
+        self._rebuild()
+        console.say("a new thread")

@@ -1,0 +1,44 @@
+"""What a run reports about itself on request: the passages found, the steps, the model and its speed."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from agent.cli import console
+
+if TYPE_CHECKING:
+    from agent.build import Parts
+    from agent.trace import Trace
+
+
+def report_passages(parts: Parts, question: str) -> None:
+    """Print the passages that the documents have for a question, on stderr."""
+    if not parts.has_documents():
+        console.say("no documents to show")
+        return
+    for number, document in enumerate(parts.retriever.invoke(question), 1):
+        place = console.display_path(str(document.metadata.get("source", "")))
+        score = document.metadata.get("score")
+        shown = f" ({score:.2f})" if isinstance(score, float) else ""
+        console.say(f"passage {number}: {place}, {document.metadata.get('heading') or ''}{shown}")
+        console.say(f"  {console.shorten(document.page_content, 400)}")
+
+
+def report_run(parts: Parts, trace: Trace, args: argparse.Namespace) -> None:
+    """Print what --trace and --verbose ask for, on stderr."""
+    if args.trace:
+        for row in console.aligned(
+            trace.rows(), ["at ms", "step", "name", "ms", "first ms", "in", "out", "error"]
+        ):
+            console.say(row)
+    if args.verbose:
+        import psutil
+
+        models = [step for step in trace.steps if step.kind == "model"]
+        tokens, seconds = sum(s.output_tokens for s in models), sum(s.seconds or 0 for s in models)
+        speed = f"{tokens / seconds:.1f} tokens/s" if seconds else "no tokens"
+        memory = psutil.Process().memory_info().rss / 2**20
+        console.say(f"model {parts.settings.model} on {parts.settings.device}")
+        console.say(f"prompt {sum(s.input_tokens for s in models)} tokens, decoded {tokens} tokens, {speed}")
+        console.say(f"memory {memory:.0f} MiB")

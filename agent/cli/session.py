@@ -1,0 +1,131 @@
+"""What `ask` and `chat` share: the agent on its thread, a turn, and the log of it.
+
+Knows how the pieces of a turn are put together for the command line. Refuses to know how events look.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from agent.cli import console
+from agent.cli.turn import answers, can_ask, run_turn
+from agent.context import RunContext
+
+if TYPE_CHECKING:
+    from agent.build import Parts
+    from agent.cli.printing import Printer
+    from agent.events import Final
+    from agent.threads import Thread, Threads
+    from agent.trace import Trace
+
+
+class Session:
+    """An agent, the thread it talks in, and the log; use it as a context manager."""
+
+    def __init__(self, parts: Parts, context: RunContext, *, keep: bool, trace: Trace | None = None) -> None:
+        self.parts = parts
+        self.context = replace(context, approve=parts.settings.approve or ("ask" if can_ask() else "deny"))
+        self.keep = keep and parts.settings.logging
+        self.trace = trace
+        self.threads: Threads | None = None
+        self.thread: Thread | None = None
+        self._stack = ExitStack()
+        self._agent: Any = None
+
+    def __enter__(self) -> Session:
+        from langgraph.checkpoint.memory import InMemorySaver
+
+        if self.keep:
+            from agent.threads import open_threads
+
+            self.threads = self._stack.enter_context(open_threads(self.parts.settings.folders.threads))
+        saver = self.threads.saver if self.threads is not None else InMemorySaver()
+        self._agent = self.parts.agent(
+            documents=self.context.docs != "off", tools=self.context.tools != "off", checkpointer=saver
+        )
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def continue_last(self, name: str | None = None) -> None:
+        """Go on in the named thread, or in the one used last; raises ThreadError where there is none."""
+        from agent.errors import ThreadError
+
+        if self.threads is None:
+            raise ThreadError("expected threads to be kept, found logging off; switch it on: agent logs on")
+        self.thread = self.threads.find(name) if name else self.threads.last()
+        if self.thread is None:
+            raise ThreadError("expected a thread to continue, found none; begin one: agent chat")
+
+    def turn(self, inputs: Any, question: str, printer: Printer) -> Final | None:
+        """Run one turn and log it."""
+        config = self._config(question)
+        self._finish_waiting(config, printer)
+        final = run_turn(self._agent, inputs, printer=printer, context=self.context, config=config)
+        if self.threads is not None and self.thread is not None:
+            self.threads.touch(self.thread)
+        if final is not None and self.keep:
+            self._log(question, final)
+        return final
+
+    def forget_last_turn(self) -> None:
+        """Take the last question and all that followed it out of the thread."""
+        from langchain_core.messages import HumanMessage, RemoveMessage
+
+        config = self._config("")
+        messages = self._agent.get_state(config).values.get("messages", [])
+        asked = [i for i, message in enumerate(messages) if isinstance(message, HumanMessage)]
+        if asked:
+            gone = [RemoveMessage(id=message.id) for message in messages[asked[-1] :]]
+            self._agent.update_state(config, {"messages": gone}, as_node="__start__")
+
+    def _config(self, question: str) -> dict[str, Any]:
+        from agent.threads import config_of
+
+        if self.thread is None and self.threads is not None:
+            self.thread = self.threads.new(question)
+        config = (
+            config_of(self.thread) if self.thread is not None else {"configurable": {"thread_id": "this"}}
+        )
+        callbacks: list[Any] = [self.trace] if self.trace is not None else []
+        if self.parts.settings.otel:
+            callbacks.append(self.parts.spans)
+        return {**config, "callbacks": callbacks}
+
+    def _finish_waiting(self, config: dict[str, Any], printer: Printer) -> None:
+        """A turn of this thread that was killed, or waits for an approval, ends before the next begins."""
+        from langgraph.types import Command
+
+        from agent.events import approvals
+
+        state = self._agent.get_state(config)
+        if not state.next:
+            return
+        console.note("the last turn of this thread was not finished; it goes on first")
+        waiting = approvals(state)
+        if waiting and self.context.approve != "ask":
+            refused = {"type": "reject", "message": "Nobody is here to allow it."}
+            inputs: Any = Command(resume={pause.id: refused for pause in waiting})
+        else:
+            inputs = answers(waiting) if waiting else None
+        run_turn(self._agent, inputs, printer=printer, context=self.context, config=config)
+
+    def _log(self, question: str, final: Final) -> None:
+        from agent.logs import open_logs
+
+        settings = self.parts.settings
+        with open_logs(settings.folders.logs) as logs:
+            if logs.first:
+                console.note(
+                    f"questions and answers are kept at {settings.folders.logs} (this machine only); "
+                    "`agent logs off` switches that off"
+                )
+            logs.expire(settings.log_days)
+            facts = {"citations": final.citations, "usage": final.usage, "label": final.label}
+            thread = self.thread.id if self.thread is not None else None
+            logs.add(
+                question, final.text, grounded=final.grounded, model=final.model, thread=thread, facts=facts
+            )

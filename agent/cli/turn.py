@@ -1,0 +1,107 @@
+"""One turn from the keyboard's side: show its events, and where it waits for approval, ask and go on.
+
+Knows the terminal's questions and answers. Refuses to know what is asked about and why (`agent.policy` says
+so).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from agent.cli import console
+from agent.events import Approval, Event, Final, stream_events
+
+if TYPE_CHECKING:
+    from agent.cli.printing import Printer
+    from agent.context import RunContext
+
+REJECTED = "The user did not allow it."
+
+
+def run_turn(
+    agent: Any, inputs: Any, *, printer: Printer, context: RunContext, config: dict[str, Any] | None = None
+) -> Final | None:
+    """Run a turn to its end, asking for approvals on the way; returns the answer.
+
+    Without `inputs` a turn that was killed goes on where it stopped.
+    """
+    final: Final | None = None
+    while True:
+        pauses: list[Approval] = []
+        for event in stream_events(agent, inputs, context=context, config=config):
+            printer.show(event)
+            final = event if isinstance(event, Final) else final
+            if isinstance(event, Approval):
+                pauses.append(event)
+        if not pauses:
+            return final
+        inputs = answers(pauses)
+
+
+def can_ask() -> bool:
+    """Whether there is somebody to ask: a keyboard and a screen."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def answers(pauses: list[Approval]) -> Any:
+    """LangGraph's command that carries the user's decisions."""
+    from langgraph.types import Command
+
+    decisions: dict[str, Any] = {}
+    always: list[str] = []
+    for pause in pauses:
+        for request in pause.requests:
+            decisions[pause.id] = _ask(request, always)
+    return Command(resume=decisions, update={"allowed_tools": always} if always else None)
+
+
+def _ask(request: dict[str, Any], always: list[str]) -> dict[str, Any]:
+    """Show exactly what will happen and take y, n, e (edit) or a (always, for this thread)."""
+    console.say(request["description"])
+    while True:
+        try:
+            reply = _input("allow? [y]es, [n]o, [e]dit, [a]lways in this thread: ").strip().lower()
+        except EOFError:
+            reply = "n"
+        if reply in ("y", "yes"):
+            return {"type": "approve"}
+        if reply in ("n", "no", ""):
+            return {"type": "reject", "message": REJECTED}
+        if reply in ("a", "always"):
+            always.append(request["name"])
+            return {"type": "approve"}
+        if reply in ("e", "edit") and (args := _edited(request["args"])) is not None:
+            return {"type": "edit", "edited_action": {"name": request["name"], "args": args}}
+
+
+def _edited(args: dict[str, Any]) -> dict[str, Any] | None:
+    """New arguments as the user types them, None where they cannot be read."""
+    changed: dict[str, Any] = {}
+    for name, value in args.items():
+        shown = json.dumps(value, ensure_ascii=False)
+        typed = _input(f"{name} [{console.shorten(shown, 60)}] (JSON or text, empty keeps it): ")
+        if not typed.strip():
+            changed[name] = value
+            continue
+        try:
+            changed[name] = json.loads(typed)
+        except ValueError:
+            changed[name] = typed if isinstance(value, str) else None
+        if changed[name] is None and value is not None:
+            console.say(f"expected JSON like {shown}, found {typed!r}")
+            return None
+    return changed
+
+
+def _input(prompt: str) -> str:
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+__all__ = ["Event", "can_ask", "run_turn"]

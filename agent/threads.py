@@ -1,0 +1,158 @@
+"""Conversations on disk: LangGraph's SqliteSaver in one private file, with names, listing and export.
+
+Every step of a turn is written before the next begins (`durability="sync"`), so that a conversation killed
+at any moment goes on where it stopped. Knows SQLite and checkpoints; refuses to know what is said in a
+turn.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from agent.errors import ThreadError
+from agent.folders import private_file
+
+VERSION = 1
+"""Of the table of names; a file of a higher version is refused untouched."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS threads (
+    id TEXT PRIMARY KEY, title TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL
+)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thread:
+    """A conversation as the list shows it; times in seconds since the epoch."""
+
+    id: str
+    title: str
+    created: float
+    used: float
+
+
+class Threads:
+    """The file of conversations; opened by `open_threads`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        # Messages are the only objects kept; anything else in a tampered file is not built.
+        self.saver = SqliteSaver(connection, serde=JsonPlusSerializer(pickle_fallback=False))
+        self.saver.setup()
+        self._db.execute(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.commit()
+
+    def new(self, title: str) -> Thread:
+        """A thread with a fresh name; `title` is the question that began it."""
+        now = time.time()
+        thread = Thread(id=uuid.uuid4().hex[:8], title=" ".join(title.split())[:80], created=now, used=now)
+        row = (thread.id, thread.title, thread.created, thread.used)
+        self._db.execute("INSERT INTO threads VALUES (?, ?, ?, ?)", row)
+        self._db.commit()
+        return thread
+
+    def touch(self, thread: Thread) -> None:
+        """Mark a thread as used now."""
+        self._db.execute("UPDATE threads SET used = ? WHERE id = ?", (time.time(), thread.id))
+        self._db.commit()
+
+    def all(self) -> list[Thread]:
+        """Every thread, the last used first."""
+        rows = self._db.execute(
+            "SELECT id, title, created, used FROM threads ORDER BY used DESC, created DESC"
+        )
+        return [Thread(id=i, title=t, created=c, used=u) for i, t, c, u in rows.fetchall()]
+
+    def find(self, name: str) -> Thread:
+        """The thread whose id is, or begins with, `name`; raises ThreadError."""
+        found = [thread for thread in self.all() if name and thread.id.startswith(name)]
+        exact = [thread for thread in found if thread.id == name]
+        if len(found) == 1 or exact:
+            return (exact or found)[0]
+        what = "no thread of that name" if not found else f"{len(found)} that begin so"
+        raise ThreadError(f"expected the name of a thread, found {name!r} ({what}); see `agent threads list`")
+
+    def last(self) -> Thread | None:
+        """The thread that was used last."""
+        return next(iter(self.all()), None)
+
+    def rename(self, thread: Thread, title: str) -> Thread:
+        """Give a thread another title."""
+        self._db.execute("UPDATE threads SET title = ? WHERE id = ?", (title, thread.id))
+        self._db.commit()
+        return replace(thread, title=title)
+
+    def remove(self, thread: Thread) -> None:
+        """Forget a thread and all its steps."""
+        self.saver.delete_thread(thread.id)
+        self._db.execute("DELETE FROM threads WHERE id = ?", (thread.id,))
+        self._db.commit()
+
+    def messages(self, thread: Thread) -> list[AnyMessage]:
+        """The messages of a thread, oldest first."""
+        kept = self.saver.get_tuple({"configurable": {"thread_id": thread.id}})
+        return list(kept.checkpoint["channel_values"].get("messages", [])) if kept else []
+
+    def export(self, thread: Thread) -> str:
+        """The thread as Markdown."""
+        lines = [f"# {thread.title}", ""]
+        for message in self.messages(thread):
+            if isinstance(message, HumanMessage):
+                lines += [f"**You:** {message.text}", ""]
+            elif isinstance(message, AIMessage) and message.text:
+                lines += [message.text, ""]
+                for cited in message.additional_kwargs.get("answer", {}).get("citations", ()):
+                    lines += [f"> [{cited['number']}] {cited['source']}: {cited['quote']}", ""]
+        return "\n".join(lines)
+
+
+def config_of(thread: Thread) -> dict[str, Any]:
+    """LangGraph's config that names the thread."""
+    return {"configurable": {"thread_id": thread.id}, "recursion_limit": 10_000}
+
+
+@contextmanager
+def open_threads(path: Path) -> Iterator[Threads]:
+    """Open the file of conversations, made private where it is missing; raises ThreadError, FolderError."""
+    private_file(path)
+    connection: sqlite3.Connection | None = None
+    try:
+        # SqliteSaver wants the WAL journal; FULL makes a step survive a power cut.
+        connection = sqlite3.connect(path, check_same_thread=False, timeout=5)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise ThreadError(
+                f"expected threads of version {VERSION} or older at {str(path)!r}, found {version}; "
+                "update this program, or set AGENT_HOME to another folder"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        yield Threads(connection)
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error) and "busy" not in str(error):
+            raise ThreadError(
+                f"expected to use the threads at {str(path)!r}, found {error}; free it"
+            ) from error
+        raise ThreadError(
+            f"expected to write the threads at {str(path)!r}, found another process holding it; end that"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ThreadError(
+            f"expected a file of threads at {str(path)!r}, found a damaged one ({error}); "
+            "move it away, a new one is made at the next start"
+        ) from error
+    finally:
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,156 @@
+"""The first walk, real at every step: weights, embeddings, Chroma and graph."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli.main import main
+
+ROOT = Path(__file__).parent.parent
+HANDBOOK = ROOT / "examples" / "docs"
+QUESTION = "What does double quantization save?"
+
+
+class Done:
+    """What a command left: exit code, stdout, stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def agent(
+    home: Path,
+    embedded_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Iterator[Run]:
+    """The command line in this process, where the model is loaded once for all tests."""
+    monkeypatch.setenv("AGENT_HOME", str(home))
+    monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*args: str, stdin: bytes | None = None) -> Done:
+        (tmp_path / "stdin").write_bytes(stdin or b"")
+        with (tmp_path / "stdin").open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            code = main(args)
+        return Done(code, *capsys.readouterr())
+
+    if not (home / "store").exists():
+        done = run("ingest", str(HANDBOOK))
+        assert done.code == 0 and "11 added" in done.err, done
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_a_child_process_answers_from_the_documents_with_sources(
+    agent: Run, home: Path, embedded_cache: Path
+) -> None:
+    environment = os.environ | {"AGENT_HOME": str(home), "AGENT_CACHE_DIR": str(embedded_cache)}
+    command = [sys.executable, "-m", "agent", "ask", "--docs", str(HANDBOOK), QUESTION]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, input="", timeout=170
+    )
+    assert done.returncode == 0, done
+    answer, sources = done.stdout.split("\nSources\n")
+    assert "0.37 bits per weight" in answer and "[1]" in answer
+    first = sources.splitlines()[0]
+    assert first.startswith("[1] ") and "quantization.md" in first
+    quote = first.split(': "', 1)[1].rstrip('"')
+    assert quote in " ".join((HANDBOOK / "quantization.md").read_text().split())
+    assert "11 unchanged, nothing to ingest" in done.stderr
+    assert "\x1b" not in done.stdout and "smollm2-135m" in done.stderr
+
+
+def test_what_the_documents_do_not_answer_is_labelled_as_the_models_own(agent: Run) -> None:
+    done = agent("ask", "--json", "--no-docs", "--fail-ungrounded", "What is the capital of France?")
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert events[-1]["type"] == "answer" and "Paris" in events[-1]["text"]
+    assert events[-1]["usage"]["output_tokens"] > 0 and done.code == 3
+    done = agent("ask", "What is the capital of France?")
+    label, rest = done.out.split("\n", 1)
+    assert label == "Not from your documents; the model's own answer:" and "Paris" in rest
+    assert done.code == 0 and "nearest passages" in done.err
+
+
+def test_docs_only_stops_honestly(agent: Run) -> None:
+    done = agent("ask", "--docs-only", "--no-stream", "What is the capital of France?")
+    assert (done.code, done.out.strip()) == (0, "Not in your documents.")
+
+
+def test_standard_input_stands_before_the_question(agent: Run) -> None:
+    log = b"10:00 start\n10:01 ERROR disk full on /dev/sda1\n\xff\n"
+    done = agent("ask", "--max-tokens", "24", "what went wrong?", stdin=log)
+    assert done.code == 0 and "not valid UTF-8" in done.err and done.out.strip(), done
+
+
+def test_files_are_private(agent: Run, home: Path) -> None:
+    for path in home.rglob("*"):
+        if path.suffix in (".sqlite", ".db") or path == home / "store":
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_a_prompt_over_the_window_says_both_lengths(agent: Run) -> None:
+    done = agent("ask", "--no-docs", "--max-tokens", "8", "why?", stdin=b"word " * 20000)
+    assert done.code == 12 and "8192" in done.err.replace(",", ""), done
+
+
+def test_an_unknown_model(agent: Run) -> None:
+    done = agent("ask", "--no-docs", "-m", "smolm2", "hi")
+    assert done.code == 16 and "agent models list" in done.err, done
+
+
+def test_documents_are_listed_and_removed(agent: Run) -> None:
+    listed = json.loads(agent("docs", "--json").out)
+    assert len(listed["documents"]) == 11
+    done = agent("docs", "remove", str(HANDBOOK / "agents.md"))
+    assert done.code == 0 and "agents.md" in done.out
+    assert len(json.loads(agent("docs", "list", "--json").out)["documents"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda folder: None, 31),
+        (lambda folder: folder.mkdir(), 33),
+        (lambda folder: (folder.mkdir(), (folder / "a.md").write_bytes(b"")), 36),
+        (lambda folder: (folder.mkdir(), (folder / "a.md").write_bytes(bytes(range(256)) * 9)), 35),
+    ],
+)
+def test_folders_that_cannot_be_ingested(agent: Run, tmp_path: Path, make: Any, code: int) -> None:
+    make(tmp_path / "docs")
+    done = agent("ingest", str(tmp_path / "docs"))
+    assert done.code == code and "Traceback" not in done.err, done
+
+
+def test_doctor_finds_this_machine_in_order(agent: Run) -> None:
+    done = agent("doctor", "--json")
+    findings = {finding["name"]: finding for finding in json.loads(done.out)["findings"]}
+    assert {"python", "torch", "gpu", "nf4", "memory", "model", "embedder", "store", "sandbox"} <= set(
+        findings
+    )
+    assert findings["store"]["state"] == "ok" and findings["model"]["state"] == "ok", done
