@@ -1,0 +1,89 @@
+"""run_python: the sandbox as a tool.
+
+Knows how a `RunResult` is told to a model and kept whole as the artifact. What a program prints is untrusted:
+control characters are made visible, and the text is cut to what a model can read.
+"""
+
+from __future__ import annotations
+
+from langchain_core.tools import BaseTool, StructuredTool
+from pydantic import BaseModel, Field
+
+from sandbox import RunResult, Sandbox, printable
+
+DESCRIPTION = (
+    "Run a Python program in a sandbox without network and without the user's files, and return what it "
+    "prints. Print the result: only what is printed is seen."
+)
+_SHOWN = 4000
+
+
+class RunPythonInput(BaseModel):
+    """What the tool takes."""
+
+    code: str = Field(description="the whole Python program; it must print its result")
+    stdin: str = Field(default="", description="text that the program reads from standard input")
+
+
+def run_python_tool(sandbox: Sandbox | None = None, *, name: str = "run_python") -> BaseTool:
+    """Make the tool; its artifact is the whole `RunResult`.
+
+    Args:
+        sandbox: where to run; None takes one with the default limits.
+        name: of the tool.
+
+    Raises:
+        SandboxUnavailable: (when called) no sandbox works on this machine; nothing is run.
+    """
+    box = sandbox or Sandbox()
+
+    def run(code: str, stdin: str = "") -> tuple[str, RunResult]:
+        result = box.run(code, stdin=stdin)
+        return told(result), result
+
+    async def arun(code: str, stdin: str = "") -> tuple[str, RunResult]:
+        result = await box.arun(code, stdin=stdin)
+        return told(result), result
+
+    return StructuredTool.from_function(
+        run,
+        arun,
+        name=name,
+        description=DESCRIPTION,
+        args_schema=RunPythonInput,
+        response_format="content_and_artifact",
+        metadata={"kind": "run"},
+    )
+
+
+def told(result: RunResult) -> str:
+    """Return a run as text for a model: how it ended, then what it printed."""
+    parts = [] if result.ok else [_ended(result)]
+    parts += [f"{_cut(result.stdout)}"] if result.stdout.strip() else []
+    if result.stderr.strip() and not result.ok:
+        parts.append(f"stderr:\n{_cut(result.stderr, keep_end=True)}")
+    if result.files:
+        parts.append(
+            "files: " + ", ".join(f"{printable(name)} ({len(data)} bytes)" for name, data in _first(result))
+        )
+    return "\n".join(parts) or "The program ended without printing anything."
+
+
+def _first(result: RunResult) -> list[tuple[str, bytes]]:
+    return list(result.files.items())[:20]
+
+
+def _ended(result: RunResult) -> str:
+    why = f" ({result.killed_by})" if result.killed_by else ""
+    code = f", exit code {result.exit_code}" if result.exit_code is not None else ""
+    return f"status: {result.status}{why}{code}"
+
+
+def _cut(text: str, *, keep_end: bool = False) -> str:
+    shown = printable(text).rstrip()
+    if len(shown) <= _SHOWN:
+        return shown
+    left_out = len(shown) - _SHOWN
+    if keep_end:
+        return f"[{left_out} characters left out]\n{shown[-_SHOWN:]}"
+    return f"{shown[:_SHOWN]}\n[{left_out} characters left out]"
