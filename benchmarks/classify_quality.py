@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[Rows, Rows, list[str]]:
 
 
 def calibration_error(found: Sequence[Classification], right: Sequence[bool], bins: int = 10) -> float:
-    """Expected calibration error: mean gap of confidence and accuracy over equal-width bins (Guo et al. 2017)."""
+    """Expected calibration error over equal-width bins of confidence (Guo et al. 2017)."""
     sure = np.asarray([max(one.scores.values()) for one in found])
     good = np.asarray(right, dtype=float)
     places = np.minimum((sure * bins).astype(int), bins - 1)
@@ -123,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     if not all((options.data / f"{name}.jsonl").exists() for name in SETS):
         sys.exit(
-            f"expected {SETS!r} as .jsonl in {str(options.data)!r}, found not all: pass their folder as --data"
+            f"expected {SETS!r} as .jsonl in {str(options.data)!r}, not found: pass their folder as --data"
         )
     embeddings = default_embeddings()
     llm = None

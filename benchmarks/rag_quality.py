@@ -210,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.data / "peps_questions.jsonl").exists():
         sys.exit(
-            f"expected peps_questions.jsonl in {str(options.data)!r}, found none: pass --data with that folder"
+            f"expected peps_questions.jsonl in {str(options.data)!r}, found none: pass its folder as --data"
         )
     asked = rows_of(options.data / "peps_questions.jsonl")
     asked = [

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from chains.classify import embedder
 from chains.classify.examples import Examples, Regression, read_examples
+from chains.classify.guard import guarded
 from chains.classify.labels import Label, Labels, read_labels
 from chains.classify.model import ModelScores
 from chains.classify.reply import reply_probabilities
@@ -238,7 +239,7 @@ class ClassifyChain(Runnable[str, Classification]):
     def _one(
         self, text: str, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> Classification:
-        return self._results([_text(text)], config)[0]
+        return self._results([self._text(text)], config)[0]
 
     def _many(
         self, texts: list[str], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
@@ -247,11 +248,17 @@ class ClassifyChain(Runnable[str, Classification]):
         bad: dict[int, Exception] = {}
         for place, text in enumerate(texts):
             try:
-                good[place] = _text(text)
+                good[place] = self._text(text)
             except Exception as error:
                 bad[place] = error
         made = dict(zip(good, self._results(list(good.values()), config[0]), strict=True)) if good else {}
         return [bad[place] if place in bad else made[place] for place in range(len(texts))]
+
+    def _text(self, given: Any) -> str:
+        text = require_text(
+            "a text to classify", given.page_content if isinstance(given, Document) else given
+        )
+        return guarded(text, [name for label in self._way.labels for name in (label.name, label.path[-1])])
 
     def _results(self, texts: Sequence[str], config: RunnableConfig) -> list[Classification]:
         rows = self._way.probabilities(
@@ -275,7 +282,3 @@ class ClassifyChain(Runnable[str, Classification]):
         place = self.label_names.index(found.label)
         rows = self._way.probabilities(parts, self.method, config, multi=self._multi, together=False)
         return parts[int(np.argmax(rows[:, place]))]
-
-
-def _text(given: Any) -> str:
-    return require_text("a text to classify", given.page_content if isinstance(given, Document) else given)
