@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import os
 import random
 import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,6 @@ import numpy as np
 from chains.complete import complete_chain
 from chains.complete.python import parses, says_something
 from llms import LocalLLM
-
-CONTEXT_LINES = 40
-"""Lines of the file before a gap that are kept; the gap's function is always whole."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +39,23 @@ class Gap:
     suffix: str
 
 
-def functions(path: Path) -> list[tuple[list[str], int, int]]:
-    """Return (lines of the file, first, last) of functions of 5 to 25 lines at the top level."""
+def functions(path: Path) -> list[tuple[list[str], int, int, int]]:
+    """Return (lines, first, first behind the docstring, last) of top-level functions of 5 to 25 lines."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     found = []
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.end_lineno and 5 <= node.end_lineno - node.lineno <= 25:
-            found.append((lines, node.lineno - 1, node.end_lineno))
+            told = ast.get_docstring(node) is not None and len(node.body) > 1
+            found.append((lines, node.lineno - 1, node.body[1 if told else 0].lineno - 1, node.end_lineno))
     return found
 
 
-def cut(lines: Sequence[str], first: int, last: int, kind: str, rng: random.Random) -> Gap | None:
+def cut(lines: Sequence[str], first: int, begin: int, last: int, kind: str, rng: random.Random) -> Gap | None:
     """Cut the end of a line, or the last lines of a block, out of one function."""
     body = [
         at
-        for at in range(first + 1, last)
+        for at in range(begin, last)
         if len(lines[at].strip()) > 8 and not lines[at].strip().startswith("#")
     ]
     if len(body) < 3:
@@ -87,9 +85,9 @@ def gaps(count: int, seed: int = 0) -> list[Gap]:
     rng.shuffle(files)
     found: list[Gap] = []
     for path in files:
-        for lines, first, last in functions(path)[:2]:
+        for lines, first, begin, last in functions(path)[:2]:
             for kind in ("line", "block"):
-                gap = cut(lines, first, last, kind, rng)
+                gap = cut(lines, first, begin, last, kind, rng)
                 if gap and sum(one.kind == kind for one in found) < count:
                     found.append(gap)
         if len(found) >= 2 * count:
@@ -99,7 +97,8 @@ def gaps(count: int, seed: int = 0) -> list[Gap]:
 
 def common(first: str, second: str) -> float:
     """Share of `second` that `first` matches from the start."""
-    return len(os.path.commonprefix([first.strip(), second.strip()])) / len(second.strip())
+    pairs = zip(first.strip(), second.strip(), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / len(second.strip())
 
 
 def scored(gap: Gap, fill: str) -> dict[str, float]:
