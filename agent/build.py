@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
+    from agent.mcp_client import McpServers
     from agent.otel import GenAISpans
     from agent.router import Router
     from chains.retrieval import DocumentStore
@@ -122,12 +123,19 @@ class Parts:
     @cached_property
     def tools(self) -> list[BaseTool]:
         """The built-in tools, those of the MCP servers, and those the caller added; names are unique."""
-        from agent.toolbox import built_in_tools, join_tools
+        from agent.toolbox import join_tools
 
-        return join_tools(built_in_tools(self), self.mcp.tools() if self.settings.mcp else [], self._added)
+        return join_tools(self.own_tools, self.mcp.tools() if self.settings.mcp else [], self._added)
 
     @cached_property
-    def mcp(self) -> Any:
+    def own_tools(self) -> list[BaseTool]:
+        """The built-in tools."""
+        from agent.toolbox import built_in_tools
+
+        return built_in_tools(self)
+
+    @cached_property
+    def mcp(self) -> McpServers:
         """The connections to the MCP servers of the settings."""
         from agent.mcp_client import McpServers
 

@@ -65,8 +65,7 @@ def python_in(message: str) -> str | None:
         if _is_program(text):
             return text
     tail = re.search(r"[:\uff1a]\s*(\S.*)$", lines[-1])
-    code = tail.group(1) if tail else ""
-    return str(code) if _is_program(code) else None
+    return tail[1] if tail is not None and _is_program(tail[1]) else None
 
 
 def _is_program(text: str) -> bool:

@@ -1,18 +1,23 @@
 """Middleware that plans for a model too small to: the router picks the route, tools and `tool_choice` follow.
 
-One tool call at most in a turn. Where a tool's result is an answer by itself (a sum, a program's output, a
-summary) it ends the turn; where it is material (a file, a user's own tool) the model answers from it, without
-further tools. Knows routes and messages; refuses to know how tools work and who approves them.
+One tool call at most in a turn; what its arguments need and stands in the message is cut out of it, the
+rest is filled in by the model under its grammar. Where a tool's result is an answer by itself (a sum, a
+program's output, a summary) it ends the turn; where it is material (a file, a user's own tool) the model
+answers from it, without further tools. Knows routes and messages; refuses to know how tools work and who
+approves them.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
+from langchain_core.tools import BaseTool
 
+from agent.arguments import plain_arguments
 from agent.context import RunContext
 from agent.documents import question_of
 
@@ -76,7 +81,7 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         handler: Callable[[ModelRequest[RunContext]], ModelResponse[Any]],
     ) -> ModelResponse[Any] | AIMessage:
         """Call the model as the route has it, or answer with what a tool said."""
-        return self._spoken(request) or handler(self._steered(request))
+        return self._spoken(request) or self._plain_call(request) or handler(self._steered(request))
 
     async def awrap_model_call(
         self,
@@ -84,7 +89,7 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
         """As `wrap_model_call`, for asynchronous runs."""
-        return self._spoken(request) or await handler(self._steered(request))
+        return self._spoken(request) or self._plain_call(request) or await handler(self._steered(request))
 
     def _spoken(self, request: ModelRequest[RunContext]) -> AIMessage | None:
         """The turn's answer where a tool has already given it, or was not allowed to."""
@@ -95,14 +100,31 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         request.runtime.stream_writer({"type": "delta", "text": text})
         return AIMessage(content=text)
 
-    def _steered(self, request: ModelRequest[RunContext]) -> ModelRequest[RunContext]:
+    def _routed(self, request: ModelRequest[RunContext]) -> BaseTool | None:
+        """The tool of this turn's route, where it is still to be called."""
         route = cast("dict[str, Any] | None", request.state.get("route"))
         name = (route or {}).get("tool")
         context = request.runtime.context or RunContext()
-        chosen = [tool for tool in request.tools if getattr(tool, "name", None) == name]
-        if not chosen or context.tools == "off" or tool_results(request.messages):
+        if name is None or context.tools == "off" or tool_results(request.messages):
+            return None
+        return next(
+            (tool for tool in request.tools if isinstance(tool, BaseTool) and tool.name == name), None
+        )
+
+    def _plain_call(self, request: ModelRequest[RunContext]) -> AIMessage | None:
+        """The tool call, where its arguments stand in the message word for word."""
+        tool = self._routed(request)
+        question = question_of(cast("Any", {"messages": request.messages}))
+        if tool is None or question is None or (args := plain_arguments(tool.name, question)) is None:
+            return None
+        call = ToolCall(name=tool.name, args=args, id=uuid.uuid4().hex[:9], type="tool_call")
+        return AIMessage(content="", tool_calls=[call])
+
+    def _steered(self, request: ModelRequest[RunContext]) -> ModelRequest[RunContext]:
+        tool = self._routed(request)
+        if tool is None:
             return request.override(tools=[], tool_choice=None)
-        return request.override(tools=chosen, tool_choice=name)
+        return request.override(tools=[tool], tool_choice=tool.name)
 
 
 def tool_results(messages: list[AnyMessage]) -> list[ToolMessage]:

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 def built_in_tools(parts: Parts) -> list[BaseTool]:
     """The tools that this machine has all parts for."""
     from chains import classify_chain, summarize_chain
-    from tools import classify_tool, search_docs_tool, summarize_tool
-
-    try:
-        from tools import calculator_tool, read_file_tool
-    except ImportError:
-        return []
+    from tools import calculator_tool, classify_tool, read_file_tool, search_docs_tool, summarize_tool
 
     def classifier(labels: Sequence[str]) -> Any:
         return classify_chain(parts.model, labels, embeddings=parts.embeddings)

@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "logs": "the log of questions and answers",
     "templates": "prompt templates for `ask -t`",
     "config": "show and set the settings",
+    "mcp": "serve our tools to MCP clients",
     "completion": "print shell completion for bash, zsh or fish",
     "doctor": "check this machine and say what to do where something is missing",
 }

@@ -1,0 +1,147 @@
+"""Tools of Model Context Protocol servers, each with its own trust, timeout and name.
+
+A call opens a session of its own (langchain-mcp-adapters), so a server that died is started again by the
+next call and cannot take the agent with it. Names carry the server's, so that none can shadow a tool of
+ours. Whatever a server answers is untrusted text. Knows connections; refuses to know which calls are
+approved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.tools import BaseTool, StructuredTool
+
+from agent.errors import McpError
+
+if TYPE_CHECKING:
+    from langchain_mcp_adapters.sessions import Connection
+
+    from agent.settings import McpServer
+
+_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+_MAX_DESCRIPTION = 1000
+"""A description is read by the model before any approval: what is longer than this is no description."""
+
+
+class McpServers:
+    """The servers of the settings; their tools are plain LangChain tools, synchronous and asynchronous."""
+
+    def __init__(
+        self, servers: Mapping[str, McpServer], *, notify: Callable[[str], None] | None = None
+    ) -> None:
+        self._servers = dict(servers)
+        self._notify = notify or _to_stderr
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def tools(self) -> list[BaseTool]:
+        """The tools of every server that answers; the others are named on stderr and left out."""
+        found: list[BaseTool] = []
+        for name, server in self._servers.items():
+            try:
+                found += self.tools_of(name, server)
+            except McpError as error:
+                self._notify(f"left out: {error}")
+        return found
+
+    def tools_of(self, name: str, server: McpServer) -> list[BaseTool]:
+        """The tools of one server; raises McpError where it does not start, answer in time, or make sense."""
+        from langchain_mcp_adapters.tools import load_mcp_tools
+
+        async def load() -> list[BaseTool]:
+            async with asyncio.timeout(server.timeout_s):
+                return await load_mcp_tools(None, connection=_connection(name, server), server_name=name)
+
+        return [self._wrapped(name, server, tool) for tool in self._run(name, server, load())]
+
+    def close(self) -> None:
+        """End the thread that talks to the servers."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=5)
+            self._loop.close()
+            self._loop = self._thread = None
+
+    def _wrapped(self, name: str, server: McpServer, tool: BaseTool) -> BaseTool:
+        """The tool under a name of its own, with its kind, a time limit, and a synchronous form."""
+        inner = cast("StructuredTool", tool)
+        assert inner.coroutine is not None
+
+        async def acall(**arguments: Any) -> Any:
+            assert inner.coroutine is not None
+            try:
+                async with asyncio.timeout(server.timeout_s):
+                    return await inner.coroutine(**arguments)
+            except Exception as error:  # the protocol's errors come in groups of many kinds
+                raise McpError(_explain(name, server, error)) from error
+
+        def call(**arguments: Any) -> Any:
+            return self._run(name, server, acall(**arguments))
+
+        kind = "read" if tool.name in server.read_tools else server.trust
+        return StructuredTool(
+            name=_NAME.sub("_", f"{name}_{tool.name}")[:64],
+            description=(tool.description or "")[:_MAX_DESCRIPTION],
+            args_schema=cast("dict[str, Any]", tool.args_schema),
+            func=call,
+            coroutine=acall,
+            response_format=inner.response_format,
+            metadata={"kind": kind, "mcp_server": name},
+        )
+
+    def _run(self, name: str, server: McpServer, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the loop of the servers, from any thread; raises McpError."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="mcp")
+            self._thread.start()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout=server.timeout_s + 5)
+        except McpError:
+            raise
+        except BaseException as error:
+            future.cancel()
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise McpError(_explain(name, server, error)) from error
+
+
+def _connection(name: str, server: McpServer) -> Connection:
+    if bool(server.command) == bool(server.url):
+        raise McpError(
+            f"expected a command or a url for the MCP server {name!r}, found {server!r}; give one of them"
+        )
+    if server.url:
+        return {"transport": "streamable_http", "url": server.url, "headers": dict(server.headers)}
+    # The child gets the variables named in the settings and the few that the protocol's own client passes on.
+    return {
+        "transport": "stdio",
+        "command": server.command[0],
+        "args": server.command[1:],
+        "env": dict(server.env) or None,
+    }
+
+
+def _explain(name: str, server: McpServer, error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    if isinstance(error, TimeoutError):
+        what = f"nothing within {server.timeout_s:g} s"
+    else:
+        what = f"{type(error).__name__}: {error}"[:500]
+    where = server.url or " ".join(server.command)
+    return (
+        f"expected an answer of the MCP server {name!r} ({where}), found {what}; start it by hand to see why"
+    )
+
+
+def _to_stderr(line: str) -> None:
+    import sys
+
+    sys.stderr.write(f"{line}\n")
