@@ -1,0 +1,192 @@
+"""`agent models` as a library: list, show, pull, remove, default, aliases, and what is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_checkpoint, tiny_gguf
+
+from llms import registry as module
+from llms.errors import BadRequest, CacheNotWritable, UnknownModel
+from llms.load import LoadSpec, load
+from llms.registry import Registry, Row, fits
+from llms.running import announce, running
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "cache", tmp_path / "config")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path / "tiny")
+
+
+def row(registry: Registry, name: str) -> Row:
+    return next(row for row in registry.rows() if row.name == name)
+
+
+def test_the_list_shows_the_catalog_before_anything_is_here(registry: Registry) -> None:
+    rows = registry.rows()
+    assert [row.name for row in rows] == ["mistral-7b", "mistral-7b-v0.2", "mistral-7b-v0.1", "smollm2-135m"]
+    assert all(row.size == 0 and not row.default for row in rows)
+    assert (rows[0].quantization, rows[0].context) == ("nf4", 32_768)
+    assert rows[2].context == 8_192
+    assert rows[3].quantization == "none"
+
+
+def test_the_embedded_model_is_shown_with_its_size_and_shape(embedded_cache: Path, tmp_path: Path) -> None:
+    registry = Registry(embedded_cache, tmp_path)
+    assert row(registry, "smollm2-135m").size > 269_000_000
+    details = registry.show("embedded")
+    assert details.problem == ""
+    assert details.facts["architecture"] == "MistralForCausalLM"
+    assert (details.facts["layers"], details.facts["kv_heads"], details.facts["context"]) == (30, 3, 8_192)
+
+
+def test_a_default_is_kept_and_marked(registry: Registry, folder: Path) -> None:
+    assert registry.default == "auto"
+    registry.set_default(str(folder))
+    again = Registry(registry.cache, registry.path.parent)
+    assert again.default == str(folder)
+    again.set_alias("mine", str(folder))
+    assert row(again, "tiny").default
+    again.set_default("auto")
+    assert registry.default == "auto"
+
+
+@pytest.mark.parametrize("name", ["mistral-7b", "no-such-model"])
+def test_a_default_that_cannot_start_is_refused_and_the_old_one_stays(
+    registry: Registry, folder: Path, name: str
+) -> None:
+    registry.set_default(str(folder))
+    with pytest.raises(UnknownModel):
+        registry.set_default(name)
+    assert registry.default == str(folder)
+
+
+def test_aliases_stand_for_models(registry: Registry, folder: Path) -> None:
+    registry.set_alias("mine", str(folder))
+    registry.set_alias("big", "mistral-7b")
+    assert registry.resolve("mine") == str(folder)
+    assert registry.resolve("big") == "mistral-7b"
+    assert registry.resolve("smollm2") == "smollm2"
+    assert "big" in row(registry, "mistral-7b").aliases
+    assert row(registry, "tiny").context == 256
+    registry.set_alias("mine", None)
+    assert registry.aliases == {"big": "mistral-7b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("mistral-7b", "smollm2"), ("auto", "smollm2"), ("a/b", "smollm2"), ("", "smollm2"), ("gone", None)],
+)
+def test_an_alias_that_means_something_already_is_refused(
+    registry: Registry, name: str, target: str | None
+) -> None:
+    with pytest.raises(BadRequest):
+        registry.set_alias(name, target)
+    assert registry.aliases == {}
+
+
+def test_an_alias_of_nothing_is_refused(registry: Registry) -> None:
+    with pytest.raises(UnknownModel):
+        registry.set_alias("x", "no-such-model")
+
+
+def test_removing_a_converted_gguf_keeps_the_file_and_resets_the_default(
+    registry: Registry, tmp_path: Path
+) -> None:
+    gguf = tiny_gguf(tmp_path / "model.gguf")
+    registry.pull(str(gguf))
+    registry.set_default(str(gguf))
+    assert registry.remove(str(gguf)) > 100_000
+    assert gguf.exists()
+    assert registry.default == "auto"
+    with pytest.raises(UnknownModel, match="found nothing of it"):
+        registry.remove(str(gguf))
+
+
+def test_a_folder_is_neither_pulled_nor_removed(registry: Registry, folder: Path) -> None:
+    with pytest.raises(BadRequest, match="here already"):
+        registry.pull(str(folder))
+    with pytest.raises(UnknownModel):
+        registry.remove(str(folder))
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_damaged_checkpoint_is_shown_with_its_problem(registry: Registry, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"cut")
+    assert "model.safetensors" in registry.show(str(folder)).problem
+
+
+def test_choices_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(CacheNotWritable):
+        Registry(tmp_path, blocked).set_default("auto")
+
+
+def test_choices_that_are_no_json_count_as_none(registry: Registry) -> None:
+    registry.path.parent.mkdir()
+    registry.path.write_text("{")
+    assert (registry.default, registry.aliases) == ("auto", {})
+
+
+@pytest.mark.parametrize(
+    ("gpu_gb", "host_gb", "where"), [(8, 16, "gpu"), (0, 16, "cpu"), (4, 16, "cpu"), (0, 2, "no")]
+)
+def test_where_mistral_fits(gpu_gb: int, host_gb: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_gpu_bytes", lambda: gpu_gb * 10**9)
+    monkeypatch.setattr(module, "free_bytes", lambda _device: host_gb * 10**9)
+    assert fits(7_248_023_552, "nf4") == where
+
+
+def test_what_is_loaded_is_listed_while_its_process_lives(registry: Registry, folder: Path) -> None:
+    load(LoadSpec(model=str(folder), device="cpu", cache_dir=registry.cache))
+    (found,) = registry.loaded()
+    assert (found.name, found.device, found.quantization, found.window) == ("tiny", "cpu", "none", 256)
+    assert found.memory > 0 and found.rss > 0
+    entry = next((registry.cache / "running").glob("*.json"))
+    old = json.loads(entry.read_text())
+    entry.with_name("old.json").write_text(json.dumps({**old, "started": old["started"] - 100}))
+    (registry.cache / "running" / "broken.json").write_text("{")
+    assert registry.loaded() == [found], "another process that had this number is gone"
+    assert not entry.with_name("old.json").exists()
+
+
+def test_the_entry_goes_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from llms.running import announce, running\n"
+        "announce(Path(sys.argv[1]), name='a/b', device='cpu', quantization='none', window=1, memory=1)\n"
+        "print(len(running(Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1"
+    assert list((tmp_path / "running").iterdir()) == []
+
+
+def test_an_unwritable_cache_costs_the_listing_only(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    announce(blocked, name="x", device="cpu", quantization="none", window=1, memory=1)
+    assert running(blocked) == []
+
+
+def test_listing_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from llms.registry import Registry\n"
+        "Registry(Path(sys.argv[1]), Path(sys.argv[1])).rows()\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
