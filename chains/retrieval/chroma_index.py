@@ -77,8 +77,9 @@ class ChromaIndex:
 
     def open(self, generation: int) -> None:
         """Connects to the collection, made where it is not there; raises IndexUnavailable."""
-        self.close()
-        self._client = self._open_client()
+        if self._client is None or not self.remote:
+            self.close()
+            self._client = self._open_client()
         self._attach()
         self.generation = generation
 
@@ -93,7 +94,7 @@ class ChromaIndex:
         client, self._client, self._collection = self._client, None, None
         self.generation = -1
         if client is not None:
-            client.close()
+            release(client)
 
     def destroy(self) -> None:
         """Deletes the folder, or this store's collection on the server, and nothing else."""
@@ -157,6 +158,16 @@ class ChromaIndex:
     def rows(self) -> set[int]:
         """Every row that the collection holds."""
         return {int(row) for row in self._opened().get(include=[])["ids"]}
+
+
+def release(client: Any) -> None:
+    """Closes a Chroma client together with its HTTP connections, which its own `close` leaves open."""
+    holders = (client, getattr(client, "_admin_client", None))
+    sessions = [getattr(getattr(holder, "_server", None), "_session", None) for holder in holders]
+    client.close()
+    for session in sessions:
+        if session is not None:
+            session.close()
 
 
 def _batches(rows: Sequence[int]) -> list[Sequence[int]]:

@@ -22,13 +22,17 @@ class Fusion:
     dense_weight: the share of the dense half, 0..1.
     depth: candidates taken from each half.
     weights: BM25's weights of title, heading and body.
+    feedback: how far the query's vector moves towards the mean of the first `feedback_k` passages before the
+        dense half is asked again (Rocchio 1971, without negative examples); 0 leaves it where it is.
     """
 
     method: Literal["convex", "rrf"] = "convex"
-    dense_weight: float = 0.5
+    dense_weight: float = 0.45
     depth: int = 100
     rrf_k: int = 10
     weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    feedback: float = 0.5
+    feedback_k: int = 3
 
 
 def fuse(dense: Mapping[int, float], keyword: Mapping[int, float], config: Fusion) -> dict[int, float]:

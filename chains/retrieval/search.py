@@ -123,6 +123,22 @@ class Searcher:
         keyword = dict(self._manifest.keyword(match, weights, depth, among)) if match else {}
         if mode == "keyword":
             return keyword
+        first = self._fused(vector, keyword, depth, among)
+        if not self._fusion.feedback or not first:
+            return first
+        ranked = sorted((round(score, DECIMALS) for score in first.values()), reverse=True)
+        # Shared places all count, so that row numbers do not.
+        floor = ranked[min(self._fusion.feedback_k, len(ranked)) - 1]
+        vectors = self._manifest.vectors_of([row for row in first if round(first[row], DECIMALS) >= floor])
+        if not vectors:
+            return first
+        moved = vector + self._fusion.feedback * np.mean([vectors[row] for row in sorted(vectors)], axis=0)
+        moved = (moved / np.linalg.norm(moved)).astype(np.float32)
+        return self._fused(moved, keyword, depth, among)
+
+    def _fused(
+        self, vector: NDArray[np.float32], keyword: dict[int, float], depth: int, among: list[int] | None
+    ) -> dict[int, float]:
         dense = dict(self._dense(vector, depth, among))
         if self._fusion.method == "convex":
             dense.update(self._cosines(vector, [row for row in keyword if row not in dense]))
