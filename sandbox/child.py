@@ -35,6 +35,7 @@ from sandbox.remove import remove_tree
 T = TypeVar("T")
 
 # Above every range that distributions, systemd and container managers hand out (systemd's UIDS-GIDS.md).
+_LINKS = ".packages"
 _UID_BASE, _UID_SPAN = 0x70000000, 0x0F000000
 _BOOT = """
 import marshal
@@ -233,14 +234,15 @@ def _on_host(
     """The command of a run without namespaces: tier 2, and tier 0 (the plain child of parsers)."""
     python = interpreter.in_place()
     request = _request(program, limits, python, work, channels)
-    shown = {interpreter.package_folder(name) for name in program.packages}
+    # Links, because an import lists the folder on its path, and the folder above a package may hold anything.
+    shown = {name: interpreter.package_folder(name) for name in program.packages}
     if shown:
-        above = sorted({os.path.dirname(folder) for folder in shown})
-        request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, *above])
+        request["links"] = {f"{_LINKS}/{name}": folder for name, folder in shown.items()}
+        request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, f"{work}/{_LINKS}"])
     request["limits"] = _rlimits(program, limits, own=1, exact=False)
     if held.tier == 2:
         request["landlock"] = _code("landlock.py")
-        request["rules"] = [*(path for path, _ in python.binds), *sorted(shown)]
+        request["rules"] = [*(path for path, _ in python.binds), *shown.values()]
         request["seccomp"] = seccomp.program(2, scoped_signals=held.scoped_signals)
         request["self_pid"] = seccomp.SELF_PID.to_bytes(4, "little")
     opened.append(_memory_file(marshal.dumps(request)))
@@ -273,6 +275,7 @@ def _request(
         "work": work,
         "uid": None,
         "landlock": None,
+        "links": {},
         "result": channels[0],
         "lifeline": channels[1],
         "result_bytes": limits.disk_bytes if program.collect else 0,

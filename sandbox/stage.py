@@ -76,6 +76,9 @@ def _lay_out(request: dict[str, Any]) -> None:
             os.makedirs(folder, exist_ok=True)
         with open(name, "wb") as file:
             file.write(content)
+    for name, target in request["links"].items():
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        os.symlink(target, name)
 
 
 def _start(request: dict[str, Any]) -> None:

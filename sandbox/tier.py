@@ -38,6 +38,17 @@ class Tier:
     reasons: tuple[str, ...] = ()
     confinement: Confinement | None = None
 
+    def __bool__(self) -> bool:
+        """Whether code can be run at all."""
+        return self.number > 0
+
+    def __str__(self) -> str:
+        """One line for a person: what holds, or why nothing does and what to enable."""
+        if self.number == 0:
+            return " ".join(("no sandbox works here, code is refused:", *self.reasons, _HELP))
+        weaker = f"; not tier 1: {' '.join(self.reasons)}" if self.reasons else ""
+        return f"tier {self.number}, {self.name}{weaker}"
+
 
 _GAPS_ONE = (
     "the kernel itself: a bug in a system call that the filter allows",

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import ScriptedChat
 
 from chains.code import code_chain
-from fakes import ScriptedChat
 from sandbox import Limits, RunResult, Sandbox
 from tools.read_file import FileRefusedError, read_file_tool, read_text
 from tools.run_python import run_python_tool, told

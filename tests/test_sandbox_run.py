@@ -1,0 +1,310 @@
+"""What a run gives back, limit by limit; that it leaves nothing behind; that it dies with its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sandbox import Limits, RunResult, Sandbox, SandboxLimitError, SandboxUnavailable, Tier, printable, tier
+from sandbox.answer import parse
+from sandbox.remove import remove_tree
+from sandbox.stage import ENTRY, HEADER, MAGIC
+
+MIB = 1 << 20
+BOX = Sandbox(Limits(wall_s=10))
+
+
+@pytest.fixture(params=[1, 2])
+def on_each_tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tier that holds here, and the one that a machine without user namespaces has."""
+    if request.param == 2:
+        monkeypatch.setattr(tier, "_variants", lambda: ())
+    tier.current.cache_clear()
+    assert Sandbox.tier().number == request.param
+    yield request.param
+    tier.current.cache_clear()
+
+
+def test_a_program_gives_output_exit_code_and_files(on_each_tier: int) -> None:
+    result = BOX.run(
+        "import sys, helper\n"
+        "print(sys.argv[1:], helper.NAME, open('data/in.bin', 'rb').read(), sys.stdin.read())\n"
+        "open('out.txt', 'w').write('done')\n"
+        "print('oops', file=sys.stderr)\n"
+        "sys.exit(3)",
+        files={"helper.py": "NAME = 'h'", "data/in.bin": b"\0\xff"},
+        stdin="typed",
+        argv=["a b", "c"],
+    )
+    assert (result.status, result.exit_code, result.killed_by, result.ok) == ("error", 3, None, False)
+    assert result.stdout == "['a b', 'c'] h b'\\x00\\xff' typed\n"
+    assert result.stderr == "oops\n"
+    assert dict(result.files) == {"out.txt": b"done"}
+    assert result.peak_bytes > MIB and 0 < result.duration_s < 10
+    assert result.tier == on_each_tier
+
+
+def test_packages_of_this_environment_can_be_imported(on_each_tier: int) -> None:
+    result = BOX.run("import numpy, sys\nprint(numpy.ones(3).sum(), sys.version_info[:2])")
+    assert result.stdout == f"3.0 {sys.version_info[:2]}\n", result
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "status", "killed_by"),
+    [
+        ("import time; time.sleep(60)", {"wall_s": 0.6}, "timeout", "wall"),
+        ("while True: pass", {"cpu_s": 0.5}, "timeout", "cpu"),
+        ("import os\nfor _ in range(2): os.fork()\nwhile True: pass", {"cpu_s": 0.6}, "timeout", "cpu"),
+        ("held = bytearray(200 << 20)", {"memory_bytes": 64 * MIB}, "memory", None),
+        ("print('x' * 5000)", {"output_bytes": 1000}, "output", "output"),
+        (
+            "for i in range(500): open(str(i), 'w')\nimport time; time.sleep(5)",
+            {"files": 50},
+            "files",
+            "files",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", {}, "killed", "signal SIGTERM"),
+        ("import os; os.abort()", {}, "killed", "signal SIGABRT"),
+    ],
+)
+def test_each_limit_ends_a_run_and_is_named(
+    code: str, limits: dict[str, Any], status: str, killed_by: str | None
+) -> None:
+    result = Sandbox(Limits(**{"wall_s": 10, **limits})).run(code)
+    assert (result.status, result.killed_by) == (status, killed_by), result
+    assert result.duration_s < 6
+
+
+def test_partial_output_of_an_ended_run_is_kept() -> None:
+    result = Sandbox(Limits(wall_s=0.8)).run("print('first')\nimport time; time.sleep(60)")
+    assert (result.status, result.stdout) == ("timeout", "first\n")
+
+
+def test_a_file_that_cannot_be_handed_back_is_said() -> None:
+    result = BOX.run("import os\nopen('a', 'w').write('x')\nopen('b', 'w').write('y')\nos.chmod('b', 0)")
+    assert list(result.files) == ["a"] and result.truncated and result.ok
+
+
+def test_files_that_were_given_and_not_changed_do_not_come_back() -> None:
+    result = BOX.run("open('b', 'a').write('more')", files={"a": "same", "b": "one "})
+    assert dict(result.files) == {"b": b"one more"}
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "a\0b", "main.py"])
+def test_file_names_that_leave_the_folder_are_refused(name: str) -> None:
+    with pytest.raises(SandboxLimitError, match="files: "):
+        BOX.run("", files={name: "x"})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"wall_s": 0}, {"cpu_s": -1}, {"memory_bytes": 100}, {"processes": float("inf")}, {"output_bytes": "a"}],
+)
+def test_limits_that_cannot_be_meant_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(SandboxLimitError, match=next(iter(limits))):
+        Limits(**limits)
+
+
+def test_more_than_the_disk_limit_is_refused_before_the_start() -> None:
+    with pytest.raises(SandboxLimitError, match="at most"):
+        Sandbox(Limits(disk_bytes=70_000)).run("", files={"a": bytes(80_000)})
+
+
+async def test_async_runs_side_by_side_and_cancelling_ends_the_program() -> None:
+    started = time.monotonic()
+    results = await asyncio.gather(*(BOX.arun("import time; time.sleep(1); print(1)") for _ in range(3)))
+    assert [one.stdout for one in results] == ["1\n"] * 3 and time.monotonic() - started < 2.9
+    task = asyncio.create_task(BOX.arun("import time; time.sleep(60)"))
+    await asyncio.sleep(0.4)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert _children() == set()
+
+
+def test_where_no_tier_holds_code_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tier, "_try", lambda confinement: "not permitted")
+    tier.current.cache_clear()
+    try:
+        held = Sandbox.tier()
+        assert (held.number, bool(held)) == (0, False) and "not permitted" in str(held)
+        with pytest.raises(SandboxUnavailable, match="user namespaces"):
+            BOX.run("open('/tmp/never', 'w')")
+        assert not Path("/tmp/never").exists()
+    finally:
+        monkeypatch.undo()
+        tier.current.cache_clear()
+
+
+def test_the_tier_says_what_holds_and_what_it_does_not_cover(on_each_tier: int) -> None:
+    held = Sandbox.tier()
+    assert isinstance(held, Tier) and held and str(held).startswith(f"tier {on_each_tier}, ")
+    assert any("kernel" in gap for gap in held.gaps)
+    assert any("stat" in gap for gap in held.gaps) == (on_each_tier == 2)
+
+
+def _children() -> set[int]:
+    return {one.pid for one in psutil.Process().children(recursive=True)}
+
+
+def _open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _left() -> tuple[int, int, int, list[str]]:
+    mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    folders = sorted(str(path) for path in Path("/tmp").glob("sandbox-*"))
+    return len(_children()), _open_descriptors(), mounts, folders
+
+
+_HARMFUL = "import os, time\nif os.fork() == 0: time.sleep(60)\n"
+PROGRAMS = [
+    "print(1)",
+    "raise ValueError",
+    "import os; os.kill(os.getppid(), 9)",
+    _HARMFUL + "os._exit(0)",
+    _HARMFUL + "time.sleep(60)",
+    "while True: print('x' * 10000)",
+]
+
+
+def _runs(count: int) -> None:
+    box = Sandbox(Limits(wall_s=0.5, output_bytes=100_000))
+    for number in range(count):
+        box.run(PROGRAMS[number % len(PROGRAMS)])
+
+
+@pytest.mark.parametrize("count", [18, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_runs_leave_no_process_mount_folder_or_descriptor(on_each_tier: int, count: int) -> None:
+    BOX.run("")
+    before, memory = _left(), psutil.Process().memory_info().rss
+    _runs(count)
+    assert _left() == before
+    assert psutil.Process().memory_info().rss - memory < 50 * MIB
+
+
+def test_a_flood_of_output_does_not_fill_the_parent() -> None:
+    BOX.run("")
+    memory = psutil.Process().memory_info().rss
+    for _ in range(3):
+        result = BOX.run("import os\nwhile True: os.write(1, b'x' * 65536)")
+        assert result.truncated and len(result.stdout) <= BOX.limits.output_bytes
+    assert psutil.Process().memory_info().rss - memory < 50 * MIB
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_parent_killed_by_sigkill_takes_the_child_with_it(number: int) -> None:
+    token = f"token-{os.getpid()}-{time.monotonic_ns()}"
+    code = textwrap.dedent(f"""
+        from sandbox import Sandbox, Limits, tier
+        if {number} == 2: tier._variants = lambda: ()
+        assert Sandbox.tier().number == {number}
+        print("up", flush=True)
+        inner = "import os, sys, time\\nos.fork()\\nos.fork()\\n"
+        inner += "os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)', '{token}'])"
+        Sandbox(Limits(wall_s=60)).run(inner)
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None and parent.stdout.readline() == b"up\n"
+    assert _until(lambda: len(_with(token)) >= 4), "the program did not start"
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    assert _until(lambda: not _with(token)), f"left: {_with(token)}"
+    if number == 2:
+        for folder in Path("/tmp").glob("sandbox-*"):  # its owner is dead; the next doctor or reboot finds it
+            remove_tree(str(folder))
+
+
+def _with(token: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if token.encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _until(condition: Any, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
+    from sandbox import ParserPool
+
+    with ParserPool("sandbox.frames:unpack") as pool:
+        thread = threading.Thread(target=lambda: _swallow(pool))
+        thread.start()
+        thread.join()
+        first = pool._child
+        time.sleep(0.1)
+        _swallow(pool)
+        assert first is not None and pool._child is first and first.process.poll() is None
+
+
+def _swallow(pool: Any) -> None:
+    with pytest.raises(Exception, match="TypeError"):
+        pool.call({})
+
+
+def test_a_forged_answer_is_cut_and_names_nothing_outside() -> None:
+    entries = b"".join(
+        ENTRY.pack(len(name), 2) + name + b"xx" for name in (b"good", b"../evil", b"after", b"/etc/x")
+    )
+    answer = parse(HEADER.pack(MAGIC, 0, 1, 0, 4) + entries, Limits())
+    assert answer.files == {"good": b"xx"} and answer.cut
+    for data in (b"", b"short", HEADER.pack(1, 0, 0, 0, 0), HEADER.pack(MAGIC, 0, 0, 0, 9) + b"\xff" * 5):
+        assert parse(data, Limits()).cut
+
+
+def test_a_folder_that_was_made_hard_to_remove_is_removed(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    code = "import os\nfor _ in range(1100):\n    os.mkdir('d'); os.chdir('d')\nos.mkdir('locked', 0)\n"
+    code += "os.chdir('/'); os.symlink('/', os.environ['TOP'] + '/link')"
+    subprocess.run([sys.executable, "-c", code], cwd=top, env={"TOP": str(top)}, check=True)
+    remove_tree(str(top))
+    assert not top.exists() and Path("/usr").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a\tb\n", "a\tb\n"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("bell\x07\x9b\x7f", "bell\\x07\\x9b\\x7f"),
+        ("Caf\u00e9 \u65e5\u672c \U0001f600\r\n", "Caf\u00e9 \u65e5\u672c \U0001f600\n"),
+        ("\u202egnp.exe\u2066\u2028", "\\u202egnp.exe\\u2066\\u2028"),
+    ],
+)
+def test_untrusted_text_is_made_printable(raw: str, shown: str) -> None:
+    assert printable(raw) == shown
+
+
+def test_importing_the_sandbox_imports_neither_torch_nor_langchain() -> None:
+    code = "import sys, sandbox, sandbox.sandbox, sandbox.pool\n"
+    code += "sys.exit(any(name.startswith(('torch', 'langchain', 'numpy')) for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_result_is_plain_data() -> None:
+    assert RunResult(status="ok", exit_code=0, stdout="", stderr="").ok
