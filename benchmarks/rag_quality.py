@@ -177,6 +177,8 @@ def refusals(rows: list[dict[str, Any]], others: list[tuple[str, float]]) -> dic
         good = [row for row in rows if row["answerable"] and row["half"] == one]
         bad = [row for row in rows if not row["answerable"] and row["half"] == one]
         off = [score for text, score in others if half(text) == one]
+        if not good:
+            continue
         cosines = [row["cosine"] for row in good]
         pairs = length_matched(good, bad)
         told = {

@@ -44,7 +44,7 @@ def stem(word: str) -> str:
         if word.endswith(tail) and len(word) - len(tail) >= 3 and not word.endswith("ss"):
             word = word[: len(word) - len(tail)] + keep
             break
-    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "ls":
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "ls":
         word = word[:-1]
     return word[:-1] if len(word) > 4 and word.endswith("e") else word
 
