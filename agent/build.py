@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agent.otel import GenAISpans
     from agent.router import Router
     from chains.retrieval import DocumentStore
-    from llms import ChatLocal
+    from llms import ChatLocal, LocalLLM
     from sandbox import Sandbox
 
 
@@ -63,10 +63,20 @@ class Parts:
 
         return ChatLocal(**self._model_fields())
 
+    @cached_property
+    def completion_model(self) -> LocalLLM:
+        """The same weights as a model of raw text."""
+        from llms import LocalLLM
+
+        return LocalLLM(**self._model_fields())
+
     def _model_fields(self) -> dict[str, Any]:
+        from llms.registry import Registry
+
         s = self.settings
+        registry = Registry(s.folders.cache, s.folders.config)
         return {
-            "model": s.model,
+            "model": registry.resolve(registry.default if s.model == "auto" else s.model),
             "quantization": s.quantization,
             "adapter": str(s.adapter) if s.adapter else None,
             "device": s.device,

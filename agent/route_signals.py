@@ -58,7 +58,7 @@ def python_in(message: str) -> str | None:
     ):
         text = (block[0] or block[1]).strip()
         if _is_program(text):
-            return text
+            return str(text)
     lines = message.split("\n")
     for start in range(len(lines)):
         text = "\n".join(lines[start:]).strip("\n")

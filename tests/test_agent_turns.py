@@ -250,7 +250,7 @@ def test_steering_offers_the_routed_tool_alone_and_answers_with_its_result() -> 
         router=FixedRouter("calculator"),
         steered=True,  # type: ignore[arg-type]
     )
-    events = list(stream_events(agent, "6*7"))
+    events = list(stream_events(agent, "six times seven"))
     assert last(events).text == "42" and model.choices == ["calculator"]
     assert any(
         isinstance(event, Notice) and event.kind == "route" and "fixed" in event.text for event in events

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.cli.options import add_store_options, settings_from
+from agent.cli.options import add_store_options, number, settings_from
 
 if TYPE_CHECKING:
     from agent.build import Parts
@@ -21,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reembed", action="store_true", help="embed everything again (another embedder or splitter)"
     )
+    parser.add_argument("--watch", action="store_true", help="go on with every change until Ctrl-C")
+    parser.add_argument("--max-bytes", type=number(1, 10**12, whole=True), metavar="N", help="largest file")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     add_store_options(parser)
 
@@ -32,9 +34,25 @@ def run(args: argparse.Namespace) -> int:
     from agent.build import Parts
 
     with Parts(settings_from(args)) as parts:
-        report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed)
+        limit = {"max_file_bytes": int(args.max_bytes)} if args.max_bytes else {}
+        if args.watch:
+            return _watch(parts, args, limit)
+        report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed, **limit)
     if args.json:
         console.line(json.dumps(report.as_dict(), ensure_ascii=False))
+    return 0
+
+
+def _watch(parts: Parts, args: argparse.Namespace, limit: dict[str, int]) -> int:
+    from agent.folders import private_folder
+
+    private_folder(parts.settings.store)
+    parts.store.watch(
+        args.paths,
+        on_report=lambda report: console.note(describe(report)),
+        on_error=lambda error: console.show_error(error, known=True),
+        **limit,
+    )
     return 0
 
 
