@@ -175,6 +175,12 @@ def test_bad_input_is_refused(text: Any, error: type[Exception]) -> None:
         _extractive().invoke(text)
 
 
+def test_other_formats_are_read_by_their_parsers(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<html><body><p>The swans nest on the island each spring.</p></body></html>")
+    assert _extractive().invoke(page).text == "The swans nest on the island each spring."
+
+
 def test_a_binary_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "photo.md"
     path.write_bytes(b"\xff\xd8\xff\xe0 not text")

@@ -23,8 +23,10 @@ from chains.vectors import Vectors, normalized, unit_vectors
 
 KEPT = 12
 """Sentences kept of a part."""
-EARLY = 0.1
-"""Weight of an early place in the text: exp(-place / 10) times this."""
+EARLY, SPAN = 0.05, 30
+"""Bonus of an early place in the text: exp(-place / SPAN) times EARLY, places counted in sentences."""
+HEAD = 2.0
+"""How much more the beginning weighs in what the summary is to be near to: 1 + HEAD exp(-place / SPAN)."""
 FOCUS = 0.6
 """Weight of nearness to the focus."""
 LEAST_WORDS, MOST_WORDS = 5, 60
@@ -92,8 +94,12 @@ def choose(
     if not spots:
         return []
     rows = np.concatenate([one.vectors for one in digests if one.places])
-    target = normalized(np.sum([one.mean * one.weight for one in digests if one.places], axis=0))
-    bonus = EARLY * np.exp(-_ranks(parts, spots) / 10)
+    early = np.exp(-_ranks(parts, [(number, 0) for number in range(len(parts))]) / SPAN)
+    weighted = [
+        one.mean * one.weight * (1 + HEAD * at) for one, at in zip(digests, early, strict=True) if one.places
+    ]
+    target = normalized(np.sum(weighted, axis=0))
+    bonus = EARLY * np.exp(-_ranks(parts, spots) / SPAN)
     if focus is not None:
         bonus = bonus + FOCUS * (rows @ focus)
     lengths = [len(parts[number].sentences[place].text.split()) for number, place in spots]

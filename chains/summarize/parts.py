@@ -20,9 +20,7 @@ from chains.windows import estimate_tokens
 
 PART_TOKENS = 1500
 """Upper estimate of a part's tokens: two of them and a prompt fit a window of 4,096."""
-TEXT_SUFFIXES = frozenset(
-    ".md .markdown .txt .rst .text .py .js .ts .java .c .h .cpp .go .rs .html .csv .json .log".split()
-)
+TEXT_SUFFIXES = frozenset(".md .markdown .txt .rst .text .py .js .ts .java .c .h .cpp .go .rs .log".split())
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,12 @@ def read_documents(given: Any) -> list[Document]:
 
     Raises:
         EmptyInputError: there is no text in it.
-        NotTextError: it is no text; formats beyond plain text are read by `DocumentStore.ingest`.
+        NotTextError: it is no text.
+        chains.retrieval.errors.SourceError: a PDF, DOCX or the like that its parser cannot read.
     """
     if isinstance(given, Path):
         files = [given] if given.is_file() else sorted(p for p in given.rglob("*") if _is_text(p))
-        found = [Document(_read(path), metadata={"source": str(path)}) for path in files]
+        found = _read_all(files)
     elif isinstance(given, Document):
         found = [given]
     elif isinstance(given, Sequence) and not isinstance(given, str | bytes):
@@ -64,7 +63,29 @@ def read_documents(given: Any) -> list[Document]:
 
 
 def _is_text(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in TEXT_SUFFIXES and not path.name.startswith(".")
+    from chains.retrieval.parsers import kind_of
+
+    known = path.suffix.lower() in TEXT_SUFFIXES or kind_of(path.name) is not None
+    return known and path.is_file() and not path.name.startswith(".")
+
+
+def _read_all(files: Sequence[Path]) -> list[Document]:
+    """Read text files here; what is no plain text (PDF, DOCX, ...) by the parsers, in their limited child."""
+    from chains.retrieval.parsers import kind_of
+    from chains.retrieval.parsing import FileParser
+
+    parser = FileParser()
+    found = []
+    try:
+        for path in files:
+            if path.suffix.lower() in TEXT_SUFFIXES or kind_of(path.name) is None:
+                text = _read(path)
+            else:
+                text = parser.parse(str(path), parser.read(str(path))).text
+            found.append(Document(text, metadata={"source": str(path)}))
+    finally:
+        parser.close()
+    return found
 
 
 def _read(path: Path) -> str:
