@@ -123,6 +123,14 @@ def config_of(thread: Thread) -> dict[str, Any]:
     return {"configurable": {"thread_id": thread.id}, "recursion_limit": 10_000}
 
 
+def is_unfinished(state: Any) -> bool:
+    """Whether a turn was stopped before its end (LangGraph's snapshot of the thread).
+
+    `state.next` alone would not do: it is empty where a killed step had finished but was not applied yet.
+    """
+    return bool(state.next or state.tasks)
+
+
 @contextmanager
 def open_threads(path: Path) -> Iterator[Threads]:
     """Open the file of conversations, made private where it is missing; raises ThreadError, FolderError."""

@@ -100,9 +100,10 @@ class Session:
         from langgraph.types import Command
 
         from agent.events import approvals
+        from agent.threads import is_unfinished
 
         state = self._agent.get_state(config)
-        if not state.next:
+        if not is_unfinished(state):
             return
         console.note("the last turn of this thread was not finished; it goes on first")
         waiting = approvals(state)

@@ -1,0 +1,188 @@
+"""MCP both ways: servers that behave and misbehave as tools, and our own tools for the official client."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_fakes import calls, scripted
+from langchain_core.tools import tool
+
+from agent.errors import ConfigError, McpError
+from agent.events import Final, ToolResult, stream_events
+from agent.graph import build_graph
+from agent.mcp_client import McpServers
+from agent.mcp_server import build_server, served
+from agent.settings import McpServer
+from agent.toolbox import join_tools
+
+STANDIN = str(Path(__file__).parent / "mcp_standin.py")
+
+
+def server(behaviour: str = "honest", **options: Any) -> McpServer:
+    return McpServer(command=[sys.executable, STANDIN, behaviour], **({"timeout_s": 15} | options))
+
+
+@pytest.fixture
+def servers() -> Iterator[McpServers]:
+    servers = McpServers({"standin": server(read_tools=["read_file"])})
+    yield servers
+    servers.close()
+
+
+def test_tools_have_names_kinds_and_answers_of_their_own(servers: McpServers) -> None:
+    tools = {t.name: t for t in servers.tools()}
+    assert set(tools) == {"standin_read_file", "standin_crash", "standin_slow"}
+    assert (tools["standin_read_file"].metadata or {})["kind"] == "read"
+    assert (tools["standin_crash"].metadata or {})["kind"] == "write"
+    answer = tools["standin_read_file"].invoke({"path": "x"})
+    assert "the stand-in's x" in str(answer)
+    with pytest.raises(McpError, match="standin"):
+        tools["standin_crash"].invoke({})
+    assert "the stand-in's y" in str(tools["standin_read_file"].invoke({"path": "y"}))  # it was started again
+
+
+async def test_tools_are_asynchronous_too(servers: McpServers) -> None:
+    tools = {t.name: t for t in servers.tools()}
+    assert "the stand-in's x" in str(await tools["standin_read_file"].ainvoke({"path": "x"}))
+
+
+@pytest.mark.parametrize("behaviour", ["dead", "never", "garbage"])
+def test_a_server_that_does_not_answer_is_named_and_left_out(behaviour: str) -> None:
+    said: list[str] = []
+    servers = McpServers({"bad": server(behaviour, timeout_s=2)}, notify=said.append)
+    assert servers.tools() == [] and "MCP server 'bad'" in said[0]
+    servers.close()
+
+
+def test_a_command_that_is_not_there() -> None:
+    servers = McpServers({})
+    with pytest.raises(McpError, match="no-such-program"):
+        servers.tools_of("x", McpServer(command=["no-such-program"]))
+    with pytest.raises(McpError, match="give one of them"):
+        servers.tools_of("x", McpServer())
+    servers.close()
+
+
+def test_a_slow_tool_and_its_answer_are_untrusted_in_a_turn() -> None:
+    servers = McpServers({"standin": server(read_tools=["read_file", "slow"], timeout_s=4)})
+    tools = servers.tools()
+    model = scripted(calls("standin_slow"), calls("standin_crash", "c2"), "end")
+    events = list(stream_events(build_graph(model, tools=tools, approve="never-ask"), "go"))
+    results = [event for event in events if isinstance(event, ToolResult)]
+    assert "within 4 s" in results[0].text and results[0].status == "error"
+    assert "text from tool standin_slow is in the conversation" in results[1].text
+    assert isinstance(events[-1], Final)
+    servers.close()
+
+
+@tool
+def echo(text: str) -> str:
+    """Says the text again."""
+    if text == "fail":
+        raise ValueError("no")
+    return f"echo {text}"
+
+
+echo.metadata = {"kind": "read"}
+
+
+@tool
+def act(what: str) -> str:
+    """Acts."""
+    return what
+
+
+def test_only_tools_that_read_are_served_unless_allowed() -> None:
+    assert [t.name for t in served([echo, act])] == ["echo"]
+    assert [t.name for t in served([echo, act], allow=["act"])] == ["echo", "act"]
+
+
+async def test_the_official_client_lists_and_calls_our_tools() -> None:
+    from mcp.shared.memory import create_connected_server_and_client_session as connect
+
+    async with connect(build_server([echo])) as client:
+        (listed,) = (await client.list_tools()).tools
+        assert (listed.name, listed.inputSchema["required"]) == ("echo", ["text"])
+        answer = await client.call_tool("echo", {"text": "hello"})
+        assert answer.content[0].text == "echo hello" and not answer.isError  # type: ignore[union-attr]
+        assert (await client.call_tool("echo", {"text": "fail"})).isError
+        assert (await client.call_tool("nope", {})).isError
+        assert (await client.call_tool("echo", {"wrong": 1})).isError
+
+
+async def test_the_command_serves_the_official_client_over_standard_input_and_output(
+    tmp_path: Path, embedded_cache: Path
+) -> None:
+    import os
+
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
+    environment = os.environ | {"AGENT_HOME": str(tmp_path), "AGENT_CACHE_DIR": str(embedded_cache)}
+    command = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "agent", "mcp", "--quiet"],
+        env=environment,
+        cwd=Path(STANDIN).parents[1],
+    )
+    async with stdio_client(command) as (incoming, outgoing), ClientSession(incoming, outgoing) as client:
+        await client.initialize()
+        names = {listed.name for listed in (await client.list_tools()).tools}
+        assert {"calculator", "summarize"} <= names and "run_python" not in names
+        answer = await client.call_tool("calculator", {"expression": "6 * 7"})
+        assert answer.content[0].text == "42"  # type: ignore[union-attr]
+
+
+async def test_http_serves_clients_and_refuses_other_host_names() -> None:
+    import asyncio
+    import socket
+
+    import httpx
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    from agent.mcp_server import serve_http
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    loop = asyncio.new_event_loop()
+    work = loop.create_task(serve_http(build_server([echo]), host="127.0.0.1", port=port))
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(work)
+        except (asyncio.CancelledError, SystemExit):
+            pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{port}/mcp/"
+    async with httpx.AsyncClient() as plain:
+        for _ in range(100):
+            try:
+                refused = await plain.post(url, headers={"Host": "evil.example"}, json={})
+                break
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+    assert refused.status_code in (403, 421)
+    async with (
+        streamable_http_client(url) as (incoming, outgoing, _),
+        ClientSession(incoming, outgoing) as client,
+    ):
+        await client.initialize()
+        answer = await client.call_tool("echo", {"text": "hello"})
+        assert answer.content[0].text == "echo hello"  # type: ignore[union-attr]
+    loop.call_soon_threadsafe(work.cancel)
+    thread.join(timeout=10)
+
+
+def test_nothing_stands_in_for_a_tool_that_is_there() -> None:
+    with pytest.raises(ConfigError, match="'echo'"):
+        join_tools([echo], [echo.model_copy()], [])
