@@ -15,7 +15,7 @@ from typing import Any, Literal
 from langchain_core.messages import AnyMessage
 from langchain_core.tools import BaseTool
 
-from agent.taint import copied_arguments, trusted_words, untrusted_sources
+from agent.taint import copied_arguments, trusted_words, unsaid_places, untrusted_sources
 
 Kind = Literal["read", "run", "write"]
 Verdict = Literal["allow", "ask", "deny"]
@@ -81,6 +81,8 @@ def judge(
     origins = tuple(dict.fromkeys(source.origin for source in sources))
     copied = copied_arguments(args, sources, trusted_words(messages)) if sources else {}
     if kind == "read":
+        if sources and name not in OPENS_NOTHING:
+            copied = {**unsaid_places(args, trusted_words(messages)), **copied}
         if not copied or name in OPENS_NOTHING:
             return Judgement(verdict="allow", kind=kind, origins=origins, copied=copied)
         why = f"its arguments come from {_listed(copied.values())}, not from you"

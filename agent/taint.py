@@ -27,6 +27,7 @@ TRUSTED_RESULTS = frozenset({"calculator", "classify"})
 """Tools whose results can hold no text but their own: numbers, and labels that the user gave."""
 
 _WORD = re.compile(r"[^\s'\"`<>()\[\]{},;]+")
+_PLACE = re.compile(r"://|^~?/|/\S|\\|\.\w{1,5}$")
 _LEAST = 4
 """Shorter values (numbers, `a`, `x.y`) occur everywhere, and marking them would mark every call."""
 
@@ -90,6 +91,21 @@ def copied_arguments(args: Mapping[str, Any], sources: Sequence[Source], own: st
             if origin is not None:
                 marked[name] = origin
                 break
+    return marked
+
+
+def unsaid_places(args: Mapping[str, Any], own: str) -> dict[str, str]:
+    """Arguments that name a file or a URL which the user never named, however the name came about.
+
+    A name can be put together out of pieces, or written with look-alike letters, so that it is found
+    nowhere in the untrusted text; what counts is that it is not in the user's own words.
+    """
+    own = own.casefold()
+    marked: dict[str, str] = {}
+    for name, value in args.items():
+        places = [part for part in _parts(value) if _PLACE.search(part)]
+        if any(part.casefold() not in own for part in places):
+            marked[name] = "somewhere else than your words"
     return marked
 
 

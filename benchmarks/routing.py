@@ -83,7 +83,7 @@ def main() -> None:
         json.loads(line) for line in (args.data / "routing.jsonl").read_text(encoding="utf-8").splitlines()
     ]
 
-    from agent.build import default_embeddings
+    from chains.retrieval import default_embeddings
 
     embeddings = default_embeddings()
     router = Router(embeddings)
