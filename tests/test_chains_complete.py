@@ -11,7 +11,7 @@ from langchain_core.language_models import FakeListLLM
 
 from chains.complete import complete_chain
 from chains.complete.model import continuation_of, fim_marks
-from chains.complete.python import block_end, closings, fitting, says_something
+from chains.complete.python import block_end, closings, fitting, next_indent, parses, says_something
 from chains.errors import EmptyInputError, InputError, NotTextError, OptionError
 
 GAP = {"prefix": "def area(r):\n    pi = 3.14\n    return ", "suffix": "\n\nprint(area(2))\n"}
@@ -47,9 +47,9 @@ def test_code_stops_at_the_end_of_the_block() -> None:
     raw = " a + b\n\nclass Next:\n    pass\n"
     chain = complete_chain(RawModel(texts=[raw]), kind="code")
     assert chain.invoke("def add(a, b):\n    return") == " a + b"
-    body = "    total = 0\n    for x in xs:\n        total += x\n    return total\n\ndef other():\n"
+    body = "total = 0\n    for x in xs:\n        total += x\n    return total\n\ndef other():\n"
     chain = complete_chain(RawModel(texts=[body]), kind="code")
-    assert chain.invoke("def add(xs):\n") == body[: body.index("\n\ndef")]
+    assert chain.invoke("def add(xs):\n") == "    " + body[: body.index("\n\ndef")]
 
 
 def test_a_gap_is_filled_so_that_the_whole_parses() -> None:
@@ -81,6 +81,15 @@ def test_indentation_is_kept_and_deeper_blocks_are_whole() -> None:
     assert block_end("total = ", "1 + 2\nprint(total)") == "1 + 2"
     assert block_end("total = sum(", "\n    xs,\n)\nprint(1)") == "\n    xs,\n)"
     assert block_end("for x in xs", ":\n    print(x)\nprint(1)") == ":\n    print(x)"
+
+
+def test_the_next_line_is_held_in_its_block() -> None:
+    assert next_indent("def f(x):\n    y = x\n") == "    " and next_indent("if x:\n") == "    "
+    assert next_indent("x = 1\n") == "" and next_indent("x = ") == ""
+    model = RawModel(texts=["return s"])
+    filled = complete_chain(model, kind="code").invoke({"prefix": "def f(s):\n    s = 1\n", "suffix": "\n"})
+    assert filled == "    return s" and model.seen[0][0] == "def f(s):\n    s = 1\n   "
+    assert not parses("return 1\n")
 
 
 def test_open_brackets_and_quotes_are_closed() -> None:

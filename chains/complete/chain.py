@@ -160,7 +160,10 @@ class _Steps:
             yield piece
 
     def candidates(self, prefix: str, suffix: str, config: RunnableConfig) -> list[Candidate]:
-        raw = self._continuer(suffix).samples(_shown(prefix), suffix, self.samples, config)
+        # At a line's start inside a block the model is held in it: left alone, it begins another function.
+        indent = python.next_indent(prefix) if self.checked else ""
+        drawn = self._continuer(suffix).samples(_shown(prefix) + indent, suffix, self.samples, config)
+        raw = [indent + one for one in drawn]
         texts = list(dict.fromkeys(self._cut(prefix, one, suffix) for one in raw))
         if self.checked:
             return self._ranked_code(prefix, suffix, raw, texts)
@@ -193,10 +196,11 @@ class _Steps:
         """Names of the code before, as an expression, a statement or the rest of a call."""
         if not suffix:
             return []
+        indent = python.next_indent(prefix)
         tries = [
             form.format(name)
             for name in [*python.names_before(prefix), "None"]
-            for form in ("{}", " {}", "{}:", " {}:", "({})", "({}):", "{})", " = {}", "return {}", "    {}")
+            for form in (f"{indent}return {{}}", "{}", " {}", "{}:", " {}:", "({})", "({}):", "{})", " = {}")
         ]
         return [one for one in tries if python.parses(prefix + one + suffix)][:24]
 

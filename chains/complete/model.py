@@ -104,9 +104,7 @@ class Continuer:
             before, after, middle = self._fim
             return f"{before}{prefix}{after}{suffix}{middle}", ""
         # Tokens begin with their space: a prompt that ends with one leaves the model off its tokens.
-        stripped = (
-            prefix.rstrip(" ") if not self._code or prefix.rstrip(" ")[-1:] not in ("", "\n") else prefix
-        )
+        stripped = prefix.removesuffix(" ") if self._code else prefix.rstrip(" ")
         return stripped or prefix, " " if len(stripped) < len(prefix) else ""
 
     def _known(self, **wanted: Any) -> dict[str, Any]:

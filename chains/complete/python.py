@@ -1,11 +1,10 @@
 """What a completion of Python code must satisfy, and how a raw continuation is cut to it.
 
-Knows Python's grammar through `ast`, indentation and lines; knows no model. A gap is the place between a
+Knows Python's grammar through `compile`, indentation and lines; knows no model. A gap is the place between a
 prefix and a suffix; a completion fits when prefix + completion + suffix parses and the completion says
 something.
 """
 
-import ast
 import re
 import warnings
 from collections.abc import Iterator
@@ -13,17 +12,17 @@ from collections.abc import Iterator
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _NAMES = re.compile(r"\b[A-Za-z_]\w*\b")
 _KEYWORDS = frozenset(
-    "False None True and as assert async await break class continue def del elif else except finally for from "
-    "global if import in is lambda nonlocal not or pass raise return try while with yield".split()
+    "False None True and as assert async await break class continue def del elif else except finally "
+    "for from global if import in is lambda nonlocal not or pass raise return try while with yield".split()
 )
 
 
 def parses(text: str) -> bool:
-    """Tell whether `text` is a whole Python module."""
+    """Tell whether `text` compiles as a module; `ast.parse` lets a `return` outside a function pass."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(text)
+            compile(text, "<completion>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
@@ -38,6 +37,15 @@ def says_something(completion: str) -> bool:
 def indentation(line: str) -> int:
     """Return the columns of white space before the text of `line`, tabs to the next multiple of 8."""
     return len(line.expandtabs(8)) - len(line.expandtabs(8).lstrip())
+
+
+def next_indent(prefix: str) -> str:
+    """Return the white space that the block's next line begins with, "" where `prefix` ends in a line."""
+    if not prefix.endswith("\n"):
+        return ""
+    last = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
+    held = last[: len(last) - len(last.lstrip())]
+    return held + "    " if last.split("#")[0].rstrip().endswith(":") else held
 
 
 def block_end(prefix: str, completion: str) -> str:
