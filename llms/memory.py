@@ -19,6 +19,10 @@ MARGIN = 0.05
 """Share of the free memory that is left alone: other programs, fragmentation."""
 SMALLEST_WINDOW = 512
 """Below this many tokens a window is of no use, so a plan that reaches it refuses."""
+OVERHEAD = {"cpu": 53_000_000, "cuda": 64_000_000}
+"""Bytes. CPU: the rest after weights, cache and workspace, 50 to 57 MB at windows of 1,024 to 4,096 tokens.
+GPU: cuBLAS's workspace of 32 MiB, and the allocator's rounding to blocks of 2 and 20 MiB.
+"""
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _BLOCK = 64  # weights that share one scale in bitsandbytes' 4-bit formats
 _NESTED_BLOCK = 256  # scales that share one scale of their own (double quantization)
@@ -32,8 +36,10 @@ class Plan:
     Attributes:
         device: Where it goes.
         weights: What the weights take.
+        loading: What loading takes for a while beside the weights: the file that they are converted from.
         cache: What the KV cache takes with every slot full, its growth included.
-        workspace: Activations of one prefill pass and what the kernels take beside them.
+        workspace: Activations of one prefill pass.
+        overhead: What threads, kernels and their packed buffers take, whatever the model.
         free: What was free on the device when it was planned.
         window: Longest sequence, in tokens.
         slots: How many sequences of that length.
@@ -42,8 +48,10 @@ class Plan:
 
     device: str
     weights: int
+    loading: int
     cache: int
     workspace: int
+    overhead: int
     free: int
     window: int
     slots: int
@@ -51,8 +59,8 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Return the expected peak."""
-        return self.weights + self.cache + self.workspace
+        """Return the expected peak: while loading, or with every slot full."""
+        return self.overhead + self.weights + max(self.loading, self.cache + self.workspace)
 
 
 def plan(
@@ -90,8 +98,10 @@ def plan(
         return Plan(
             device=device,
             weights=weight_bytes(facts, quantization, dtype),
+            loading=loading_bytes(facts, quantization, dtype, device),
             cache=cache_bytes(facts, dtype, tokens, slots),
             workspace=workspace_bytes(facts, quantization, dtype, tokens),
+            overhead=OVERHEAD["cuda" if device.startswith("cuda") else "cpu"],
             free=free,
             window=tokens,
             slots=slots,
@@ -129,6 +139,18 @@ def weight_bytes(facts: Facts, quantization: str, dtype: str) -> int:
         return rest + packed + sum(4 * t.shape[0] for t in facts.linears)
     scales = packed // _BLOCK
     return rest + packed // 2 + scales + 4 * scales // _NESTED_BLOCK + matrices * _STATE_BYTES
+
+
+def loading_bytes(facts: Facts, quantization: str, dtype: str, device: str) -> int:
+    """Return what loading takes beside the weights, in bytes.
+
+    On the host that is the mapped file, unless the weights are used as they lie in it. A GPU gets one matrix
+    after the other, unpacked, while the host reads ahead.
+    """
+    as_stored = (quantization, dtype) == (facts.stored_quantization or "none", facts.stored_dtype)
+    if device == "cpu":
+        return 0 if as_stored else facts.weight_bytes
+    return 0 if as_stored else 4 * facts.largest_linear * _BYTES[dtype]
 
 
 def token_bytes(facts: Facts, dtype: str) -> int:

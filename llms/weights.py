@@ -7,7 +7,12 @@ fill it with random numbers and answer with garbage.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _MISTRAL_TYPES = ("mistral", "mistral3", "ministral", "pixtral", "voxtral")
 
 
@@ -71,7 +77,11 @@ def read_weights(facts: Facts, *, quantization: str, dtype: str, device: str) ->
     if quantization != "none" and facts.stored_quantization is None:
         settings["quantization_config"] = bits_and_bytes(quantization, dtype)
     architecture = _architecture(facts)
-    with quiet():
+    converts = device == "cpu" and (quantization, dtype) != (
+        facts.stored_quantization or "none",
+        facts.stored_dtype,
+    )
+    with quiet(), _frugal() if converts else nullcontext():
         try:
             model, info = architecture.from_pretrained(str(facts.folder), **settings)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -90,6 +100,8 @@ def read_weights(facts: Facts, *, quantization: str, dtype: str, device: str) ->
                 f"{error}; fetch it again"
             ) from error
     _check_complete(info, facts)
+    if converts:
+        _let_go_of_the_file(model)
     return model.eval()
 
 
@@ -131,6 +143,47 @@ def _architecture(facts: Facts) -> Any:
             f"{str(facts.folder / 'config.json')!r}; update transformers, or take another model"
         )
     return found
+
+
+@contextmanager
+def _frugal() -> Iterator[None]:
+    """Keep the host's peak near the file plus the weights while weights are converted.
+
+    Two habits cost more (measured for the embedded model in NF4: 550 to 790 MB instead of 410, from run to
+    run): transformers reads tensors ahead in threads, so that much of the file waits for its turn (its own
+    switch ends that), and glibc keeps the freed intermediate results of quantization for itself.
+    """
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    _malloc("mallopt", _MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        # What glibc arrives at by itself in a process that has freed large blocks.
+        _malloc("mallopt", _MMAP_THRESHOLD, 32 << 20)
+        _malloc("mallopt", _TRIM_THRESHOLD, 64 << 20)
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def _malloc(function: str, *arguments: int) -> None:
+    with suppress(OSError, AttributeError):  # glibc alone has these
+        getattr(ctypes.CDLL(None), function)(*arguments)
+
+
+def _let_go_of_the_file(model: PreTrainedModel) -> None:
+    """Copy the tensors that still lie in the mapped file, as one of them keeps the whole file in memory."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
+    gc.collect()
+    _malloc("malloc_trim", 0)
 
 
 def _check_complete(info: Any, facts: Facts) -> None:

@@ -50,7 +50,8 @@ def made(cache: Path) -> list[Path]:
 def test_a_model_is_quantized_once_and_computes_the_same_from_its_checkpoint(
     folder: Path, tmp_path: Path, quantization: str
 ) -> None:
-    first, second = [], []
+    first: list[str] = []
+    second: list[str] = []
     quantized_now = nf4(folder, tmp_path, first, quantization)
     expected = logits(quantized_now)
     assert any("quantizing tiny" in line for line in first)
@@ -78,7 +79,7 @@ def test_another_version_of_bitsandbytes_is_another_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nf4(folder, tmp_path)
-    monkeypatch.setattr(quantized.importlib.metadata, "version", lambda _name: "9.9")
+    monkeypatch.setattr("llms.quantized.importlib.metadata.version", lambda _name: "9.9")
     nf4(folder, tmp_path)
     assert len(made(tmp_path)) == 2
 

@@ -1,0 +1,232 @@
+"""Memory: planned before loading, and held against what loading and decoding really take."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
+
+from llms import gpu, memory
+from llms.errors import ContextOverflow, NotEnoughMemory
+from llms.facts import Facts, Tensor, read
+from llms.load import adopt, make_decoder
+from llms.memory import plan, token_bytes, weight_bytes
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+import torch
+from transformers import MistralForCausalLM, PreTrainedTokenizerFast
+from llms.quiet import quiet
+with quiet():
+    import accelerate, bitsandbytes
+import llms.reference
+from llms.load import LoadSpec, load, make_decoder
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+before = status("VmRSS")
+window = int(sys.argv[3])
+loaded = load(LoadSpec(model="smollm2-135m", quantization=sys.argv[2], window=window, device="cpu",
+                       cache_dir=Path(sys.argv[1])))
+decoder = make_decoder(loaded, max_slots=1)
+decoder.prefill(0, [(7919 * i) % 40_000 + 20 for i in range(window - 4)])
+for _ in range(4):
+    decoder.step([0], [[5]])
+print(json.dumps({"measured": status("VmHWM") - before, "planned": loaded.memory.total}))
+"""
+
+
+def mistral_7b() -> Facts:
+    """Mistral-7B-Instruct v0.3 as its headers describe it."""
+    hidden, inner, kv, vocabulary = 4096, 14_336, 1024, 32_768
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (kv, hidden),
+        "self_attn.v_proj": (kv, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    tensors = [
+        Tensor(name=f"model.layers.{layer}.{name}.weight", shape=shape, dtype="BF16")
+        for layer in range(32)
+        for name, shape in shapes.items()
+    ]
+    tensors += [
+        Tensor(name=name, shape=shape, dtype="BF16")
+        for name, shape in (
+            ("model.embed_tokens.weight", (vocabulary, hidden)),
+            ("lm_head.weight", (vocabulary, hidden)),
+            ("model.norm.weight", (hidden,)),
+        )
+    ]
+    config = {
+        "architectures": ["MistralForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 32_768,
+    }
+    return Facts(
+        folder=Path("mistral"),
+        config=config,
+        tensors=tuple(tensors),
+        weight_bytes=2 * sum(tensor.elements for tensor in tensors),
+        tokenizer=True,
+        chat_template=True,
+    )
+
+
+def planned(free_gb: float, **settings: object) -> memory.Plan:
+    defaults: dict[str, object] = {
+        "quantization": "nf4",
+        "dtype": "bfloat16",
+        "device": "cuda:0",
+        "longest": 32_768,
+        "name": "mistral-7b",
+        "free": int(free_gb * 1e9),
+    }
+    return plan(mistral_7b(), **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+def test_mistral_7b_has_the_sizes_that_are_known() -> None:
+    facts = mistral_7b()
+    assert facts.parameters == 7_248_023_552
+    assert token_bytes(facts, "bfloat16") == 131_072
+    # 4.14 GB was measured on an H100 for the 4-bit checkpoint.
+    assert weight_bytes(facts, "nf4", "bfloat16") == pytest.approx(4.14e9, rel=0.01)
+    assert weight_bytes(facts, "none", "bfloat16") == 2 * facts.parameters
+
+
+def test_the_longest_window_is_taken_where_it_fits() -> None:
+    found = planned(24)
+    assert (found.window, found.narrowed) == (32_768, False)
+    assert found.total == pytest.approx(4.14e9 + 1.25 * 32_768 * 131_072, rel=0.15)
+
+
+def test_a_smaller_gpu_gets_a_smaller_window() -> None:
+    found = planned(8)
+    assert found.narrowed
+    assert 8_192 < found.window < 32_768
+    assert found.total <= 0.95 * 8e9
+    assert planned(6).window < found.window
+
+
+def test_a_window_that_was_asked_for_is_refused_with_the_one_that_fits() -> None:
+    with pytest.raises(NotEnoughMemory, match=r"found 8\.00 GB free; a window of [\d,]+ tokens fits"):
+        planned(8, window=32_768)
+
+
+def test_more_slots_take_more() -> None:
+    assert planned(80, slots=8, window=4_096).cache == 8 * planned(80, window=4_096).cache
+    with pytest.raises(NotEnoughMemory, match="8 x 32,768"):
+        planned(24, slots=8, window=32_768)
+
+
+def test_weights_that_do_not_fit_name_what_would() -> None:
+    with pytest.raises(NotEnoughMemory, match="nf4 fits"):
+        planned(12, quantization="none")
+    with pytest.raises(NotEnoughMemory, match="--model smollm2-135m"):
+        planned(3)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "window"), [("none", 512), pytest.param("nf4", 512, marks=pytest.mark.slow)]
+)
+def test_the_plan_is_within_a_tenth_of_the_measured_peak(
+    embedded_cache: Path, quantization: str, window: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(embedded_cache), quantization, str(window)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["planned"] == pytest.approx(found["measured"], rel=0.1)
+
+
+@pytest.mark.parametrize("cut", [7, 64])
+def test_the_cache_honours_a_sliding_window(cut: int) -> None:
+    """At three times the window, chunked or not, the logits are those of transformers' own cache."""
+    model = tiny_model(sliding_window=64)
+    tokens = [(37 * i) % 300 + 3 for i in range(3 * 64)]
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens])).logits[0].float()
+    decoder = make_decoder(adopt(model, tiny_tokenizer()), max_slots=2)
+    decoder.prefill(0, tokens[:cut])
+    for start in range(cut, len(tokens), cut):
+        logits = decoder.prefill(0, tokens[start : start + cut])
+        last = min(start + cut, len(tokens)) - 1
+        assert torch.allclose(logits, expected[last], atol=1e-3), last
+    full = tiny_model(sliding_window=None)
+    with torch.inference_mode():
+        assert not torch.allclose(full(torch.tensor([tokens])).logits[0, -1], expected[-1], atol=1e-3)
+
+
+def test_a_growing_conversation_stops_at_the_window_with_an_error_that_says_so(tmp_path: Path) -> None:
+    from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+    from llms import ChatLocal
+
+    folder = tiny_checkpoint(tmp_path / "tiny", max_position_embeddings=4_096)
+    chat = ChatLocal(model=str(folder), device="cpu", temperature=0, max_tokens=4, window=1_024)
+    messages: list[BaseMessage] = []
+    with pytest.raises(ContextOverflow, match=r"1,?024"):
+        for turn in range(200):
+            messages.append(HumanMessage(f"turn {turn}"))
+            messages.append(AIMessage(str(chat.invoke(messages).content)))
+    assert 10 < turn < 200
+
+
+def test_a_diagnosis_names_every_part_and_a_mend_for_what_is_wrong() -> None:
+    findings = gpu.diagnose()
+    assert [found.name for found in findings] == ["driver", "torch", "gpu memory", "bitsandbytes", "kernels"]
+    for found in findings:
+        assert found.detail
+        assert found.ok or found.fix
+
+
+def test_the_package_kernels_is_named_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llms.gpu.importlib.util.find_spec", lambda _name: object())
+    (found,) = [found for found in gpu.diagnose() if found.name == "kernels"]
+    assert not found.ok and "pip uninstall kernels" in found.fix
+
+
+def test_a_cpu_only_torch_beside_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_driver", lambda: "NVIDIA H100, 570.1, 80 GB")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert gpu.why_none() == "this torch is the CPU build, but there is a GPU"
+    found = {found.name: found for found in gpu.diagnose()}
+    assert found["driver"].ok
+    assert "CPU build" in found["torch"].detail and "pip install" in found["torch"].fix
+
+
+def test_a_small_gpu_and_a_bitsandbytes_without_its_library_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = gpu.Gpu(index=0, name="GTX", total=4 * 10**9, free=3 * 10**9, bf16=False)
+    monkeypatch.setattr(gpu, "gpus", lambda: [small])
+    found = {found.name: found for found in gpu.diagnose()}
+    assert "3.0 of 4.0 GB free" in found["gpu memory"].detail and "6 GB" in found["gpu memory"].fix
+    if not torch.cuda.is_available():
+        assert "no library" in found["bitsandbytes"].detail and found["bitsandbytes"].fix
+
+
+def test_a_folder_in_the_facts_is_read_once(tmp_path: Path) -> None:
+    facts = read(tiny_checkpoint(tmp_path / "tiny", sliding_window=64))
+    assert (facts.sliding_window, facts.context, facts.stored_dtype) == (64, 256, "float32")
