@@ -75,13 +75,11 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._plan(messages, stop, kwargs)
+        from llms.engine_request import gather
+
         handles = [call.submit(i) for i in range(call.params.n)]
-        try:
-            answers = [call.result(handle, handle.result()) for handle in handles]
-        finally:
-            for handle in handles:
-                handle.close()
-        return _result(call, answers)
+        pieces = gather(handles)
+        return _result(call, [call.result(h, p) for h, p in zip(handles, pieces, strict=True)])
 
     async def _agenerate(
         self,

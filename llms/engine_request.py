@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -252,6 +252,17 @@ class Handle:
         if self._error is not None:
             raise self._error
         return None
+
+
+def gather(handles: Sequence[Handle]) -> list[list[Piece]]:
+    """Return all pieces of several requests, which run as one batch; an error stops all of them."""
+    for handle in handles:
+        handle.collect = True
+    try:
+        return [handle.result() for handle in handles]
+    finally:
+        for handle in handles:
+            handle.close()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

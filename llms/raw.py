@@ -54,13 +54,11 @@ class LocalLLM(LocalFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
+        from llms.engine_request import gather
+
         runtime, handles = self._submit(prompts, stop, kwargs)
-        try:
-            answers = [[_generation(h, h.result()) for h in group] for group in handles]
-        finally:
-            for handle in (h for group in handles for h in group):
-                handle.close()
-        return _result(runtime, answers)
+        gather([h for group in handles for h in group])
+        return _result(runtime, [[_generation(h, h.result()) for h in group] for group in handles])
 
     async def _agenerate(
         self,

@@ -1,0 +1,185 @@
+"""What every `Decoder` promises; inherit, and provide `decoder`, `model` (transformers') and `tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from llms.decoder import Decoder, StepResult
+from llms.sampling import Sampling
+
+TOLERANCE = 1e-3
+"""Logits of any batch shape stay this close to those of one plain pass (fp32; 8e-5 was measured)."""
+
+TEXTS = (
+    "The capital of France is",
+    "Once upon a time there was a small",
+    "def add(a, b):\n    return",
+    "Water boils at one hundred degrees, and it freezes at",
+)
+
+
+class DecoderContract:
+    """Inherit in a class named Test...; override the fixtures."""
+
+    tolerance = TOLERANCE
+
+    @pytest.fixture
+    def decoder(self) -> Decoder:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def model(self) -> Any:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def tokenizer(self) -> Any:
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def _empty(self, decoder: Decoder) -> Iterator[None]:
+        yield
+        for slot in range(min(decoder.max_slots, 16)):
+            decoder.free(slot)
+
+    @pytest.fixture
+    def prompts(self, tokenizer: Any) -> list[list[int]]:
+        return [tokenizer(text)["input_ids"] for text in TEXTS]
+
+    def plain(self, model: Any, ids: list[int]) -> torch.Tensor:
+        """The reference of every test: one forward pass without a cache, fp32 [k, V]."""
+        with torch.inference_mode():
+            out = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0]
+        return torch.as_tensor(out).float().cpu()
+
+    def close(self, found: Any, expected: torch.Tensor) -> None:
+        difference = (torch.as_tensor(found).float().cpu() - expected).abs().max().item()
+        assert difference <= self.tolerance, f"logits differ by {difference}"
+
+    def test_is_a_decoder(self, decoder: Decoder) -> None:
+        assert isinstance(decoder, Decoder)
+        assert decoder.bytes_per_token > 0 and decoder.window > 0 and decoder.max_slots >= 4
+
+    def test_prefill_gives_the_last_logits(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        logits = decoder.prefill(0, prompts[0])
+        assert logits.shape == (decoder.vocab_size,) and logits.dtype == torch.float32
+        assert decoder.length(0) == len(prompts[0])
+        self.close(logits, self.plain(model, prompts[0])[-1])
+
+    def test_prefill_goes_on_where_it_stopped(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        decoder.prefill(1, prompts[1][:3])
+        self.close(decoder.prefill(1, prompts[1][3:]), self.plain(model, prompts[1])[-1])
+
+    def test_a_ragged_batch_matches_single_passes(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        result = decoder.step([2, 0, 3, 1], prompts)
+        assert isinstance(result, StepResult) and result.tokens is None
+        for row, prompt in zip(result.logits, prompts, strict=True):
+            self.close(row, self.plain(model, prompt)[-1])
+        again = decoder.step([1, 3], [[5, 6, 7], [8]], all_logits=True)
+        assert [len(row) for row in again.logits] == [3, 1]
+        self.close(again.logits[0], self.plain(model, [*prompts[3], 5, 6, 7])[-3:])
+        self.close(again.logits[1], self.plain(model, [*prompts[2], 8])[-1:])
+
+    def test_greedy_tokens_are_those_of_generate(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        slots, steps = [0, 1, 2, 3], 6
+        logits = decoder.step(slots, prompts).logits
+        found = [[int(torch.as_tensor(row).argmax())] for row in logits]
+        for _ in range(steps - 1):
+            result = decoder.step(slots, [row[-1:] for row in found], [Sampling()] * 4)
+            assert result.tokens is not None
+            for row, token in zip(found, result.tokens.tolist(), strict=True):
+                row.append(token)
+        for prompt, row in zip(prompts, found, strict=True):
+            out = model.generate(
+                torch.tensor([prompt], device=model.device),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
+                max_new_tokens=steps,
+                do_sample=False,
+                eos_token_id=None,
+            )
+            assert self.same_up_to_near_ties(model, prompt, row, out[0, len(prompt) :].tolist())
+
+    def same_up_to_near_ties(
+        self, model: Any, prompt: list[int], found: list[int], expected: list[int]
+    ) -> bool:
+        """A first difference is allowed only where the top two logits lie closer than the tolerance."""
+        for place, (a, b) in enumerate(zip(found, expected, strict=True)):
+            if a != b:
+                logits = self.plain(model, [*prompt, *expected[:place]])[-1]
+                return bool((logits[a] - logits[b]).abs() <= self.tolerance)
+        return True
+
+    def test_sampled_tokens_may_be_given_back_as_a_tensor(
+        self, decoder: Decoder, prompts: list[list[int]]
+    ) -> None:
+        first = decoder.step([0, 1], prompts[:2], [Sampling()] * 2)
+        assert first.tokens is not None and first.tokens.dtype == torch.int64
+        tensor = decoder.step([0, 1], first.tokens, [Sampling()] * 2).logits
+        for slot, prompt in enumerate(prompts[:2]):
+            decoder.truncate(slot, len(prompt))
+        lists = decoder.step([0, 1], [[t] for t in first.tokens.tolist()], [Sampling()] * 2).logits
+        self.close(tensor, torch.as_tensor(lists).float().cpu())
+
+    def test_fork_copies_and_parts(self, decoder: Decoder, model: Any, prompts: list[list[int]]) -> None:
+        decoder.prefill(0, prompts[1])
+        decoder.fork(0, 2, 4)
+        assert decoder.length(2) == 4 and decoder.length(0) == len(prompts[1])
+        self.close(decoder.prefill(2, [9, 10]), self.plain(model, [*prompts[1][:4], 9, 10])[-1])
+        self.close(decoder.prefill(0, [11]), self.plain(model, [*prompts[1], 11])[-1])
+
+    def test_truncate_forgets(self, decoder: Decoder, model: Any, prompts: list[list[int]]) -> None:
+        decoder.prefill(0, [*prompts[0], 40, 41])
+        decoder.truncate(0, len(prompts[0]))
+        self.close(decoder.prefill(0, [50]), self.plain(model, [*prompts[0], 50])[-1])
+
+    def test_a_member_that_leaves_does_not_disturb_the_others(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        decoder.step([0, 1, 2, 3], prompts)
+        decoder.free(1)
+        assert decoder.length(1) == 0
+        rows = decoder.step([0, 2, 3], [[1], [2], [3]]).logits
+        for row, prompt, token in zip(rows, [prompts[i] for i in (0, 2, 3)], (1, 2, 3), strict=True):
+            self.close(row, self.plain(model, [*prompt, token])[-1])
+
+    def test_bad_steps_are_refused_and_change_nothing(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        decoder.prefill(0, prompts[0])
+        for slots, tokens in (([0, 0], [[1], [1]]), ([0], [[]]), ([0, 1], [[1]]), ([0], [[-1]])):
+            with pytest.raises(ValueError):
+                decoder.step(slots, tokens)
+        with pytest.raises(ValueError):
+            decoder.step([0], [[decoder.vocab_size]])
+        with pytest.raises(ValueError):
+            decoder.prefill(decoder.max_slots, [1])
+        with pytest.raises(ValueError):
+            decoder.fork(0, 1, len(prompts[0]) + 1)
+        with pytest.raises(ValueError):
+            decoder.truncate(0, len(prompts[0]) + 1)
+        with pytest.raises(IndexError):
+            decoder.step([0], [[1] * (decoder.window + 1)])
+        assert decoder.length(0) == len(prompts[0])
+        self.close(decoder.prefill(0, [7]), self.plain(model, [*prompts[0], 7])[-1])
+
+    def test_the_same_seed_draws_the_same_in_any_batch(
+        self, decoder: Decoder, prompts: list[list[int]]
+    ) -> None:
+        how = [Sampling(temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4)]
+        batch = decoder.step([0, 1, 2, 3], prompts, how).tokens
+        assert batch is not None
+        for slot, prompt in enumerate(prompts):
+            decoder.free(slot)
+            alone = decoder.step([slot], [prompt], [how[slot]]).tokens
+            assert alone is not None and int(alone[0]) == int(batch[slot])
