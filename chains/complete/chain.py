@@ -162,16 +162,29 @@ class _Steps:
     def candidates(self, prefix: str, suffix: str, config: RunnableConfig) -> list[Candidate]:
         # At a line's start inside a block the model is held in it: left alone, it begins another function.
         indent = python.next_indent(prefix) if self.checked else ""
-        drawn = self._continuer(suffix).samples(_shown(prefix) + indent, suffix, self.samples, config)
-        raw = [indent + one for one in drawn]
+        continuer = self._continuer(suffix, bool(indent))
+        shown = _shown(prefix) + indent
+        raw = [indent + continuer.greedy(shown, suffix, config)]
+        # One completion that fits needs no others to choose among; samples cost several times as long.
+        if self.n > 1 or not self.checked or self._fit(prefix, raw[0], suffix) is None:
+            raw += [indent + one for one in continuer.sampled(shown, suffix, self.samples - 1, config)]
         texts = list(dict.fromkeys(self._cut(prefix, one, suffix) for one in raw))
         if self.checked:
             return self._ranked_code(prefix, suffix, raw, texts)
         return self._ranked(prefix, suffix, texts, None)
 
-    def _continuer(self, suffix: str) -> Continuer:
+    def _continuer(self, suffix: str, in_block: bool = False) -> Continuer:
         marks = fim_marks(self.llm) if suffix else None
-        return Continuer(self.llm, code=self.code, max_tokens=self.max_tokens, fim=marks)
+        stop = None
+        if self.code and self.single_line:
+            stop = ["\n"]
+        elif self.checked and in_block:
+            stop = ["\ndef ", "\nclass ", "\n@", "\nif ", "\n#"]
+        return Continuer(self.llm, code=self.code, max_tokens=self.max_tokens, fim=marks, stop=stop)
+
+    def _fit(self, prefix: str, raw: str, suffix: str) -> str | None:
+        single = self.single_line or bool(suffix and not suffix.startswith("\n"))
+        return python.fitting(prefix, raw, suffix, single_line=single)
 
     def _cut(self, prefix: str, raw: str, suffix: str) -> str:
         if self.single_line:
@@ -183,8 +196,7 @@ class _Steps:
     def _ranked_code(
         self, prefix: str, suffix: str, raw: Sequence[str], texts: Sequence[str]
     ) -> list[Candidate]:
-        single = self.single_line or bool(suffix and not suffix.startswith("\n"))
-        fits = [python.fitting(prefix, one, suffix, single_line=single) for one in raw]
+        fits = [self._fit(prefix, one, suffix) for one in raw]
         good = list(dict.fromkeys(one for one in fits if one is not None))
         if not good:
             good = self._fillers(prefix, suffix)

@@ -57,8 +57,17 @@ def fim_marks(llm: Any) -> tuple[str, str, str] | None:
 class Continuer:
     """Continues `prefix` (before `suffix`) with one model."""
 
-    def __init__(self, llm: Model, *, code: bool, max_tokens: int, fim: tuple[str, str, str] | None) -> None:
-        """Keep the model; `fim` are its fill-in-the-middle marks, None where it has none."""
+    def __init__(
+        self,
+        llm: Model,
+        *,
+        code: bool,
+        max_tokens: int,
+        fim: tuple[str, str, str] | None,
+        stop: list[str] | None = None,
+    ) -> None:
+        """Keep the model, its fill-in-the-middle marks and what a drawn continuation ends before."""
+        self._stop = stop
         self._llm, self._code, self._max_tokens, self._fim = llm, code, max_tokens, fim
         self._inner = innermost(llm)
         self._raw = isinstance(self._inner, BaseLLM)
@@ -82,22 +91,28 @@ class Continuer:
             if text:
                 yield text
 
-    def samples(self, prefix: str, suffix: str, count: int, config: RunnableConfig) -> list[str]:
-        """Return a greedy continuation and, up to `count`, sampled ones, in one batch where the model can."""
+    def greedy(self, prefix: str, suffix: str, config: RunnableConfig) -> str:
+        """Return the most probable continuation."""
+        if not self._raw:
+            return self._asked(prefix, suffix, config)
+        return self._generated(prefix, suffix, config, temperature=0.0)[0]
+
+    def sampled(self, prefix: str, suffix: str, count: int, config: RunnableConfig) -> list[str]:
+        """Return `count` sampled continuations, in one batch where the model can."""
         if not self._raw:
             return [self._asked(prefix, suffix, config) for _ in range(count)]
+        if count and self._known(n=1):
+            return self._generated(prefix, suffix, config, temperature=0.6, top_p=0.95, seed=0, n=count)
+        return [
+            self._generated(prefix, suffix, config, temperature=0.6, seed=seed)[0]
+            for seed in range(1, count + 1)
+        ]
+
+    def _generated(self, prefix: str, suffix: str, config: RunnableConfig, **wanted: Any) -> list[str]:
         prompt, lead = self._prompt(prefix, suffix)
-        callbacks = config.get("callbacks")
-        greedy = self._known(max_tokens=self._max_tokens, temperature=0.0)
-        rows = [self._inner.generate([prompt], callbacks=callbacks, **greedy).generations[0]]
-        if count > 1 and self._known(n=1):
-            warm = self._known(max_tokens=self._max_tokens, temperature=0.6, top_p=0.95, seed=0, n=count - 1)
-            rows.append(self._inner.generate([prompt], callbacks=callbacks, **warm).generations[0])
-        else:
-            for seed in range(1, count):
-                warm = self._known(max_tokens=self._max_tokens, temperature=0.6, seed=seed)
-                rows.append(self._inner.generate([prompt], callbacks=callbacks, **warm).generations[0])
-        return [str(one.text).removeprefix(lead) for row in rows for one in row]
+        known = self._known(max_tokens=self._max_tokens, **wanted)
+        made = self._inner.generate([prompt], stop=self._stop, callbacks=config.get("callbacks"), **known)
+        return [str(one.text).removeprefix(lead) for one in made.generations[0]]
 
     def _prompt(self, prefix: str, suffix: str) -> tuple[str, str]:
         if self._fim is not None and suffix:
