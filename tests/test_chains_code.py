@@ -62,6 +62,34 @@ def test_without_examples_it_only_ran() -> None:
     assert "no example of yours" in result.explanation
 
 
+def test_a_signature_for_stated_numbers_takes_no_arguments_and_is_checked() -> None:
+    request = "Write a function to generate a list of random 1000 numbers between 1 and 10000"
+    body = "return [random.randint(1, 10000) for _ in range(1000)]"
+    missing = f"```python\ndef numbers():\n    {body}\n```"
+    model = ScriptedChat(
+        replies=["def numbers(n: int) -> list:", missing, "```python\nimport random\n" + missing[10:]]
+    )
+    result = code_chain(model, RUN).invoke(request)
+    assert [run.passed for run in result.runs] == [False, True]
+    assert "NameError" in result.runs[0].problem() and "def numbers()" in result.code
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ("return len(word) + n", "ran", "as count('abc', 3)"),
+        ("return missing", "failed", "NameError"),
+        ("raise ValueError('no such word')", "ran", "it raised ValueError: no such word"),
+        ("raise NotImplementedError", "failed", "NotImplementedError"),
+    ],
+)
+def test_with_nothing_to_check_it_is_called_with_made_up_arguments(body: str, status: str, told: str) -> None:
+    code = f"```python\ndef count(word: str, n):\n    {body}\n```"
+    model = ScriptedChat(replies=["def count(word: str, n):", code])
+    result = code_chain(model, RUN, repairs=0).invoke("Write a function that counts")
+    assert result.status == status and told in result.explanation, result
+
+
 @pytest.mark.parametrize("body", ["[1] * 999", "[0] * 1000", "[20000] * 1000", "None", "1 / 0"])
 def test_a_stated_property_that_does_not_hold_is_failed(body: str) -> None:
     request = "Write a function to generate a list of random 1000 numbers between 1 and 10000"

@@ -141,6 +141,20 @@ def _status(request: Request, best: CodeRun) -> CodeStatus:
     return "failed" if request.checks else "ran"
 
 
+def _what_ran(best: CodeRun) -> str:
+    """What was called, and how that went: code that only loaded did not run."""
+    calls = [one for one in best.checks if one.check.source.startswith("_called(")]
+    if not calls:
+        loaded = any(one.check.source.startswith("callable(") for one in best.checks)
+        return "It loads; the function was not called." if loaded else "It was run without an error."
+    name, *arguments = calls[0].check.source.removeprefix("_called(").removesuffix(")").split(", ")
+    call = f"{name}({', '.join(arguments)})"
+    if calls[0].detail:
+        error = calls[0].detail.strip().rpartition("\n")[2]
+        return f"It loads; called with made-up arguments, {call}, it raised {error}."
+    return f"It was run without an error, as {call}."
+
+
 def _explained(status: CodeStatus, best: CodeRun) -> str:
     own = sum(one.check.kind in USERS_OWN for one in best.checks)
     stated = [one.check.source for one in best.checks if one.check.kind == "property" and one.passed]
@@ -148,7 +162,7 @@ def _explained(status: CodeStatus, best: CodeRun) -> str:
         return f"It was run, and all {own} of your examples passed."
     if status == "ran":
         seen = f" What the request states held: {'; '.join(stated)}." if stated else ""
-        return "It was run without an error; there was no example of yours to check it against." + seen
+        return f"{_what_ran(best)} There was no example of yours to check it against.{seen}"
     if not best.code:
         return "The model wrote no code that parses; what is returned is an empty function."
     return f"It does not do what was asked: {best.problem()}"

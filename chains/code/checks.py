@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import secrets
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 from chains.code.request import Request, stated_properties
 from chains.code.result import Check, CheckRun, CodeRun
-from chains.code.source import function_in, needs_arguments
+from chains.code.source import function_in, made_up_arguments, needs_arguments
 
 
 class RunResultLike(Protocol):
@@ -66,16 +67,11 @@ def checks_for(request: Request, code: str) -> tuple[Check, ...]:
     if function is None:
         return request.checks
     own: list[Check] = [Check(kind="smoke", source=f"callable({function.name})")]
-    if not needs_arguments(function) and not isinstance(function, _asynchronous()):
-        own.append(Check(kind="smoke", source=f"{function.name}() is not NotImplemented"))
+    if not request.checks and isinstance(function, ast.FunctionDef):
+        given = ", ".join([function.name, *made_up_arguments(function)])
+        own.append(Check(kind="smoke", source=f"_called({given})"))
     stated = stated_properties(request, function.name, needs_arguments(function))
     return (*request.checks, *stated, *own)
-
-
-def _asynchronous() -> type:
-    import ast
-
-    return ast.AsyncFunctionDef
 
 
 def _loading(checks: Sequence[Check]) -> tuple[Check, ...]:

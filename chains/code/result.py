@@ -39,7 +39,7 @@ class CheckRun:
     Attributes:
         check: the check.
         passed: it was run to its end and held. A check that was never reached did not pass.
-        detail: what was found instead, or the error; empty if it passed.
+        detail: what was found instead, or the error; of a call with made-up arguments, the error it raised.
     """
 
     check: Check

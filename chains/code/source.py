@@ -69,6 +69,27 @@ def needs_arguments(function: Function) -> bool:
     return positional > 0 or any(one is None for one in given.kw_defaults)
 
 
+_MADE_UP = {"bool": "True", "bytes": "b'abc'", "dict": "{}", "float": "1.5", "int": "3", "list": "[3, 1, 2]"}
+_MADE_UP |= {"str": "'abc'", "tuple": "(3, 1, 2)", "set": "{3, 1, 2}", "Sequence": "[3, 1, 2]"}
+
+
+def made_up_arguments(function: Function) -> list[str]:
+    """A simple value for each parameter without a default, by its annotation (3 where it has none)."""
+    given = function.args
+    positional = [*given.posonlyargs, *given.args]
+    needed = positional[: len(positional) - len(given.defaults)]
+    keywords = [one for one, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value is None]
+    return [*map(_made_up, needed), *(f"{one.arg}={_made_up(one)}" for one in keywords)]
+
+
+def _made_up(parameter: ast.arg) -> str:
+    annotation = parameter.annotation
+    if isinstance(annotation, ast.Subscript):
+        annotation = annotation.value
+    name = annotation.id.lower() if isinstance(annotation, ast.Name) else ""
+    return {key.lower(): value for key, value in _MADE_UP.items()}.get(name, "3")
+
+
 def under_stub(code: str, stub: str, name: str) -> str:
     """The model's function body under the user's signature and docstring; "" if there is no such function.
 

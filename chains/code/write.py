@@ -9,7 +9,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from chains.code.request import Request, parses_as_stub
+from chains.code.request import Request, parses_as_stub, stated_properties
 from chains.code.result import CodeRun
 from chains.code.source import code_of, fallback, function_in, under_stub
 from chains.prompts import load_prompt
@@ -30,6 +30,8 @@ def plan(model: Model, request: Request, config: RunnableConfig) -> tuple[str, s
     line = line if line.endswith(":") else line + ":"
     if not parses_as_stub(line):
         return "", request.name
+    if stated_properties(request, "f", needs_arguments=False):  # it states its numbers, so it takes none
+        line = re.sub(r"\(.*?\)", "()", line, count=1)
     if request.name is not None:  # the user's examples call it by another name
         line = re.sub(r"def \w+\(", f"def {request.name}(", line, count=1)
     function = function_in(line + "\n    pass", None)
