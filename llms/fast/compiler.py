@@ -41,9 +41,13 @@ class Kernel:
 
         self._driver, self._function = driver, function
         self._threads, self._shared, self._overlap = threads, shared_bytes, overlap
+        names = driver.CUfunction_attribute
         if shared_bytes > 48 * 1024:
-            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            attribute = names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _check(driver.cuFuncSetAttribute(function, attribute, shared_bytes))
+        # One split of L1 and shared memory for all: a multiprocessor must run empty to change it.
+        carveout = names.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+        _check(driver.cuFuncSetAttribute(function, carveout, 100))
 
     def __call__(self, grid: tuple[int, ...], arguments: ctypes.Structure) -> None:
         """Launch on torch's current stream (captured, where that is capturing)."""

@@ -82,31 +82,32 @@ class Machine:
         self.name = properties.name
         capability = (properties.major, properties.minor)
         self._limit: int = properties.shared_memory_per_block_optin
+        self._per_processor: int = properties.shared_memory_per_multiprocessor
         self._record = record_bytes(shape.nested)
         self.overlap = capability >= (9, 0) if overlap is None else overlap
         widest = -(-max(shape.inner, shape.width, shape.heads * shape.head_dim) // 256)
         narrow = -(-shape.width // 256)
         large = self._limit > 200_000
         self._warps = 16 if large else 8
-        fixed = self._gemv_bytes("residual", widest, 0)
-        self._depth = max(2, min(4, (self._limit - fixed) // (self._warps * self._record)))
+        self._depth = 2  # 3 and 4 were 1 and 5 % slower: what a kernel needs first queues behind them
+        chosen = dict(extra or {})
+        self._warps = chosen.setdefault("GEMV_WARPS", self._warps)
+        self._depth = chosen.setdefault("STAGES", self._depth)
+        chosen.setdefault("GEMV_BLOCKS", 1)
         self._rows = {1: 1, 2: 1, 4: 2, 8: 2}
         self._deep = {1: 3, 2: 3, 4: 3, 8: 2} if large else {1: 2, 2: 2, 4: 0, 8: 0}
         for nt in self._rows:
-            self._rows[nt] = (extra or {}).get(f"RT{nt}", self._rows[nt])
-            self._deep[nt] = (extra or {}).get(f"STAGES{nt}", self._deep[nt])
+            self._rows[nt] = chosen.setdefault(f"RT{nt}", self._rows[nt])
+            self._deep[nt] = chosen.setdefault(f"STAGES{nt}", self._deep[nt])
         self.columns = 64 if large else 16
         base = {
             "PDL": int(self.overlap), "NESTED": int(shape.nested), "HEAD_DIM": shape.head_dim,
             "KV_HEADS": shape.kv_heads, "GROUP": shape.heads // shape.kv_heads, "PAGE": PAGE,
         }  # fmt: skip
-        defines = {
-            "gemv": {"STAGES": self._depth, "GEMV_WARPS": self._warps},
-            "gemm": {f"STAGES{nt}": self._deep[nt] for nt in self._deep}
-            | {f"RT{nt}": self._rows[nt] for nt in self._rows},
-            "attention": {}, "edges": {}, "sample": {},
-        }  # fmt: skip
-        defines = {name: base | chosen | dict(extra or {}) for name, chosen in defines.items()}
+        per_width = {k: v for k, v in chosen.items() if k[-1].isdigit()}
+        defines = {"gemv": base | {k: v for k, v in chosen.items() if k not in per_width}}
+        defines["gemm"] = base | per_width
+        defines |= {n: base for n in ("attention", "edges", "sample")}
         with ThreadPoolExecutor() as pool:
             loads = {n: pool.submit(self._module, n, d, capability, cache) for n, d in defines.items()}
             modules = {n: load.result() for n, load in loads.items()}
@@ -159,8 +160,10 @@ class Machine:
         if nt == 0:
             return min(tiles, self.processors), 1
         rows = -(-tiles // (WARPS * self._rows[nt]))
-        wanted = self.processors * (2 if nt <= 2 else 1)
-        return rows, max(1, min(wanted // rows, units // 2))
+        # Blocks that share a row wait for each other, so all must run at once.
+        together = self._per_processor // (self._gemm_bytes(nt) + 1024)
+        at_once = self.processors * min(together, 2 if nt <= 2 else 1)
+        return rows, max(1, min(at_once // rows, units // 2))
 
     def attention_splits(self, columns: int) -> int:
         """Return over how many blocks the keys of one slot are spread."""

@@ -108,17 +108,18 @@ __device__ __forceinline__ void gemm(const Linear& a) {
       for (int i = 0; i < NT; i++)
         copy16(xs + (stage * NT + i) * 4096 + tid * 16, a.x + ((size_t)u * NT + i) * 256 + tid);
   };
-#pragma unroll
-  for (int s = 0; s < DEPTH - 1; s++) fetch_w(u0 + s, s);
-  fill_lut(lut, code2, a, tid);
+  const Tables tables = ask_tables(a, tid);
   Tile tile[RT];
 #pragma unroll
   for (int r = 0; r < RT; r++) tile[r] = a.tiles[min(index + r, a.num_tiles - 1)];
+  fetch_w(u0, 0);
+  fill_tables(lut, code2, tables, tid);
   depend_wait();
 #pragma unroll
   for (int s = 0; s < DEPTH - 1; s++) {
-    fetch_x(u0 + s, s);
-    copy_commit();  // the first group holds all the weights fetched so far
+    fetch_x(u0 + s, s);  // before the next weights: it would queue behind them
+    if (s) fetch_w(u0 + s, s);
+    copy_commit();
   }
   depend_launch();
 

@@ -7,7 +7,9 @@
 // What limits next is reading shared memory: a table look-up a byte is 64 of the ~110 cycles that a record takes
 // there, of the ~165 that memory takes. So B holds in its column i the activations of block i alone (the other
 // columns would be idle), and each lane reads an eighth of them and half of the absmax values.
-// Compiled with -DGEMV_WARPS, -DSTAGES (records in flight a warp).
+// Handing tiles out as blocks get there, against the fifth by which multiprocessors differ in how fast memory
+// serves them, was slower (25 us against 23 for gate/up).
+// Compiled with -DGEMV_WARPS, -DGEMV_BLOCKS (a multiprocessor), -DSTAGES (records in flight a warp).
 #define W GEMV_WARPS
 
 enum { QKV, RESIDUAL, SILU };
@@ -73,18 +75,22 @@ __device__ __forceinline__ void gemv(const Linear& a) {
     next += W * RECORD, left -= W;
     copy_commit();
   };
-#pragma unroll
-  for (int s = 0; s < DEPTH; s++) fetch(s);
-  fill_lut(lut, code2, a, tid);
+  const Tables tables = ask_tables(a, tid);
   Tile mine = a.tiles[min(first + warp, last - 1)];  // the tile this warp finishes first
+  fetch(0);
+  fill_tables(lut, code2, tables, tid);
   depend_wait();
   {
     uint4 v[8];
     const float s = tid < a.ssq_count && KIND != RESIDUAL ? load_float(a.ssq_in + tid) : 0.f;
-    for (int i = tid; i < a.units * 32; i += 8 * W * 32) {
+    for (int i = tid; i < max(a.units * 32, W * 32); i += 8 * W * 32) {
 #pragma unroll
       for (int j = 0; j < 8; j++)
         if (i + j * W * 32 < a.units * 32) v[j] = load_uint4(a.x + i + j * W * 32);
+      if (i == tid) {  // the rest of the ring queues behind the activations, not before them
+#pragma unroll
+        for (int d = 1; d < DEPTH; d++) fetch(d);
+      }
 #pragma unroll
       for (int j = 0; j < 8; j++)
         if (i + j * W * 32 < a.units * 32) x[i + j * W * 32] = v[j];
@@ -172,6 +178,6 @@ __device__ __forceinline__ void gemv(const Linear& a) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_qkv(const __grid_constant__ Linear a) { gemv<QKV, STAGES, 4>(a); }
-extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_residual(const __grid_constant__ Linear a) { gemv<RESIDUAL, STAGES, 4>(a); }
-extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_silu(const __grid_constant__ Linear a) { gemv<SILU, STAGES, 16>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, GEMV_BLOCKS) gemv_qkv(const __grid_constant__ Linear a) { gemv<QKV, STAGES, 4>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, GEMV_BLOCKS) gemv_residual(const __grid_constant__ Linear a) { gemv<RESIDUAL, STAGES, 4>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, GEMV_BLOCKS) gemv_silu(const __grid_constant__ Linear a) { gemv<SILU, STAGES, 16>(a); }

@@ -45,14 +45,19 @@ struct Linear {
   float eps, inv_width;
 };
 
-__device__ __forceinline__ void fill_lut(char* lut, float* code2, const Linear& a, int tid) {
+// The tables, in two halves: asked for before the weights are, or their few bytes queue behind those (2 us).
+struct Tables {
+  u32 pair;
+  float code2;
+};
+
+__device__ __forceinline__ Tables ask_tables(const Linear& a, int tid) { return {a.lut[tid & 255], a.code2[tid & 255]}; }
+
+__device__ __forceinline__ void fill_tables(char* lut, float* code2, const Tables& v, int tid) {
   const int e = tid & 255, parts = blockDim.x >> 8;
-  const u32 v = a.lut[e];
-  const uint4 q = make_uint4(v, v, v, v);
+  const uint4 q = make_uint4(v.pair, v.pair, v.pair, v.pair);
   for (int i = tid >> 8; i < 8; i += parts) ((uint4*)lut)[e * 8 + ((i + e) & 7)] = q;
-#if NESTED
-  if (tid < 256) code2[tid] = a.code2[tid];
-#endif
+  if (tid < 256) code2[tid] = v.code2;
 }
 
 __device__ __forceinline__ void fetch_record(char* ring, const char* record, int lane) {

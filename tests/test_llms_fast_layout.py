@@ -1,0 +1,158 @@
+"""Packing NF4 weights for tensor cores: nothing is lost, and each byte lies where the kernels look for it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llms.fast import layout, machine
+from llms.fast.compiler import FOLDER
+from llms.fast.synthetic import synthetic_model
+from llms.fast.weights import extract, matrix, why_not
+
+SHAPES = [(64, 256), (48, 512), (32, 64), (16, 576), (160, 320)]
+
+
+def random_matrix(rows: int, width: int, nested: bool, seed: int = 0) -> layout.Matrix:
+    random = torch.Generator().manual_seed(seed + rows * width)
+    codes = torch.randint(0, 256, (rows, width // 2), dtype=torch.uint8, generator=random)
+    if not nested:
+        absmax = torch.rand(rows, width // 64, generator=random)
+        return layout.Matrix(codes=codes, absmax=absmax)
+    absmax = torch.randint(0, 256, (rows, width // 64), dtype=torch.uint8, generator=random)
+    seconds = torch.rand(-(-absmax.numel() // 256), generator=random)
+    return layout.Matrix(codes=codes, absmax=absmax, absmax2=seconds, offset=0.25 + seed)
+
+
+def runs_for(order: str, rows: int) -> Tensor:
+    """Runs over two joined matrices of `rows` rows each."""
+    return layout.gate_up_runs(rows) if order == "gate_up" else layout.plain_runs(2 * rows)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("order", ["plain", "gate_up"])
+@pytest.mark.parametrize(("rows", "width"), SHAPES)
+def test_unpacking_gives_back_every_bit(rows: int, width: int, order: str, nested: bool) -> None:
+    both = [random_matrix(rows, width, nested, seed) for seed in (0, 1)]
+    codes, absmax = layout.unpack(layout.pack(both, runs_for(order, rows)))
+    assert torch.equal(codes, torch.cat([m.codes for m in both]))
+    assert torch.equal(absmax, torch.cat([m.absmax for m in both]))
+
+
+def fragments(record: Tensor) -> dict[tuple[int, int], int]:
+    """Read a record as a warp does: (row of the tile, column of the unit) -> byte, by its definition."""
+    found = {}
+    for block in range(4):
+        for lane in range(32):
+            g, t = divmod(lane, 4)
+            for step in range(4):
+                for register in range(4):
+                    byte = int(record[block * 512 + lane * 16 + step * 4 + register])
+                    row = g + 8 * (register & 1)
+                    column = block * 64 + step * 16 + 8 * (register >> 1) + 2 * t
+                    found[row, column] = byte
+    return found
+
+
+def test_every_lane_finds_its_fragment() -> None:
+    m = random_matrix(32, 512, True)
+    packed = layout.pack([m], layout.rotary_runs(1, 32))
+    for tile, (low, high) in enumerate(packed.tiles[:, :2].tolist()):
+        for unit in range(2):
+            for (row, column), byte in fragments(packed.records[tile, unit]).items():
+                source = low + row if row < 8 else high + row - 8
+                assert byte == int(m.codes[source, (unit * 256 + column) // 2])
+
+
+def test_absmax_is_found_through_the_tile_table() -> None:
+    both = [random_matrix(16, 1024, True, seed) for seed in (0, 1)]
+    packed = layout.pack(both, layout.gate_up_runs(16))
+    expected = torch.cat([m.absmax2.repeat_interleave(256)[: m.absmax.numel()].view(16, -1) for m in both])  # type: ignore[union-attr]
+    for low, high, start_low, start_high, _, _ in packed.tiles.tolist():
+        for first, start in ((low, start_low), (high, start_high)):
+            for g in range(8):
+                for unit in range(4):
+                    found = packed.absmax2[(start + g * 16 + unit * 4) >> 8]
+                    assert (expected[first + g, unit * 4 : unit * 4 + 4] == found).all()
+    assert packed.tiles[0, 4:].view(torch.float32).tolist() == [0.25, 1.25]
+
+
+@pytest.mark.parametrize("columns", [1, 8, 16, 64])
+def test_activations_lie_where_the_kernels_write_them(columns: int) -> None:
+    x = torch.arange(columns * 64, dtype=torch.float32).view(columns, 64)
+    packed = layout.pack_activations(x)
+    assert torch.equal(layout.unpack_activations(packed, columns), x)
+    nt = 0 if columns == 1 else columns // 8
+    for m in range(columns):
+        for k in range(64):
+            assert packed[packed_index(k, m, nt)] == x[m, k]
+
+
+def packed_index(k: int, m: int, nt: int) -> int:
+    """`packed` of kernels/common.cuh."""
+    t, inside = (k >> 1) & 3, ((k >> 4) & 1) * 4 + ((k >> 3) & 1) * 2 + (k & 1)
+    if nt == 0:
+        return ((k >> 5) * 4 + t) * 8 + inside
+    return (((k >> 5) * nt + (m >> 3)) * 32 + (m & 7) * 4 + t) * 8 + inside
+
+
+def test_runs_cover_every_row_once() -> None:
+    for runs, rows in (
+        (layout.qkv_runs(9, 3, 64), 15 * 64),
+        (layout.qkv_runs(32, 8, 128), 48 * 128),
+        (layout.gate_up_runs(1536), 3072),
+    ):
+        covered = (runs[:, :, None] + torch.arange(8)).flatten()
+        assert torch.equal(covered.sort().values, torch.arange(rows))
+
+
+def c_fields(name: str) -> list[str]:
+    """Read the field names of a struct in the kernels' sources."""
+    text = "\n".join(path.read_text() for path in sorted(FOLDER.iterdir()))
+    body = re.search(rf"struct {name} {{(.*?)\n}};", text, re.S)
+    assert body is not None
+    lines = [line.split("//")[0] for line in body[1].splitlines()]
+    declared = [part for line in lines for part in line.rstrip("; ").split(",") if part.strip()]
+    return [re.findall(r"\w+", part)[-1] for part in declared]
+
+
+@pytest.mark.parametrize(
+    "name", ["Linear", "Attention", "Embed", "Norm", "Unpack", "Rotate", "Product", "Sample"]
+)
+def test_python_and_c_agree_on_arguments(name: str) -> None:
+    fields: Any = getattr(machine, name)._fields_
+    assert [field for field, _ in fields] == c_fields(name)
+
+
+def test_a_bitsandbytes_model_is_taken_over_bit_for_bit() -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_attention_heads": 4,
+        "head_dim": 64,
+    }
+    model = synthetic_model("cpu", num_hidden_layers=2, num_key_value_heads=2, vocab_size=512, **sizes)
+    reason = why_not(model)
+    assert reason is not None and "CUDA" in reason
+    weights = extract(model, positions=16, release=False)
+    assert weights.shape.nested
+    for layer, packed in zip(model.model.layers, weights.layers, strict=True):
+        a, m = layer.self_attn, layer.mlp
+        for joined, linears in (
+            (packed.qkv, [a.q_proj, a.k_proj, a.v_proj]),
+            (packed.out, [a.o_proj]),
+            (packed.gate_up, [m.gate_proj, m.up_proj]),
+            (packed.down, [m.down_proj]),
+        ):
+            codes, absmax = layout.unpack(joined)
+            own = [matrix(linear, True) for linear in linears]
+            assert torch.equal(codes, torch.cat([x.codes for x in own]))
+            assert torch.equal(absmax, torch.cat([x.absmax for x in own]))
+    before = weights.nbytes
+    released = extract(model, positions=16, release=True)
+    assert released.nbytes == before
+    assert model.model.layers[0].mlp.down_proj.weight.numel() == 0
