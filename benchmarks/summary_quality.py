@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     files = sorted((options.data / "peps").glob("*.rst"))[: options.limit]
     if not files:
-        sys.exit(f"expected peps/*.rst in {str(options.data)!r}, found none: pass --data with that folder")
+        sys.exit(f"expected peps/*.rst in {str(options.data)!r}, found none: pass its folder as --data")
     embeddings = default_embeddings()
     rows = []
     for place, path in enumerate(files, 1):
