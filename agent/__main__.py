@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 
 def _drop_current_folder() -> None:
@@ -23,7 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (see `agent.exit_codes`)."""
     from agent.cli.main import main as run
 
-    return run(sys.argv[1:] if argv is None else argv)
+    code = run(sys.argv[1:] if argv is None else argv)
+    if any(thread.name.startswith("tool ") for thread in threading.enumerate()):
+        # A tool that never came back is still running in native code, which aborts a normal shutdown.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

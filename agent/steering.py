@@ -37,6 +37,7 @@ TOOL_OF_ROUTE: Mapping[str, str] = {
 """The built-in tool behind each route; `docs` is answered before the model, `direct` needs none."""
 
 ANSWERS_BY_ITSELF = frozenset({"calculator", "classify", "run_python", "summarize", "write_code"})
+"""Beside these, any tool whose metadata has `"answers": True`."""
 
 
 class RouteState(AgentState[Any]):
@@ -94,7 +95,12 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
     def _spoken(self, request: ModelRequest[RunContext]) -> AIMessage | None:
         """The turn's answer where a tool has already given it, or was not allowed to."""
         results = tool_results(request.messages)
-        if not results or any(r.status == "success" and r.name not in ANSWERS_BY_ITSELF for r in results):
+        answering = ANSWERS_BY_ITSELF | {
+            tool.name
+            for tool in request.tools
+            if isinstance(tool, BaseTool) and (tool.metadata or {}).get("answers")
+        }
+        if not results or any(r.status == "success" and r.name not in answering for r in results):
             return None
         text = "\n".join(result.text for result in results)
         request.runtime.stream_writer({"type": "delta", "text": text})

@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
         module = import_module(module_of(verb))
         parser = verb_parser(verb)
         code = int(module.run(_parse(parser, words)))
-        sys.stdout.flush()
+        if not sys.stdout.closed:  # an MCP session over standard output closes it
+            sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse: help, version, usage
         return stop.code if isinstance(stop.code, int) else exit_codes.USAGE
