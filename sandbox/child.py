@@ -240,6 +240,7 @@ def _on_host(
         request["links"] = {f"{_LINKS}/{name}": folder for name, folder in shown.items()}
         request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, f"{work}/{_LINKS}"])
     request["limits"] = _rlimits(program, limits, own=1, exact=False)
+    request["remove"] = _code("remove.py")
     if held.tier == 2:
         request["landlock"] = _code("landlock.py")
         request["rules"] = [*(path for path, _ in python.binds), *shown.values()]
@@ -275,6 +276,7 @@ def _request(
         "work": work,
         "uid": None,
         "landlock": None,
+        "remove": None,
         "links": {},
         "result": channels[0],
         "lifeline": channels[1],

@@ -41,7 +41,7 @@ def main(request: dict[str, Any]) -> None:
         if child == 0:
             _start(request)
         os.close(0)
-        peak, code = _wait(child, request["lifeline"])
+        peak, code = _wait(child, request)
         _end_all(child)
         _answer(request, peak, code)
     except BaseException as error:
@@ -106,8 +106,9 @@ def _confine(request: dict[str, Any]) -> None:
     scope["load_filter"](filter_)
 
 
-def _wait(child: int, lifeline: int) -> tuple[int, int]:
+def _wait(child: int, request: dict[str, Any]) -> tuple[int, int]:
     """Wait for the program, or for the supervisor's death: then nothing here may outlive it."""
+    lifeline = request["lifeline"]
     watched = os.pidfd_open(child)
     poll = select.poll()
     poll.register(lifeline, select.POLLIN)
@@ -115,10 +116,19 @@ def _wait(child: int, lifeline: int) -> tuple[int, int]:
     while True:
         if any(descriptor == lifeline for descriptor, _ in poll.poll()):
             _end_all(child)
+            _tidy(request)
             os._exit(71)
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done == child:
             return usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)
+
+
+def _tidy(request: dict[str, Any]) -> None:
+    """Remove the work folder where it is one of the machine's and nobody is left to do it."""
+    if request["remove"] is not None:
+        scope: dict[str, Any] = {"__name__": "remove"}
+        exec(request["remove"], scope)
+        scope["remove_tree"](request["work"])
 
 
 def _end_all(child: int) -> None:
