@@ -96,6 +96,19 @@ def test_a_retriever_without_scores_is_judged_by_embeddings_or_by_words() -> Non
         assert not chain.invoke("Best pizza toppings tonight?").grounded
 
 
+def test_a_score_that_is_no_cosine_is_not_taken_for_one() -> None:
+    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "score": 17.3})]
+    chain = rag_chain(ScoringChat(), StaticRetriever(documents=documents))
+    assert not chain.invoke("Best pizza toppings tonight?").grounded
+
+
+def test_citations_count_lines_where_the_retriever_tells_the_passages() -> None:
+    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "score": 0.9, "line": 10})]
+    chain = rag_chain(ScoringChat(), StaticRetriever(documents=documents), sentences=1)
+    (cited,) = chain.invoke("How many vehicles does it carry a day?").citations
+    assert cited.line == 12 and "19,000" in cited.quote
+
+
 def test_written_sentences_are_shown_only_with_a_checked_citation() -> None:
     reply = (
         "The Albert Bridge opened in 1873 [1]. It was designed by Rowland Mason Ordish. [1] "

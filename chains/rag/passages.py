@@ -89,7 +89,8 @@ def _passage(number: int, document: Document) -> Passage:
         page=page if isinstance(page, int) else None,
         start=start if isinstance(start, int) else None,
         chunk_id=str(meta.get("chunk_id") or document.id or f"{source}#{number}"),
-        cosine=float(score) if isinstance(score, int | float) else None,
+        # Other retrievers put distances or BM25 sums under the same name; out of range it is no cosine.
+        cosine=float(score) if isinstance(score, int | float) and -1 <= score <= 1 else None,
         line=line if isinstance(line, int) else None,
     )
 
