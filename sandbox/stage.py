@@ -37,6 +37,7 @@ def main(request: dict[str, Any]) -> None:
         if os.getpid() > 9:
             _adopt_orphans()
         _lay_out(request)
+        _mark_begun(request["result"])
         child = os.fork()
         if child == 0:
             _start(request)
@@ -79,6 +80,11 @@ def _lay_out(request: dict[str, Any]) -> None:
     for name, target in request["links"].items():
         os.makedirs(os.path.dirname(name), exist_ok=True)
         os.symlink(target, name)
+
+
+def _mark_begun(result: int) -> None:
+    """An answer for the case that no other follows: from here on a failure is the program's."""
+    os.pwrite(result, HEADER.pack(MAGIC, -signal.SIGKILL, 0, 1, 0), 0)
 
 
 def _start(request: dict[str, Any]) -> None:

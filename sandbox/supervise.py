@@ -138,7 +138,7 @@ def result(child: Child, seen: Seen, limits: Limits, duration_s: float) -> RunRe
     """
     answer = Answer()
     if seen.killed_by is None:
-        if seen.exit_code != 0 and seen.err.startswith((b"bwrap: ", b"sandbox stage: ")):
+        if seen.exit_code != 0 and not child.answer(stage.HEADER.size):
             raise SandboxFailed(
                 f"The sandbox broke before the program began: {seen.err.decode(errors='replace').strip()!r}. "
                 "Run `agent doctor` to see which tier holds."

@@ -16,7 +16,17 @@ from typing import Any
 import psutil
 import pytest
 
-from sandbox import Limits, RunResult, Sandbox, SandboxLimitError, SandboxUnavailable, Tier, printable, tier
+from sandbox import (
+    Limits,
+    RunResult,
+    Sandbox,
+    SandboxFailed,
+    SandboxLimitError,
+    SandboxUnavailable,
+    Tier,
+    printable,
+    tier,
+)
 from sandbox.answer import parse
 from sandbox.remove import remove_tree
 from sandbox.stage import ENTRY, HEADER, MAGIC
@@ -84,6 +94,19 @@ def test_each_limit_ends_a_run_and_is_named(
     result = Sandbox(Limits(**{"wall_s": 10, **limits})).run(code)
     assert (result.status, result.killed_by) == (status, killed_by), result
     assert result.duration_s < 6
+
+
+def test_a_program_cannot_pass_its_failure_off_as_the_sandboxes() -> None:
+    code = "import os, sys\nos.write(2, b'sandbox stage: OSError: broken')\nos.kill(os.getppid(), 9)"
+    result = BOX.run(code)
+    assert (result.status, result.exit_code) == ("killed", None)
+
+
+def test_a_sandbox_that_breaks_before_the_program_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    tier.current()
+    monkeypatch.setattr("sandbox.bubblewrap.WORK", "/usr/not-writable")
+    with pytest.raises(SandboxFailed, match="before the program began"):
+        BOX.run("")
 
 
 def test_partial_output_of_an_ended_run_is_kept() -> None:
@@ -162,10 +185,9 @@ def _open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def _left() -> tuple[int, int, int, list[str]]:
+def _left(folder: Path) -> tuple[int, int, int, list[str]]:
     mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
-    folders = sorted(str(path) for path in Path("/tmp").glob("sandbox-*"))
-    return len(_children()), _open_descriptors(), mounts, folders
+    return len(_children()), _open_descriptors(), mounts, sorted(os.listdir(folder))
 
 
 _HARMFUL = "import os, time\nif os.fork() == 0: time.sleep(60)\n"
@@ -186,11 +208,14 @@ def _runs(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [18, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
-def test_runs_leave_no_process_mount_folder_or_descriptor(on_each_tier: int, count: int) -> None:
+def test_runs_leave_no_process_mount_folder_or_descriptor(
+    on_each_tier: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     BOX.run("")
-    before, memory = _left(), psutil.Process().memory_info().rss
+    before, memory = _left(tmp_path), psutil.Process().memory_info().rss
     _runs(count)
-    assert _left() == before
+    assert _left(tmp_path) == before
     assert psutil.Process().memory_info().rss - memory < 50 * MIB
 
 
@@ -204,7 +229,7 @@ def test_a_flood_of_output_does_not_fill_the_parent() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_parent_killed_by_sigkill_takes_the_child_with_it(number: int) -> None:
+def test_a_parent_killed_by_sigkill_takes_the_child_with_it(number: int, tmp_path: Path) -> None:
     token = f"token-{os.getpid()}-{time.monotonic_ns()}"
     code = textwrap.dedent(f"""
         from sandbox import Sandbox, Limits, tier
@@ -215,15 +240,15 @@ def test_a_parent_killed_by_sigkill_takes_the_child_with_it(number: int) -> None
         inner += "os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)', '{token}'])"
         Sandbox(Limits(wall_s=60)).run(inner)
     """)
-    before = set(Path("/tmp").glob("sandbox-*"))
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
     assert parent.stdout is not None and parent.stdout.readline() == b"up\n"
     assert _until(lambda: len(_with(token)) >= 4), "the program did not start"
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
     assert _until(lambda: not _with(token)), f"left: {_with(token)}"
-    assert _until(lambda: not set(Path("/tmp").glob("sandbox-*")) - before), "the work folder is left"
+    assert _until(lambda: not list(tmp_path.glob("sandbox-*"))), "the work folder is left"
 
 
 def _with(token: str) -> list[int]:
