@@ -26,9 +26,18 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 # The graph as hnswlib's authors set it for recall over 0.95 (Malkov and Yashunin 2016), the beam of a search
-# at least as wide as the widest list that hybrid search asks for.
-_HNSW = {"space": "ip", "ef_construction": 128, "ef_search": 160, "max_neighbors": 16}
-_BATCH = 1000
+# at least as wide as the widest list that hybrid search asks for. Chroma applies writes that it has only
+# noted whenever it is opened, for reading too. With every write carried through to the graph's files at once,
+# a reader changes nothing but SQLite pages, in SQLite's own transactions.
+_HNSW = {
+    "space": "ip",
+    "ef_construction": 128,
+    "ef_search": 160,
+    "max_neighbors": 16,
+    "sync_threshold": 2,
+    "batch_size": 2,
+}
+_BATCH = 5000
 
 
 class ChromaIndex:
@@ -96,6 +105,13 @@ class ChromaIndex:
         if client is not None:
             release(client)
 
+    def rest(self) -> None:
+        """Lets go of a folder's files, which another process may write now; keeps a server's connection."""
+        if self.remote:
+            self.generation = -1
+        else:
+            self.close()
+
     def destroy(self) -> None:
         """Deletes the folder, or this store's collection on the server, and nothing else."""
         if self.remote:
@@ -108,12 +124,15 @@ class ChromaIndex:
         shutil.rmtree(self.target, ignore_errors=True)
 
     def seal(self) -> str:
-        """A digest over the closed folder's files, by which a damaged one is told; empty for a server."""
+        """A digest over the closed folder's graph files, by which a damaged one is told; empty for a server.
+
+        Chroma's SQLite file is left out: every reader writes to it, and SQLite looks after it.
+        """
         if self.remote:
             return ""
         digest = hashlib.blake2b(digest_size=20)
         root = Path(self.target)
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        for path in sorted(p for p in root.rglob("*") if p.is_file() and p.parent != root):
             digest.update(str(path.relative_to(root)).encode() + b"\0")
             with path.open("rb") as handle:
                 while block := handle.read(1 << 20):
@@ -143,7 +162,15 @@ class ChromaIndex:
         for first in range(0, len(changes.added), _BATCH):
             ids = [str(row) for row in changes.added[first : first + _BATCH]]
             collection.upsert(ids=ids, embeddings=changes.vectors[first : first + _BATCH])
+        self._carry_through(collection)
         self.generation = changes.generation
+
+    def _carry_through(self, collection: Collection) -> None:
+        """Repeats two writes, so that even a single one before them passes the threshold, and reads back."""
+        known: Any = collection.get(limit=2, include=["embeddings"])
+        if len(known["ids"]):
+            collection.upsert(ids=known["ids"], embeddings=known["embeddings"])
+            collection.query(query_embeddings=known["embeddings"][:1], n_results=1, include=[])
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
         """The approximate answer of `Index.search`."""

@@ -97,11 +97,11 @@ class NearestNeighbours:
         if self._chroma is None:
             return False
         if not self._clean(generation):
-            self._guarded(lambda chroma: chroma.close())
+            self._guarded(lambda chroma: chroma.rest())
             return False
         if self._chroma.generation == generation:
             return True
-        self._guarded(lambda chroma: chroma.close())
+        self._guarded(lambda chroma: chroma.rest())
         seal = self._recorded("seal")
         if self._refused == f"{generation} {seal}":
             return False
@@ -112,7 +112,7 @@ class NearestNeighbours:
             self._refuse(generation, seal, "it cannot be opened")
             return False
         if not self._holds_up():
-            self._guarded(lambda chroma: chroma.close())
+            self._guarded(lambda chroma: chroma.rest())
             self._refuse(generation, seal, "it does not find what the manifest holds")
             return False
         return True
@@ -171,7 +171,7 @@ class NearestNeighbours:
             generation = self._manifest.generation
             if self._usable(generation):
                 return
-            chroma.close()
+            chroma.rest()
             # Only what was closed cleanly is built upon; anything else starts over.
             sealed = chroma.remote or chroma.seal() == self._recorded("seal")
             fresh = self._recorded("dirty") == "0" and sealed
@@ -196,11 +196,11 @@ class NearestNeighbours:
             index.apply(changes)
             if index.count() != self._manifest.count():
                 return False
-            index.close()
+            index.rest()
             return True
 
         if not self._guarded(apply):
-            self._guarded(lambda c: c.close())
+            self._guarded(lambda c: c.rest())
             return False
         self._record(dirty=0, generation=changes.generation, seal=chroma.seal())
         self._refused = ""

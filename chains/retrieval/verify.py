@@ -20,6 +20,8 @@ from chains.retrieval.errors import StoreDamaged
 from chains.retrieval.manifest import Manifest
 from chains.retrieval.schema import FILE_NAME, connect
 
+# A damaged tree may seem to have rows without end.
+_MAX_FAILURES = 5000
 _TABLES = ("meta", "sources", "chunks", "vectors", "removed")
 
 
@@ -136,29 +138,30 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, table: str) ->
     columns = [row[1] for row in target.execute(f"PRAGMA table_info({table})")]
     names = ", ".join(columns)
     marks = ", ".join("?" * (len(columns) + 1))
-    try:
-        low, high = source.execute(f"SELECT min(rowid), max(rowid) FROM {table}").fetchone()
-    except sqlite3.DatabaseError:
-        low, high = 1, 1_000_000
     target.execute("BEGIN")
-    for row in _rows(source, table, names, low or 0, high or 0):
+    for row in _rows(source, table, names):
         with contextlib.suppress(sqlite3.DatabaseError):
             target.execute(f"INSERT OR REPLACE INTO {table}(rowid, {names}) VALUES ({marks})", row)
     target.execute("COMMIT")
 
 
-def _rows(source: sqlite3.Connection, table: str, names: str, low: int, high: int) -> Iterator[Any]:
-    step = 256
-    for first in range(low, high + 1, step):
-        sql = f"SELECT rowid, {names} FROM {table} WHERE rowid BETWEEN ? AND ?"
+def _rows(source: sqlite3.Connection, table: str, names: str) -> Iterator[Any]:
+    """Every row that can be read, by row number; what cannot be read is stepped over, a row at a time."""
+    sql = f"SELECT rowid, {names} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"
+    position, step, failures = -1, 64, 0
+    while failures < _MAX_FAILURES:
         try:
-            rows = source.execute(sql, (first, first + step - 1)).fetchall()
+            rows = source.execute(sql, (position, step)).fetchall()
         except sqlite3.DatabaseError:
-            rows = []
-            for rowid in range(first, min(first + step, high + 1)):
-                with contextlib.suppress(sqlite3.DatabaseError):
-                    rows.extend(source.execute(sql, (rowid, rowid)).fetchall())
+            if step == 1:
+                position += 1
+                failures += 1
+            step = 1
+            continue
+        if not rows:
+            return
         yield from rows
+        position = rows[-1][0]
 
 
 def _drop_incomplete(target: sqlite3.Connection) -> list[str]:

@@ -1,0 +1,146 @@
+"""Any sequence of updates leaves the store equal to a fresh ingest of what is on disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from retrieval_fakes import WordEmbeddings
+
+from chains.retrieval import DocumentStore, SearchOptions, SplitterConfig
+
+NAMES = ["a.md", "b.txt", "sub/c.md", "sub/d.txt", "sub/deep/e.rst"]
+WORDS = "heron otter lamp ferry rose clay harbour keeper river noon winter salt".split()
+TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30), min_size=1, max_size=4).map(
+    lambda paragraphs: "# Title\n\n" + "\n\n".join(" ".join(words) + "." for words in paragraphs) + "\n"
+)
+SMALL = SplitterConfig(max_tokens=40, min_tokens=8, overlap_tokens=6)
+EMBEDDINGS = WordEmbeddings()
+
+
+def opened(path: Path) -> DocumentStore:
+    return DocumentStore(path, EMBEDDINGS, index="exact", splitter=SMALL)
+
+
+def shown(store: DocumentStore) -> dict[str, object]:
+    """Everything a user can tell two stores apart by."""
+    answers: dict[str, object] = {
+        "documents": [
+            {key: value for key, value in entry.items() if key not in ("ingested", "modified")}
+            for entry in store.export()
+        ]
+    }
+    for mode in ("dense", "keyword", "hybrid", "mmr"):
+        for query in ("heron lamp", "winter harbour keeper", "salt"):
+            hits = store.search(query, SearchOptions(k=5, mode=mode))
+            answers[f"{mode} {query}"] = [
+                (h.chunk.chunk_id, round(h.score, 4), round(h.cosine, 4)) for h in hits
+            ]
+    return answers
+
+
+class Updates(RuleBasedStateMachine):
+    """Files come, change, move and go; now and then the store is told, opened anew or embedded anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="store-states-"))
+        self.docs = self.folder / "docs"
+        self.docs.mkdir()
+        (self.docs / "always.txt").write_text("This file stays.")
+        self.store = opened(self.folder / "store")
+        self.store.ingest(self.docs)
+        self.current = True
+
+    @rule(name=st.sampled_from(NAMES), text=TEXTS)
+    def write(self, name: str, text: str) -> None:
+        path = self.docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        self.current = False
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete(self, name: str) -> None:
+        (self.docs / name).unlink(missing_ok=True)
+        self.current = False
+
+    @rule(old=st.sampled_from(NAMES), new=st.sampled_from(NAMES))
+    def move(self, old: str, new: str) -> None:
+        if (self.docs / old).exists():
+            (self.docs / new).parent.mkdir(parents=True, exist_ok=True)
+            (self.docs / old).rename(self.docs / new)
+            self.current = False
+
+    @rule(old=st.sampled_from(NAMES), new=st.sampled_from(NAMES))
+    def copy(self, old: str, new: str) -> None:
+        if (self.docs / old).exists() and old != new:
+            (self.docs / new).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.docs / old, self.docs / new)
+            self.current = False
+
+    @rule()
+    def ingest(self) -> None:
+        self.store.ingest(self.docs)
+        self.current = True
+
+    @rule(name=st.sampled_from(NAMES))
+    def ingest_one(self, name: str) -> None:
+        if (self.docs / name).exists():
+            self.store.ingest(self.docs / name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def remove(self, name: str) -> None:
+        if self.store.remove(self.docs / name):
+            self.current = False
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = opened(self.folder / "store")
+
+    @rule()
+    def reembed(self) -> None:
+        self.store.ingest(self.docs, reembed=True)
+        self.current = True
+
+    @invariant()
+    def equal_to_a_fresh_ingest(self) -> None:
+        if not self.current:
+            return
+        with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "fresh") as fresh:
+            fresh.ingest(self.docs)
+            assert shown(self.store) == shown(fresh)
+
+    def teardown(self) -> None:
+        self.ingest()
+        self.equal_to_a_fresh_ingest()
+        assert self.store.verify().ok
+        self.store.close()
+        shutil.rmtree(self.folder)
+
+
+def run(examples: int, steps: int) -> None:
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        database=None,
+    )
+    run_state_machine_as_test(Updates, settings=chosen)
+
+
+def test_updates_equal_a_fresh_ingest() -> None:
+    run(examples=8, steps=15)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_updates_equal_a_fresh_ingest_at_length() -> None:
+    run(examples=1000, steps=50)
