@@ -163,8 +163,10 @@ def _check_bitsandbytes() -> Finding:
     except Exception as error:  # a broken native library raises whatever its loader raises
         fix = "`pip install --force-reinstall bitsandbytes`"
         return Finding(name=name, ok=False, detail=f"{version} does not import: {error}", fix=fix)
-    compiled_for_cuda = bool(getattr(lib, "compiled_with_cuda", False))
-    if gpus() and not compiled_for_cuda:
+    # Without its native library bitsandbytes imports all the same, with a stand-in that fails on first use.
+    missing = type(lib).__name__.startswith("ErrorHandler")
+    compiled_for_cuda = not missing and bool(getattr(lib, "compiled_with_cuda", False))
+    if missing or (gpus() and not compiled_for_cuda):
         detail = f"{version} has no library for this torch's CUDA version"
         fix = "`pip install --upgrade bitsandbytes`, or set BNB_CUDA_VERSION to a version it ships"
         return Finding(name=name, ok=False, detail=detail, fix=fix)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llms import choose as choosing
 from llms import facts as reading
 from llms.catalog import AUTO, Source, cache_dir, resolve
-from llms.checkpoint import Notify, manifest, silent, verify
+from llms.checkpoint import Notify, damage, manifest, silent, verify
 from llms.errors import BadRequest, DamagedCheckpoint, UnknownModel, UnsupportedModel
 from llms.fetch import Progress, no_progress
 from llms.gpu import gpus
@@ -141,6 +141,7 @@ def load(spec: LoadSpec) -> LoadedModel:
     memory = plan(
         facts, quantization=quantization, dtype=dtype, device=choice.device, window=spec.window,
         longest=window, slots=spec.slots, name=source.name,
+        ready=_is_kept(spec, source, facts, quantization, dtype, cache),
     )  # fmt: skip
     notice = _notice(source, choice, quantization, dtype, memory, window)
     if notice:
@@ -292,10 +293,7 @@ def _weights(
 ) -> Any:
     from llms.weights import read_weights
 
-    keep = spec.keep_quantized
-    if keep is None:
-        keep = facts.parameters >= choosing.SMALL and quantization in ("nf4", "fp4")
-    if keep and facts.stored_quantization is None and quantization in ("nf4", "fp4"):
+    if _keeps(spec, facts, quantization):
         from llms.quantized import quantized_weights
 
         return quantized_weights(source, facts, quantization, dtype, device, cache, spec.notify)
@@ -305,6 +303,23 @@ def _weights(
         if manifest(facts.folder) is not None:
             verify(facts.folder)  # says which file, where the hashes tell
         raise
+
+
+def _keeps(spec: LoadSpec, facts: Facts, quantization: str) -> bool:
+    """Tell whether a 4-bit checkpoint of this model is kept in the cache."""
+    if facts.stored_quantization is not None or quantization not in ("nf4", "fp4"):
+        return False
+    return facts.parameters >= choosing.SMALL if spec.keep_quantized is None else spec.keep_quantized
+
+
+def _is_kept(
+    spec: LoadSpec, source: Source, facts: Facts, quantization: str, dtype: str, cache: Path
+) -> bool:
+    if not _keeps(spec, facts, quantization):
+        return False
+    from llms.quantized import quantized_path
+
+    return damage(quantized_path(source, facts, quantization, dtype, cache)) is None
 
 
 def _adapted(spec: LoadSpec, source: Source, model: Any) -> Any:

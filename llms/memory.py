@@ -19,9 +19,10 @@ MARGIN = 0.05
 """Share of the free memory that is left alone: other programs, fragmentation."""
 SMALLEST_WINDOW = 512
 """Below this many tokens a window is of no use, so a plan that reaches it refuses."""
-OVERHEAD = {"cpu": 53_000_000, "cuda": 64_000_000}
-"""Bytes. CPU: the rest after weights, cache and workspace, 50 to 57 MB at windows of 1,024 to 4,096 tokens.
-GPU: cuBLAS's workspace of 32 MiB, and the allocator's rounding to blocks of 2 and 20 MiB.
+OVERHEAD = {"cpu": 53_000_000, "cpu 4-bit": 106_000_000, "cuda": 64_000_000}
+"""Bytes. CPU: the rest after weights, cache and workspace (50 to 57 MB at windows of 1,024 to 4,096 tokens;
+106 MB where bitsandbytes unpacks matrices). GPU: cuBLAS's workspace of 32 MiB, and the allocator's rounding to
+blocks of 2 and 20 MiB.
 """
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _BLOCK = 64  # weights that share one scale in bitsandbytes' 4-bit formats
@@ -60,7 +61,7 @@ class Plan:
     @property
     def total(self) -> int:
         """Return the expected peak: while loading, or with every slot full."""
-        return self.overhead + self.weights + max(self.loading, self.cache + self.workspace)
+        return self.weights + max(self.loading, self.cache + self.workspace + self.overhead)
 
 
 def plan(
@@ -74,6 +75,7 @@ def plan(
     slots: int = 1,
     name: str = "the model",
     free: int | None = None,
+    ready: bool = False,
 ) -> Plan:
     """Plan one model on one device.
 
@@ -87,6 +89,7 @@ def plan(
         slots: How many sequences to make room for.
         name: How to name the model in the message.
         free: Free bytes on the device; None to look.
+        ready: A checkpoint with this very quantization is at hand, so that nothing is converted.
 
     Raises:
         NotEnoughMemory: It does not fit, or `window` is longer than the model knows.
@@ -98,10 +101,10 @@ def plan(
         return Plan(
             device=device,
             weights=weight_bytes(facts, quantization, dtype),
-            loading=loading_bytes(facts, quantization, dtype, device),
+            loading=0 if ready else loading_bytes(facts, quantization, dtype, device),
             cache=cache_bytes(facts, dtype, tokens, slots),
             workspace=workspace_bytes(facts, quantization, dtype, tokens),
-            overhead=OVERHEAD["cuda" if device.startswith("cuda") else "cpu"],
+            overhead=_overhead(quantization, device),
             free=free,
             window=tokens,
             slots=slots,
@@ -148,9 +151,16 @@ def loading_bytes(facts: Facts, quantization: str, dtype: str, device: str) -> i
     after the other, unpacked, while the host reads ahead.
     """
     as_stored = (quantization, dtype) == (facts.stored_quantization or "none", facts.stored_dtype)
-    if device == "cpu":
-        return 0 if as_stored else facts.weight_bytes
-    return 0 if as_stored else 4 * facts.largest_linear * _BYTES[dtype]
+    if as_stored:
+        return 0
+    on_device = facts.weight_bytes if device == "cpu" else 4 * facts.largest_linear * _BYTES[dtype]
+    return on_device + OVERHEAD["cpu" if device == "cpu" else "cuda"]
+
+
+def _overhead(quantization: str, device: str) -> int:
+    if device != "cpu":
+        return OVERHEAD["cuda"]
+    return OVERHEAD["cpu" if quantization == "none" else "cpu 4-bit"]
 
 
 def token_bytes(facts: Facts, dtype: str) -> int:

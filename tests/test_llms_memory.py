@@ -227,6 +227,16 @@ def test_a_small_gpu_and_a_bitsandbytes_without_its_library_are_named(
         assert "no library" in found["bitsandbytes"].detail and found["bitsandbytes"].fix
 
 
+def test_a_bitsandbytes_that_only_pretends_to_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ErrorHandlerMockBNBNativeLibrary:
+        def __getattr__(self, name: str) -> object:
+            return lambda *_args: None
+
+    monkeypatch.setattr("bitsandbytes.cextension.lib", ErrorHandlerMockBNBNativeLibrary())
+    (found,) = [found for found in gpu.diagnose() if found.name == "bitsandbytes"]
+    assert not found.ok and "no library" in found.detail
+
+
 def test_a_folder_in_the_facts_is_read_once(tmp_path: Path) -> None:
     facts = read(tiny_checkpoint(tmp_path / "tiny", sliding_window=64))
     assert (facts.sliding_window, facts.context, facts.stored_dtype) == (64, 256, "float32")
