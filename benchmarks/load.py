@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,13 +35,14 @@ MISTRAL_7B: dict[str, Any] = {
 WAYS = ("plain", "ours", "plain nf4", "ours nf4", "ours nf4 kept")
 
 
-def make_7b(folder: Path, embedded: Path) -> None:
-    """Write a checkpoint of Mistral-7B's shapes with random weights, and a tokenizer so that it loads."""
+def make_7b(folder: Path, layers: int) -> None:
+    """Write a checkpoint of Mistral-7B's shapes with random weights, and a byte tokenizer so that it loads."""
     import torch
     from safetensors.torch import save_file
-    from transformers import MistralConfig, MistralForCausalLM
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-    config = MistralConfig(**MISTRAL_7B, dtype=torch.bfloat16)
+    config = MistralConfig(**{**MISTRAL_7B, "num_hidden_layers": layers}, dtype=torch.bfloat16)
     config.architectures = ["MistralForCausalLM"]
     with torch.device("meta"):
         names = {name: weight.shape for name, weight in MistralForCausalLM(config).state_dict().items()}
@@ -61,8 +61,10 @@ def make_7b(folder: Path, embedded: Path) -> None:
         index |= dict.fromkeys(tensors, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     config.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(embedded / name, folder / name)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
 def measure(way: str, folder: Path, cache: Path, device: str, window: int) -> dict[str, Any]:
@@ -181,6 +183,7 @@ def main() -> None:
     )
     parser.add_argument("--gpu", action="store_true", help="Mistral-7B's shapes on the GPU")
     parser.add_argument("--window", type=int, default=PROMPT, help="tokens of the sequence that is decoded")
+    parser.add_argument("--layers", type=int, default=32, help="with --gpu: how many of the 32 layers")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--folder", type=Path, help="checkpoint (default: the embedded model, or random 7B shapes)"
@@ -194,14 +197,16 @@ def main() -> None:
     from llms.fetch import embedded_checkpoint
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or embedded_checkpoint(notify=lambda line: print(line, file=sys.stderr))
-        if args.gpu and not args.folder:
-            checkpoint = Path(scratch, "7b")
-            checkpoint.mkdir()
-            make_7b(checkpoint, folder)
-            folder = checkpoint
+        folder = args.folder
+        if folder is None and args.gpu:
+            folder = Path(scratch, "7b")
+            folder.mkdir()
+            make_7b(folder, args.layers)
+        elif folder is None:
+            folder = embedded_checkpoint(notify=lambda line: print(line, file=sys.stderr))
         results = []
-        for way in (*WAYS, "ours nf4 kept"):
+        ways = WAYS[2:3] if args.gpu else WAYS[:4]
+        for way in (*ways, "ours nf4 kept", "ours nf4 kept"):
             command = [sys.executable, __file__, "--way", way, "--folder", str(folder), "--cache", scratch]
             command += ["--window", str(args.window), *(["--gpu"] if args.gpu else [])]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
