@@ -25,7 +25,7 @@ def first_and_end(stream: Iterator[Any]) -> tuple[float, float]:
     """Seconds to the first piece of text and to the end."""
     started, first = time.perf_counter(), 0.0
     for piece in stream:
-        if not first and getattr(piece, "text", ""):
+        if not first and bool(getattr(piece, "text", None)):
             first = time.perf_counter() - started
     return first, time.perf_counter() - started
 

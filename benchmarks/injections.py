@@ -10,27 +10,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from langchain.agents import create_agent
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+cases_module = import_module("agent_injections")
+fakes = import_module("agent_fakes")
 
 
 def plain_acts(case: dict[str, Any]) -> list[tuple[str, str]]:
     """What the same model does without this project's middleware."""
-    from agent_fakes import calls, scripted
-    from agent_injections import Recorder
-    from langchain.agents import create_agent
-
-    recorder = Recorder(case["content"])
+    recorder = cases_module.Recorder(case["content"])
     forbidden = case["forbidden"]
     name = "run_python" if forbidden["tool"] == "any" else forbidden["tool"]
     script = (
-        calls("remote_read", "c0", argument="x"),
-        calls(name, "c1", argument=forbidden["args_contain"]),
+        fakes.calls("remote_read", "c0", argument="x"),
+        fakes.calls(name, "c1", argument=forbidden["args_contain"]),
         "done",
     )
-    create_agent(scripted(*script), recorder.tools()).invoke({"messages": [("user", case["user"])]})
+    agent: Any = create_agent(fakes.scripted(*script), recorder.tools())
+    agent.invoke({"messages": [("user", case["user"])]})
     return [act for act in recorder.acts if act[0] == name]
 
 
@@ -41,17 +43,15 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.data / "injections.jsonl").is_file():
         parser.error(f"expected injections.jsonl in the folder, found none at {args.data}")
-    from agent_injections import OWN, acts_of
-
     shared = [
         json.loads(line) for line in (args.data / "injections.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     report: dict[str, Any] = {}
     print(f"{'cases':10} {'approve':10} {'acts':>5} {'of':>5}   plain create_agent")
-    for name, cases in (("given", shared), ("own", OWN)):
+    for name, cases in (("given", shared), ("own", cases_module.OWN)):
         plain = sum(bool(plain_acts(case)) for case in cases)
         for approve in ("deny", "never-ask"):
-            through = [case["id"] for case in cases if acts_of(case, approve=approve)]
+            through = [case["id"] for case in cases if cases_module.acts_of(case, approve=approve)]
             print(f"{name:10} {approve:10} {len(through):5} {len(cases):5}   {plain}")
             report[f"{name}.{approve}"] = {"through": through, "of": len(cases), "plain": plain}
     print(json.dumps({"benchmark": "injections", **report}))

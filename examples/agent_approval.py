@@ -27,7 +27,7 @@ def decide(request: dict[str, object]) -> dict[str, object]:
 for question in ("Run this code: print(sum(range(10)))", "Run this code: open('x', 'w')"):
     inputs: object = question
     while inputs is not None:
-        waiting = None
+        waiting: object = None
         for event in stream_events(agent, inputs, config=config):
             if isinstance(event, Approval):
                 waiting = Command(resume={event.id: decide(event.requests[0])})

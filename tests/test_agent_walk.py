@@ -154,3 +154,80 @@ def test_doctor_finds_this_machine_in_order(agent: Run) -> None:
         findings
     )
     assert findings["store"]["state"] == "ok" and findings["model"]["state"] == "ok", done
+
+
+def test_chat_keeps_a_thread_and_survives_wrong_commands(agent: Run) -> None:
+    lines = b'/nope\n"""\nWhat is the capital\nof France?\n"""\n/tools\n/docs\n/retry\n/save Capitals\n/bye\n'
+    done = agent("chat", "--no-docs", "--no-tools", "--max-tokens", "12", "--tokens", stdin=lines)
+    assert done.code == 0 and done.out.count("Paris") == 2, done
+    assert "expected a command, found '/nope'" in done.err and "tokens: " in done.err
+    (thread,) = json.loads(agent("threads", "--json").out)["threads"][:1]
+    assert thread["title"] == "Capitals"
+    said = json.loads(agent("threads", "show", thread["id"], "--json").out)["messages"]
+    assert [message["role"] for message in said] == ["human", "ai"]
+    done = agent("ask", "-c", "--no-docs", "--no-tools", "--max-tokens", "4", "Thanks")
+    assert done.code == 0, done
+    said = json.loads(agent("threads", "show", thread["id"], "--json").out)["messages"]
+    assert [message["role"] for message in said] == ["human", "ai"] * 2
+    assert "capital" in agent("logs", "search", "capital France").out
+    exported = agent("threads", "export", thread["id"]).out
+    assert exported.startswith("# Capitals") and "**You:** Thanks" in exported
+
+
+def test_a_sum_takes_the_calculator_and_the_trace_shows_it(agent: Run) -> None:
+    done = agent("ask", "--td", "--trace", "1234 * 5678")
+    assert (
+        done.out.strip() == "7006652" and "route calculator" in done.err and "tool  calculator" in done.err
+    ), done
+
+
+def test_code_that_is_to_run_asks_and_is_refused_without_a_terminal(agent: Run) -> None:
+    done = agent("ask", "Run this code: print(40 + 2)")
+    assert "needs approval" in done.out and "print(40 + 2)" in done.out and done.code == 0, done
+    done = agent("ask", "--approve", "never-ask", "--no-log", "Run this code: print(40 + 2)")
+    assert "42" in done.out, done
+
+
+def test_templates_files_and_extraction(agent: Run, tmp_path: Path) -> None:
+    assert agent("templates", "save", "short", "In one word: $input").code == 0
+    (tmp_path / "a.txt").write_text("Paris is the capital of France.")
+    done = agent(
+        "ask",
+        "-t",
+        "short",
+        "-f",
+        str(tmp_path / "a.txt"),
+        "-x",
+        "--no-log",
+        "--max-tokens",
+        "12",
+        "Which city?",
+    )
+    assert done.code == 0 and done.out.strip(), done
+    assert agent("ask", "-t", "nope", "x").code == 74
+    assert agent("ask", "-f", str(tmp_path / "nope"), "x").code == 70
+
+
+def test_classify_and_summarize_on_the_command_line(agent: Run, tmp_path: Path) -> None:
+    done = agent("classify", "--labels", "sports,politics", "The striker scored twice.", "--json")
+    assert json.loads(done.out)["label"] == "sports", done
+    (tmp_path / "in.csv").write_text("id,text\n1,The striker scored twice.\n2,Parliament voted.\n")
+    table = ("--csv", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv"))
+    assert agent("classify", "--labels", "sports,politics", *table).code == 0
+    assert "sports" in (tmp_path / "out.csv").read_text()
+    done = agent("summarize", str(HANDBOOK / "kv_cache.md"), "--length", "2s", "--json")
+    assert done.code == 0 and json.loads(done.out)["text"], done
+
+
+def test_code_never_writes_over_a_file(agent: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("mine")
+    done = agent("code", "add two numbers", "--out", str(tmp_path / "f.py"))
+    assert done.code == 70 and "--force" in done.err and (tmp_path / "f.py").read_text() == "mine", done
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
+def test_completion(agent: Run, shell: str) -> None:
+    done = agent("completion", shell)
+    assert done.code == 0 and "ask" in done.out and "docs-only" in done.out
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=done.out, text=True).returncode == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
@@ -126,12 +126,12 @@ class Repl:
             raise RequestError(f"expected a command, found {'/' + name!r}; /help lists them")
         command(rest.strip())
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, text: str, instead_of: Sequence[Any] = ()) -> None:
         from langchain_core.messages import HumanMessage
 
         self._last = text
         self._printer = TextPrinter(tool_debug=self._args.tool_debug)
-        final = self._session.turn({"messages": [HumanMessage(text)]}, text, self._printer)
+        final = self._session.turn({"messages": [*instead_of, HumanMessage(text)]}, text, self._printer)
         if self._tokens and final is not None:
             usage = final.usage
             console.say(f"tokens: {usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out")
@@ -215,8 +215,7 @@ class Repl:
     def _retry(self, _: str) -> None:
         if not self._last:
             raise RequestError("expected a question to ask again, found none; ask one first")
-        self._session.forget_last_turn()
-        self._answer(self._last)
+        self._answer(self._last, self._session.last_turn())
 
     def _fresh(self) -> None:
         self._session.thread = None

@@ -71,16 +71,13 @@ class Session:
             self._log(question, final)
         return final
 
-    def forget_last_turn(self) -> None:
-        """Take the last question and all that followed it out of the thread."""
+    def last_turn(self) -> list[Any]:
+        """What takes the last question and all that followed it out of the thread, as part of a new turn."""
         from langchain_core.messages import HumanMessage, RemoveMessage
 
-        config = self._config("")
-        messages = self._agent.get_state(config).values.get("messages", [])
+        messages = self._agent.get_state(self._config("")).values.get("messages", [])
         asked = [i for i, message in enumerate(messages) if isinstance(message, HumanMessage)]
-        if asked:
-            gone = [RemoveMessage(id=message.id) for message in messages[asked[-1] :]]
-            self._agent.update_state(config, {"messages": gone}, as_node="__start__")
+        return [RemoveMessage(id=message.id) for message in messages[asked[-1] :]] if asked else []
 
     def _config(self, question: str) -> dict[str, Any]:
         from agent.threads import config_of
