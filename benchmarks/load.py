@@ -36,7 +36,7 @@ WAYS = ("plain", "ours", "plain nf4", "ours nf4", "ours nf4 kept")
 
 
 def make_7b(folder: Path, layers: int) -> None:
-    """Write a checkpoint of Mistral-7B's shapes with random weights, and a byte tokenizer so that it loads."""
+    """Write a checkpoint of Mistral-7B's shapes with random weights, and a byte tokenizer beside it."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -46,11 +46,12 @@ def make_7b(folder: Path, layers: int) -> None:
     config.architectures = ["MistralForCausalLM"]
     with torch.device("meta"):
         names = {name: weight.shape for name, weight in MistralForCausalLM(config).state_dict().items()}
-    generator = torch.Generator("cuda").manual_seed(0)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     shards: dict[str, dict[str, Any]] = {}
     for name, shape in names.items():
         part = name.split(".")[2] if ".layers." in name else "rest"
-        weight = torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(0, 0.02, generator=generator)
+        weight = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02)
         if "norm" in name:
             weight.fill_(1)
         shards.setdefault(str(int(part) // 8) if part.isdigit() else part, {})[name] = weight.cpu()
