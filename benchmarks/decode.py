@@ -5,7 +5,7 @@ then one JSON line.
 
     python benchmarks/decode.py                                # needs a CUDA GPU
     python benchmarks/decode.py --acceptance FILE --data DATA  # on the CPU: how many guesses hold
-    python benchmarks/decode.py --replay FILE                  # on the GPU: what that acceptance costs and gains
+    python benchmarks/decode.py --replay FILE                  # on the GPU: what that costs and gains
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def prefill_seconds(decoder: Any) -> float:
 
 
 def verify_costs(decoder: Any) -> dict[int, float]:
-    """Return seconds of a step of 1..8 tokens of one slot at depth 1,024, the host choosing from its logits."""
+    """Return seconds of a step of 1..8 tokens of one slot at depth 1,024, the host choosing."""
     from llms.sampling import Sampling, sample
 
     costs = {}
@@ -222,13 +222,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--acceptance", type=Path, help="measure acceptance on the CPU into this file")
     parser.add_argument("--data", type=Path, help="folder with peps/ and peps_questions.jsonl")
+    parser.add_argument("--seconds", type=float, default=240, help="how long --acceptance decodes")
     parser.add_argument("--replay", type=Path, help="a file that --acceptance wrote")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "mistral-agent" / "kernels")
     options = parser.parse_args()
     if options.acceptance:
         from decode_acceptance import measure_acceptance
 
-        report = measure_acceptance(options.data)
+        report = measure_acceptance(options.data, options.seconds)
         options.acceptance.write_text(json.dumps(report))
         for kind, runs in report.items():
             steps = [kept for run in runs for _, kept in run]

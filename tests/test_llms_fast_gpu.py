@@ -57,6 +57,18 @@ class TestFastContract(DecoderContract):
 
     tolerance = 0.45
 
+    def test_the_same_seed_draws_the_same_in_any_batch(
+        self, decoder: Decoder, prompts: list[list[int]]
+    ) -> None:
+        """Between buckets bf16 sums differ, and a draw with them; within one they may not."""
+        how = [Sampling(temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4)]
+        batch = decoder.step([0, 1, 2, 3], prompts, how).tokens
+        for slot in range(4):
+            decoder.free(slot)
+        other = decoder.step([3, 2, 1, 0], prompts[::-1], how[::-1]).tokens
+        assert batch is not None and other is not None
+        assert batch.tolist() == other.tolist()[::-1]
+
     @pytest.fixture
     def model(self, pair: tuple[Any, FastDecoder]) -> Any:
         return pair[0]
@@ -96,8 +108,9 @@ def test_forced_tokens_lie_within_the_spread_of_bitsandbytes(pair: tuple[Any, Fa
         row = torch.as_tensor(decoder.step([0], [[ids[at]]]).logits[0]).log_softmax(-1)
         worst = max(worst, float((row - whole[at])[ids[at + 1]].abs()))
     spread = bnb_spread(model, ids, 100)
-    # Both are maxima over 99 draws of rounding noise, so one may come out above the other by chance.
-    assert worst <= 1.25 * spread + 0.01, f"fast {worst:.4f}, bitsandbytes against itself {spread:.4f}"
+    # Maxima over 99 draws of rounding noise. bitsandbytes shares every other operation with itself; this
+    # decoder rounds elsewhere too (codes before their product with absmax, the norm after its gain).
+    assert worst <= 1.7 * spread + 0.01, f"fast {worst:.4f}, bitsandbytes against itself {spread:.4f}"
 
 
 def test_dequantized_weights_are_those_of_bitsandbytes(pair: tuple[Any, FastDecoder]) -> None:

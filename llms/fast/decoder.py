@@ -96,6 +96,16 @@ class FastDecoder:
             )
         return count
 
+    def describe(self) -> str:
+        """Return one line for people: which decoder this is, and what this GPU's memory allows at most."""
+        p: Any = torch.cuda.get_device_properties(self.device)
+        rate = 2 * p.memory_clock_rate * 1e3 * p.memory_bus_width / 8
+        most = rate / self.weights.step_bytes
+        return (
+            f"fast (own NF4 kernels, CUDA graphs) on {p.name}: a token reads "
+            f"{self.weights.step_bytes / 1e9:.2f} GB, so at {rate / 1e12:.2f} TB/s at most {most:,.0f} tokens/s"
+        )
+
     def length(self, slot: int) -> int:
         """Return the number of tokens in a slot's cache."""
         self._check_slot(slot)

@@ -162,7 +162,7 @@ class Graphs:
             self.counters.data_ptr() + 4 * 2048, self.tables.shape[1], splits, s.sliding,
             tiles_of_columns(bucket), math.log2(math.e) / math.sqrt(s.head_dim),
         )  # fmt: skip
-        m.attention((splits, s.kv_heads, bucket), arguments)
+        m.attention[8 if bucket == 1 else 4]((splits, s.kv_heads, bucket), arguments)
 
     def _meta(self, field: str) -> int:
         return self.meta[FIELDS.index(field)].data_ptr()

@@ -107,7 +107,8 @@ class Machine:
         per_width = {k: v for k, v in chosen.items() if k[-1].isdigit()}
         defines = {"gemv": base | {k: v for k, v in chosen.items() if k not in per_width}}
         defines["gemm"] = base | per_width
-        defines |= {n: base for n in ("attention", "edges", "sample")}
+        defines |= {n: base for n in ("edges", "sample")}
+        defines |= {f"attention/{n}": base | {"ATTENTION_WARPS": n} for n in (4, 8)}
         with ThreadPoolExecutor() as pool:
             loads = {n: pool.submit(self._module, n, d, capability, cache) for n, d in defines.items()}
             modules = {n: load.result() for n, load in loads.items()}
@@ -115,7 +116,7 @@ class Machine:
 
     def _module(self, name: str, defines: dict[str, int], capability: tuple[int, int], cache: Path) -> Module:
         with torch.cuda.device(self.device):
-            return Module(name, defines, capability, cache)
+            return Module(name.partition("/")[0], defines, capability, cache)
 
     def _load(self, modules: dict[str, Module], narrow: int, widest: int) -> None:
         gemv, gemm, edges = modules["gemv"], modules["gemm"], modules["edges"]
@@ -133,7 +134,13 @@ class Machine:
                     size = self._gemm_bytes(nt)
                     kernel = gemm.kernel(f"gemm{nt}_{kind}", threads=256, shared_bytes=size, overlap=over)
                     self.linear[nt, kind] = kernel
-        self.attention = modules["attention"].kernel("attention", threads=128, overlap=over)
+        rows = 16 * (self.shape.head_dim + 4) * 4
+        self.attention = {
+            warps: modules[f"attention/{warps}"].kernel(
+                "attention", threads=32 * warps, shared_bytes=warps * rows, overlap=over
+            )
+            for warps in (4, 8)
+        }
         self.embed = edges.kernel("embed", threads=256)
         self.final_norm = edges.kernel("final_norm", threads=512, overlap=over)
         self.unpack = edges.kernel("unpack", threads=256)
@@ -168,7 +175,7 @@ class Machine:
     def attention_splits(self, columns: int) -> int:
         """Return over how many blocks the keys of one slot are spread."""
         wanted: int = 4 * self.processors // (self.shape.kv_heads * columns)
-        return max(2, min(32, wanted))
+        return max(2, min(32, wanted)) if columns > 1 else max(2, min(32, wanted // 4))
 
     @property
     def group_tokens(self) -> int:

@@ -1,12 +1,13 @@
 // Attention of a step's new tokens over the live part of a paged KV cache (flash-decoding).
 // Block (split, KV head, group): the keys of one slot are cut into equal runs over the splits, how many depends
 // on that slot's length only, so no slot's result depends on the others. The G query heads of a KV head and the
-// tokens of the group are the 16 rows of the A operand. Each of the 4 warps takes 16 keys at a time straight from
+// tokens of the group are the 16 rows of the A operand. Each warp takes 16 keys at a time straight from
 // the cache into registers: a dot product does not care in which order its terms come, so a lane's 16 contiguous
 // bytes of a key serve as B fragments as they are, and movmatrix turns the values' fragments.
-// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE.
+// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE, -DATTENTION_WARPS: 8 for a step
+// of one column, where a short text then needs one block a head and no second meeting; else 4, three blocks of
+// which fit a multiprocessor.
 #define J (HEAD_DIM / 32)
-#define ATTENTION_WARPS 4
 
 struct Attention {
   const bf16* q;   // [columns][KV_HEADS * GROUP * HEAD_DIM], rotated
@@ -32,7 +33,8 @@ __device__ __forceinline__ u32 transpose8x8(u32 v) {
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(const __grid_constant__ Attention a) {
-  __shared__ float so[ATTENTION_WARPS][16][HEAD_DIM + 4];
+  extern __shared__ __align__(16) float so_memory[];
+  float(*so)[16][HEAD_DIM + 4] = (float(*)[16][HEAD_DIM + 4]) so_memory;  // [ATTENTION_WARPS]
   __shared__ float sm[ATTENTION_WARPS][16], sl[ATTENTION_WARPS][16];
   __shared__ u32 arrived;
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
@@ -41,8 +43,8 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(con
   if (count == 0) return;
   const int first = a.group_first[group], p0 = a.pos[first], end = p0 + count;
   const int start = a.sliding ? max(0, p0 + 1 - a.sliding) & ~15 : 0;
-  const int step = ATTENTION_WARPS * 16;
-  const int run = ((end - start + a.splits - 1) / a.splits + step - 1) / step * step;
+  const int step = ATTENTION_WARPS * 16, least = ATTENTION_WARPS == 8 ? 256 : step;
+  const int run = max(least, ((end - start + a.splits - 1) / a.splits + step - 1) / step * step);
   const int active = (end - start + run - 1) / run;
   if (split >= active) return;
   const int lo = start + split * run, hi = min(lo + run, end);

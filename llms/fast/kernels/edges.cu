@@ -28,11 +28,16 @@ extern "C" __global__ void embed(const __grid_constant__ Embed a) {
   depend_launch();
   const bf16* row = a.table + (size_t)a.tokens[m] * a.width;
   float s = 0.f;
-  for (int k = threadIdx.x; k < a.width; k += blockDim.x) {
-    const float v = to_float(row[k]);
-    a.h[(size_t)m * a.width + k] = v;
-    a.x[packed(k, m, a.nt)] = to_bf16(v * to_float(a.gain[k]));
-    s += v * v;
+  for (int k = threadIdx.x * 8; k < a.width; k += blockDim.x * 8) {
+    const uint4 values = *(const uint4*)(row + k), gains = *(const uint4*)(a.gain + k);
+    const u32 vs[4] = {values.x, values.y, values.z, values.w}, gs[4] = {gains.x, gains.y, gains.z, gains.w};
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      const float lo = to_float(vs[e] & 0xffff), hi = to_float(vs[e] >> 16);
+      *(float2*)(a.h + (size_t)m * a.width + k + e * 2) = make_float2(lo, hi);
+      *(u32*)(a.x + packed(k + e * 2, m, a.nt)) = pack_bf16(lo * to_float(gs[e] & 0xffff), hi * to_float(gs[e] >> 16));
+      s += lo * lo + hi * hi;
+    }
   }
   s = block_sum(s);
   if (threadIdx.x == 0) a.ssq[m] = s;

@@ -34,7 +34,7 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const 
     for (int e = 0; e < 2; e++)
 #pragma unroll
       for (int r = 0; r < 2; r++) {
-        h[e][r] += round_bf16(d[e + r * 2]);
+        h[e][r] = round_bf16(h[e][r] + round_bf16(d[e + r * 2]));
         if (m + e < a.columns) a.h[(size_t)(m + e) * a.width + (r ? tile.high : tile.low) + g] = h[e][r];
         else h[e][r] = 0.f;
       }

@@ -43,7 +43,7 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const 
     if (lane < 8) a.x_out[packed(tile.low + g, 0, 0)] = to_bf16(round_bf16(silu(y)) * up);
   } else {
     const int k = (r < 8 ? tile.low : tile.high) + g;
-    const float h = row.h + round_bf16(y);
+    const float h = round_bf16(row.h + round_bf16(y));  // where the model rounds
     if (lane < 16) {
       a.h[k] = h;
       a.x_out[packed(k, 0, 0)] = to_bf16(h * row.gain);
