@@ -20,8 +20,8 @@ MARGIN = 0.05
 SMALLEST_WINDOW = 512
 """Below this many tokens a window is of no use, so a plan that reaches it refuses."""
 OVERHEAD = {"cpu": 53_000_000, "cpu 4-bit": 106_000_000, "cuda": 64_000_000}
-"""Bytes. CPU: the rest after weights, cache and workspace (50 to 57 MB, windows of 1k to 4k tokens;
-106 MB where bitsandbytes unpacks matrices). GPU: cuBLAS's workspace of 32 MiB, and the allocator's rounding to
+"""Bytes. CPU: the rest after weights, cache and workspace (50 to 57 MB at windows of 1k to 4k tokens; 106 MB
+where bitsandbytes unpacks matrices). GPU: cuBLAS's workspace of 32 MiB, and the allocator's rounding to
 blocks of 2 and 20 MiB.
 """
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
