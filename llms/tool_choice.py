@@ -17,8 +17,9 @@ Tool = dict[str, Any]
 ToolScorer = Callable[[str, Sequence[str]], Sequence[float]]
 """(message, descriptions of tools) -> similarities in [-1, 1]."""
 
-SIMILARITY_WEIGHT = 20.0
-"""Nats that one unit of similarity is worth beside the log-probabilities."""
+SIMILARITY_WEIGHT = 80.0
+"""Nats that one unit of similarity is worth. On the tuning half of 100 cases the right tool came first in .89
+of them by log-probability alone, in .98 with this weight; adding log p(name given message) lowered both."""
 
 CALL_THRESHOLD = 0.0
 """Nats by which the best tool must explain the message better than plain conversation does."""
@@ -47,16 +48,11 @@ def tool_scores(
     """
     text = " " + shortened(question)
     prompts = [_given(describe(tool)) for tool in tools] + [_given("chat: talk with the user")]
-    given = [row[0] for row in runtime.score_many([(prompt, [text]) for prompt in prompts])]
-    names = [str(tool["function"]["name"]).replace("_", " ") for tool in tools]
-    after, before = runtime.score_many(
-        [(_asked(shortened(question)), [f" {n}" for n in names]), (_asked(""), [f" {n}" for n in names])]
-    )
-    scores = [g + (a - b) for g, a, b in zip(given, after, before, strict=False)]
+    *scores, plain = (row[0] for row in runtime.score_many([(prompt, [text]) for prompt in prompts]))
     if scorer is not None:
         similar = scorer(question, [describe(tool) for tool in tools])
         scores = [s + SIMILARITY_WEIGHT * float(x) for s, x in zip(scores, similar, strict=True)]
-    return scores, given[-1]
+    return scores, plain
 
 
 def choose_tool(
@@ -88,7 +84,3 @@ def shortened(text: str) -> str:
 
 def _given(description: str) -> str:
     return f"Tool: {description}\nA user who needs this tool writes:"
-
-
-def _asked(question: str) -> str:
-    return f"Request: {question}\nThe tool for this request:"

@@ -54,6 +54,12 @@ def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
         text: The message to copy from.
     """
     copies, digits = spans(text), numbers(text)
+    kinds = [
+        inner.get("type") for inner in schema.get("properties", {}).values() if isinstance(inner, Mapping)
+    ]
+    if digits and {"integer", "number"} & {k for k in kinds if isinstance(k, str)}:
+        # A number goes to the argument that is one: "50 dollars" gives the amount 50, not the currency "50".
+        copies = [piece for piece in copies if not _NUMBER.fullmatch(piece)]
     narrowed = dict(schema)
     narrowed["properties"] = {
         name: _narrowed(inner, copies, digits) for name, inner in schema.get("properties", {}).items()

@@ -1,0 +1,64 @@
+"""What ChatLocal costs on top of plain `transformers.generate`: tokens a second of both, interleaved.
+
+The baseline is `generate` on the very model that ChatLocal has loaded, same prompt, same number of tokens.
+Passed: the median ratio is at least 0.95.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from llms import ChatLocal
+
+PROMPT = "Write a long story about a lighthouse keeper who finds a map."
+
+
+def stream_rate(chat: ChatLocal, tokens: int) -> float:
+    """Tokens a second of ChatLocal.stream, prefill included."""
+    began, count = time.perf_counter(), 0
+    for chunk in chat.stream(PROMPT, max_tokens=tokens):
+        count += (chunk.usage_metadata or {}).get("output_tokens", 0)
+    return count / (time.perf_counter() - began)
+
+
+def generate_rate(runtime: Any, ids: list[int], tokens: int) -> float:
+    """Tokens a second of generate on the same model, prefill included."""
+    prompt = torch.tensor([ids], device=runtime.loaded.device)
+    began = time.perf_counter()
+    out = runtime.loaded.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False
+    )
+    return (out.shape[1] - len(ids)) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    chat = ChatLocal(model=options.model, temperature=0)
+    runtime = chat.runtime()
+    ids = runtime.prompt_ids([chat._convert_input(PROMPT).to_messages()[0]])
+    stream_rate(chat, 4), generate_rate(runtime, ids, 4)
+    rows = []
+    for _ in range(options.rounds):
+        runtime.engine.table.clear()  # the baseline has no prefix cache
+        rows.append((stream_rate(chat, options.tokens), generate_rate(runtime, ids, options.tokens)))
+    ratios = [ours / theirs for ours, theirs in rows]
+    print("ChatLocal.stream  generate  ratio")
+    for (ours, theirs), ratio in zip(rows, ratios, strict=True):
+        print(f"{ours:16.1f}  {theirs:8.1f}  {ratio:5.3f}")
+    result = {"benchmark": "wrapper", "ratio": statistics.median(ratios), "target": 0.95}
+    print(json.dumps({**result, "tokens_per_s": statistics.median(r[0] for r in rows)}))
+
+
+if __name__ == "__main__":
+    main()
