@@ -15,24 +15,21 @@ import contextlib
 import functools
 import marshal
 import os
-import queue
-import resource
 import secrets
 import signal
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sandbox import bubblewrap, interpreter, seccomp, watch
 from sandbox.errors import SandboxFailed
-from sandbox.limits import MIB, Limits
+from sandbox.launcher import on_launcher
+from sandbox.limits import Limits
 from sandbox.remove import remove_tree
-
-T = TypeVar("T")
+from sandbox.rlimits import counts_by_namespace, rlimits
 
 # Above every range that distributions, systemd and container managers hand out (systemd's UIDS-GIDS.md).
 _LINKS = ".packages"
@@ -96,7 +93,7 @@ class Child:
         self.work: str | None = None
         self._result = os.memfd_create("result", 0)
         try:
-            self.process = _on_launcher(lambda: self._start(program, limits, confinement))
+            self.process = on_launcher(lambda: self._start(program, limits, confinement))
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -206,8 +203,8 @@ def _tier_one(
     opened += texts
     request = _request(program, limits, python, bubblewrap.WORK, channels)
     request["uid"] = _UID_BASE + secrets.randbelow(_UID_SPAN) if held.other_uid else None
-    exact = held.other_uid or _counts_by_namespace()
-    request["limits"] = _rlimits(program, limits, own=1 if held.other_uid else 2, exact=exact)
+    exact = held.other_uid or counts_by_namespace()
+    request["limits"] = rlimits(limits, lasting=program.lasting, own=1 if held.other_uid else 2, exact=exact)
     opened.append(_memory_file(marshal.dumps(request)))
     boot = opened[-1]
     options = bubblewrap.arguments(
@@ -239,7 +236,7 @@ def _on_host(
     if shown:
         request["links"] = {f"{_LINKS}/{name}": folder for name, folder in shown.items()}
         request["environment"]["PYTHONPATH"] = os.pathsep.join([*python.packages, f"{work}/{_LINKS}"])
-    request["limits"] = _rlimits(program, limits, own=1, exact=False)
+    request["limits"] = rlimits(limits, lasting=program.lasting, own=1, exact=False)
     request["remove"] = _code("remove.py")
     if held.tier == 2:
         request["landlock"] = _code("landlock.py")
@@ -285,46 +282,6 @@ def _request(
     }
 
 
-def _rlimits(program: Program, limits: Limits, *, own: int, exact: bool) -> list[tuple[int, int, int]]:
-    """(resource, soft, hard) of the program; the kernel counts `own` processes of the sandbox with it."""
-    cpu = max(1, round(limits.cpu_s + 0.5))
-    rules = [
-        # Private writable memory of one process: beyond it, MemoryError. Address space is wider: thread
-        # stacks and libraries reserve what they never touch.
-        (resource.RLIMIT_DATA, limits.memory_bytes),
-        (resource.RLIMIT_AS, 2 * limits.memory_bytes + 1024 * MIB),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 64 * 1024),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_SIGPENDING, 256),
-        (resource.RLIMIT_STACK, 8 * MIB),
-        (resource.RLIMIT_NPROC, limits.processes + own + (0 if exact else _processes_of_user())),
-    ]
-    clock = [] if program.lasting else [(resource.RLIMIT_CPU, cpu, cpu + 1)]
-    return [(kind, value, value) for kind, value in rules] + clock
-
-
-@functools.cache
-def _counts_by_namespace() -> bool:
-    """Whether RLIMIT_NPROC counts per user namespace (Linux 5.14, commit 21d1c5e386bc)."""
-    major, minor = os.uname().release.split(".")[:2]
-    return (int(major), int("".join(char for char in minor if char.isdigit()) or 0)) >= (5, 14)
-
-
-def _processes_of_user() -> int:
-    """How many processes this user has now: where the kernel counts them all, the limit lies above that."""
-    mine = os.getuid()
-    count = 0
-    for entry in os.scandir("/proc"):
-        try:
-            count += entry.name.isdigit() and entry.stat().st_uid == mine
-        except OSError:
-            continue
-    return count
-
-
 @functools.cache
 def _code(name: str) -> Any:
     """A file of this package, compiled (the interpreter inside is the same build, and so its marshal)."""
@@ -338,38 +295,3 @@ def _memory_file(content: bytes) -> int:
         file.write(content)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-class _Launcher(threading.Thread):
-    """The thread that forks. Daemonic: it holds nothing that must be given back."""
-
-    def __init__(self) -> None:
-        super().__init__(name="sandbox-launcher", daemon=True)
-        self.jobs: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            job, reply = self.jobs.get()
-            try:
-                reply.put((job(), None))
-            except BaseException as error:
-                reply.put((None, error))
-
-
-_launcher: _Launcher | None = None
-_launcher_lock = threading.Lock()
-
-
-def _on_launcher(job: Callable[[], T]) -> T:
-    global _launcher
-    with _launcher_lock:
-        if _launcher is None or not _launcher.is_alive():
-            _launcher = _Launcher()
-    reply: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    _launcher.jobs.put((job, reply))
-    value, error = reply.get()
-    if error is not None:
-        raise error
-    made: T = value
-    return made

@@ -320,7 +320,7 @@ except OSError: pass
     ),
     Attack(
         name="write escapes to the terminal",
-        body=r"print('\x1b]0;title\x07\x1b[2J\x1b]52;c;ZXZpbA==\x07\x9b31m \x08\r hidden \x7f \u202e \u2066')",
+        body=r"print('\x1b]0;title\x07\x1b[2J\x1b]52;c;ZXZpbA==\x07\x9b31m \x08\r \x7f \u202e \u2066')",
         real=False,
         check=_no_escapes,
     ),
