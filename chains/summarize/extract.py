@@ -23,9 +23,9 @@ from chains.vectors import Vectors, normalized, unit_vectors
 
 KEPT = 12
 """Sentences kept of a part."""
-EARLY, SPAN = 0.05, 30
+EARLY, SPAN = 0.2, 30
 """Bonus of an early place in the text: exp(-place / SPAN) times EARLY, places counted in sentences."""
-HEAD = 2.0
+HEAD = 5.0
 """How much more the beginning weighs in what the summary is to be near to: 1 + HEAD exp(-place / SPAN)."""
 FOCUS = 0.6
 """Weight of nearness to the focus."""

@@ -15,9 +15,9 @@ from chains.errors import OptionError
 class Style:
     """How a summary is to be.
 
-    `sentences` (1 to 100) or `words` (10 to 5,000) give its length; `words` is a limit, reached to within a
-    sentence. `bullets` puts each sentence on a line of its own, `tldr` makes it one sentence. `focus` is a
-    question that the summary keeps to. `audience` and `language` need a model that writes.
+    `sentences` (1 to 100, else 3) or `words` (10 to 5,000) give its length; `words` is a limit, reached to
+    within a sentence. `bullets` puts each sentence on a line of its own, `tldr` makes it one sentence.
+    `focus` is a question that the summary keeps to. `audience` and `language` need a model that writes.
     """
 
     sentences: int | None = None
@@ -50,7 +50,7 @@ class Style:
             return 1
         if self.words is not None:
             return max(1, self.words // 8)
-        return self.sentences or 5
+        return self.sentences or 3
 
 
 @dataclass(frozen=True)
