@@ -64,7 +64,7 @@ def test_there_are_enough_attacks_and_their_names_differ() -> None:
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 60
 
 
-@pytest.mark.parametrize("attack", _some_slow(ATTACKS, 2))
+@pytest.mark.parametrize("attack", _some_slow(ATTACKS, 3))
 def test_tier_one_holds(attack: Attack, host: Host) -> None:
     assert Sandbox.tier().number == 1
     _hold(attack, host)
