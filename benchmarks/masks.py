@@ -1,0 +1,67 @@
+"""What a grammar costs: microseconds a token for mask, check and state, and their share of a decode step.
+
+The baseline is the same model's decode step without a grammar, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+from llms import ChatLocal
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["name", "age", "tags"],
+}
+TEXT = '{"name": "A keeper of the light on a northern coast", "age": 61, "tags": ["sea", "storm", "map"]}'
+
+
+def main() -> None:
+    """Measure, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    chat = ChatLocal(model=options.model, temperature=0)
+    runtime = chat.runtime()
+    decoder, grammars = runtime.engine.decoder, runtime.grammars
+    ids = runtime.encode(TEXT, special=False)
+    parts: dict[str, list[float]] = {"mask": [], "settle": [], "accept": []}
+    for _ in range(options.rounds):
+        constraint = grammars.schema(SCHEMA)
+        for place, token in enumerate(ids):
+            for name, call in (
+                ("mask", lambda c=constraint, p=place: c.mask(600 - p)),
+                ("settle", lambda c=constraint, t=token, p=place: c.settle(t, 600 - p)),
+                ("accept", lambda c=constraint, t=token: c.accept(t)),
+            ):
+                began = time.perf_counter()
+                call()
+                parts[name].append(time.perf_counter() - began)
+    decoder.prefill(0, ids)
+    steps = []
+    for token in ids:
+        began = time.perf_counter()
+        decoder.step([0], [[token]])
+        steps.append(time.perf_counter() - began)
+    decoder.free(0)
+    step = statistics.median(steps)
+    means = {name: statistics.mean(values) for name, values in parts.items()}
+    for name, value in means.items():
+        print(f"{name:7} {value * 1e6:8.1f} us a token")
+    share = sum(means.values()) / step
+    print(f"step    {step * 1e6:8.1f} us; the grammar adds {share:.1%}")
+    micros = {f"{name}_us": value * 1e6 for name, value in means.items()}
+    print(json.dumps({"benchmark": "masks", "share_of_step": share, **micros}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Second turn of a long conversation: time to the first token with the prefix cache and without.
+
+The baseline is the same prompt on the same engine with an empty cache, in the same run. Passed: at most 0.25.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from llms import ChatLocal
+
+
+def first_token_s(chat: ChatLocal, messages: list[BaseMessage]) -> float:
+    """Seconds until the first chunk."""
+    began = time.perf_counter()
+    stream = chat.stream(messages, max_tokens=2)
+    next(stream)
+    took = time.perf_counter() - began
+    for _ in stream:
+        pass
+    return took
+
+
+def main() -> None:
+    """Measure, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--words", type=int, default=1700, help="length of the first message")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    chat = ChatLocal(model=options.model, temperature=0)
+    table = chat.runtime().engine.table
+    rows = []
+    for turn in range(options.rounds):
+        text = " ".join(f"word{(i * 7 + turn) % 97}" for i in range(options.words // 3))
+        opening: list[BaseMessage] = [HumanMessage(f"Read this. {text}")]
+        table.clear()
+        answer = chat.invoke(opening, max_tokens=4)
+        second = [*opening, AIMessage(answer.text or "ok"), HumanMessage("What was the first word?")]
+        warm = first_token_s(chat, second)
+        table.clear()
+        rows.append((warm, first_token_s(chat, second), chat.get_num_tokens_from_messages(second)))
+    print("tokens  warm s  cold s  ratio")
+    for warm, cold, tokens in rows:
+        print(f"{tokens:6d}  {warm:6.3f}  {cold:6.3f}  {warm / cold:5.3f}")
+    ratio = statistics.median(warm / cold for warm, cold, _ in rows)
+    print(json.dumps({"benchmark": "prefix", "ratio": ratio, "target": 0.25, "tokens": rows[0][2]}))
+
+
+if __name__ == "__main__":
+    main()
