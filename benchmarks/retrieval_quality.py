@@ -57,7 +57,7 @@ def peps_store(data: Path, folder: Path) -> DocumentStore:
 
 
 def ndcg(hits: Sequence[Hit], relevant: set[str]) -> float:
-    """nDCG@10 over documents, each counted at its best passage, binary gains (Jarvelin and Kekalainen 2002)."""
+    """nDCG@10 over documents, each at its best passage, binary gains (Jarvelin and Kekalainen 2002)."""
     ranked = list(dict.fromkeys(Path(hit.chunk.source).stem for hit in hits))[:10]
     gain = sum(1 / math.log2(place + 2) for place, name in enumerate(ranked) if name in relevant)
     return gain / sum(1 / math.log2(place + 2) for place in range(min(10, len(relevant))))
@@ -131,9 +131,8 @@ def main() -> None:
             gains = [ours - theirs for ours, theirs in zip(values, found["plain fusion"][what], strict=True)]
             gain = sum(gains) / len(gains)
             mean = sum(values) / len(values)
-            print(
-                f"{name:14} {what:18} {mean:.3f}  [{low:.3f}, {high:.3f}]  {gain:+.3f} to plain  n={len(values)}"
-            )
+            figures = f"{mean:.3f}  [{low:.3f}, {high:.3f}]  {gain:+.3f} to plain"
+            print(f"{name:14} {what:18} {figures}  n={len(values)}")
             summary[f"{name} {what}"] = [round(v, 3) for v in (mean, low, high, gain)]
     print(json.dumps(summary))
 
