@@ -77,7 +77,7 @@ def test_a_batch_in_fp32_gives_the_tokens_of_single_runs(embedded: Any) -> None:
 
 
 def test_seeds_repeat_and_n_differs(chat: ChatLocal) -> None:
-    how = {"temperature": 1.2, "max_tokens": 6}
+    how: dict[str, Any] = {"temperature": 1.2, "max_tokens": 6}
     once, again = (chat.invoke("Write something odd.", seed=5, **how).text for _ in range(2))
     assert once == again != chat.invoke("Write something odd.", seed=6, **how).text
     result = chat.generate([[HumanMessage("Write something odd.")]], n=3, seed=5, **how)
@@ -136,14 +136,19 @@ def test_options_out_of_range_are_refused_by_name(chat: ChatLocal, bad: dict[str
 def test_constructor_values_out_of_range_are_refused() -> None:
     for bad in ({"temperature": -1}, {"max_tokens": 0}, {"nonsense": 1}, {"top_p": 1.5}):
         with pytest.raises(BadRequest):
-            ChatLocal(**bad)  # type: ignore[arg-type]
+            ChatLocal(**bad)
 
 
 def test_bad_messages_are_named(chat: ChatLocal) -> None:
     image = HumanMessage([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}])
     with pytest.raises(TextOnly, match="image_url"):
         chat.invoke([image])
-    for messages in ([], [HumanMessage("")], [HumanMessage("  \n")], [ChatMessage("hi", role="wizard")]):
+    for messages in (
+        [],
+        [HumanMessage("")],
+        [HumanMessage("  \n")],
+        [ChatMessage(content="hi", role="wizard")],
+    ):
         with pytest.raises(BadRequest):
             chat.invoke(messages)
     with pytest.raises(ContextOverflow, match="8192") as raised:

@@ -30,17 +30,18 @@ def schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:
     if kind == "union":
         return {"anyOf": [schema(draw, depth + 1), {"type": "null"}]}
     low = draw.randint(-50, 50)
-    return {
+    scalars: dict[str, dict[str, Any]] = {
         "string": {"type": "string", "minLength": draw.randint(0, 4), "maxLength": draw.randint(5, 40)},
         "integer": {"type": "integer", "minimum": low, "maximum": low + draw.randint(0, 500)},
         "number": {"type": "number", "minimum": low, "exclusiveMaximum": low + 7.5},
         "boolean": {"type": "boolean"},
-        "enum": {"enum": draw.sample(["red", "grün", "blue \"1\"", 3, None, True, 2.5], 3)},
+        "enum": {"enum": draw.sample(["red", "grün", 'blue "1"', 3, None, True, 2.5], 3)},
         "pattern": {"type": "string", "pattern": draw.choice(["^[A-Z]{2}-[0-9]{3}$", "^a+b$", "^(x|yz)*$"])},
         "const": {"const": draw.choice(["fixed", 7, False])},
         "null": {"type": "null"},
         "date": {"type": "string", "format": draw.choice(["date", "uuid", "date-time"])},
-    }[kind]  # fmt: skip
+    }
+    return scalars[kind]  # fmt: skip
 
 
 def validate(text: str, expected: dict[str, Any]) -> None:
