@@ -103,7 +103,8 @@ class FastDecoder:
         most = rate / self.weights.step_bytes
         return (
             f"fast (own NF4 kernels, CUDA graphs) on {p.name}: a token reads "
-            f"{self.weights.step_bytes / 1e9:.2f} GB, so at {rate / 1e12:.2f} TB/s at most {most:,.0f} tokens/s"
+            f"{self.weights.step_bytes / 1e9:.2f} GB, so at {rate / 1e12:.2f} TB/s at most {most:,.0f} "
+            "tokens/s"
         )
 
     def length(self, slot: int) -> int:

@@ -66,6 +66,8 @@ class Graphs:
         self.lut = _lut(weights.codes)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory = torch.cuda.graph_pool_handle()
+        # One for all captures: cuBLAS keeps 32 MB of workspace for every stream it has seen.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -85,7 +87,7 @@ class Graphs:
 
     def capture(self, bucket: int) -> None:
         """Record the step for one bucket. The columns must be valid: it runs once before."""
-        stream = torch.cuda.Stream(self.machine.device)  # type: ignore[no-untyped-call]
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         kept = self.meta.clone()
         self.meta.zero_()

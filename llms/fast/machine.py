@@ -87,10 +87,18 @@ class Machine:
         self.overlap = capability >= (9, 0) if overlap is None else overlap
         widest = -(-max(shape.inner, shape.width, shape.heads * shape.head_dim) // 256)
         narrow = -(-shape.width // 256)
+        defines = self._choose(dict(extra or {}))
+        with ThreadPoolExecutor() as pool:
+            loads = {n: pool.submit(self._module, n, d, capability, cache) for n, d in defines.items()}
+            modules = {n: load.result() for n, load in loads.items()}
+        self._load(modules, narrow, widest)
+
+    def _choose(self, chosen: dict[str, int]) -> dict[str, dict[str, int]]:
+        """Settle what depends on the GPU's shared memory; return each module's compile-time constants."""
+        shape = self.shape
         large = self._limit > 200_000
         self._warps = 16 if large else 8
         self._depth = 2  # 3 and 4 were 1 and 5 % slower: what a kernel needs first queues behind them
-        chosen = dict(extra or {})
         self._warps = chosen.setdefault("GEMV_WARPS", self._warps)
         self._depth = chosen.setdefault("STAGES", self._depth)
         chosen.setdefault("GEMV_BLOCKS", 1)
@@ -109,10 +117,7 @@ class Machine:
         defines["gemm"] = base | per_width
         defines |= {n: base for n in ("edges", "sample")}
         defines |= {f"attention/{n}": base | {"ATTENTION_WARPS": n} for n in (4, 8)}
-        with ThreadPoolExecutor() as pool:
-            loads = {n: pool.submit(self._module, n, d, capability, cache) for n, d in defines.items()}
-            modules = {n: load.result() for n, load in loads.items()}
-        self._load(modules, narrow, widest)
+        return defines
 
     def _module(self, name: str, defines: dict[str, int], capability: tuple[int, int], cache: Path) -> Module:
         with torch.cuda.device(self.device):
