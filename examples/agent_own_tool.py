@@ -1,25 +1,23 @@
 """The agent with a tool of your own, which the router finds by its description."""
 
-from typing import Literal
-
 from langchain_core.tools import tool
 
 from agent import build_agent, load_settings, stream_events
 from agent.events import Final, ToolCall, ToolResult
 
-STOCK = {"pencils": 120, "rulers": 14, "erasers": 0}
+ORDERS = {4711: "on its way, arrives on Friday", 4712: "waiting for the payment"}
 
 
 @tool
-def stock(article: Literal["pencils", "rulers", "erasers"]) -> str:
-    """Tell how many pieces of an article are in stock in our shop."""
-    return f"{STOCK[article]} {article} in stock"
+def order_status(number: int) -> str:
+    """Tell the delivery status of a customer's order by its number."""
+    return f"Order {number} is {ORDERS.get(number, 'unknown')}."
 
 
-stock.metadata = {"kind": "read", "answers": True}  # it only looks; what it says is the answer
+order_status.metadata = {"kind": "read", "answers": True}  # it only looks; what it says is the answer
 
-agent = build_agent(load_settings(model="smollm2-135m", max_tokens=40), tools=[stock])
-for event in stream_events(agent, "How many rulers are in stock?"):
+agent = build_agent(load_settings(model="smollm2-135m", max_tokens=40), tools=[order_status])
+for event in stream_events(agent, "What is the delivery status of order 4711?"):
     if isinstance(event, ToolCall):
         print(f"calls {event.name} with {event.args}")
     elif isinstance(event, ToolResult):
