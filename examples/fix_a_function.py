@@ -31,7 +31,7 @@ def main() -> None:
         "import doctest, broken\nprint(doctest.testmod(broken))", files={"broken.py": code}
     )
     print("before:", printable(before.stdout).strip().splitlines()[-1])
-    chain = code_chain(ChatLocal(temperature=0, max_tokens=200), Sandbox().run, repairs=2)
+    chain = code_chain(ChatLocal(temperature=0, max_tokens=120), Sandbox().run, repairs=1)
     result: CodeResult = chain.invoke({"request": f"Correct the mistake in this function.\n\n{code}"})
     print(result.code)
     print(f"after {len(result.runs)} tries: {result.status}. {printable(result.explanation)}")

@@ -20,7 +20,7 @@ REQUEST = "write a python function to generate a list of random 1000 numbers bet
 def main() -> None:
     """Stream the steps, then print the code and what is known about it."""
     request, *examples = sys.argv[1:] or [REQUEST]
-    chain = code_chain(ChatLocal(temperature=0, max_tokens=200), Sandbox().run, repairs=1)
+    chain = code_chain(ChatLocal(temperature=0, max_tokens=120), Sandbox().run, repairs=1)
     for event in chain.stream({"request": request, "examples": examples}):
         if isinstance(event, CodeEvent):
             print(f"{event.step}: {printable(event.text).splitlines()[0]}", file=sys.stderr)
