@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 
 from chains.retrieval.embedder import Embedder
-from chains.retrieval.errors import EmptyQuery
+from chains.retrieval.errors import EmptyQuery, StoreDamaged
 from chains.retrieval.filters import Filter
 from chains.retrieval.fusion import Fusion
 from chains.retrieval.ingest import Ingest
@@ -33,7 +33,7 @@ from chains.retrieval.search import Hit, Searcher, SearchMode, SearchOptions
 from chains.retrieval.settings import StoreSettings
 from chains.retrieval.splitter import SplitterConfig
 from chains.retrieval.vectorstore import StoreVectorStore, app_document
-from chains.retrieval.verify import VerifyReport
+from chains.retrieval.verify import VerifyReport, salvage
 from chains.retrieval.walk import MAX_FILE_BYTES, survey
 from chains.retrieval.watch import watch
 
@@ -285,6 +285,13 @@ class DocumentStore:
         folder = Path(path)
         with WriterLock(folder).held("repair"):
             lost = salvage_if_damaged(folder)
-        with cls(folder, **options) as store:
-            report = store.verify(repair=True)
+        try:
+            with cls(folder, **options) as store:
+                report = store.verify(repair=True)
+        except StoreDamaged:
+            # Damage that the page check passes over shows when the rows are read.
+            with WriterLock(folder).held("repair"):
+                lost = sorted({*lost, *salvage(folder)})
+            with cls(folder, **options) as store:
+                report = store.verify(repair=True)
         return replace(report, lost=tuple(sorted({*report.lost, *lost})))
