@@ -1,4 +1,4 @@
-"""What the fast decoder chooses for a GPU: shared memory that fits, grids whose blocks can wait on each other."""
+"""What the fast decoder chooses for a GPU: memory that fits, and grids whose blocks all run at once."""
 
 from __future__ import annotations
 
