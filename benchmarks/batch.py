@@ -34,7 +34,7 @@ def main() -> None:
     rates = {}
     began = time.perf_counter()
     rates["one after another"] = count([chat.invoke(p) for p in prompts]) / (time.perf_counter() - began)
-    runtime.engine.table.clear()
+    runtime.engine.clear_cache()
     began = time.perf_counter()
     rates["one batch"] = count(chat.batch(prompts)) / (time.perf_counter() - began)
     began, tokens = time.perf_counter(), 0

@@ -34,16 +34,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     chat = ChatLocal(model=options.model, temperature=0)
-    table = chat.runtime().engine.table
+    engine = chat.runtime().engine
     rows = []
     for turn in range(options.rounds):
         text = " ".join(f"word{(i * 7 + turn) % 97}" for i in range(options.words // 3))
         opening: list[BaseMessage] = [HumanMessage(f"Read this. {text}")]
-        table.clear()
+        engine.clear_cache()
         answer = chat.invoke(opening, max_tokens=4)
         second = [*opening, AIMessage(answer.text or "ok"), HumanMessage("What was the first word?")]
         warm = first_token_s(chat, second)
-        table.clear()
+        engine.clear_cache()
         rows.append((warm, first_token_s(chat, second), chat.get_num_tokens_from_messages(second)))
     print("tokens  warm s  cold s  ratio")
     for warm, cold, tokens in rows:

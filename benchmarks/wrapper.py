@@ -50,7 +50,7 @@ def main() -> None:
     stream_rate(chat, 4), generate_rate(runtime, ids, 4)
     rows = []
     for _ in range(options.rounds):
-        runtime.engine.table.clear()  # the baseline has no prefix cache
+        runtime.engine.clear_cache()  # the baseline has no prefix cache
         rows.append((stream_rate(chat, options.tokens), generate_rate(runtime, ids, options.tokens)))
     ratios = [ours / theirs for ours, theirs in rows]
     print("ChatLocal.stream  generate  ratio")

@@ -50,6 +50,7 @@ class Engine:
         spare = max(1, decoder.max_slots - self.max_batch // 2)
         self.table = SlotTable(decoder, max_bytes=cache_bytes, max_idle=spare)
         self.steps = 0
+        self._clear = False
         self._lock = threading.Lock()
         self._waiting: list[Handle] = []
         self._active: list[Handle] = []
@@ -114,6 +115,10 @@ class Engine:
             raise job.error
         return job.results
 
+    def clear_cache(self) -> None:
+        """Forget every cached prefix before the next step (finished requests' included)."""
+        self._clear = True
+
     def cancel(self, handle: Handle) -> None:
         """Stop a request; its slot is taken back before the next step."""
         with self._lock:
@@ -175,6 +180,9 @@ class Engine:
         """Reap, admit, prefill a chunk, score a chunk, decode one token for everybody who wants one."""
         self.steps += 1
         self._reap()
+        if self._clear:
+            self._clear = False
+            self.table.clear()
         self._admit()
         with self._lock:
             late = [h for h in self._active if h.pending > 1]
