@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from typing import Any
 
 from agent.cli import console
-from agent.cli.options import add_model_options, number, settings_from
+from agent.cli.options import add_model_options, settings_from
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("path", nargs="?", default="-", metavar="PATH|-", help="a file or folder; - is stdin")
-    parser.add_argument("--length", metavar="N[w|s]", help="most words (200w) or sentences (5s, or 5)")
+    parser.add_argument(
+        "--length",
+        type=_length,
+        metavar="N[w|s]",
+        help='most words ("200 words", 200w) or sentences (5s, or 5)',
+    )
     parser.add_argument(
         "--style", choices=["text", "bullets", "tldr"], default="text", help="how it looks (text)"
     )
@@ -43,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             focus=args.focus,
             audience=args.audience,
             language=args.language,
-            **_length(args.length),
+            **(args.length or {}),
         )
         chain = summarize_chain(
             parts.model,
@@ -66,8 +72,11 @@ def _input(path: str) -> Any:
     return Path(path) if path != "-" else sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
-def _length(text: str | None) -> dict[str, int]:
-    if text is None:
-        return {}
-    unit = "words" if text.endswith("w") else "sentences"
-    return {unit: int(number(1, 5000, whole=True)(text.rstrip("ws")))}
+def _length(text: str) -> dict[str, int]:
+    """An argparse type: "5", "5s", "5 sentences", "200w" or "200 words"."""
+    match = re.fullmatch(r"\s*(\d{1,4})\s*(w|words?|s|sentences?)?\s*", text)
+    if match is None or not 1 <= int(match[1]) <= 5000:
+        raise argparse.ArgumentTypeError(
+            f"expected a length such as 200w or 5s, from 1 to 5000, found {text!r}"
+        )
+    return {"words" if (match[2] or "s").startswith("w") else "sentences": int(match[1])}
