@@ -61,7 +61,16 @@ class Parts:
         """The chat model; its weights load on its first use."""
         from llms import ChatLocal
 
-        return ChatLocal(**self._model_fields())
+        return ChatLocal(**self._model_fields(), tool_scorer=self._likeness)
+
+    def _likeness(self, message: str, descriptions: Sequence[str]) -> list[float]:
+        """Return the cosine of a message to each description of a tool: what helps a small model to pick."""
+        import numpy as np
+
+        vectors = np.asarray(self.embeddings.embed_documents(list(descriptions)))
+        query = np.asarray(self.embeddings.embed_query(message))
+        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+        return [float(value) for value in vectors @ query / np.maximum(norms, 1e-12)]
 
     @cached_property
     def completion_model(self) -> LocalLLM:

@@ -153,6 +153,15 @@ class LocalFields(Serializable):
             return runtime
         return shared(self.load_spec(model), decoder=self.decoder, max_slots=self.max_slots)
 
+    def loaded_runtime(self) -> Runtime | None:
+        """Return the loaded model where something has needed it already; loads nothing."""
+        from llms.engine_shared import find_shared
+
+        if self._adopted is not None:
+            adopted: Runtime = self._adopted
+            return adopted
+        return find_shared(self.load_spec(), decoder=self.decoder, max_slots=self.max_slots)
+
     def load_spec(self, model: str | None = None) -> LoadSpec:
         """Return what to load, for this model or for another one under the same settings."""
         from llms.load import LoadSpec

@@ -114,3 +114,7 @@ class Decoder(Protocol):
     def free(self, slot: int) -> None:
         """Empty a slot; its memory may be given back."""
         ...
+
+    def describe(self) -> str:
+        """Return one line for people: which decoder this is, and on what it runs."""
+        ...

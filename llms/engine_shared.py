@@ -131,6 +131,11 @@ def shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime:
         return _SHARED[key]
 
 
+def find_shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime | None:
+    """Return the runtime of a load specification if something has loaded it already."""
+    return _SHARED.get((spec, decoder, max_slots))
+
+
 def unload_all() -> None:
     """Forget every shared model; their memory is freed once nobody uses them."""
     with _GUARD:

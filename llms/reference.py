@@ -59,6 +59,10 @@ class ReferenceDecoder:
         if kinds == {"full_attention"}:
             self._sliding = 0
 
+    def describe(self) -> str:
+        """Return one line for people: which decoder this is, and on what it runs."""
+        return f"reference (forward passes of transformers) on {self.device}"
+
     def length(self, slot: int) -> int:
         """Return the number of tokens in a slot's cache."""
         self._check_slot(slot)

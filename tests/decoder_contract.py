@@ -61,6 +61,7 @@ class DecoderContract:
 
     def test_is_a_decoder(self, decoder: Decoder) -> None:
         assert isinstance(decoder, Decoder)
+        assert decoder.describe()
         assert decoder.bytes_per_token > 0 and decoder.window > 0 and decoder.max_slots >= 4
 
     def test_prefill_gives_the_last_logits(

@@ -33,12 +33,31 @@ def report_run(parts: Parts, trace: Trace, args: argparse.Namespace) -> None:
         ):
             console.say(row)
     if args.verbose:
-        import psutil
+        _report_model(parts)
+        _report_work(trace)
 
-        models = [step for step in trace.steps if step.kind == "model"]
-        tokens, seconds = sum(s.output_tokens for s in models), sum(s.seconds or 0 for s in models)
-        speed = f"{tokens / seconds:.1f} tokens/s" if seconds else "no tokens"
-        memory = psutil.Process().memory_info().rss / 2**20
-        console.say(f"model {parts.settings.model} on {parts.settings.device}")
-        console.say(f"prompt {sum(s.input_tokens for s in models)} tokens, decoded {tokens} tokens, {speed}")
-        console.say(f"memory {memory:.0f} MiB")
+
+def _report_model(parts: Parts) -> None:
+    """Say what was loaded, where, and how long that took; nothing where no model was needed."""
+    runtime = parts.model.loaded_runtime()
+    if runtime is None:
+        console.say("model not loaded: the answer needed none")
+        return
+    loaded, dtype = runtime.loaded, str(runtime.loaded.dtype).removeprefix("torch.")
+    console.say(
+        f"model {loaded.name}, quantization {loaded.quantization}, {dtype}, on {loaded.device}, "
+        f"window {loaded.window} tokens, loaded in {loaded.load_s:.1f} s"
+    )
+    console.say(f"decoder {runtime.engine.decoder.describe()}")
+
+
+def _report_work(trace: Trace) -> None:
+    """Say how many tokens went through the model, how fast, and what memory the process has."""
+    import psutil
+
+    models = [step for step in trace.steps if step.kind == "model"]
+    tokens, seconds = sum(s.output_tokens for s in models), sum(s.seconds or 0 for s in models)
+    speed = f"{tokens / seconds:.1f} tokens/s" if seconds else "no tokens"
+    memory = psutil.Process().memory_info().rss / 2**20
+    console.say(f"prompt {sum(s.input_tokens for s in models)} tokens, decoded {tokens} tokens, {speed}")
+    console.say(f"memory {memory:.0f} MiB")
