@@ -130,26 +130,43 @@ class Engine:
 
     def drive(self, waiter: _Waiter) -> None:
         """Return once the waiter has something to read, running steps where nobody else does."""
-        with self._lock:
-            while not waiter.satisfied:
-                if self._leader is None:
-                    self._leader = waiter
-                    break
-                self._sleepers.append(waiter)
-                try:
-                    waiter.ready.wait()
-                finally:
-                    self._sleepers.remove(waiter)
-            else:
-                return
+        if not self._leads(waiter):
+            return
         try:
             while not waiter.satisfied:
                 self._step()
         finally:
             with self._lock:
                 self._leader = None
-                if self._sleepers:
-                    self._sleepers[0].ready.notify_all()
+                self._hand_over()
+
+    def _leads(self, waiter: _Waiter) -> bool:
+        """Sleep until the waiter is satisfied (False), or nobody leads and it takes the lead (True).
+
+        Who was woken to lead and does not, because it was satisfied or interrupted meanwhile, wakes the next:
+        else everybody would sleep.
+        """
+        with self._lock:
+            try:
+                while not waiter.satisfied and self._leader is not None:
+                    self._sleepers.append(waiter)
+                    try:
+                        waiter.ready.wait()
+                    finally:
+                        self._sleepers.remove(waiter)
+                if waiter.satisfied:
+                    return False
+                self._leader = waiter
+                return True
+            finally:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Wake one sleeper that has work left where nobody leads; the lock is held."""
+        if self._leader is None:
+            heir = next((sleeper for sleeper in self._sleepers if not sleeper.satisfied), None)
+            if heir is not None:
+                heir.ready.notify_all()
 
     def pump(self, waiter: _Waiter) -> None:
         """Have a helper thread drive for a caller that must not block (asyncio)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -67,6 +68,54 @@ def test_a_batch_of_threads_gives_what_single_runs_give(engine: Engine, alone: A
     for thread in threads:
         thread.join(60)
     assert found == [run(a) for a in asked]
+
+
+class _LateCondition(threading.Condition):
+    """A condition whose waiter, once woken, is slow to come back."""
+
+    def _acquire_restore(self, state: Any) -> None:
+        time.sleep(0.3)
+        super()._acquire_restore(state)  # type: ignore[misc]
+
+
+class _Errand:
+    """Something that waits for the engine, as a handle does."""
+
+    def __init__(self, ready: threading.Condition) -> None:
+        self.ready = ready
+        self.satisfied = False
+
+
+def test_the_lead_passes_over_a_sleeper_that_has_what_it_wanted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = engine._lock
+    leader, served, last = (
+        _Errand(kind(lock)) for kind in (threading.Condition, _LateCondition, threading.Condition)
+    )
+
+    def step() -> None:
+        """Serve `served`, who still sleeps when the leader leaves; `last` serves itself."""
+        while engine._leader is leader and len(engine._sleepers) < 2:
+            time.sleep(0.01)
+        with lock:
+            if engine._leader is leader:
+                leader.satisfied = served.satisfied = True
+                served.ready.notify_all()
+            else:
+                last.satisfied = True
+
+    monkeypatch.setattr(engine, "_step", step)
+    threads = []
+    for errand in (leader, served, last):
+        threads.append(threading.Thread(target=engine.drive, args=(errand,), daemon=True))
+        threads[-1].start()
+        while engine._leader is not leader and not leader.satisfied:
+            time.sleep(0.01)
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join(10)
+    assert last.satisfied, "nobody leads, everybody sleeps"
 
 
 def test_concurrent_requests_share_steps(engine: Engine) -> None:
