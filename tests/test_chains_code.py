@@ -64,14 +64,27 @@ def test_without_examples_it_only_ran() -> None:
 
 def test_a_signature_for_stated_numbers_takes_no_arguments_and_is_checked() -> None:
     request = "Write a function to generate a list of random 1000 numbers between 1 and 10000"
-    body = "return [random.randint(1, 10000) for _ in range(1000)]"
+    body = "return [randint(1, 10000) for _ in range(1000)]"
     missing = f"```python\ndef numbers():\n    {body}\n```"
     model = ScriptedChat(
-        replies=["def numbers(n: int) -> list:", missing, "```python\nimport random\n" + missing[10:]]
+        replies=[
+            "def numbers(n: int) -> list:",
+            missing,
+            "```python\nfrom random import randint\n" + missing[10:],
+        ]
     )
     result = code_chain(model, RUN).invoke(request)
     assert [run.passed for run in result.runs] == [False, True]
     assert "NameError" in result.runs[0].problem() and "def numbers()" in result.code
+
+
+def test_an_import_that_the_model_forgot_costs_no_repair() -> None:
+    request = "Write a function to generate a list of random 1000 numbers between 1 and 10000"
+    body = "return [random.randint(1, 10000) for _ in range(1000)]"
+    model = ScriptedChat(replies=["def numbers():", f"```python\ndef numbers():\n    {body}\n```"])
+    result = code_chain(model, RUN).invoke(request)
+    assert [run.passed for run in result.runs] == [True]
+    assert result.code.startswith("import random\n")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from chains.code.imports import with_missing_imports
 from chains.code.request import Request, parses_as_stub, stated_properties
 from chains.code.result import CodeRun
 from chains.code.source import code_of, fallback, function_in, under_stub
@@ -41,10 +42,12 @@ def plan(model: Model, request: Request, config: RunnableConfig) -> tuple[str, s
 def write(model: Model, request: Request, stub: str, config: RunnableConfig) -> str:
     """A first version; "" if the reply held nothing that parses."""
     if not request.wants_function:
-        return code_of(_text(model.invoke(_prompt("script", request=request.text), config)))
+        return with_missing_imports(
+            code_of(_text(model.invoke(_prompt("script", request=request.text), config)))
+        )
     signature = stub or f"def {request.name or 'solution'}(...):"
     prompt = _prompt("write", signature=signature, request=_asked(request), examples=_examples(request))
-    return fitted(_text(model.invoke(prompt, config)), request, stub)
+    return with_missing_imports(fitted(_text(model.invoke(prompt, config)), request, stub))
 
 
 def repair(model: Model, request: Request, stub: str, last: CodeRun, config: RunnableConfig) -> str:
@@ -58,7 +61,7 @@ def repair(model: Model, request: Request, stub: str, last: CodeRun, config: Run
         examples=_examples(request),
     )
     reply = _text(model.invoke(prompt, config))
-    return fitted(reply, request, stub) if request.wants_function else code_of(reply)
+    return with_missing_imports(fitted(reply, request, stub) if request.wants_function else code_of(reply))
 
 
 def fitted(reply: str, request: Request, stub: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -69,10 +70,12 @@ def default_model_dir() -> Path:
 
 def default_embeddings() -> HuggingFaceEmbeddings:
     """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch."""
+    # sentence-transformers imports bitsandbytes, which announces that `kernels`, kept out here, is missing.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from langchain_huggingface import HuggingFaceEmbeddings
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()  # a bar for 103 tensors that load in 10 ms
+    disable_progress_bar()  # a bar for 103 tensors that load in 10 ms
     return HuggingFaceEmbeddings(
         model_name=str(default_model_dir()),
         model_kwargs={"device": "cpu", "local_files_only": True},
