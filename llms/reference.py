@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llms.decoder import StepResult
+from llms.decoder_slots import SlotChecks
 from llms.errors import UnsupportedModel
 from llms.reference_cache import Plan, Shape, SlotCache, SlotStore
 from llms.sampling import Sampling, sample
@@ -21,7 +22,7 @@ PREFILL_CHUNK = 1024
 """Tokens a prefill pass takes at once: attention memory stays flat, matrix products are full-sized."""
 
 
-class ReferenceDecoder:
+class ReferenceDecoder(SlotChecks):
     """Decode with the model's own forward; see `llms.decoder.Decoder` for the contract.
 
     Args:
@@ -127,33 +128,6 @@ class ReferenceDecoder:
         """Empty a slot."""
         self._check_slot(slot)
         self._kv.free(slot)
-
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.max_slots:
-            raise ValueError(f"Expected a slot in range({self.max_slots}), found {slot!r}.")
-
-    def _check_length(self, slot: int, length: int) -> int:
-        have = self.length(slot)
-        if not 0 <= length <= have:
-            raise ValueError(f"Expected 0 to {have} tokens, all that slot {slot} holds, found {length!r}.")
-        return length
-
-    def _check(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Refuse a malformed step before anything changes."""
-        if len(set(slots)) != len(slots) or len(slots) != len(tokens) or not slots:
-            raise ValueError(f"Expected one token list for each of n different slots, found slots {slots!r}.")
-        for slot, row in zip(slots, tokens, strict=True):
-            have = self.length(slot)
-            if not row:
-                raise ValueError(f"Expected at least one token for slot {slot}, found none.")
-            if min(row) < 0 or max(row) >= self.vocab_size:
-                raise ValueError(
-                    f"Expected tokens in range({self.vocab_size}), found {row!r} in slot {slot}."
-                )
-            if have + len(row) > self.window:
-                raise IndexError(
-                    f"Expected at most {self.window} tokens in slot {slot}, found {have} + {len(row)}."
-                )
 
     def _forward(self, slots: list[int], tokens: list[list[int]], keep: int) -> list[Tensor]:
         """Run the model; return per slot fp32 [kept, V].

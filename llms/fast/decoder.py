@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llms.catalog import cache_dir
 from llms.decoder import StepResult
+from llms.decoder_slots import SlotChecks
 from llms.errors import NotEnoughMemory
 from llms.fast.columns import Staging, lay_out
 from llms.fast.graphs import Graphs
@@ -29,7 +30,7 @@ HEADROOM = 600 * 2**20
 """GPU memory left free for scratch matrices, graphs and cuBLAS, in bytes."""
 
 
-class FastDecoder:
+class FastDecoder(SlotChecks):
     """Decode with own kernels on one CUDA GPU.
 
     Args:
@@ -236,31 +237,6 @@ class FastDecoder:
         """Copy one slot's page table up; from pageable memory, so later changes here cannot race with it."""
         if table := self._pages.tables[slot]:
             self._tables[slot, : len(table)] = torch.tensor(table, dtype=torch.int32)
-
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.max_slots:
-            raise ValueError(f"Expected a slot in range({self.max_slots}), found {slot!r}.")
-
-    def _check_length(self, slot: int, length: int) -> int:
-        have = self.length(slot)
-        if not 0 <= length <= have:
-            raise ValueError(f"Expected 0 to {have} tokens, all that slot {slot} holds, found {length!r}.")
-        return length
-
-    def _check(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Refuse a malformed step before anything changes."""
-        if len(set(slots)) != len(slots) or len(slots) != len(tokens) or not slots:
-            raise ValueError(f"Expected one token list for each of n different slots, found slots {slots!r}.")
-        for slot, row in zip(slots, tokens, strict=True):
-            have = self.length(slot)
-            if not row:
-                raise ValueError(f"Expected at least one token for slot {slot}, found none.")
-            if min(row) < 0 or max(row) >= self.vocab_size:
-                raise ValueError(f"Expected tokens in range({self.vocab_size}), found {row!r}.")
-            if have + len(row) > self.window:
-                raise IndexError(
-                    f"Expected at most {self.window} tokens in slot {slot}, found {have} + {len(row)}."
-                )
 
 
 def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int]]]:
