@@ -5,7 +5,7 @@ interval, expected calibration error (10 bins), accuracy of the 80 % most confid
 examples from the tuning half, 5 seeds. Throughput is a ratio to a loop that generates the label. Prints a
 table, then one JSON line.
 
-    python benchmarks/classify_quality.py --data ../shared/data [--model] [--speed]
+    python benchmarks/classify_quality.py --data PATH [--model] [--speed]
 """
 
 from __future__ import annotations

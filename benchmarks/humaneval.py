@@ -1,6 +1,6 @@
 """code_chain on HumanEval: solved with and without the repair loop, and whether its claims are true.
 
-    python benchmarks/humaneval.py --data ../shared/data [--seeds 3] [--repairs 1] [--limit N] [--half
+    python benchmarks/humaneval.py --data PATH [--seeds 3] [--repairs 1] [--limit N] [--half
     odd|even|all]
 
 The chain sees the prompts only (signature, docstring, the examples in it). The hidden tests are run

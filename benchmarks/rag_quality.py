@@ -4,7 +4,7 @@ Run on the PEPs and their questions (see --data); prints a table of both halves 
 then one JSON line. The half with odd crc32 of the id only reports. Baselines on the same items: free
 generation from the same chunks (--free), and the length of the question for near misses.
 
-    python benchmarks/rag_quality.py --data ../shared/data [--limit N] [--free]
+    python benchmarks/rag_quality.py --data PATH [--limit N] [--free]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Search quality: nDCG@10 on Cranfield, evidence in the top 4 and 10 for questions over the PEPs.
 
-    python benchmarks/retrieval_quality.py --data ../shared/data [--half tune|report|both] [--store DIR]
+    python benchmarks/retrieval_quality.py --data PATH [--half tune|report|both] [--store DIR]
 
 Items whose id has an even crc32 are for tuning, the others report. Each figure carries a 95 % bootstrap
 interval; the plain fusion by reciprocal rank without feedback is the baseline, paired on the same items.

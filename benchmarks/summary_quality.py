@@ -5,7 +5,7 @@ the file's name; the odd one only reports): the share of documents where the cos
 the abstract is above the lead's, the mean cosines, and the numbers and names of the summary that the source
 lacks. Prints a table, then one JSON line.
 
-    python benchmarks/summary_quality.py --data ../shared/data [--sentences 3]
+    python benchmarks/summary_quality.py --data PATH [--sentences 3]
 """
 
 from __future__ import annotations
