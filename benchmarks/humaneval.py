@@ -1,12 +1,13 @@
 """code_chain on HumanEval: solved with and without the repair loop, and whether its claims are true.
 
-    python benchmarks/humaneval.py --data PATH [--seeds 3] [--repairs 1] [--limit N] [--half
-    odd|even|all]
+    python benchmarks/humaneval.py --data PATH [--seeds 3] [--repairs 1] [--limit N] [--rows FILE]
+    [--half odd|even|all]
 
 The chain sees the prompts only (signature, docstring, the examples in it). The hidden tests are run
 afterwards, to report: on the first version (no repair) and on the version that the repair loop chose. The two
 are paired by problem and seed and compared by McNemar's exact test. A claim is false where status `examples`
-fails an example on a second run.
+fails an example on a second run. With --rows each answer is kept in FILE, and a run that was stopped goes on
+there.
 """
 
 from __future__ import annotations
@@ -103,6 +104,22 @@ def _interval(rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
     return means[49], means[1949]
 
 
+def _kept(rows: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
+    if rows is None or not rows.exists():
+        return {}
+    read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    return {(row["id"], row["seed"]): row for row in read}
+
+
+def _keep(rows: Path | None, row: dict[str, Any]) -> None:
+    line = json.dumps(row) + "\n"
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    if rows is not None:
+        with rows.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
 def main() -> None:
     """Run, print the table and the JSON line."""
     parser = argparse.ArgumentParser(
@@ -112,14 +129,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repairs", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="problems at most")
+    parser.add_argument("--rows", type=Path, default=None, help="keep the answers here, skip those kept")
     parser.add_argument("--half", choices=("odd", "even", "all"), default="all")
     options = parser.parse_args()
     problems = _problems(options.data, options.half)[: options.limit]
+    kept = _kept(options.rows)
     rows = []
     for seed in range(options.seeds):
         for problem in problems:
-            rows.append(_one(problem, seed, options.repairs))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            key = (problem["task_id"], seed)
+            rows.append(kept.get(key) or _one(problem, seed, options.repairs))
+            if key not in kept:
+                _keep(options.rows, rows[-1])
     rates = {
         name: sum(row[name] for row in rows) / len(rows)
         for name in rows[0]
