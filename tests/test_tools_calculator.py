@@ -12,15 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.calculator import (
-    CalculatorError,
-    ExpressionError,
-    TooLargeError,
-    UndefinedError,
-    calculator_tool,
-    evaluate,
-    shown,
-)
+from tools.arithmetic import CalculatorError, ExpressionError, TooLargeError, UndefinedError, shown
+from tools.calculator import calculator_tool, evaluate
 
 
 def _expressions(count: int) -> Iterator[tuple[str, str]]:
