@@ -1,7 +1,7 @@
 """code_chain on HumanEval: solved with and without the repair loop, and whether its claims are true.
 
     python benchmarks/humaneval.py --data PATH [--seeds 3] [--repairs 1] [--limit N] [--rows FILE]
-    [--half odd|even|all]
+    [--together 8] [--half odd|even|all]
 
 The chain sees the prompts only (signature, docstring, the examples in it). The hidden tests are run
 afterwards, to report: on the first version (no repair) and on the version that the repair loop chose. The two
@@ -19,6 +19,7 @@ import math
 import random
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +131,22 @@ def main() -> None:
     parser.add_argument("--repairs", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="problems at most")
     parser.add_argument("--rows", type=Path, default=None, help="keep the answers here, skip those kept")
+    parser.add_argument("--together", type=int, default=8, help="problems worked on at once, as one batch")
     parser.add_argument("--half", choices=("odd", "even", "all"), default="all")
     options = parser.parse_args()
     problems = _problems(options.data, options.half)[: options.limit]
     kept = _kept(options.rows)
-    rows = []
-    for seed in range(options.seeds):
-        for problem in problems:
-            key = (problem["task_id"], seed)
-            rows.append(kept.get(key) or _one(problem, seed, options.repairs))
-            if key not in kept:
-                _keep(options.rows, rows[-1])
+
+    def answered(one: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+        seed, problem = one
+        row = kept.get((problem["task_id"], seed))
+        if row is None:
+            _keep(options.rows, row := _one(problem, seed, options.repairs))
+        return row
+
+    asked = [(seed, problem) for seed in range(options.seeds) for problem in problems]
+    with ThreadPoolExecutor(options.together) as pool:
+        rows = list(pool.map(answered, asked))
     rates = {
         name: sum(row[name] for row in rows) / len(rows)
         for name in rows[0]
