@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llms.catalog import AUTO, EMBEDDED, PREFERRED, find
+from llms.catalog import AUTO, EMBEDDED, PREFERRED, Source, find
 from llms.errors import BadRequest, GPURequired
 from llms.gpu import ENOUGH_GB, Gpu, gpus, why_none
 
+if TYPE_CHECKING:
+    from llms.memory import Plan
+
+DTYPES = ("bfloat16", "float16", "float32")
 QUANTIZATIONS = ("auto", "nf4", "fp4", "int8", "none")
 SMALL = 1_000_000_000
 """Below this many parameters 4-bit weights cost more quality than they save memory: `auto` leaves them."""
@@ -97,6 +102,43 @@ def quantization(asked: str, *, parameters: int, stored: str | None) -> str:
     if asked != "auto":
         return asked
     return "none" if parameters < SMALL else "nf4"
+
+
+def dtype(asked: str | None, quantization: str, device: str) -> str:
+    """Choose what is computed in where nothing was asked: bfloat16 wherever the device has it.
+
+    Raises:
+        BadRequest: No such type.
+    """
+    if asked is not None:
+        if asked not in DTYPES:
+            raise BadRequest(f"expected dtype to be one of {', '.join(DTYPES)}, found {asked!r}")
+        return asked
+    if quantization == "int8":
+        return "float16"  # bitsandbytes' 8-bit product casts everything else to it
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        return "bfloat16" if any(gpu.bf16 for gpu in gpus() if gpu.index == index) else "float16"
+    return "bfloat16"
+
+
+def longest(source: Source, context: int) -> int:
+    """Return the longest sequence of a source in tokens, `context` being what its checkpoint says.
+
+    The catalog knows better where a published configuration promises more than the model was trained for.
+    """
+    return min(context, source.entry.context) if source.entry else context
+
+
+def notice(name: str, choice: Choice, quantization: str, dtype: str, memory: Plan, longest: int) -> str:
+    """Return the one line about model, device and window; empty where all is as one would expect."""
+    weights = dtype if quantization == "none" else f"{quantization}, {dtype}"
+    parts = [f"model: {name} ({weights}) on {choice.device}"]
+    if choice.why:
+        parts.append(f": {choice.why}; for better: {choice.better}")
+    if memory.window < longest:
+        parts.append(f"; window {memory.window:,} of {longest:,} tokens")
+    return "".join(parts) if choice.why or memory.narrowed else ""
 
 
 def _gpu(device: str, require_gpu: bool) -> Gpu | None:

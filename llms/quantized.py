@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from llms.catalog import Source
 from llms.checkpoint import Notify, damage, locked, manifest, require_space, staging
+from llms.choose import SMALL
 from llms.errors import DamagedCheckpoint, MachineError
 from llms.facts import Facts, read, weight_files
 from llms.memory import weight_bytes
@@ -40,6 +41,18 @@ def quantized_path(source: Source, facts: Facts, quantization: str, dtype: str, 
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache / "quantized" / f"{slug(source)}-{quantization}-{digest[:10]}"
+
+
+def keeps(facts: Facts, quantization: str, wish: bool | None) -> bool:
+    """Tell whether a 4-bit checkpoint of a model is kept: as wished, else from a billion parameters on."""
+    if facts.stored_quantization is not None or quantization not in ("nf4", "fp4"):
+        return False
+    return facts.parameters >= SMALL if wish is None else wish
+
+
+def is_kept(source: Source, facts: Facts, quantization: str, dtype: str, cache: Path) -> bool:
+    """Tell whether a source's 4-bit checkpoint is in the cache, whole."""
+    return damage(quantized_path(source, facts, quantization, dtype, cache)) is None
 
 
 def slug(source: Source) -> str:

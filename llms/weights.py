@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llms.errors import DamagedCheckpoint, NotEnoughMemory, QuantizationUnavailable, UnsupportedModel
-from llms.facts import Facts
+from llms.facts import TOKENIZERS, Facts
 from llms.quiet import quiet
 
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UnsupportedModel: There is none, or one that transformers cannot read.
     """
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise UnsupportedModel(
+            f"expected a tokenizer ({', '.join(TOKENIZERS)}) in {str(folder)!r}, found none; copy it from "
+            "the base model's repository"
+        )
     settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     settings |= _mistral_regex(folder)
     with quiet():

@@ -1,0 +1,46 @@
+"""From a source to the folder with its weights: what is fetched, converted, or already there.
+
+Knows which part serves which kind of source. Refuses to open a checkpoint, and to fetch more than the
+embedded model: 14 GB come when they are asked for by name (`agent models pull`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llms.catalog import Source
+from llms.checkpoint import Notify, silent
+from llms.errors import UnknownModel
+from llms.fetch import Progress, no_progress
+
+
+def checkpoint_folder(
+    source: Source, cache: Path, *, notify: Notify = silent, progress: Progress = no_progress
+) -> Path:
+    """Return the folder with a source's weights, fetching the embedded model and converting a GGUF.
+
+    Raises:
+        UnknownModel: A Hub model that is not on this machine; the message has the command that brings it.
+        LLMError: What fetching or converting raises.
+    """
+    if source.kind == "embedded":
+        from llms.fetch import embedded_checkpoint
+
+        return embedded_checkpoint(cache, notify=notify, progress=progress, entry=source.entry)
+    if source.kind == "folder":
+        return Path(source.location)
+    if source.kind == "gguf":
+        from llms.gguf_cache import converted
+
+        return converted(Path(source.location), cache, notify=notify)
+    from llms.hub import locate
+
+    found = locate(source.location, source.revision, cache)
+    if found is None:
+        at = f" at revision {source.revision!r}" if source.revision else ""
+        size = f" ({source.entry.download_bytes / 1e9:.1f} GB)" if source.entry else ""
+        raise UnknownModel(
+            f"expected {source.location!r}{at} on this machine, found nothing in {str(cache / 'hub')!r}; run "
+            f"`agent models pull {source.name}`{size}, or use `--model smollm2-135m`"
+        )
+    return found
