@@ -74,7 +74,7 @@ def choose(model: str, device: str, *, require_gpu: bool, cache: Path) -> Choice
 def in_cache(name: str, cache: Path) -> bool:
     """Tell whether a catalog model's weights are on this machine, fetched whole."""
     from llms.fetch import embedded_path
-    from llms.hub import locate
+    from llms.hub_cache import locate
 
     entry = find(name)
     if entry is None:

@@ -1,9 +1,8 @@
-"""Models of the Hugging Face Hub: pulled once, whole or not at all, and found again without a network.
+"""Pulling a model from the Hugging Face Hub: once, whole or not at all, going on where it stopped.
 
-Knows the Hub's client and the layout of its cache. Refuses everything but safetensors, configuration and
-tokenizer files, and a configuration that asks for code, before the weights come. `locate` needs neither
-network nor torch; besides this application's own cache it finds what other programs left in the Hub's common
-one.
+Knows the Hub's client and which files a checkpoint needs. Refuses everything but safetensors, configuration
+and tokenizer files, and a configuration that asks for code, before the weights come. What is here already is
+`llms.hub_cache`'s to know.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llms.checkpoint import Notify, disk_errors, folder_bytes, locked, require_space, silent
-from llms.errors import LLMError, UnsupportedModel
-from llms.facts import INDEX, PICKLES, TOKENIZERS, WEIGHTS, check_config, weight_files
+from llms.errors import UnsupportedModel
+from llms.facts import INDEX, PICKLES, TOKENIZERS, WEIGHTS, check_config
 from llms.fetch import Progress, no_progress
+from llms.hub_cache import Pulled, add_record, home_of, is_there, locate_common, read_records
 from llms.hub_files import fetch_file, hub_errors
 
 if TYPE_CHECKING:
@@ -39,27 +38,7 @@ SMALL_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_RECORD = "pulled.json"
 _POLL_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pulled:
-    """A model that was pulled.
-
-    Attributes:
-        repo: Its Hub id.
-        revision: What was asked for: a branch, tag or commit.
-        commit: The commit that it stood for.
-        folder: The checkpoint.
-        size: Its size in bytes.
-    """
-
-    repo: str
-    revision: str
-    commit: str
-    folder: Path
-    size: int
 
 
 def pull(
@@ -91,12 +70,12 @@ def pull(
         CacheNotWritable: The cache cannot be written.
     """
     asked = revision or "main"
-    home = _home(repo, cache)
+    home = home_of(repo, cache)
     with locked(home, notify), hub_errors(repo, asked, home), disk_errors(home):
         notify(f"asking the Hub for {repo} ({asked})")
         info = _info(repo, asked, token)
         commit, siblings = str(info.sha), info.siblings or []
-        if (common := _locate_common(repo, commit)) is not None:
+        if (common := locate_common(repo, commit)) is not None:
             notify(f"{repo} is whole in the Hub's common cache ({common}); nothing to fetch")
             return Pulled(repo=repo, revision=asked, commit=commit, folder=common, size=_size(common))
         files = select(repo, {item.rfilename: int(item.size or 0) for item in siblings})
@@ -121,7 +100,7 @@ def pull(
                 )
                 if name in CONFIGS:
                     check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
-        _record(home, repo, asked, commit, files, hashes)
+        add_record(home, repo, asked, commit, files, hashes)
         shutil.rmtree(home / "parts")
     return Pulled(repo=repo, revision=asked, commit=commit, folder=folder, size=sum(files.values()))
 
@@ -137,7 +116,7 @@ def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
         UnsupportedModel: No safetensors, configuration or tokenizer.
     """
     if INDEX in sizes:
-        weights = {name for name in sizes if name == INDEX or fnmatch(name, SHARDS)}
+        weights = {name for name in sizes if name == INDEX or (fnmatch(name, SHARDS) and "/" not in name)}
     else:
         weights = {WEIGHTS} & sizes.keys()
     if not any(name.endswith(".safetensors") for name in weights):
@@ -160,69 +139,10 @@ def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
     return {name: sizes[name] for name in sorted(weights | (set(SMALL_FILES) & sizes.keys()))}
 
 
-def locate(repo: str, revision: str | None, cache: Path) -> Path | None:
-    """Return the folder of a model that is on this machine, whole; None where it is not. No network is used.
-
-    Args:
-        repo: Hub id.
-        revision: Branch, tag or commit; None for `main`.
-        cache: The cache's root; the Hub's common cache is looked at after it.
-    """
-    home, asked = _home(repo, cache), revision or "main"
-    for name, entry in _records(home).items():
-        if asked in (name, entry["commit"]):
-            folder = home / "snapshots" / str(entry["commit"])
-            if all(_there(folder, file, known["size"]) for file, known in entry["files"].items()):
-                return folder
-    return _locate_common(repo, asked)
-
-
-def pulled(cache: Path) -> list[Pulled]:
-    """List what was pulled into this application's cache, by Hub id."""
-    found = []
-    for home in sorted((cache / "hub").glob("models--*")):
-        for name, entry in _records(home).items():
-            folder = home / "snapshots" / entry["commit"]
-            size = sum(known["size"] for known in entry["files"].values())
-            found.append(
-                Pulled(repo=entry["repo"], revision=name, commit=entry["commit"], folder=folder, size=size)
-            )
-    return found
-
-
-def remove(repo: str, cache: Path) -> int:
-    """Delete a pulled model from this application's cache; the Hub's common cache is never touched.
-
-    Returns:
-        The bytes freed; 0 where there was nothing.
-
-    Raises:
-        CacheNotWritable: It cannot be deleted.
-    """
-    home = _home(repo, cache)
-    if not home.exists():
-        return 0
-    size = folder_bytes(home)
-    with locked(home), disk_errors(home):
-        # The record goes first: a deletion that breaks off then leaves nothing that looks whole.
-        (home / _RECORD).unlink(missing_ok=True)
-        shutil.rmtree(home)
-    return size
-
-
-def _home(repo: str, cache: Path) -> Path:
-    return cache / "hub" / f"models--{repo.replace('/', '--')}"
-
-
 def _info(repo: str, revision: str, token: str | None) -> ModelInfo:
     from huggingface_hub import HfApi
 
     return HfApi(token=token).model_info(repo, revision=revision, files_metadata=True)
-
-
-def _there(folder: Path, name: str, size: int) -> bool:
-    path = folder / name
-    return path.is_file() and path.stat().st_size == size
 
 
 def _in_order(files: dict[str, int]) -> list[str]:
@@ -235,7 +155,7 @@ def _first_large(files: dict[str, int]) -> str:
 
 
 def _announce(home: Path, folder: Path, repo: str, files: dict[str, int], notify: Notify) -> None:
-    missing = sum(size for name, size in files.items() if not _there(folder, name, size))
+    missing = sum(size for name, size in files.items() if not is_there(folder, name, size))
     begun = folder_bytes(home / "parts")
     require_space(home, max(missing - begun, 0) + 2**24, f"pulling {repo}")
     if missing:
@@ -245,54 +165,18 @@ def _announce(home: Path, folder: Path, repo: str, files: dict[str, int], notify
 def _reuse(home: Path, folder: Path, files: dict[str, int], hashes: dict[str, str]) -> None:
     """Link files that an earlier revision has already, and drop what has another size than announced."""
     for name, size in files.items():
-        if not _there(folder, name, size):
+        if not is_there(folder, name, size):
             (folder / name).unlink(missing_ok=True)
-    for entry in _records(home).values():
+    for entry in read_records(home).values():
         for name, known in entry["files"].items():
             old = home / "snapshots" / entry["commit"]
-            same = name in hashes and hashes[name] == known["sha256"] and _there(old, name, files[name])
+            same = name in hashes and hashes[name] == known["sha256"] and is_there(old, name, files[name])
             if same and not (folder / name).exists():
                 os.link(old / name, folder / name)
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-
-
-def _records(home: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((home / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _record(
-    home: Path, repo: str, revision: str, commit: str, files: dict[str, int], hashes: dict[str, str]
-) -> None:
-    known = {name: {"size": size, "sha256": hashes.get(name)} for name, size in files.items()}
-    records = {**_records(home), revision: {"repo": repo, "commit": commit, "files": known}}
-    part = home / f"{_RECORD}.partial"
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(records, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(home / _RECORD)
-
-
-def _locate_common(repo: str, revision: str) -> Path | None:
-    from huggingface_hub import constants
-
-    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-    commit = revision
-    with suppress(OSError):
-        commit = (home / "refs" / revision).read_text(encoding="utf-8").strip()
-    folder = home / "snapshots" / commit
-    try:
-        sizes = [path.stat().st_size for path in (folder / "config.json", *weight_files(folder))]
-    except (LLMError, OSError):
-        return None
-    return folder if all(sizes) and any((folder / name).is_file() for name in TOKENIZERS) else None
 
 
 @contextmanager

@@ -1,83 +1,26 @@
 """The models of this machine, for `agent models`: what there is, what it takes, which one is the default.
 
-Knows the catalog, the cache and one small file of the user's choices (default and aliases). Refuses to load
+Knows the catalog, the cache and the user's wishes (default and aliases). Refuses to load
 anything, and to import torch: listing costs milliseconds. Names go through `resolve` first, so aliases work
 wherever a model is named.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llms import facts as reading
-from llms import hub
+from llms import hub, hub_cache
 from llms.catalog import AUTO, CATALOG, Source, find, resolve
 from llms.checkpoint import Notify, damage, disk_errors, folder_bytes, silent
 from llms.choose import SMALL
 from llms.errors import BadRequest, LLMError, UnknownModel
 from llms.fetch import Progress, embedded_checkpoint, embedded_path, no_progress
 from llms.gguf_cache import converted, converted_path
-from llms.gpu import free_gpu_bytes
-from llms.memory import free_bytes
+from llms.model_rows import Details, Row, fits, summary
 from llms.running import Running, running
-
-_OVERHEAD = 1_000_000_000
-"""KV cache for 4,096 tokens of a 7B model and workspace, in bytes: what "fits" allows beside the weights."""
-_NF4_BYTES = 0.57
-"""Bytes a weight in NF4 over a whole Mistral-7B, embeddings in bf16: 4.14 GB / 7.25e9."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of `agent models list`.
-
-    Attributes:
-        name: What `--model` takes.
-        title: What people call it.
-        parameters: Number of weights; None where it is not known before it is pulled.
-        quantization: What `auto` loads it in.
-        size: Bytes on this disk; 0 where it is not here.
-        context: Longest sequence in tokens; None where it is not known.
-        fits: `gpu`, `cpu` or `no`: where it can run now; empty where that is not known.
-        default: Whether it is the default.
-        aliases: Other names for it.
-    """
-
-    name: str
-    title: str
-    parameters: int | None
-    quantization: str
-    size: int
-    context: int | None
-    fits: str
-    default: bool
-    aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """What `agent models show` tells about one model.
-
-    Attributes:
-        row: Its line of the list.
-        source: Where it comes from.
-        folder: Its checkpoint; None where it is not here.
-        facts: What the checkpoint says of itself: architecture, layers, heads, window, stored type, files.
-        quantized: 4-bit checkpoints made from it.
-        problem: What is wrong with the checkpoint; empty where nothing is.
-    """
-
-    row: Row
-    source: Source
-    folder: Path | None
-    facts: dict[str, Any] = field(default_factory=dict)
-    quantized: tuple[Path, ...] = ()
-    problem: str = ""
+from llms.wishes import Wishes
 
 
 class Registry:
@@ -90,17 +33,17 @@ class Registry:
 
     def __init__(self, cache: Path, config: Path) -> None:
         self.cache = cache
-        self.path = config / "models.json"
+        self._wishes = Wishes(config / "models.json")
 
     @property
     def default(self) -> str:
         """Return the model that the user chose, `auto` where none was."""
-        return str(self._choices()["default"])
+        return self._wishes.default
 
     @property
     def aliases(self) -> dict[str, str]:
         """Return the user's aliases: name -> what it stands for."""
-        return dict(self._choices()["aliases"])
+        return self._wishes.aliases
 
     def resolve(self, name: str) -> str:
         """Turn an alias into what it stands for; other names come back as they are."""
@@ -109,7 +52,7 @@ class Registry:
     def rows(self) -> list[Row]:
         """List the catalog, what was pulled besides, and what aliases point to."""
         names = [entry.name for entry in CATALOG]
-        names += [found.repo for found in hub.pulled(self.cache) if find(found.repo) is None]
+        names += [found.repo for found in hub_cache.pulled(self.cache) if find(found.repo) is None]
         names += list(self.aliases.values())
         rows: dict[str, Row] = {}
         for name in names:
@@ -130,7 +73,7 @@ class Registry:
         folder, facts, problem = self.folder(source), {}, ""
         if folder is not None:
             try:
-                facts = _summary(reading.read(folder))
+                facts = summary(reading.read(folder))
             except LLMError as error:
                 problem = str(error)
         made = sorted(
@@ -186,7 +129,7 @@ class Registry:
             CacheNotWritable: It cannot be deleted.
         """
         source = resolve(self.resolve(name))
-        freed = hub.remove(source.location, self.cache) if source.kind == "hub" else 0
+        freed = hub_cache.remove(source.location, self.cache) if source.kind == "hub" else 0
         for folder in self._made_here(source):
             freed += folder_bytes(folder)
             with disk_errors(folder):
@@ -214,7 +157,7 @@ class Registry:
                     f"expected a model that is on this machine, found {name!r}, which is not; run "
                     f"`agent models pull {name}` first"
                 )
-        self._write({**self._choices(), "default": name})
+        self._wishes.keep(default=name)
 
     def set_alias(self, name: str, target: str | None) -> None:
         """Let a name stand for a model, or, with None, for nothing any more.
@@ -238,7 +181,7 @@ class Registry:
                 )
             source = resolve(self.resolve(target))
             aliases[name] = source.location if source.kind in ("folder", "gguf") else source.name
-        self._write({**self._choices(), "aliases": aliases})
+        self._wishes.keep(aliases=aliases)
 
     def loaded(self) -> list[Running]:
         """List what this machine's processes have loaded, for `agent models ps`."""
@@ -247,7 +190,7 @@ class Registry:
     def folder(self, source: Source) -> Path | None:
         """Return a source's checkpoint where it is here and whole."""
         if source.kind == "hub":
-            return hub.locate(source.location, source.revision, self.cache)
+            return hub_cache.locate(source.location, source.revision, self.cache)
         if source.kind == "folder":
             return Path(source.location)
         if source.kind == "embedded":
@@ -287,52 +230,6 @@ class Registry:
         if source.kind == "gguf":
             made.append(converted_path(Path(source.location), self.cache))
         return [path for path in made if path.exists()]
-
-    def _choices(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = {}
-        default, aliases = found.get("default"), found.get("aliases")
-        return {
-            "default": default if isinstance(default, str) else AUTO,
-            "aliases": aliases if isinstance(aliases, dict) else {},
-        }
-
-    def _write(self, choices: dict[str, Any]) -> None:
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        with disk_errors(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(choices, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            part.replace(self.path)
-
-
-def fits(parameters: int, quantization: str) -> str:
-    """Tell where a model of this size can run now: `gpu`, `cpu` or `no`."""
-    needed = parameters * (_NF4_BYTES if quantization == "nf4" else 2)
-    needed += _OVERHEAD if parameters >= SMALL else _OVERHEAD / 4
-    if needed <= free_gpu_bytes():
-        return "gpu"
-    return "cpu" if needed <= free_bytes("cpu") else "no"
-
-
-def _summary(facts: reading.Facts) -> dict[str, Any]:
-    config = facts.config
-    return {
-        "architecture": facts.architecture,
-        "parameters": facts.parameters,
-        "layers": config.get("num_hidden_layers"),
-        "hidden_size": config.get("hidden_size"),
-        "heads": config.get("num_attention_heads"),
-        "kv_heads": config.get("num_key_value_heads") or config.get("num_attention_heads"),
-        "vocabulary": config.get("vocab_size"),
-        "context": facts.context,
-        "sliding_window": facts.sliding_window,
-        "stored_as": facts.stored_quantization or facts.stored_dtype,
-        "bytes": facts.weight_bytes,
-        "tokenizer": facts.tokenizer,
-        "chat_template": facts.chat_template,
-    }
 
 
 def _slug(source: Source) -> str:

@@ -33,7 +33,7 @@ def checkpoint_folder(
         from llms.gguf_cache import converted
 
         return converted(Path(source.location), cache, notify=notify)
-    from llms.hub import locate
+    from llms.hub_cache import locate
 
     found = locate(source.location, source.revision, cache)
     if found is None:

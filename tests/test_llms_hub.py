@@ -16,7 +16,7 @@ import pytest
 from hub_standin import Hub, Repo, serving
 from tiny_models import tiny_checkpoint
 
-from llms import hub
+from llms import hub, hub_cache
 from llms.errors import UnknownModel, UnsupportedModel
 from llms.load import LoadSpec, load
 
@@ -96,10 +96,10 @@ def test_a_pull_brings_what_loads_and_nothing_else_and_works_offline(files: Path
     }
     assert answer["reports"][-1] == [REPO, answer["size"], answer["size"]]
     assert any("fetching" in line for line in answer["lines"])
-    assert [found.repo for found in hub.pulled(cache)] == [REPO]
+    assert [found.repo for found in hub_cache.pulled(cache)] == [REPO]
     for revision in (None, "main", answer["commit"]):
-        assert hub.locate(REPO, revision, cache) == folder
-    assert hub.locate(REPO, "v2", cache) is None
+        assert hub_cache.locate(REPO, revision, cache) == folder
+    assert hub_cache.locate(REPO, "v2", cache) is None
     loaded = load(LoadSpec(model=REPO, device="cpu", cache_dir=cache))
     assert (loaded.name, loaded.folder) == (REPO, folder)
 
@@ -119,7 +119,7 @@ def test_a_new_revision_is_fetched_and_replaces_what_main_means(files: Path, tmp
         second = pull(server.url, tmp_path)
         assert len(server.sent("model.safetensors")) == 1, "the weights did not change"
     assert first["commit"] != second["commit"]
-    assert hub.locate(REPO, None, tmp_path) == Path(second["folder"])
+    assert hub_cache.locate(REPO, None, tmp_path) == Path(second["folder"])
 
 
 def test_a_pull_that_is_killed_goes_on_where_it_stopped(files: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_pull_that_is_killed_goes_on_where_it_stopped(files: Path, tmp_path: P
         child.wait()
         arrived = half_there(tmp_path)
         assert size // 3 <= arrived < size
-        assert hub.locate(REPO, None, tmp_path) is None, "a half pull is never used"
+        assert hub_cache.locate(REPO, None, tmp_path) is None, "a half pull is never used"
         with pytest.raises(UnknownModel, match="agent models pull"):
             load(LoadSpec(model=REPO, device="cpu", cache_dir=tmp_path))
         server.repos[REPO].bytes_per_s = None
@@ -180,7 +180,7 @@ def test_bytes_that_change_on_the_way_are_refused_and_fetched_again(files: Path,
     with serving(owner__tiny=Repo(files, garble=True)) as server:
         answer = pull(server.url, tmp_path)
         assert (answer["error"], "sha256" in answer["message"]) == ("HashMismatch", True)
-        assert hub.locate(REPO, None, tmp_path) is None
+        assert hub_cache.locate(REPO, None, tmp_path) is None
         server.repos[REPO].garble = False
         assert "folder" in pull(server.url, tmp_path)
 
@@ -190,10 +190,10 @@ def test_a_damaged_file_is_seen_and_mended_by_the_next_pull(files: Path, tmp_pat
         weights = Path(pull(server.url, tmp_path)["folder"]) / "model.safetensors"
         with weights.open("r+b") as file:
             file.truncate(1000)
-        assert hub.locate(REPO, None, tmp_path) is None
+        assert hub_cache.locate(REPO, None, tmp_path) is None
         pull(server.url, tmp_path)
     assert weights.read_bytes() == (files / "model.safetensors").read_bytes()
-    assert hub.locate(REPO, None, tmp_path) == weights.parent
+    assert hub_cache.locate(REPO, None, tmp_path) == weights.parent
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_does_not_exist_is_named(
     assert answer["error"] == error
     for word in words:
         assert word in answer["message"]
-    assert hub.pulled(tmp_path) == []
+    assert hub_cache.pulled(tmp_path) == []
 
 
 @pytest.mark.parametrize("token", ["", "hf_wrong"])
@@ -229,7 +229,7 @@ def test_a_hub_that_refuses_is_quoted(files: Path, tmp_path: Path, status: int) 
     with serving(owner__tiny=Repo(files, status=status)) as server:
         answer = pull(server.url, tmp_path)
     assert answer["error"] == ("GatedModel" if status == 403 else "FetchFailed")
-    assert hub.pulled(tmp_path) == []
+    assert hub_cache.pulled(tmp_path) == []
 
 
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_configuration_that_asks_for_code_is_refused_before_the_weights_come(
         assert server.sent("model.safetensors") == []
         assert server.sent("modeling_tiny.py") == []
     assert (answer["error"], "auto_map" in answer["message"]) == ("UnsupportedModel", True)
-    assert hub.locate(REPO, None, tmp_path) is None
+    assert hub_cache.locate(REPO, None, tmp_path) is None
 
 
 def test_a_disk_without_room_is_refused_before_the_weights_come(
@@ -298,10 +298,10 @@ def test_removing_frees_the_space_and_leaves_the_others(files: Path, tmp_path: P
     with serving(owner__tiny=Repo(files), owner__other=Repo(files)) as server:
         size = pull(server.url, tmp_path)["size"]
         pull(server.url, tmp_path, "owner/other")
-    assert hub.remove(REPO, tmp_path) >= size
-    assert hub.locate(REPO, None, tmp_path) is None
-    assert [found.repo for found in hub.pulled(tmp_path)] == ["owner/other"]
-    assert hub.remove(REPO, tmp_path) == 0
+    assert hub_cache.remove(REPO, tmp_path) >= size
+    assert hub_cache.locate(REPO, None, tmp_path) is None
+    assert [found.repo for found in hub_cache.pulled(tmp_path)] == ["owner/other"]
+    assert hub_cache.remove(REPO, tmp_path) == 0
 
 
 def test_the_weights_that_an_index_names_are_chosen() -> None:

@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_checkpoint, tiny_gguf
 
-from llms import registry as module
+from llms import model_rows
 from llms.errors import BadRequest, CacheNotWritable, UnknownModel
 from llms.load import LoadSpec, load
-from llms.registry import Registry, Row, fits
+from llms.model_rows import Row, fits
+from llms.registry import Registry
 from llms.running import announce, running
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "cache", tmp_path / "config")
+
+
+@pytest.fixture
+def wishes(tmp_path: Path) -> Path:
+    return tmp_path / "config" / "models.json"
 
 
 @pytest.fixture
@@ -49,10 +55,10 @@ def test_the_embedded_model_is_shown_with_its_size_and_shape(embedded_cache: Pat
     assert (details.facts["layers"], details.facts["kv_heads"], details.facts["context"]) == (30, 3, 8_192)
 
 
-def test_a_default_is_kept_and_marked(registry: Registry, folder: Path) -> None:
+def test_a_default_is_kept_and_marked(registry: Registry, folder: Path, wishes: Path) -> None:
     assert registry.default == "auto"
     registry.set_default(str(folder))
-    again = Registry(registry.cache, registry.path.parent)
+    again = Registry(registry.cache, wishes.parent)
     assert again.default == str(folder)
     again.set_alias("mine", str(folder))
     assert row(again, "tiny").default
@@ -132,9 +138,9 @@ def test_choices_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         Registry(tmp_path, blocked).set_default("auto")
 
 
-def test_choices_that_are_no_json_count_as_none(registry: Registry) -> None:
-    registry.path.parent.mkdir()
-    registry.path.write_text("{")
+def test_choices_that_are_no_json_count_as_none(registry: Registry, wishes: Path) -> None:
+    wishes.parent.mkdir()
+    wishes.write_text("{")
     assert (registry.default, registry.aliases) == ("auto", {})
 
 
@@ -142,8 +148,8 @@ def test_choices_that_are_no_json_count_as_none(registry: Registry) -> None:
     ("gpu_gb", "host_gb", "where"), [(8, 16, "gpu"), (0, 16, "cpu"), (4, 16, "cpu"), (0, 2, "no")]
 )
 def test_where_mistral_fits(gpu_gb: int, host_gb: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "free_gpu_bytes", lambda: gpu_gb * 10**9)
-    monkeypatch.setattr(module, "free_bytes", lambda _device: host_gb * 10**9)
+    monkeypatch.setattr(model_rows, "free_gpu_bytes", lambda: gpu_gb * 10**9)
+    monkeypatch.setattr(model_rows, "free_bytes", lambda _device: host_gb * 10**9)
     assert fits(7_248_023_552, "nf4") == where
 
 
