@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from langchain_huggingface import HuggingFaceEmbeddings
-
+    from chains.retrieval.minilm import MiniLM
     from llms import ChatLocal
 
 TESTS = Path(__file__).parent
@@ -93,7 +92,7 @@ def chat(embedded_cache: Path) -> ChatLocal:
 
 
 @pytest.fixture(scope="session")
-def embeddings() -> HuggingFaceEmbeddings:
+def embeddings() -> MiniLM:
     """The embedder that ships: MiniLM, 384 dimensions."""
     from chains.retrieval import default_embeddings
 

