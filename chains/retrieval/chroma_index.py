@@ -7,6 +7,7 @@ store's id is ever written or deleted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -67,7 +68,13 @@ class ChromaIndex:
         logging.getLogger("chromadb.telemetry").setLevel(logging.CRITICAL)
         settings = Settings(anonymized_telemetry=False)
         if not self.remote:
-            return chromadb.PersistentClient(self.target, settings=settings)
+            try:
+                return chromadb.PersistentClient(self.target, settings=settings)
+            except BaseException:
+                # What failed to start stays in Chroma's cache for the process; asking again takes it out.
+                with contextlib.suppress(BaseException):
+                    release(chromadb.PersistentClient(self.target, settings=settings))
+                raise
         url = urlsplit(self.target)
         try:
             client = chromadb.HttpClient(
@@ -123,16 +130,33 @@ class ChromaIndex:
         self.close()
         shutil.rmtree(self.target, ignore_errors=True)
 
-    def seal(self) -> str:
-        """A digest over the closed folder's graph files, by which a damaged one is told; empty for a server.
+    def _graph_files(self) -> list[Path]:
+        """The graph's files; Chroma's SQLite file, which every reader writes to, SQLite looks after."""
+        root = Path(self.target)
+        return sorted(path for path in root.rglob("*") if path.is_file() and path.parent != root)
 
-        Chroma's SQLite file is left out: every reader writes to it, and SQLite looks after it.
+    def fingerprint(self) -> str:
+        """Sizes and times of the closed folder's graph files: equal means untouched; empty for a server."""
+        if self.remote:
+            return ""
+        digest = hashlib.blake2b(digest_size=20)
+        digest.update(b"%d" % (Path(self.target) / "chroma.sqlite3").is_file())
+        for path in self._graph_files():
+            found = path.stat()
+            facts = (path.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+            digest.update(repr(facts).encode())
+        return digest.hexdigest()
+
+    def seal(self) -> str:
+        """A digest of the closed folder's graph files, by which a damaged one is told; empty for a server.
+
+        Costs as much as the graph is large: asked only where the fingerprint differs.
         """
         if self.remote:
             return ""
         digest = hashlib.blake2b(digest_size=20)
         root = Path(self.target)
-        for path in sorted(p for p in root.rglob("*") if p.is_file() and p.parent != root):
+        for path in self._graph_files():
             digest.update(str(path.relative_to(root)).encode() + b"\0")
             with path.open("rb") as handle:
                 while block := handle.read(1 << 20):

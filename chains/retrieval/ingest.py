@@ -64,7 +64,7 @@ class Ingest:
         Raises:
             NothingToIngest: the folders hold no document, and the store none of theirs.
         """
-        known = {record.path: record for record in self._manifest.sources() if record.origin == "file"}
+        known = self._manifest.sources_at(found.files, found.folders)
         gone = [path for path in known if path not in found.files and found.covers(path)] if prune else []
         if not (found.files or found.failed or gone):
             places = ", ".join(repr(folder) for folder in found.folders) or "what was named"
@@ -82,7 +82,7 @@ class Ingest:
             self._flush()
         self._forget(gone, known, dry_run)
         if self._tally.embedded or self._tally.deleted:
-            self._manifest.drop_unused_vectors()
+            self._manifest.tidy()
         return self._tally.report(time.monotonic() - self._started, dry_run=dry_run)
 
     def _file(self, found: Survey, path: str, known: SourceRecord | None, dry_run: bool) -> None:

@@ -53,13 +53,14 @@ def export(manifest: Manifest) -> Iterator[dict[str, Any]]:
 def verified(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
     """What is wrong with a store as it is."""
     problems = [words for _, words in check(manifest)]
-    if nearest.state() not in ("exact", "clean"):
-        problems.append(f"the Chroma index is {nearest.state()}; the exact index answers")
+    state = nearest.state(thorough=True)
+    if state not in ("exact", "clean"):
+        problems.append(f"the Chroma index is {state}; the exact index answers")
     return VerifyReport(
         documents=len(manifest.sources()),
         chunks=manifest.count(),
         problems=tuple(problems),
-        index=nearest.state(),
+        index=state,
         recall=nearest.recall(),
     )
 
@@ -70,8 +71,8 @@ def repaired(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
     damaged = [kind.partition(":")[2] for kind, _ in check(manifest) if kind.startswith("source:")]
     lost = manifest.remove(dict.fromkeys(damaged))
     manifest.rebuild_words()
-    manifest.drop_unused_vectors()
-    nearest.sync()
+    manifest.tidy(thorough=True)
+    nearest.sync(thorough=True)
     if nearest.recall() < _GOOD_RECALL:
         nearest.rebuild()
     after = verified(manifest, nearest)

@@ -42,14 +42,25 @@ class Manifest(ManifestReader):
         with self.transaction():
             rows = [(key, row.tobytes()) for key, row in zip(keys, vectors, strict=True)]
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+            self._connection.executemany("INSERT OR IGNORE INTO loose VALUES (?)", [(key,) for key in keys])
 
-    def drop_unused_vectors(self) -> int:
-        """Forgets vectors that no chunk names; returns how many."""
+    def tidy(self, *, thorough: bool = False) -> int:
+        """Forgets vectors that no chunk names any more, and removals too old to matter; returns how many.
+
+        Only vectors that came or lost a chunk since the last call are looked at, so that the cost is that of
+        the changes and not of the store; `thorough` looks at all.
+        """
         with self.transaction():
+            if thorough:
+                self.execute("INSERT OR IGNORE INTO loose SELECT key FROM vectors")
             self.execute(
-                "DELETE FROM vectors WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE vector_key = vectors.key)"
+                "DELETE FROM vectors WHERE key IN (SELECT key FROM loose) "
+                "AND NOT EXISTS (SELECT 1 FROM chunks WHERE vector_key = vectors.key)"
             )
-            return int(self.execute("SELECT changes()")[0][0])
+            dropped = int(self.execute("SELECT changes()")[0][0])
+            self.execute("DELETE FROM loose")
+            self._trim_removed()
+            return dropped
 
     # documents ------------------------------------------------------------------------------------------
 
@@ -152,7 +163,6 @@ class Manifest(ManifestReader):
                 generation = self._next_generation()
                 for path in present:
                     self._remove(path, generation)
-                self._trim_removed()
             return present
 
     def _remove(self, path: str, generation: int) -> None:
@@ -167,6 +177,9 @@ class Manifest(ManifestReader):
         for row, title, heading, text in self.execute(sql, (source,)):
             self._index_words("delete", row, title, heading, text)
             self.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", (row, generation))
+        self.execute(
+            "INSERT OR IGNORE INTO loose SELECT vector_key FROM chunks WHERE source_id = ?", (source,)
+        )
         self.execute("DELETE FROM chunks WHERE source_id = ?", (source,))
 
     def _trim_removed(self) -> None:

@@ -1,12 +1,15 @@
 """Decides which index answers: Chroma where it is clean and current, else the exact one.
 
 Knows generations and the dirty bit. The bit is set in the manifest before Chroma is written and cleared after
-its folder was closed and sealed; a dirty, damaged or stale Chroma is never opened: it is deleted and rebuilt
-from the manifest's vectors by the next writer, and the exact index answers until then.
+its folder was closed and sealed; a dirty or damaged Chroma is never opened: it is deleted and rebuilt from
+the manifest's vectors by the next writer, and the exact index answers until then. Chroma may lag behind the
+manifest by a share of the store, since writing to it costs as much as it is large: what changed meanwhile is
+compared exactly (recent.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -17,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chains.retrieval.chroma_index import ChromaIndex
-from chains.retrieval.errors import IndexUnavailable
+from chains.retrieval.errors import IndexUnavailable, StoreError
 from chains.retrieval.index import ExactIndex
 from chains.retrieval.manifest import Manifest
+from chains.retrieval.recent import Recent
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ IndexKind = Literal["chroma", "exact"]
 _PROBES = 32
 _PROBES_NEEDED = 29
 _COSINE_OF_ITSELF = 0.9999
+# Chroma is brought up to date once a sixteenth of the store has changed, and answers until twice that has.
+_LAG_LEAST = 64
+_LAG_SHARE = 16
 
 
 class NearestNeighbours:
@@ -46,6 +53,7 @@ class NearestNeighbours:
         self._lock = threading.RLock()
         self._exact = ExactIndex()
         self._chroma: ChromaIndex | None = None
+        self._recent = Recent(-1)
         self._refused = ""  # the seal of a Chroma that failed its checks: not tried again until it changes
         if kind == "chroma":
             target = server or str(Path(manifest.folder) / "chroma")
@@ -54,15 +62,15 @@ class NearestNeighbours:
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
         """(row, cosine) of the nearest chunks to a unit vector, float32 [dimension], best first."""
         with self._lock:
-            generation = self._manifest.generation
-            if self._usable(generation):
-                found = self._guarded(lambda chroma: chroma.search(vector, k))
+            if self._usable():
+                found = self._recent.merged(
+                    vector, k, lambda wanted: self._guarded(lambda chroma: chroma.search(vector, wanted))
+                )
                 # Chroma was asked while a writer may have begun to change it: its answer counts only if none
                 # has.
-                if found is not None and self._clean(self._manifest.generation):
+                if found is not None and self._written() == self._recent.since:
                     return found
-            self.exact()
-            return self._exact.search(vector, k)
+            return self.exact().search(vector, k)
 
     def exact(self) -> ExactIndex:
         """The exact index, brought up to the manifest's generation."""
@@ -71,13 +79,20 @@ class NearestNeighbours:
                 self._exact.apply(self._manifest.changes(self._exact.generation))
             return self._exact
 
-    def state(self) -> str:
-        """One word: "exact" (no Chroma kept), "clean", "dirty" or "stale"."""
+    def state(self, *, thorough: bool = False) -> str:
+        """One word: "exact" (no Chroma kept), "clean", "dirty", "stale" or, where `thorough`, "damaged".
+
+        `thorough` reads every byte of Chroma's graph, for bits that flipped without a trace.
+        """
         if self._chroma is None:
             return "exact"
         if self._recorded("dirty") == "1":
             return "dirty"
-        return "clean" if self._clean(self._manifest.generation) else "stale"
+        written = self._written()
+        if written < 0 or self._manifest.lag(written) > self._most_lag():
+            return "stale"
+        whole = not thorough or self._chroma.remote or self._chroma.seal() == self._recorded("seal")
+        return "clean" if whole else "damaged"
 
     def _recorded(self, what: str) -> str:
         assert self._chroma is not None
@@ -89,33 +104,52 @@ class NearestNeighbours:
         where = self._chroma.target if self._chroma.remote else "folder"
         self._manifest.set_meta(**{f"chroma:{where}:{key}": value for key, value in values.items()})
 
-    def _clean(self, generation: int) -> bool:
-        return self._recorded("dirty") == "0" and self._recorded("generation") == str(generation)
+    def _written(self) -> int:
+        """The generation that Chroma was written at; -1 where it is dirty, or was never written."""
+        return int(self._recorded("generation") or -1) if self._recorded("dirty") == "0" else -1
 
-    def _usable(self, generation: int) -> bool:
-        """Whether Chroma is open and shows `generation`; opens it where that is safe."""
-        if self._chroma is None:
+    def _most_lag(self) -> int:
+        """How many rows may change before Chroma is written again."""
+        return max(_LAG_LEAST, int(self._recorded("count") or 0) // _LAG_SHARE)
+
+    def _usable(self) -> bool:
+        """Whether Chroma, with what is recent, shows the manifest; opens it where that is safe."""
+        chroma = self._chroma
+        if chroma is None:
             return False
-        if not self._clean(generation):
+        written = self._written()
+        if self._recent.since != written:
+            self._recent = Recent(written)
+        if written < 0 or not self._recent.follow(self._manifest, 2 * self._most_lag()):
+            self._recent = Recent(-1)
             self._guarded(lambda chroma: chroma.rest())
             return False
-        if self._chroma.generation == generation:
+        if chroma.generation == written:
             return True
         self._guarded(lambda chroma: chroma.rest())
         seal = self._recorded("seal")
-        if self._refused == f"{generation} {seal}":
+        if self._refused == f"{written} {seal}":
             return False
-        if not self._chroma.remote and self._chroma.seal() != seal:
-            self._refuse(generation, seal, "its files are not the ones that were closed")
-            return False
-        if self._guarded(lambda chroma: chroma.open(generation)) is False or self._chroma.generation < 0:
-            self._refuse(generation, seal, "it cannot be opened")
-            return False
-        if not self._holds_up():
+        return self._opened(chroma, written, seal)
+
+    def _opened(self, chroma: ChromaIndex, written: int, seal: str) -> bool:
+        """Opens Chroma if its files are those that were closed, and asks it for what it must know."""
+        if not self._sealed(chroma):
+            self._refuse(written, seal, "its files are not the ones that were closed")
+        elif self._guarded(lambda chroma: chroma.open(written)) is False or chroma.generation < 0:
+            self._refuse(written, seal, "it cannot be opened")
+        elif not self._holds_up(written):
             self._guarded(lambda chroma: chroma.rest())
-            self._refuse(generation, seal, "it does not find what the manifest holds")
-            return False
-        return True
+            self._refuse(written, seal, "it does not find what the manifest holds")
+        else:
+            return True
+        return False
+
+    def _sealed(self, chroma: ChromaIndex) -> bool:
+        """Whether the files are as they were closed: by their times and sizes, else by their content."""
+        if chroma.remote:
+            return True
+        return chroma.fingerprint() == self._recorded("files") or chroma.seal() == self._recorded("seal")
 
     def _refuse(self, generation: int, seal: str, why: str) -> None:
         assert self._chroma is not None
@@ -125,6 +159,10 @@ class NearestNeighbours:
             self._chroma.target,
             why,
         )
+        # The next writer, in whichever process, rebuilds it; a store that cannot be written has none.
+        with contextlib.suppress(StoreError), self._manifest.transaction():
+            if self._recorded("seal") == seal and self._written() == generation:
+                self._record(dirty=1)
 
     def _guarded(self, action: Callable[[ChromaIndex], T]) -> T | None:
         """Runs `action`; None where Chroma fails, its Rust panics included."""
@@ -138,15 +176,19 @@ class NearestNeighbours:
             self._chroma.generation = -1
             return None
 
-    def _holds_up(self) -> bool:
-        """Compares the count and asks for a sample of stored vectors."""
-        total = self._manifest.count()
+    def _holds_up(self, written: int) -> bool:
+        """Compares the count and asks for a sample of the vectors that were there at generation `written`."""
+        total = int(self._recorded("count") or 0)
         if self._guarded(lambda chroma: chroma.count()) != total:
             return False
-        step = max(1, total // _PROBES)
-        sql = "SELECT id FROM chunks WHERE id % ? = 0 ORDER BY id LIMIT ?"
-        rows = [row[0] for row in self._manifest.execute(sql, (step, _PROBES))]
-        return self._self_recall(rows) * _PROBES >= _PROBES_NEEDED or not rows
+        rows = self._sample(total, _PROBES, written)
+        return not rows or self._self_recall(rows) * _PROBES >= _PROBES_NEEDED
+
+    def _sample(self, total: int, wanted: int, until: int) -> list[int]:
+        """Rows spread evenly over those that were added by generation `until`."""
+        sql = "SELECT id FROM chunks WHERE id % ? = 0 AND generation <= ? ORDER BY id LIMIT ?"
+        step = max(1, total // max(wanted, 1))
+        return [row[0] for row in self._manifest.execute(sql, (step, until, wanted))]
 
     def _self_recall(self, rows: list[int]) -> float:
         """The share of chunk rows whose own vector finds a vector as good as itself first."""
@@ -162,20 +204,21 @@ class NearestNeighbours:
         if self._chroma is not None and self._chroma.remote:
             self._chroma.open(-1)
 
-    def sync(self) -> None:
-        """Brings Chroma up to the manifest, rebuilt where dirty or damaged; needs the writer lock."""
+    def sync(self, *, thorough: bool = False) -> None:
+        """Brings Chroma near enough to the manifest, rebuilt where dirty or damaged; needs the writer lock.
+
+        Cheap where little changed: its files are then looked at, not opened. `thorough` reads and asks them.
+        """
         with self._lock:
             chroma = self._chroma
             if chroma is None:
                 return
-            generation = self._manifest.generation
-            if self._usable(generation):
+            state = self.state(thorough=thorough)
+            if state == "clean" and self._sealed(chroma) and (not thorough or self._usable()):
                 return
             chroma.rest()
             # Only what was closed cleanly is built upon; anything else starts over.
-            sealed = chroma.remote or chroma.seal() == self._recorded("seal")
-            fresh = self._recorded("dirty") == "0" and sealed
-            since = int(self._recorded("generation") or -1) if fresh and not self._refused else -1
+            since = self._written() if state != "damaged" and self._sealed(chroma) else -1
             if not self._write(since) and not (since >= 0 and self._write(-1)):
                 raise IndexUnavailable(
                     f"expected to write the Chroma index at {chroma.target!r}, found it failing; the "
@@ -190,11 +233,12 @@ class NearestNeighbours:
         self._record(dirty=1)
         if changes.full or since < 0:
             self._guarded(lambda c: c.destroy())
+        total = self._manifest.count()
 
         def apply(index: ChromaIndex) -> bool:
             index.open(since)
             index.apply(changes)
-            if index.count() != self._manifest.count():
+            if index.count() != total:
                 return False
             index.rest()
             return True
@@ -202,7 +246,8 @@ class NearestNeighbours:
         if not self._guarded(apply):
             self._guarded(lambda c: c.rest())
             return False
-        self._record(dirty=0, generation=changes.generation, seal=chroma.seal())
+        sealed = {"seal": chroma.seal(), "files": chroma.fingerprint(), "count": total}
+        self._record(dirty=0, generation=changes.generation, **sealed)
         self._refused = ""
         return True
 
@@ -217,10 +262,7 @@ class NearestNeighbours:
 
     def recall(self, sample: int = 200) -> float:
         """Self-query recall of whichever index answers, over an even sample of the stored vectors."""
-        total = self._manifest.count()
-        step = max(1, total // max(sample, 1))
-        sql = "SELECT id FROM chunks WHERE id % ? = 0 ORDER BY id LIMIT ?"
-        rows = [row[0] for row in self._manifest.execute(sql, (step, sample))]
+        rows = self._sample(self._manifest.count(), sample, self._manifest.generation)
         vectors = self._manifest.vectors_of(rows)
         hits = sum(self.search(vector, 1)[0][1] >= _COSINE_OF_ITSELF for vector in vectors.values())
         return hits / len(vectors) if vectors else 1.0

@@ -11,7 +11,7 @@ import json
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,14 @@ class ManifestReader:
                 found[row] = np.frombuffer(blob, dtype=np.float32)
         return found
 
+    def lag(self, since: int) -> int:
+        """How many rows came or went after generation `since`."""
+        sql = (
+            "SELECT (SELECT count(*) FROM chunks WHERE generation > ?1) "
+            "+ (SELECT count(*) FROM removed WHERE generation > ?1)"
+        )
+        return int(self.execute(sql, (since,))[0][0])
+
     def changes(self, since: int) -> Changes:
         """What was added and removed after generation `since` (-1: everything)."""
         with self.transaction():
@@ -138,18 +146,31 @@ class ManifestReader:
             vectors=vectors.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
         )
 
-    def sources(self) -> list[SourceRecord]:
-        """Every ingested document, by path."""
+    def sources(self, where: str = "1", values: Sequence[Any] = ()) -> list[SourceRecord]:
+        """The documents that an SQL condition over `sources` selects, every one by default, by path."""
         sql = (
             "SELECT path, origin, kind, sources.title, size, modified, ingested, "
             "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, "
-            "metadata FROM sources ORDER BY path"
+            f"metadata FROM sources WHERE {where} ORDER BY path"
         )
         names = "path origin kind title size modified ingested chunks content_hash stat parser".split()
         return [
             SourceRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
-            for row in self.execute(sql)
+            for row in self.execute(sql, values)
         ]
+
+    def sources_at(self, paths: Iterable[str], folders: Iterable[str] = ()) -> dict[str, SourceRecord]:
+        """The documents at these paths and under these folders; the rest of the store is not read."""
+        found = [
+            record
+            for part in slices(list(paths))
+            for record in self.sources(f"path IN ({marks(part)})", part)
+        ]
+        for folder in folders:
+            root = folder.rstrip("/")
+            # "0" follows "/": the range holds what lies under the folder, in the order of the path's index.
+            found += self.sources("path >= ? AND path < ?", (f"{root}/", f"{root}0"))
+        return {record.path: record for record in found}
 
     def document(self, path: str) -> ParsedDocument | None:
         """A source as its parser gave it; None where there is no such source."""
@@ -190,6 +211,11 @@ class ManifestReader:
         for part in slices(rows):
             found.update((c.row, c) for c in self.chunks(f"chunks.id IN ({marks(part)})", part))
         return found
+
+    @property
+    def empty(self) -> bool:
+        """Whether no chunk is visible."""
+        return not self.execute("SELECT 1 FROM chunks LIMIT 1")
 
     def count(self) -> int:
         """How many chunks are visible."""

@@ -32,7 +32,7 @@ def reembed(manifest: Manifest, embedder: Embedder, splitter: Splitter, ingest: 
         # Vectors of another dimension: whoever held the old ones starts over.
         manifest.set_meta(removed_floor=manifest.generation)
         manifest.execute("DELETE FROM removed")
-    manifest.drop_unused_vectors()
+    manifest.tidy()
 
 
 def _chunks(manifest: Manifest, splitter: Splitter, path: str) -> list[Chunk]:

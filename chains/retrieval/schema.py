@@ -61,7 +61,14 @@ CREATE INDEX removed_generation ON removed(generation);
 CREATE VIRTUAL TABLE passages USING fts5(title, heading, body, content='', tokenize='porter unicode61');
 INSERT INTO meta VALUES ('generation', '0'), ('removed_floor', '0');
 """
-MIGRATIONS: tuple[str, ...] = (_V1,)
+# Version 1 looked at every vector after each ingest for those that no chunk names; these are the suspects.
+_V2 = """
+CREATE TABLE loose(key BLOB PRIMARY KEY) WITHOUT ROWID;
+INSERT INTO loose SELECT key FROM vectors WHERE key NOT IN (SELECT vector_key FROM chunks);
+-- What was noted of Chroma's files lacks what is asked for now: they are built anew.
+DELETE FROM meta WHERE key LIKE 'chroma:%';
+"""
+MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 VERSION = len(MIGRATIONS)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}

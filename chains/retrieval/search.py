@@ -91,7 +91,7 @@ class Searcher:
         if not query.strip():
             raise EmptyQuery(f"expected a question, found {query!r}; ask with at least one word")
         among = None if options.filter is None else allowed_rows(self._manifest, options.filter)
-        if among == [] or self._manifest.count() == 0:
+        if among == [] or self._manifest.empty:
             return []
         vector = self._embedder.embed_query(query)
         wanted = max(options.k, options.fetch_k) if options.mode == "mmr" or options.reranker else options.k

@@ -46,7 +46,7 @@ class StoreSettings:
         """Notes the settings of a new store; raises EmbedderMismatch or SplitterMismatch otherwise."""
         self.check_embedder()
         recorded, config = self._manifest.meta("splitter"), self.splitter.config.to_json()
-        if recorded is not None and recorded != config and self._manifest.count():
+        if recorded is not None and recorded != config and not self._manifest.empty:
             raise SplitterMismatch(
                 f"expected the chunk settings this store was made with, {recorded}, found {config}; "
                 "run `agent ingest --reembed` to cut everything anew"
@@ -65,7 +65,7 @@ class StoreSettings:
         if wanted == found and self._same_probe():
             self._checked = True
             return
-        if self._manifest.count():
+        if not self._manifest.empty:
             raise EmbedderMismatch(
                 f"expected the embedder this store was made with, {wanted.name!r} ({wanted.dimension} "
                 f"dimensions), found {found.name!r} ({found.dimension}); run `agent ingest --reembed`"

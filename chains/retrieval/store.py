@@ -140,16 +140,11 @@ class DocumentStore:
         """Removes a source, or all sources under a folder; returns the paths that were there."""
         given = os.fspath(source)
         full = os.path.realpath(given)
-        names = {given, full, f"app:{given}"}
         with self._lock.held("remove"):
-            chosen = [
-                r.path
-                for r in self.sources()
-                if r.path in names or r.path.startswith(full.rstrip(os.sep) + os.sep)
-            ]
+            chosen = self._manifest.sources_at({given, full, f"{APP_PREFIX}{given}"}, [full])
             removed = self._manifest.remove(chosen)
             if removed:
-                self._manifest.drop_unused_vectors()
+                self._manifest.tidy()
                 self._nearest.sync()
         return removed
 
@@ -167,7 +162,7 @@ class DocumentStore:
         with self._lock.held("delete"):
             removed = self._manifest.remove(f"{APP_PREFIX}{name}" for name in ids)
             if removed:
-                self._manifest.drop_unused_vectors()
+                self._manifest.tidy()
                 self._nearest.sync()
         return [path.removeprefix(APP_PREFIX) for path in removed]
 
@@ -225,7 +220,7 @@ class DocumentStore:
         """The cosine of the chunk nearest to `question`, -1 where the store is empty; raises EmptyQuery."""
         if not question.strip():
             raise EmptyQuery(f"expected a question, found {question!r}; ask with at least one word")
-        if self._manifest.count() == 0:
+        if self._manifest.empty:
             return -1.0
         self._settings.check_embedder()
         found = self._nearest.search(self._embedder.embed_query(question), 1)
