@@ -119,6 +119,9 @@ def connect(folder: Path, *, create: bool = True) -> sqlite3.Connection:
             _refuse_orphans(folder)
             folder.mkdir(parents=True, exist_ok=True)
         connection = _open(path)
+        # What SQLite has for ASCII only, or not at all, as filters need it.
+        connection.create_function("lowered", 1, _lowered, deterministic=True)
+        connection.create_function("base_name", 1, os.path.basename, deterministic=True)
         try:
             _migrate(folder, connection)
         except BaseException:
@@ -144,6 +147,10 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _lowered(value: object) -> str | None:
+    return None if value is None else str(value).lower()
 
 
 def _writable(path: Path) -> bool:
