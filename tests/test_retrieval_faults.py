@@ -1,4 +1,4 @@
-"""What happens to a store when processes die, disks fill, bits flip and files are hostile."""
+"""What happens to a store when processes die, disks fill and bits flip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from retrieval_fakes import WordEmbeddings, write
-from retrieval_files import every_format
 
 from chains.retrieval import DocumentStore, SearchOptions, errors
 from chains.retrieval.schema import FILE_NAME
@@ -232,65 +231,3 @@ def test_a_full_disk_loses_nothing_and_the_next_ingest_goes_on(filled: Path) -> 
         assert set(DOCS) <= kept
         store.ingest(docs)
         assert len(store.sources()) == len(DOCS) + 30 and store.verify().ok
-
-
-def hostile(folder: Path, count: int, seed: int) -> list[str]:
-    """Writes damaged files of all formats and some crafted ones; returns their names."""
-    chance = random.Random(seed)
-    good = every_format()
-    crafted = {
-        "bomb.json": b"[" * 100_000,
-        "laugh.xml": b'<!DOCTYPE x [<!ENTITY a "ha">'
-        + b"".join(
-            b'<!ENTITY a%d "%s">' % (n, b"&a%d;" % (n - 1) * 10 if n else b"&a;" * 10) for n in range(9)
-        )
-        + b"]><x>&a8;</x>",
-        "deep.html": b"<div>" * 20_000,
-        "line.txt": b"x" * 3_000_000,
-        "words.md": b"word " * 100_000,
-        "rules.rst": b"=\n" * 50_000,
-        "fence.md": b"```\n" * 50_001,
-        "zero.pdf": b"%PDF-1.7\n" + b"\0" * 10_000,
-        "new\nline.csv": b'"' * 5_000,
-    }
-    names = []
-    for number in range(count):
-        source = chance.choice(sorted(good))
-        data = bytearray(good[source])
-        if chance.random() < 0.4:
-            del data[chance.randrange(len(data)) :]
-        for _ in range(chance.choice([1, 8, 64])):
-            if data:
-                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        name = f"h{number}-{source}"
-        (folder / name).write_bytes(data)
-        names.append(name)
-    for name, data in crafted.items():
-        (folder / name).write_bytes(data)
-        names.append(name)
-    return names
-
-
-def survives(tmp_path: Path, count: int, seed: int) -> None:
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    names = hostile(docs, count, seed)
-    (docs / "good.txt").write_text("A good document about herons.")
-    with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:
-        report = store.ingest(docs)
-        told = {os.path.basename(path) for path in (*report.added, *report.skipped)}
-        told |= {os.path.basename(failed.path) for failed in report.failed}
-        assert told == {*names, "good.txt"}
-        assert all(failed.reason for failed in report.failed) and report.failed
-        assert store.retriever(k=1).invoke("herons")[0].metadata["title"] == "good"
-        assert store.verify().ok
-
-
-def test_hostile_files_cost_an_error_each_and_nothing_else(tmp_path: Path) -> None:
-    survives(tmp_path, count=60, seed=3)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_a_thousand_hostile_files(tmp_path: Path) -> None:
-    survives(tmp_path, count=1000, seed=4)
