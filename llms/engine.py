@@ -1,36 +1,28 @@
 """The engine: admits requests into slots, runs what is ready as one batch, samples, stops, cancels.
 
-Knows requests, slots and threads; refuses to know messages, templates and model files. There is no background
-thread to start or stop: whoever needs a token leads and runs steps for everybody, the others sleep until they
-have something to read. Closing a request stops its work before the next step.
+Knows requests, slots and steps; refuses to know messages, templates and model files. There is no background
+thread to start or stop (`engine_lead`), and a full memory ends no request that would fit alone
+(`engine_queue`). Closing a request stops its work before the next step.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
 from llms.decoder import Decoder
+from llms.engine_lead import Lead, Waiter
 from llms.engine_logits import choose
+from llms.engine_queue import Queue
 from llms.engine_request import Handle, Request, TokenInfo
 from llms.engine_score import ScoreItem, ScoreJob, packed
-from llms.errors import BadRequest, ContextOverflow, DamagedCheckpoint, NotEnoughMemory
-from llms.prefix import MIN_SHARED, SlotTable, common_prefix
+from llms.errors import BadRequest, ContextOverflow, DamagedCheckpoint, NotEnoughMemory, RequestTooLarge
+from llms.prefix import SlotTable
 
 PREFILL_TOKENS = 1024
 """Prompt tokens (padding included) that one step prefills: running requests wait no longer than that."""
-
-
-class _Waiter(Protocol):
-    """What can lead the engine: a `Handle` or a `ScoreJob`."""
-
-    ready: threading.Condition
-
-    @property
-    def satisfied(self) -> bool: ...
 
 
 class Engine:
@@ -52,14 +44,9 @@ class Engine:
         self.steps = 0
         self._clear = False
         self._lock = threading.Lock()
-        self._waiting: list[Handle] = []
-        self._active: list[Handle] = []
         self._jobs: list[ScoreJob] = []
-        self._leader: _Waiter | None = None
-        self._sleepers: list[_Waiter] = []
-        self._pumped: list[_Waiter] = []
-        self._pump_news = threading.Condition(self._lock)
-        self._pump_thread: threading.Thread | None = None
+        self.queue = Queue(self.table, max_batch=self.max_batch, lock=self._lock)
+        self.lead = Lead(self._lock, lambda: self._step())
 
     def submit(self, request: Request) -> Handle:
         """Queue a request; nothing runs until its handle (or another one) is read.
@@ -79,8 +66,7 @@ class Engine:
                 window=window,
             )
         handle = Handle(self, request, self._lock)
-        with self._lock:
-            self._waiting.append(handle)
+        self.queue.add(handle)
         return handle
 
     def score(self, items: Sequence[ScoreItem]) -> list[list[float]]:
@@ -106,7 +92,7 @@ class Engine:
             self._jobs.append(job)
         try:
             while not job.satisfied:
-                self.drive(job)
+                self.lead.drive(job)
         finally:
             with self._lock:
                 if job in self._jobs:
@@ -122,167 +108,49 @@ class Engine:
     def cancel(self, handle: Handle) -> None:
         """Stop a request; its slot is taken back before the next step."""
         with self._lock:
-            handle.cancelled = True
-            if handle in self._waiting:
-                self._waiting.remove(handle)
+            self.queue.drop(handle)
             handle.done = True
             handle.wake()
 
-    def drive(self, waiter: _Waiter) -> None:
-        """Return once the waiter has something to read, running steps where nobody else does."""
-        if not self._leads(waiter):
-            return
-        try:
-            while not waiter.satisfied:
-                self._step()
-        finally:
-            with self._lock:
-                self._leader = None
-                self._hand_over()
+    def drive(self, waiter: Waiter) -> None:
+        """Return once the waiter has something to read; see `Lead`."""
+        self.lead.drive(waiter)
 
-    def _leads(self, waiter: _Waiter) -> bool:
-        """Sleep until the waiter is satisfied (False), or nobody leads and it takes the lead (True).
-
-        Who was woken to lead and does not, because it was satisfied or interrupted meanwhile, wakes the next:
-        else everybody would sleep.
-        """
-        with self._lock:
-            try:
-                while not waiter.satisfied and self._leader is not None:
-                    self._sleepers.append(waiter)
-                    try:
-                        waiter.ready.wait()
-                    finally:
-                        self._sleepers.remove(waiter)
-                if waiter.satisfied:
-                    return False
-                self._leader = waiter
-                return True
-            finally:
-                self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Wake one sleeper that has work left where nobody leads; the lock is held."""
-        if self._leader is None:
-            heir = next((sleeper for sleeper in self._sleepers if not sleeper.satisfied), None)
-            if heir is not None:
-                heir.ready.notify_all()
-
-    def pump(self, waiter: _Waiter) -> None:
-        """Have a helper thread drive for a caller that must not block (asyncio)."""
-        with self._lock:
-            self._pumped.append(waiter)
-            self._pump_news.notify()
-            if self._pump_thread is None:
-                self._pump_thread = threading.Thread(target=self._pump_loop, name="llm-engine", daemon=True)
-                self._pump_thread.start()
-
-    def _pump_loop(self) -> None:
-        """Drive every pumped waiter; end after a quiet moment."""
-        while True:
-            with self._lock:
-                for waiter in self._pumped:
-                    if isinstance(waiter, Handle):
-                        waiter.wake()
-                self._pumped = [waiter for waiter in self._pumped if not waiter.satisfied]
-                if not self._pumped and not self._pump_news.wait_for(lambda: bool(self._pumped), timeout=0.2):
-                    self._pump_thread = None
-                    return
-                waiter = self._pumped[0]
-            self.drive(waiter)
+    def pump(self, waiter: Waiter) -> None:
+        """Have a helper thread drive for a caller that must not block; see `Lead`."""
+        self.lead.pump(waiter)
 
     # One step; only the leader is here.
 
     def _step(self) -> None:
         """Reap, admit, prefill a chunk, score a chunk, decode one token for everybody who wants one."""
         self.steps += 1
-        self._reap()
+        self.queue.reap()
         if self._clear:
             self._clear = False
             self.table.clear()
-        self._admit()
-        with self._lock:
-            late = [h for h in self._active if h.pending > 1]
+        self.queue.admit(self._begin)
+        late = self.queue.prefilling()
         for batch in packed(late, lambda h: min(h.pending, PREFILL_TOKENS), PREFILL_TOKENS)[:1]:
             self._run(batch)
         with self._lock:
             job = self._jobs[0] if self._jobs else None
         if job is not None:
             self._run_job(job)
-        with self._lock:
-            ready = [h for h in self._active if h.pending == 1 and not h.ahead and not h.done]
-        if ready:
+        if ready := self.queue.decoding():
             self._run(ready)
-
-    def _reap(self) -> None:
-        """Take back the slots of requests that are over."""
-        with self._lock:
-            over = [h for h in self._active if h.done]
-            self._active = [h for h in self._active if not h.done]
-        for handle in over:
-            assert handle.slot is not None
-            self.table.release(handle.slot)
-
-    def _admit(self) -> None:
-        """Give slots to waiting requests, first come first served.
-
-        A request whose prompt shares more with one that is being prefilled right now than with anything
-        cached waits for it: eight prompts with one system prompt prefill that once.
-        """
-        with self._lock:
-            waiting = [h for h in self._waiting if not h.ahead]
-        for handle in waiting:
-            if len(self._active) >= self.max_batch and not self._preempt():
-                return
-            if self.table.available == 0 or self._shares_soon(handle):
-                continue
-            sequence = [*handle.request.prompt, *handle.generated]
-            slot, cached = self.table.acquire(sequence)
-            with self._lock:
-                if handle not in self._waiting:  # cancelled meanwhile
-                    self.table.release(slot)
-                    continue
-                self._waiting.remove(handle)
-                self._active.append(handle)
-            handle.slot, handle.pending = slot, len(sequence) - cached
-            if not handle.generated:
-                handle.cached_tokens = cached
-
-    def _shares_soon(self, handle: Handle) -> bool:
-        """Tell whether waiting for a running prefill spares more than the cache does now."""
-        prompt = handle.request.prompt
-        running = [h for h in self._active if h.pending > 1]
-        soon = max((common_prefix(h.request.prompt, prompt) for h in running), default=0)
-        return soon >= self.table.best(prompt)[1] + 2 * MIN_SHARED
-
-    def _preempt(self) -> bool:
-        """Move a request whose reader lags out of its slot; its KV stays cached."""
-        with self._lock:
-            paused = next((h for h in self._active if h.ahead and not h.done), None)
-            if paused is None:
-                return False
-            self._active.remove(paused)
-            self._waiting.append(paused)
-        assert paused.slot is not None
-        self.table.release(paused.slot)
-        paused.slot = None
-        return True
 
     def _run(self, batch: list[Handle]) -> None:
         """Run the pending tokens of a batch (a chunk of them, for a long prompt) and take the next ones."""
-        slots, lists = [], []
-        for handle in batch:
-            assert handle.slot is not None
-            sequence = [*handle.request.prompt, *handle.generated] if handle.pending > 1 else handle.generated
-            if handle.pending == 1 and not handle.generated:
-                sequence = list(handle.request.prompt)
-            start = len(sequence) - handle.pending
-            slots.append(handle.slot)
-            lists.append(sequence[start : start + PREFILL_TOKENS])
+        slots = [handle.slot for handle in batch if handle.slot is not None]
+        lists = [handle.due(PREFILL_TOKENS) for handle in batch]
         try:
             result = self.decoder.step(slots, lists, [h.request.sampling for h in batch])
         except Exception as error:
-            self._fail(batch, _translated(error))
+            if not _out_of_memory(error):
+                self._fail(batch, error)
+            elif not self.queue.make_room():
+                self._fail(batch, _too_large(batch[0], error))
             return
         assert result.tokens is not None
         logits, tokens = result.logits, result.tokens.tolist()
@@ -292,63 +160,109 @@ class Engine:
             if handle.pending == 0 and not handle.done:
                 self._take(handle, logits[index], tokens[index])
 
-    def _take(self, handle: Handle, logits: torch.Tensor, token: int) -> None:
-        """Deliver one request's next token."""
-        request, info, complete = handle.request, None, False
+    def _begin(self, handle: Handle) -> None:
+        """Write what a request's grammar forces before its first token is asked for."""
         try:
-            if not handle.generated and bool(logits.isnan().any()):
+            forced = self._forced(handle)
+        except Exception as error:
+            self._fail([handle], error)
+            return
+        self._deliver(handle, forced)
+
+    def _take(self, handle: Handle, logits: torch.Tensor, token: int) -> None:
+        """Deliver one request's next token, and those that its grammar forces after it."""
+        request = handle.request
+        info: TokenInfo | None = None
+        complete = False
+        try:
+            if not handle.checked and bool(logits.isnan().any()):
                 raise DamagedCheckpoint(
                     "Expected finite logits, found NaN at the first token. The weights are damaged, or "
                     "overflow in this dtype: load with dtype='float32', or fetch the checkpoint anew."
                 )
+            handle.checked = True
             if request.on_host:
                 token, info = choose(logits, handle)
-                if request.constraint is not None:
-                    complete = request.constraint.accept(token)
+            if request.constraint is not None:
+                complete = request.constraint.accept(token)
+            forced = [] if complete else self._forced(handle, spent=1)
         except Exception as error:
             self._fail([handle], error)
             return
+        self._deliver(handle, [(token, complete), *forced], info)
+
+    def _forced(self, handle: Handle, spent: int = 0) -> list[tuple[int, bool]]:
+        """Return the tokens that a grammar forces now, each with whether it completes the text.
+
+        They need no logits, so all of them run in the pass that gives the next free token's. Where
+        log-probabilities are reported each token is asked for.
+        """
+        request = handle.request
+        if request.constraint is None or request.top_logprobs is not None:
+            return []
+        left = request.max_tokens - len(handle.generated) - spent
+        found: list[tuple[int, bool]] = []
+        for token in request.constraint.forced()[: max(0, left)]:
+            found.append((token, request.constraint.accept(token)))
+        return found
+
+    def _deliver(
+        self, handle: Handle, tokens: Sequence[tuple[int, bool]], info: TokenInfo | None = None
+    ) -> None:
+        """Hand tokens to their reader; they are pending for the decoder."""
         with self._lock:
-            if not handle.done:
-                handle.push(token, info, complete)
-                handle.pending = 1
+            for token, complete in tokens:
+                if not handle.done:
+                    handle.push(token, info, complete)
+                    handle.pending += 1
 
     def _run_job(self, job: ScoreJob) -> None:
-        """Run one chunk of a scoring job."""
+        """Run one chunk of a scoring job; without memory for it, make room and try again."""
         try:
             job.run_chunk(self.decoder, self.table)
         except Exception as error:
-            job.error = _translated(error)
+            if _out_of_memory(error) and self.queue.make_room():
+                return
+            job.error = _not_enough(error) if _out_of_memory(error) else error
         if job.satisfied:
             with self._lock:
                 if job in self._jobs:
                     self._jobs.remove(job)
-                job.ready.notify_all()
+                job.wake()
 
     def _fail(self, batch: Sequence[Handle], error: BaseException) -> None:
-        """End requests with an error and drop their KV, which may be half-written or NaN."""
+        """End requests with an error."""
         with self._lock:
             for handle in batch:
+                self.queue.drop(handle)
                 handle.fail(error)
-                if handle in self._active:
-                    self._active.remove(handle)
-        for handle in batch:
-            if handle.slot is not None:
-                self.table.release(handle.slot, keep=False)
-                handle.slot = None
+        self.queue.discard(batch)
 
 
-def _translated(error: Exception) -> Exception:
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error).lower()
+    )
+
+
+def _too_large(handle: Handle, error: Exception) -> Exception:
+    """Name a request that does not fit in memory by itself."""
+    length = len(handle.request.prompt) + len(handle.generated)
+    failure = RequestTooLarge(
+        f"Expected room for the KV cache of one sequence of {length} tokens, found none, with no other "
+        f"request running ({error}). Shorten the prompt, or load the model with a smaller window."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _not_enough(error: Exception) -> Exception:
     """Name an out-of-memory error in this package's terms."""
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-        failure = NotEnoughMemory(
-            f"Expected room for the KV cache of this batch, found none ({error}). Use shorter prompts, fewer "
-            f"requests at once, or a smaller window."
-        )
-        failure.__cause__ = error
-        return failure
-    return error
+    failure = NotEnoughMemory(
+        f"Expected room for the KV cache of this scoring batch, found none ({error}). Use shorter prompts."
+    )
+    failure.__cause__ = error
+    return failure
 
 
 __all__ = ["Engine", "Handle", "Request", "TokenInfo"]

@@ -39,6 +39,10 @@ class Constraint(Protocol):
         """Take the chosen token; return True where the text is complete."""
         ...
 
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next whatever the model prefers; often none."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -115,6 +119,9 @@ class Handle:
         request: What was asked.
         generated: Tokens so far, the end token included.
         cached_tokens: Prompt tokens that the prefix cache spared.
+        slot: The decoder's slot, while it has one.
+        pending: Tokens at the end of the sequence that the decoder has not seen yet.
+        started: Whether it has ever had a slot. checked: Whether logits were looked at for NaN.
     """
 
     def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
@@ -123,7 +130,8 @@ class Handle:
         self.cached_tokens = 0
         self.slot: int | None = None
         self.pending = 0
-        self.cancelled = False
+        self.started = False
+        self.checked = False
         self.done = False
         self.ready = threading.Condition(lock)
         self.collect = False
@@ -146,6 +154,14 @@ class Handle:
         """Whether the caller lags too far behind for more work on its behalf."""
         limit = self.request.run_ahead
         return not self.collect and limit > 0 and len(self._pieces) >= limit
+
+    def due(self, limit: int) -> list[int]:
+        """Return the next pending tokens, at most `limit`."""
+        prompt, generated = self.request.prompt, self.generated
+        start = len(prompt) + len(generated) - self.pending
+        if start >= len(prompt):
+            return generated[start - len(prompt) :][:limit]
+        return [*prompt[start : start + limit], *generated][:limit]
 
     def push(self, token: int, info: TokenInfo | None, complete: bool) -> FinishReason | None:
         """Take one token; return the reason where it was the last."""

@@ -91,6 +91,11 @@ class ScoreJob:
         """Whether the results are complete, or an error ended the job."""
         return not self._todo or self.error is not None
 
+    def wake(self) -> None:
+        """Tell the caller where the job is over; the lock is held."""
+        if self.satisfied:
+            self.ready.notify_all()
+
     def run_chunk(self, decoder: Decoder, table: SlotTable) -> None:
         """Score as many groups as a chunk may hold."""
         groups = self._next_chunk(table.available)

@@ -6,7 +6,7 @@
     │   ├── ContextOverflow          prompt + answer longer than the window (also LangChain's own)
     │   ├── TextOnly                 an image, audio or file block (also a ValueError)
     │   ├── UnsupportedSchema        a schema that the grammar cannot express (also a ValueError)
-    │   └── RequestTooLarge          too much at once for the memory budget
+    │   └── RequestTooLarge          one request that fills the memory by itself (also a MemoryError)
     ├── ModelError                   another model, or a repaired checkpoint
     │   ├── UnknownModel             no such name, folder, file or Hub id (also a ValueError)
     │   ├── DamagedCheckpoint        files missing, truncated, or weights that give NaN
@@ -68,8 +68,8 @@ class UnsupportedSchema(RequestError, ValueError):
     """A JSON schema uses a keyword that the grammar cannot enforce; the message names it."""
 
 
-class RequestTooLarge(RequestError):
-    """One request asks for more sequences or tokens than the memory budget allows."""
+class RequestTooLarge(RequestError, MemoryError):
+    """One sequence's KV cache does not fit in memory, with nothing else running and no prefix cached."""
 
 
 class ModelError(LLMError):

@@ -164,8 +164,16 @@ class JsonConstraint:
                 f"Expected token {token} to fit the grammar: {self._matcher.get_error()}."
             )
         self._state.feed(self._grammars.texts[token])
-        self._closing = self._after
+        if self._after is None and self._closing and self._closing[0] == token:
+            # A token of the closing path that needed no check (a forced one).
+            self._after = self._closing[1:]
+        self._closing, self._after = self._after, None
         return bool(self._matcher.is_stopped())
+
+    def forced(self) -> list[int]:
+        """Return the tokens that the grammar leaves no choice about, in the tokenizer's own spelling."""
+        tokens = [int(token) for token in self._matcher.compute_ff_tokens()]
+        return [] if any(self._grammars.banned[token] for token in tokens) else tokens
 
 
 class LazyConstraint:
@@ -200,6 +208,10 @@ class LazyConstraint:
         self._text = (self._text + self._grammars.texts[token])[-256:]
         self._open = token == self._marker_id or self._text.endswith(self._marker)
         return False
+
+    def forced(self) -> list[int]:
+        """Return what the grammar forces once it is open."""
+        return self._inner.forced() if self._open else []
 
 
 def json_of(value: Any) -> str:

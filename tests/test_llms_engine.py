@@ -15,7 +15,13 @@ from test_llms_decoder import tiny
 from llms.engine import Engine
 from llms.engine_request import Piece, Request, gather
 from llms.engine_text import Detokenizer, StopScanner
-from llms.errors import BadRequest, ContextOverflow, DamagedCheckpoint, NotEnoughMemory
+from llms.errors import (
+    BadRequest,
+    ContextOverflow,
+    DamagedCheckpoint,
+    NotEnoughMemory,
+    RequestTooLarge,
+)
 from llms.prefix import common_prefix
 from llms.reference import ReferenceDecoder
 from llms.sampling import Sampling
@@ -85,6 +91,9 @@ class _Errand:
         self.ready = ready
         self.satisfied = False
 
+    def wake(self) -> None:
+        """Nobody reads."""
+
 
 def test_the_lead_passes_over_a_sleeper_that_has_what_it_wanted(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -96,10 +105,10 @@ def test_the_lead_passes_over_a_sleeper_that_has_what_it_wanted(
 
     def step() -> None:
         """Serve `served`, who still sleeps when the leader leaves; `last` serves itself."""
-        while engine._leader is leader and len(engine._sleepers) < 2:
+        while engine.lead.leader is leader and len(engine.lead.sleepers) < 2:
             time.sleep(0.01)
         with lock:
-            if engine._leader is leader:
+            if engine.lead.leader is leader:
                 leader.satisfied = served.satisfied = True
                 served.ready.notify_all()
             else:
@@ -110,7 +119,7 @@ def test_the_lead_passes_over_a_sleeper_that_has_what_it_wanted(
     for errand in (leader, served, last):
         threads.append(threading.Thread(target=engine.drive, args=(errand,), daemon=True))
         threads[-1].start()
-        while engine._leader is not leader and not leader.satisfied:
+        while engine.lead.leader is not leader and not leader.satisfied:
             time.sleep(0.01)
         time.sleep(0.05)
     for thread in threads:
@@ -133,7 +142,7 @@ def test_closing_stops_the_work_at_once(engine: Engine) -> None:
     assert len(handle.generated) == 5
     last = engine.submit(request(prompt(2), 3))
     last.result()
-    assert len(handle.generated) == 5 and engine._active == [last]
+    assert len(handle.generated) == 5 and engine.queue.active == [last]
 
 
 def test_a_paused_reader_holds_nobody_up_and_loses_nothing(alone: Any) -> None:
@@ -238,10 +247,95 @@ def test_an_error_reaches_every_caller_and_the_engine_goes_on() -> None:
     assert len(tokens(engine.submit(request(prompt(7))).result())) == 8
 
 
-def test_memory_errors_are_named() -> None:
+def test_a_request_too_large_by_itself_is_named() -> None:
     engine = Engine(Failing(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1))
-    with pytest.raises(NotEnoughMemory):
+    with pytest.raises(RequestTooLarge, match="12 tokens"):
         engine.submit(request(prompt(1))).result()
+    assert len(tokens(engine.submit(request(prompt(7))).result())) == 8
+
+
+class Crowded(ReferenceDecoder):
+    """A decoder whose slots together hold `capacity` tokens: a step beyond it fails and changes nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(MODEL, max_slots=12)
+        self.capacity, self.refusals, self.passes = capacity, 0, 0
+
+    def step(self, slots: Any, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        held = sum(self.length(slot) for slot in range(self.max_slots))
+        if held + sum(len(row) for row in tokens) > self.capacity:
+            self.refusals += 1
+            raise NotEnoughMemory("no page left")
+        self.passes += 1
+        return super().step(slots, tokens, *args, **kwargs)
+
+
+def test_a_full_memory_ends_no_request_that_fits_alone(alone: Any) -> None:
+    run = next(alone)
+    decoder = Crowded(60)
+    engine = Engine(decoder)
+    asked = [request(prompt(i, 20), 20) for i in range(6)]
+    handles = [engine.submit(one) for one in asked]
+    assert [tokens(pieces) for pieces in gather(handles)] == [run(one) for one in asked]
+    assert decoder.refusals > 0 and not engine.queue.waiting
+    scores = engine.score([(prompt(i, 20), [[1], [2]]) for i in range(2)])
+    assert all(value < 0 for row in scores for value in row)
+    with pytest.raises(RequestTooLarge):
+        engine.submit(request(prompt(9, 61))).result()
+    with pytest.raises(NotEnoughMemory):
+        engine.score([(prompt(i, 90), [[1]]) for i in range(2)])
+
+
+class Spelled:
+    """A grammar of one text with free places (None): it forces the rest, or only masks."""
+
+    def __init__(self, text: Sequence[int | None], *, forces: bool) -> None:
+        self.text, self.forces, self.place = list(text), forces, 0
+
+    def mask(self, remaining: int) -> torch.Tensor:
+        allowed = torch.ones(128, dtype=torch.bool)
+        if (token := self.text[self.place]) is not None:
+            allowed[:] = False
+            allowed[token] = True
+        return allowed
+
+    def settle(self, token: int, remaining: int) -> int:
+        return token
+
+    def accept(self, token: int) -> bool:
+        assert self.text[self.place] in (None, token)
+        self.place += 1
+        return self.place == len(self.text)
+
+    def forced(self) -> list[int]:
+        if not self.forces:
+            return []
+        rest = self.text[self.place :]
+        return [t for t in rest[: next((i for i, t in enumerate(rest) if t is None), len(rest))] if t]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [([5, 6, 7, None, 8, None, None, 9, 10], [9, 3]), ([5, 6], [2, 0]), ([None, 7, 7, 7], [4, 1])],
+)
+def test_forced_tokens_cost_no_pass_and_change_no_token(text: list[int | None], expected: list[int]) -> None:
+    found, passes = [], []
+    for forces in (False, True):
+        decoder = Crowded(1000)
+        engine = Engine(decoder)
+        asked = [request(prompt(i), 30, constraint=Spelled(text, forces=forces)) for i in range(2)]
+        found.append([tokens(p) for p in gather([engine.submit(one) for one in asked])])
+        passes.append(decoder.passes)
+    assert found[0] == found[1] and len(found[0][0]) == len(text)
+    assert passes == expected
+
+
+def test_forced_tokens_stop_at_the_limit_and_give_way_to_logprobs(engine: Engine) -> None:
+    cut = request(prompt(1), 3, constraint=Spelled([1, 2, 3, 4, 5], forces=True))
+    pieces = engine.submit(cut).result()
+    assert tokens(pieces) == [1, 2, 3] and pieces[-1].finish_reason == "length"
+    asked = request(prompt(1), 9, constraint=Spelled([1, None, 3], forces=True), top_logprobs=1)
+    assert all(len(piece.logprobs) == 1 for piece in engine.submit(asked).result())
 
 
 def test_nan_is_refused_at_the_first_token() -> None:
