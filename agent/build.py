@@ -88,6 +88,7 @@ class Parts:
             "model": registry.resolve(registry.default if s.model == "auto" else s.model),
             "quantization": s.quantization,
             "adapter": str(s.adapter) if s.adapter else None,
+            "merge_adapter": s.merge_adapter,
             "device": s.device,
             "decoder": s.decoder,
             "require_gpu": s.require_gpu,

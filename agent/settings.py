@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     model: str = Field(default="auto", min_length=1, description="model name, Hub id, folder or GGUF file")
     quantization: str = Field(default="auto", description="auto, none, nf4, fp4 or int8")
     adapter: Path | None = Field(default=None, description="folder of a PEFT adapter on top of the model")
+    merge_adapter: bool = Field(default=False, description="fold the adapter into the weights")
     device: str = Field(default="auto", description="auto, cpu or cuda")
     decoder: Literal["auto", "reference", "fast"] = Field(default="auto", description="which decoder runs")
     require_gpu: bool = Field(default=False, description="refuse to run without a GPU")

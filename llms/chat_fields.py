@@ -55,6 +55,8 @@ class LocalFields(Serializable):
     """Branch, tag or commit of a Hub repository."""
     adapter: str | None = None
     """Folder of a PEFT adapter."""
+    merge_adapter: bool = False
+    """Fold the adapter into the weights: faster, and on a GPU what the fast decoder needs."""
     window: int | None = None
     """Longest sequence in tokens; None for what model and memory allow."""
     cache_dir: str | Path | None = Field(default_factory=_cache_from_env)
@@ -173,7 +175,9 @@ class LocalFields(Serializable):
             device=self.device,
             revision=self.revision,
             adapter=self.adapter,
+            merge_adapter=self.merge_adapter,
             window=self.window,
+            decoder=self.decoder,
             cache_dir=Path(self.cache_dir) if self.cache_dir else None,
             require_gpu=self.require_gpu,
             notify=self.notify,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from agent.settings import Settings
 
 SETTINGS = (
-    "home", "model", "quantization", "adapter", "device", "require_gpu", "temperature", "top_p", "max_tokens",
-    "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner", "files",
+    "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature", "top_p",
+    "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner", "files",
 )  # fmt: skip
 
 
@@ -56,6 +56,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--quantization", choices=["auto", "none", "nf4", "fp4", "int8"])
     group.add_argument("--adapter", metavar="DIR", help="a PEFT adapter on top of the model")
+    group.add_argument(
+        "--merge-adapter", action="store_const", const=True, help="fold the adapter into the weights"
+    )
     group.add_argument("--device", metavar="NAME", help="auto, cpu or cuda")
     group.add_argument("--require-gpu", action="store_const", const=True, help="refuse to run without a GPU")
 
