@@ -1,11 +1,12 @@
 """Loading: time and peak memory of each way to load a model, against plain `from_pretrained`.
 
-    python benchmarks/load.py          # the embedded model on the CPU: bf16, NF4, NF4 from its checkpoint
-    python benchmarks/load.py --gpu    # Mistral-7B's shapes with random weights
+    python benchmarks/load.py                      # the embedded model on the CPU: bf16, NF4, NF4 kept
+    python benchmarks/load.py --gpu [--layers 8]   # Mistral-7B's shapes with random weights
 
 Each way runs in a process of its own, imports done before the clock starts. Peak memory is the increase of
 the resident set (CPU) or `max_memory_reserved` (GPU). The logits of ours are compared with those of
-`from_pretrained` with the same settings, and the planned memory with the measured.
+`from_pretrained` with the same settings, and the planned memory with the measured: after a prompt that fills
+the window, and, with `--turns`, after a conversation that grows until it does.
 """
 
 from __future__ import annotations
@@ -19,59 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROMPT = 1_000
-MISTRAL_7B: dict[str, Any] = {
-    "vocab_size": 32_768,
-    "hidden_size": 4_096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 32_768,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-}
-WAYS = ("plain", "ours", "plain nf4", "ours nf4", "ours nf4 kept")
+PLAIN = ("plain", "plain nf4")
+WAYS = (*PLAIN, "ours", "ours nf4", "ours nf4 kept")
 
 
-def make_7b(folder: Path, layers: int) -> None:
-    """Write a checkpoint of Mistral-7B's shapes with random weights, and a byte tokenizer beside it."""
-    import torch
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
-
-    config = MistralConfig(**{**MISTRAL_7B, "num_hidden_layers": layers}, dtype=torch.bfloat16)
-    config.architectures = ["MistralForCausalLM"]
-    with torch.device("meta"):
-        names = {name: weight.shape for name, weight in MistralForCausalLM(config).state_dict().items()}
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    shards: dict[str, dict[str, Any]] = {}
-    for name, shape in names.items():
-        part = name.split(".")[2] if ".layers." in name else "rest"
-        weight = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02)
-        if "norm" in name:
-            weight.fill_(1)
-        shards.setdefault(str(int(part) // 8) if part.isdigit() else part, {})[name] = weight.cpu()
-    index: dict[str, str] = {}
-    for number, tensors in enumerate(shards.values(), 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    config.save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-
-
-def measure(way: str, folder: Path, cache: Path, device: str, window: int) -> dict[str, Any]:
+def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     """Load one way in this process; return seconds, bytes, and the logits of one prompt."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, MistralForCausalLM
+    from transformers import MistralForCausalLM
 
     from llms.load import LoadSpec, load, make_decoder
     from llms.quiet import quiet
@@ -81,52 +37,99 @@ def measure(way: str, folder: Path, cache: Path, device: str, window: int) -> di
         import accelerate
         import bitsandbytes
     assert accelerate is not None and bitsandbytes is not None
+    device, window = "cuda:0" if args.gpu else "cpu", args.window[0]
+    tokens = [(7919 * i) % args.ids + 20 for i in range(window - 4)]
     probe = Memory(device)
-    tokens = [(7919 * i) % 30_000 + 20 for i in range(window - 4)]
     began = time.perf_counter()
-    planned = None
-    if way.startswith("plain"):
-        settings: dict[str, Any] = {
-            "dtype": torch.bfloat16,
-            "device_map": "auto" if device != "cpu" else None,
-        }
-        if "nf4" in way:
-            settings["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=torch.bfloat16,
-            )
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(str(folder), **settings)
-        seconds = time.perf_counter() - began
+    if way in PLAIN:
+        model, loaded = plain(args.folder, device, nf4="nf4" in way), None
     else:
         spec = LoadSpec(
-            model=str(folder),
+            model=str(args.folder),
             quantization="nf4" if "nf4" in way else "none",
             device=device,
             window=window,
-            cache_dir=cache,
+            decoder=args.decoder,
+            cache_dir=args.cache,
             keep_quantized="kept" in way,
         )
         loaded = load(spec)
-        model, seconds = loaded.model, time.perf_counter() - began
-        assert loaded.memory is not None
-        planned = loaded.memory.total
+        model = loaded.model
+    seconds = time.perf_counter() - began
     loaded_bytes = probe.peak()
     with torch.inference_mode():
         logits = model(torch.tensor([tokens[:64]], device=device)).logits[0, -1].float().cpu()
-    if planned is not None:
-        decoder = make_decoder(loaded, max_slots=1, kind="reference")
+    found = {"way": way, "window": window, "load_s": seconds, "load_bytes": loaded_bytes}
+    if loaded is not None:
+        assert loaded.memory is not None
+        decoder = make_decoder(loaded, max_slots=64 if args.gpu else 1, kind=args.decoder)
         decoder.prefill(0, tokens)
         decoder.step([0], [[5]])
+        found |= {"decoder": decoder.describe(), "plan": vars(loaded.memory)}
+        found |= {"planned_bytes": loaded.memory.total}
+    return found | {"peak_bytes": probe.peak(), "logits": logits.tolist()}
+
+
+def plain(folder: Path, device: str, *, nf4: bool) -> Any:
+    """Load with transformers alone; in NF4 with the usual recipe."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from llms.quiet import quiet
+
+    settings: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": None if device == "cpu" else "auto"}
+    if nf4:
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(str(folder), **settings)
+
+
+def converse(args: argparse.Namespace) -> dict[str, Any]:
+    """Hold a conversation that grows past the window; return how far it came, what ended it, and the peak."""
+    from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+    from llms import ChatLocal
+    from llms.errors import ContextOverflow
+
+    device, window = "cuda:0" if args.gpu else "cpu", args.window[0]
+    probe = Memory(device)
+    chat = ChatLocal(
+        model=str(args.folder),
+        quantization="nf4",
+        device=device,
+        window=window,
+        decoder=args.decoder,
+        cache_dir=args.cache,
+        temperature=0,
+        max_tokens=8,
+    )
+    messages: list[BaseMessage] = []
+    words, turn, ended_by = "x" * (window * 4 // 3 // args.turns), 0, ""
+    for turn in range(1, args.turns + 1):
+        messages.append(HumanMessage(f"{turn} {words}"))
+        try:
+            messages.append(AIMessage(str(chat.invoke(messages).content)))
+        except ContextOverflow as error:
+            ended_by = str(error)
+            break
+    runtime = chat.runtime()
+    assert runtime.loaded.memory is not None
+    planned, peak = runtime.loaded.memory.total, probe.peak()
     return {
-        "way": way,
-        "load_s": seconds,
-        "load_bytes": loaded_bytes,
-        "peak_bytes": probe.peak(),
+        "turns": turn,
+        "window": window,
+        "load_s": runtime.loaded.load_s,
+        "load_bytes": peak,
+        "peak_bytes": peak,
         "planned_bytes": planned,
-        "logits": logits.tolist(),
+        "plan": vars(runtime.loaded.memory),
+        "decoder": runtime.engine.decoder.describe(),
+        "ended_by": ended_by,
     }
 
 
@@ -159,22 +162,38 @@ class Memory:
 
 def compare(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Print the table; return the figures without the logits."""
-    heads = ("load s", "load MB", "peak MB", "planned", "plan/peak", "vs plain", "logits differ")
-    print(f"{'way':<16}" + "".join(f"{head:>14}" for head in heads))
-    plain = {"nf4" in r["way"]: r for r in results if r["way"].startswith("plain")}
+    heads = ("window", "load s", "load MB", "peak MB", "planned", "plan/peak", "vs plain", "logits differ")
+    print(f"{'way':<28}" + "".join(f"{head:>14}" for head in heads))
+    plain = {"nf4" in r["way"]: r for r in results if r["way"] in PLAIN}
     rows = []
     for r in results:
-        base, planned = plain["nf4" in r["way"]], r["planned_bytes"]
+        base, planned = plain["nf4" in r["way"]], r.get("planned_bytes")
         ratio = planned / r["peak_bytes"] if planned else None
-        logits = r.pop("logits") if r is not base else r["logits"]
-        difference = max(abs(a - b) for a, b in zip(logits, base["logits"], strict=True))
-        values = (r["load_s"], r["load_bytes"] / 1e6, r["peak_bytes"] / 1e6, (planned or 0) / 1e6, ratio or 0)
-        cells = [f"{value:>14.2f}" for value in (*values, r["load_s"] / base["load_s"])]
-        print(f"{r['way']:<16}" + "".join(cells) + f"{difference:>14g}")
+        pairs = zip(r.get("logits", base["logits"]), base["logits"], strict=True)
+        difference = max(abs(a - b) for a, b in pairs)
+        values = (r["load_bytes"] / 1e6, r["peak_bytes"] / 1e6, (planned or 0) / 1e6, ratio or 0)
+        cells = [f"{value:>14.2f}" for value in (r["load_s"], *values, r["load_s"] / base["load_s"])]
+        print(f"{r['way']:<28}{r['window']:>14}" + "".join(cells) + f"{difference:>14g}")
         rows.append({**r, "plan_ratio": ratio, "logits_differ_by": difference})
     for row in rows:
         row.pop("logits", None)
     return {"benchmark": "load", "results": rows}
+
+
+def cases(args: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
+    """Say what is run, in order: (way, its name in the table, further options)."""
+    kept = "ours nf4 kept"
+    save = (kept, "ours nf4 save", list[str]())
+    if not args.gpu:
+        return [*((way, way, list[str]()) for way in WAYS[:4]), save, (kept, "ours nf4 again", [])]
+    found = [("plain nf4", "plain nf4", list[str]()), save]
+    for window in map(str, args.window):
+        for decoder in ("auto", "reference"):
+            options = ["--window", window, "--decoder", decoder]
+            found.append((kept, f"ours nf4 again, {decoder}", options))
+    if args.turns:
+        found.append((kept, f"ours nf4, {args.turns} turns", ["--turns", str(args.turns)]))
+    return found
 
 
 def main() -> None:
@@ -183,37 +202,46 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gpu", action="store_true", help="Mistral-7B's shapes on the GPU")
-    parser.add_argument("--window", type=int, default=PROMPT, help="tokens of the sequence that is decoded")
+    parser.add_argument(
+        "--window", type=int, nargs="+", default=[1000], help="tokens of the sequence decoded"
+    )
     parser.add_argument("--layers", type=int, default=32, help="with --gpu: how many of the 32 layers")
+    parser.add_argument("--turns", type=int, default=0, help="hold a conversation of so many turns as well")
+    parser.add_argument("--decoder", default="auto", help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--folder", type=Path, help="checkpoint (default: the embedded model, or random 7B shapes)"
     )
+    parser.add_argument("--ids", type=int, default=30_000, help="token ids of the prompt are below this + 20")
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    device = "cuda:0" if args.gpu else "cpu"
     if args.way:
-        print(json.dumps(measure(args.way, args.folder, args.cache, device, args.window)))
+        print(json.dumps(converse(args) if args.turns else measure(args.way, args), default=str))
         return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or _checkpoint(args, Path(scratch))
+        results = []
+        for way, name, options in cases(args):
+            command = [sys.executable, __file__, "--way", way, "--folder", str(folder), "--cache", scratch]
+            command += ["--ids", str(args.ids), "--window", str(args.window[0]), *options]
+            command += ["--gpu"] if args.gpu else []
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                print(f"{name}: failed with {done.returncode}", file=sys.stderr)
+                continue
+            results.append(json.loads(done.stdout.splitlines()[-1]) | {"way": name})
+    print(json.dumps(compare(results)))
+
+
+def _checkpoint(args: argparse.Namespace, scratch: Path) -> Path:
+    if args.gpu:
+        from seven_b import write_checkpoint
+
+        write_checkpoint(scratch / "7b", layers=args.layers)
+        return scratch / "7b"
     from llms.fetch import embedded_checkpoint
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder
-        if folder is None and args.gpu:
-            folder = Path(scratch, "7b")
-            folder.mkdir()
-            make_7b(folder, args.layers)
-        elif folder is None:
-            folder = embedded_checkpoint(notify=lambda line: print(line, file=sys.stderr))
-        results = []
-        ways = WAYS[2:3] if args.gpu else WAYS[:4]
-        for way in (*ways, "ours nf4 kept", "ours nf4 kept"):
-            command = [sys.executable, __file__, "--way", way, "--folder", str(folder), "--cache", scratch]
-            command += ["--window", str(args.window), *(["--gpu"] if args.gpu else [])]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-    results[-2]["way"], results[-1]["way"] = "ours nf4 save", "ours nf4 again"
-    print(json.dumps(compare(results)))
+    return embedded_checkpoint(notify=lambda line: print(line, file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llms.errors import BadRequest, UnsupportedModel
+from llms.footprint import Footprint, Setting, reference
 
 if TYPE_CHECKING:
     from llms.decoder import Decoder
+    from llms.facts import Facts
     from llms.loaded import LoadedModel
 
 AUTO = "auto"
@@ -29,15 +31,39 @@ class Kind:
             where the answer is plain (another device), and must not change the model.
         build: Makes the decoder from the model, the most sequences at once, and the longest sequence in
             tokens.
+        expects: Tells from a checkpoint and how it would be run, before anything is loaded, whether this kind
+            will serve it: what memory is planned for.
+        footprint: How it spends memory.
     """
 
     name: str
     why_not: Callable[[LoadedModel], str | None]
     build: Callable[[LoadedModel, int, int], Decoder]
+    expects: Callable[[Facts, Setting], bool] = lambda facts, setting: True
+    footprint: Footprint = reference
+
+
+def expected(kinds: Sequence[Kind], facts: Facts, setting: Setting, asked: str = AUTO) -> list[Kind]:
+    """Return the kinds that may come to serve a checkpoint, the likeliest first.
+
+    Args:
+        kinds: All there are, best first; the last serves every model.
+        facts: The checkpoint.
+        setting: How it would be run.
+        asked: A kind's name, or `auto`.
+
+    Raises:
+        BadRequest: No such kind.
+    """
+    if asked != AUTO:
+        return [_named(kinds, asked)]
+    return [kind for kind in kinds if kind.expects(facts, setting)]
 
 
 def pick(kinds: Sequence[Kind], loaded: LoadedModel, asked: str = AUTO) -> Kind:
     """Return the kind that was asked for; for `auto` the first that serves the model.
+
+    Where memory was planned for one of them, `auto` looks no further up than that one.
 
     Args:
         kinds: All there are, best first; the last serves every model.
@@ -49,14 +75,20 @@ def pick(kinds: Sequence[Kind], loaded: LoadedModel, asked: str = AUTO) -> Kind:
         UnsupportedModel: The kind that was asked for does not serve this model or device.
     """
     if asked == AUTO:
-        return next(kind for kind in kinds if kind.why_not(loaded) is None)
-    names = [AUTO, *(kind.name for kind in kinds)]
-    if asked not in names:
-        raise BadRequest(f"expected decoder to be one of {', '.join(names)}, found {asked!r}")
-    kind = next(kind for kind in kinds if kind.name == asked)
+        planned = kinds.index(_named(kinds, loaded.decoder)) if loaded.decoder else 0
+        return next(kind for kind in kinds[planned:] if kind.why_not(loaded) is None)
+    kind = _named(kinds, asked)
     if reason := kind.why_not(loaded):
         raise UnsupportedModel(
             f"expected a model that the {asked} decoder serves, found: {reason}; use decoder 'auto' or "
             f"{kinds[-1].name!r}"
         )
     return kind
+
+
+def _named(kinds: Sequence[Kind], name: str) -> Kind:
+    for kind in kinds:
+        if kind.name == name:
+            return kind
+    names = [AUTO, *(kind.name for kind in kinds)]
+    raise BadRequest(f"expected decoder to be one of {', '.join(names)}, found {name!r}")

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llms import choose as choosing
+from llms import footprint
 from llms.catalog import AUTO, Source, cache_dir, resolve
 from llms.checkpoint import Notify, manifest, silent, verify
-from llms.decoders import Kind, pick
-from llms.errors import BadRequest, DamagedCheckpoint
+from llms.decoders import Kind, expected, pick
+from llms.errors import BadRequest, DamagedCheckpoint, NotEnoughMemory
 from llms.facts import Facts, read
 from llms.fetch import Progress, no_progress
+from llms.footprint import FAST_BATCH, IDLE_BYTES, Setting
 from llms.loaded import LoadedModel, adopt, describe
-from llms.memory import Plan, plan
+from llms.memory import Plan, free_bytes, plan
 from llms.quantized import is_kept, keeps, quantized_weights
 from llms.running import announce
 from llms.sources import checkpoint_folder
@@ -48,6 +50,7 @@ class LoadSpec:
         merge_adapter: Fold the adapter into the weights (faster, but not undone).
         window: Longest sequence in tokens; None for the longest that the model knows and memory allows.
         slots: How many sequences at the full window the memory plan makes room for.
+        decoder: The kind of decoder that will run it, for the plan: `auto` or a name in `KINDS`.
         cache_dir: The cache's root; None for the platform's.
         keep_quantized: Keep a 4-bit checkpoint in the cache; None: from a billion parameters on.
         require_gpu: Refuse to run on the CPU.
@@ -64,6 +67,7 @@ class LoadSpec:
     merge_adapter: bool = False
     window: int | None = None
     slots: int = 1
+    decoder: str = AUTO
     cache_dir: Path | None = None
     keep_quantized: bool | None = None
     require_gpu: bool = False
@@ -106,6 +110,7 @@ def load(spec: LoadSpec) -> LoadedModel:
         source=job.source,
         quantization=job.quantization,
         parameters=job.facts.parameters,
+        decoder=job.decoder,
         memory=job.memory,
         folder=job.facts.folder,
         notice=job.notice,
@@ -131,9 +136,18 @@ def make_decoder(
     return pick(KINDS, loaded, kind).build(loaded, max_slots, window or loaded.window)
 
 
+def _expects_fast(facts: Facts, setting: Setting) -> bool:
+    known = facts.config.get("model_type") in ("mistral", "llama")
+    return known and (setting.quantization, setting.dtype, setting.device[:4]) == ("nf4", "bfloat16", "cuda")
+
+
 def _why_not_fast(loaded: LoadedModel) -> str | None:
     if loaded.device.type != "cuda":
         return f"it needs a CUDA GPU, the model is on {loaded.device}"
+    if getattr(loaded.model, "peft_config", None):
+        return "it reads the base model's weights alone, and there is an adapter; merge that (merge_adapter)"
+    if loaded.source is None and free_bytes(str(loaded.device)) < 2 * loaded.model.get_memory_footprint():
+        return "the model is its owner's, and there is no room for a second copy of its weights"
     from llms import fast  # only this file imports that folder, and lazily
 
     return fast.supports(loaded)
@@ -142,7 +156,11 @@ def _why_not_fast(loaded: LoadedModel) -> str | None:
 def _fast(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
     from llms import fast
 
-    return fast.build(loaded, max_slots, window)
+    token = footprint.kv_bytes(loaded.model.config.to_dict(), "bfloat16")
+    cache = loaded.memory.cache if loaded.memory else token * max(window, FAST_BATCH) + IDLE_BYTES
+    return fast.build(
+        loaded, max_slots, window, cache_tokens=cache // token, release=loaded.source is not None
+    )
 
 
 def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
@@ -152,7 +170,7 @@ def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
 
 
 KINDS = (
-    Kind(name="fast", why_not=_why_not_fast, build=_fast),
+    Kind(name="fast", why_not=_why_not_fast, build=_fast, expects=_expects_fast, footprint=footprint.fast),
     Kind(name="reference", why_not=lambda loaded: None, build=_reference),
 )
 """Every decoder, best first; the last serves every model."""
@@ -169,6 +187,7 @@ class _Job:
     quantization: str
     dtype: str
     device: str
+    decoder: str
     memory: Plan
     notice: str
 
@@ -187,19 +206,23 @@ def _prepare(spec: LoadSpec) -> _Job:
     )
     dtype = choosing.dtype(spec.dtype, quantization, choice.device)
     longest = choosing.longest(source, facts.context)
-    memory = plan(
-        facts,
-        quantization=quantization,
-        dtype=dtype,
-        device=choice.device,
-        window=spec.window,
-        longest=longest,
-        slots=spec.slots,
-        name=source.name,
-        ready=keeps(facts, quantization, spec.keep_quantized)
-        and is_kept(source, facts, quantization, dtype, cache),
+    ready = keeps(facts, quantization, spec.keep_quantized) and is_kept(
+        source, facts, quantization, dtype, cache
     )
-    notice = choosing.notice(source.name, choice, quantization, dtype, memory, longest)
+    kind, memory = _planned(
+        spec,
+        facts,
+        Setting(
+            quantization=quantization,
+            dtype=dtype,
+            device=choice.device,
+            window=spec.window or longest,
+            slots=spec.slots,
+        ),
+        longest=longest,
+        name=source.name,
+        ready=ready,
+    )
     return _Job(
         spec=spec,
         cache=cache,
@@ -208,9 +231,31 @@ def _prepare(spec: LoadSpec) -> _Job:
         quantization=quantization,
         dtype=dtype,
         device=choice.device,
+        decoder=kind.name,
         memory=memory,
-        notice=notice,
+        notice=choosing.notice(source.name, choice, quantization, dtype, memory, longest),
     )
+
+
+def _planned(spec: LoadSpec, facts: Facts, setting: Setting, **named: Any) -> tuple[Kind, Plan]:
+    """Plan for the best decoder that has room; where none has, the last one's refusal has the numbers."""
+    kinds = expected(KINDS, facts, setting, spec.decoder)
+    for kind in kinds:
+        try:
+            return kind, plan(
+                facts,
+                quantization=setting.quantization,
+                dtype=setting.dtype,
+                device=setting.device,
+                window=spec.window,
+                slots=setting.slots,
+                footprint=kind.footprint,
+                **named,
+            )
+        except NotEnoughMemory:
+            if kind is kinds[-1]:
+                raise
+    raise AssertionError("the last kind serves every model")
 
 
 def _weights(job: _Job) -> Any:

@@ -34,6 +34,7 @@ class LoadedModel:
         parameters: Number of weights.
         sliding_window: How far back attention reaches, in tokens; None for all the way.
         chat_template: Whether the tokenizer has a chat template.
+        decoder: The kind of decoder that memory was planned for; empty for one that was handed over loaded.
         memory: What it was expected to take; None for one that was handed over loaded.
         load_s: How long loading took, in seconds.
         folder: The checkpoint that was read; None for one that was handed over loaded.
@@ -51,6 +52,7 @@ class LoadedModel:
     parameters: int
     sliding_window: int | None = None
     chat_template: bool = True
+    decoder: str = ""
     memory: Plan | None = None
     load_s: float = 0.0
     folder: Path | None = None

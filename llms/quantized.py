@@ -19,7 +19,7 @@ from llms.checkpoint import Notify, damage, locked, manifest, require_space, sta
 from llms.choose import SMALL
 from llms.errors import DamagedCheckpoint, MachineError
 from llms.facts import Facts, read, weight_files
-from llms.memory import weight_bytes
+from llms.footprint import weight_bytes
 from llms.quiet import quiet
 from llms.weights import read_weights
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
-from llms.decoders import Kind, pick
+from llms.decoders import Kind, expected, pick
 from llms.errors import BadRequest, UnsupportedModel
+from llms.footprint import Setting
 from llms.load import KINDS, adopt, make_decoder
 
 
@@ -19,13 +22,47 @@ def kind(name: str, reason: str | None = None) -> Kind:
     return Kind(name=name, why_not=lambda loaded: reason, build=build)
 
 
-LOADED: Any = object()
+LOADED: Any = SimpleNamespace(decoder="")
 
 
 def test_auto_takes_the_first_that_serves_the_model() -> None:
     kinds = [kind("fast", "it needs a GPU"), kind("middle"), kind("reference")]
     assert pick(kinds, LOADED).name == "middle"
     assert pick([kind("fast"), *kinds], LOADED, "auto").name == "fast"
+
+
+def test_auto_looks_no_further_up_than_the_one_that_memory_was_planned_for() -> None:
+    planned: Any = SimpleNamespace(decoder="middle")
+    kinds = [kind("fast"), kind("middle", "it is a bad day"), kind("reference")]
+    assert pick(kinds, planned).name == "reference"
+    assert pick(kinds, planned, "fast").name == "fast"
+
+
+def test_what_is_expected_is_told_from_the_checkpoint() -> None:
+    never = replace(kind("fast"), expects=lambda facts, setting: False)
+    kinds, facts = [never, kind("reference")], SimpleNamespace()
+    assert [each.name for each in expected(kinds, cast(Any, facts), cast(Any, None))] == ["reference"]
+    assert [each.name for each in expected(kinds, cast(Any, facts), cast(Any, None), "fast")] == ["fast"]
+    with pytest.raises(BadRequest, match="turbo"):
+        expected(kinds, cast(Any, facts), cast(Any, None), "turbo")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "quantization", "dtype", "device", "first"),
+    [
+        ("mistral", "nf4", "bfloat16", "cuda:0", "fast"),
+        ("mistral", "nf4", "float16", "cuda:0", "reference"),
+        ("mistral", "none", "bfloat16", "cuda:0", "reference"),
+        ("mistral", "nf4", "bfloat16", "cpu", "reference"),
+        ("qwen3", "nf4", "bfloat16", "cuda:0", "reference"),
+    ],
+)
+def test_memory_is_planned_for_the_decoder_that_will_run(
+    model_type: str, quantization: str, dtype: str, device: str, first: str
+) -> None:
+    facts: Any = SimpleNamespace(config={"model_type": model_type})
+    setting = Setting(quantization=quantization, dtype=dtype, device=device, window=512)
+    assert next(k.name for k in expected(KINDS, facts, setting) if k.name in ("fast", "reference")) == first
 
 
 def test_one_that_was_named_is_taken_though_a_better_one_serves() -> None:

@@ -14,8 +14,9 @@ from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 from llms import gpu, memory
 from llms.errors import ContextOverflow, NotEnoughMemory
 from llms.facts import Facts, Tensor, read
+from llms.footprint import token_bytes, weight_bytes
 from llms.load import adopt, make_decoder
-from llms.memory import plan, token_bytes, weight_bytes
+from llms.memory import plan
 
 MEASURE = """
 import json, sys
