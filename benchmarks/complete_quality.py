@@ -1,11 +1,12 @@
 """Lines and blocks cut from the standard library's own files, filled in again.
 
 Per kind of gap: how often the whole parses, how often the original comes back exactly, how much of it is
-matched from its start, and how often the fill says something; against a greedy continuation of the same
-prefix by the same model, cut to the same number of lines. The cuts are drawn by a fixed seed. Prints a table,
-then one JSON line.
+matched from its start; against a greedy continuation of the same prefix by the same model, cut to the lines
+that are missing, which the chain is not told. Every gap has a completion that parses: the original. The cuts
+are drawn by a fixed seed. With --rows each judged gap is kept in FILE, and a run that was stopped goes on
+there. Prints a table with 95 % bootstrap intervals, then one JSON line.
 
-    python benchmarks/complete_quality.py [--count 40] [--samples 4]
+    python benchmarks/complete_quality.py [--count 40] [--samples 4] [--seed 0] [--rows FILE]
 """
 
 from __future__ import annotations
@@ -113,27 +114,45 @@ def scored(gap: Gap, fill: str) -> dict[str, float]:
 
 def greedy(llm: LocalLLM, gap: Gap) -> str:
     """The baseline: a plain greedy continuation, cut to the lines that are missing."""
-    text = str(llm.invoke(gap.prefix, temperature=0.0))
     count = gap.original.count("\n") + 1
+    text = ""
+    for piece in llm.stream(gap.prefix, temperature=0.0):
+        text += str(piece)
+        if text.count("\n") >= count:
+            break
     return "\n".join(text.split("\n")[:count])
 
 
 def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Print the table and return the figures."""
     figures: dict[str, Any] = {}
-    print(f"{'gap':8}{'recipe':10}{'n':>4}{'parses':>9}{'exact':>8}{'prefix':>8}")
+    print(f"{'gap':8}{'recipe':10}{'n':>4}{'parses':>20}{'exact':>20}{'prefix':>20}")
     for kind in ("line", "block"):
         for recipe in ("chain", "greedy"):
             some = [row[recipe] for row in rows if row["kind"] == kind]
-            mean = {
-                key: round(float(np.mean([one[key] for one in some])), 3)
-                for key in ("parses", "exact", "prefix")
-            }
-            print(
-                f"{kind:8}{recipe:10}{len(some):4}{mean['parses']:9.3f}{mean['exact']:8.3f}{mean['prefix']:8.3f}"
+            if not some:
+                continue
+            told = {key: interval([one[key] for one in some]) for key in ("parses", "exact", "prefix")}
+            shown = "".join(
+                f"{f'{mean:.3f} [{low:.2f}, {high:.2f}]':>20}" for mean, low, high in told.values()
             )
-            figures[f"{kind} {recipe}"] = {"n": len(some), **mean}
+            print(f"{kind:8}{recipe:10}{len(some):4}{shown}")
+            figures[f"{kind} {recipe}"] = {"n": len(some), **told}
     return figures
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % bootstrap interval."""
+    means = np.random.default_rng(0).choice(np.asarray(values), (2000, len(values))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return round(float(np.mean(values)), 3), round(float(low), 3), round(float(high), 3)
+
+
+def kept(path: Path | None) -> list[dict[str, Any]]:
+    """Rows of a former run."""
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def main() -> None:
@@ -141,6 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=40, help="gaps of each kind")
     parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="of the cuts")
+    parser.add_argument("--rows", type=Path, help="keep judged gaps here, skip those kept")
     options = parser.parse_args()
     llm = LocalLLM(model="smollm2-135m", temperature=0.0, max_tokens=64)
     chains = {
@@ -149,11 +170,18 @@ def main() -> None:
         )
         for kind in ("line", "block")
     }
-    rows = []
-    drawn = gaps(options.count)
-    for place, gap in enumerate(drawn, 1):
+    rows = kept(options.rows)
+    drawn = gaps(options.count, options.seed)
+    for place, gap in enumerate(drawn[len(rows) :], len(rows) + 1):
         fill = chains[gap.kind].invoke({"prefix": gap.prefix, "suffix": gap.suffix})
-        rows.append({"kind": gap.kind, "chain": scored(gap, fill), "greedy": scored(gap, greedy(llm, gap))})
+        base = greedy(llm, gap)
+        row = {"kind": gap.kind, "chain": scored(gap, fill), "greedy": scored(gap, base)}
+        rows.append(
+            {**row, "prefix": gap.prefix[-200:], "original": gap.original, "fill": fill, "base": base}
+        )
+        if options.rows:
+            with options.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
         print(f"\r{place}/{len(drawn)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     print(json.dumps({"benchmark": "complete_quality", **report(rows)}))

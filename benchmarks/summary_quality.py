@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from chains.classify.embedder import text_vectors
 from chains.retrieval import default_embeddings
-from chains.sentences import split_sentences
 from chains.summarize import Style, summarize_chain
 from chains.summarize.extract import usable
 from chains.summarize.faithful import unsupported
+from chains.summarize.parts import split_parts
+from chains.summarize.prose import plain
 from chains.vectors import unit_vectors
 
 _SECTION = re.compile(r"^([^\n]+)\n([=\-~^\"'`#*+.:_])\2{2,}[ \t]*$", re.MULTILINE)
@@ -44,14 +46,12 @@ def without_abstract(text: str) -> tuple[str, str]:
 
 
 def lead(text: str, words: int) -> str:
-    """Return the first sentences of `text` up to `words` words, at least one."""
+    """Return the first sentences of `text` (header fields are none) up to `words` words, at least one."""
     held: list[str] = []
-    for sentence in split_sentences(text):
-        if not usable(sentence):
-            continue
+    for sentence in (one for part in split_parts([Document(text)]) for one in part.sentences if usable(one)):
         if held and len(" ".join([*held, sentence.flat]).split()) > words:
             break
-        held.append(sentence.flat)
+        held.append(plain(sentence.text))
     return " ".join(held)
 
 

@@ -11,7 +11,15 @@ from langchain_core.language_models import FakeListLLM
 
 from chains.complete import complete_chain
 from chains.complete.model import continuation_of, fim_marks
-from chains.complete.python import block_end, closings, fitting, next_indent, parses, says_something
+from chains.complete.python import (
+    block_end,
+    closings,
+    fitting,
+    next_indent,
+    open_try,
+    parses,
+    says_something,
+)
 from chains.errors import EmptyInputError, InputError, NotTextError, OptionError
 
 GAP = {"prefix": "def area(r):\n    pi = 3.14\n    return ", "suffix": "\n\nprint(area(2))\n"}
@@ -175,3 +183,13 @@ def test_bad_gaps_are_refused(gap: Any, error: type[Exception]) -> None:
 def test_bad_completion_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="expected"):
         complete_chain(ScoringChat(), **options)
+
+
+def test_a_try_without_a_handler_gets_one() -> None:
+    assert open_try("try:\n    a = 1\n") == "" and open_try("def f():\n    try:\n        a\n") == "    "
+    assert open_try("try:\n    a\nexcept X:\n    b\n") is None and open_try("a = 1\n") is None
+    gap = {"prefix": "def f():\n    try:\n        a = g()\n", "suffix": "\n"}
+    model = RawModel(texts=["a += 1", "a += 2", " OSError:\n        return None\n"])
+    filled = complete_chain(model, kind="code", samples=2).invoke(gap)
+    assert filled == "    except OSError:\n        return None" and model.seen[-1][0].endswith("    except")
+    assert "raise" in complete_chain(RawModel(texts=["a += 1"]), kind="code").invoke(gap)

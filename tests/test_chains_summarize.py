@@ -14,9 +14,12 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
 from chains.errors import EmptyInputError, NotTextError, OptionError
-from chains.summarize import Style, Summary, SummaryDelta, summarize_chain
+from chains.retrieval import DocumentStore
+from chains.retrieval.errors import SourceNotFound
+from chains.summarize import StoreSource, Style, Summary, SummaryDelta, summarize_chain
 from chains.summarize.faithful import unsupported
-from chains.summarize.parts import read_documents, split_parts
+from chains.summarize.parts import PartStream, split_parts
+from chains.summarize.sources import read_documents
 from chains.windows import estimate_tokens
 
 TEXT = """# Lighthouse
@@ -146,6 +149,68 @@ def test_refine_yields_a_summary_after_each_part(model: Any) -> None:
     assert chain.invoke(TEXT).text == found[-1].text
 
 
+def test_refine_reads_a_text_as_it_comes_in() -> None:
+    taken: list[int] = []
+
+    def pieces() -> Any:
+        for at in range(0, len(TEXT), 40):
+            taken.append(at)
+            yield TEXT[at : at + 40]
+
+    states = _extractive(refine=True).transform(pieces())
+    first = next(states)
+    assert [one.heading for one in first.parts] == ["Lighthouse"] and taken[-1] < len(TEXT) - 80
+    *_, last = states
+    assert last == _extractive(refine=True).invoke(TEXT)
+    assert "".join(TEXT[one.start : one.end] for one in last.parts) == TEXT
+
+
+async def test_refine_reads_pieces_and_documents_asynchronously() -> None:
+    async def pieces() -> Any:
+        yield TEXT[:30]
+        yield TEXT[30:]
+        yield Document("Bees hum in the orchard all summer.", metadata={"source": "bees"})
+
+    states = [one async for one in _extractive(refine=True).atransform(pieces())]
+    assert [len(one.parts) for one in states] == [1, 2, 3] and states[-1].sources == ("text 1", "bees")
+
+
+def test_refine_refuses_what_holds_no_text() -> None:
+    with pytest.raises(EmptyInputError):
+        list(_extractive(refine=True).transform(iter(["  ", "\n"])))
+    with pytest.raises(NotTextError):
+        list(_extractive(refine=True).transform(iter(["fine. ", "a\x00"])))
+
+
+def test_refined_parts_are_kept_too(tmp_path: Path) -> None:
+    model = ScriptedChat(replies=["The lamp is seen from twenty miles away."])
+    first = summarize_chain(model, refine=True, cache=tmp_path).invoke(TEXT)
+    again = summarize_chain(model, refine=True, cache=tmp_path).invoke(TEXT)
+    assert (first.calls, again.calls, again.cached) == (2, 0, 2) and first.text == again.text
+
+
+def test_a_source_or_a_folder_of_a_store_is_read_from_the_store(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    file = tmp_path / "docs" / "light.md"
+    file.write_text(TEXT)
+    with DocumentStore(tmp_path / "store", embeddings=WordEmbeddings(), index="exact") as store:
+        store.ingest(tmp_path / "docs")
+        file.unlink()
+        found = _extractive().invoke(StoreSource(store, str(file)))
+        assert found.sources == (str(file),) and found.text == _extractive().invoke(TEXT).text
+        assert _extractive().invoke([StoreSource(store, str(tmp_path / "docs")), "Cows graze."]).sources == (
+            str(file),
+            "text 2",
+        )
+        with pytest.raises(SourceNotFound, match="agent docs list"):
+            _extractive().invoke(StoreSource(store, "absent.md"))
+
+
+def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFound, match="found nothing at"):
+        _extractive().invoke(tmp_path / "absent.md")
+
+
 def test_inputs_texts_documents_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("# One\n\nThe first file talks of geese and ducks.")
     (tmp_path / "b.txt").write_text("The second file talks of trains and rails.")
@@ -220,3 +285,14 @@ def test_parts_cover_the_text_without_gap_or_overlap(text: str, limit: int) -> N
     for part in parts:
         for one in part.sentences:
             assert part.text[one.start : one.end] == one.text
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(alphabet="ab .\n#-*`=:1", max_size=300), st.integers(1, 60))
+def test_parts_of_a_stream_cover_the_text_too(text: str, size: int) -> None:
+    stream = PartStream(64)
+    parts = [part for at in range(0, len(text), size) for part in stream.feed(text[at : at + size])]
+    parts += stream.rest()
+    joined = "".join(part.text for part in parts)
+    assert joined == text or not parts
+    assert all(part.text == text[part.start : part.end] for part in parts)

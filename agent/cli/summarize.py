@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import re
 import sys
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.cli.options import add_model_options, settings_from
+from agent.cli.options import add_model_options, add_store_options, settings_from
+
+if TYPE_CHECKING:
+    from agent.build import Parts
+    from chains.summarize import Summary
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("path", nargs="?", default="-", metavar="PATH|-", help="a file or folder; - is stdin")
+    parser.add_argument(
+        "--stored", action="store_true", help="PATH is a document of the store, as `agent docs list` names it"
+    )
     parser.add_argument(
         "--length",
         type=_length,
@@ -28,10 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audience", default="", help="for whom (needs a model that writes)")
     parser.add_argument("--language", default="", help="in which language (needs a model that writes)")
     parser.add_argument(
-        "--refine", action="store_true", help="read part by part, keeping one summary up to date"
+        "--refine", action="store_true", help="read part by part, stdin as it comes, and show each state"
     )
+    parser.add_argument("--cite", action="store_true", help="name the part that each sentence comes from")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_model_options(parser)
+    add_store_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,17 +71,64 @@ def run(args: argparse.Namespace) -> int:
             cache=parts.settings.folders.cache / "summaries",
             progress=lambda done, total: bar(console.Step(done=done, total=total)),
         )
-        summary = chain.invoke(_input(args.path))
-    console.line(
-        json.dumps(summary.to_dict(), ensure_ascii=False, default=str) if args.json else summary.text
-    )
+        pieces = _input(parts, args)
+        summary = _refined(chain.transform(pieces)) if args.refine else chain.invoke(_joined(pieces))
+    if args.json:
+        console.line(json.dumps(summary.to_dict(), ensure_ascii=False, default=str))
+    else:
+        console.line(_cited(summary, bullets=style.bullets) if args.cite else summary.text)
     return 0
 
 
-def _input(path: str) -> Any:
-    from pathlib import Path
+def _input(parts: Parts, args: argparse.Namespace) -> Iterator[Any]:
+    from chains.summarize import StoreSource
 
-    return Path(path) if path != "-" else sys.stdin.buffer.read().decode("utf-8", "replace")
+    if args.stored:
+        from agent.errors import RequestError
+
+        if not parts.settings.store.exists():
+            raise RequestError(
+                f"expected a store at {str(parts.settings.store)!r}, found none; agent ingest PATH makes it"
+            )
+        yield StoreSource(parts.store, args.path)
+    elif args.path != "-":
+        yield Path(args.path).expanduser()
+    else:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        stdin: Any = sys.stdin.buffer
+        while data := stdin.read1(1 << 16):
+            yield decoder.decode(data)
+        yield decoder.decode(b"", final=True)
+
+
+def _joined(pieces: Iterator[Any]) -> Any:
+    found = list(pieces)
+    return "".join(found) if all(isinstance(one, str) for one in found) else found
+
+
+def _refined(states: Iterator[Summary]) -> Summary:
+    """The last state; each earlier one is shown on stderr as the reading goes on."""
+    last = next(states)
+    for state in states:
+        if last.text != state.text:
+            console.note(f"after {len(last.parts)} parts: {last.text}\n")
+        last = state
+    return last
+
+
+def _cited(summary: Summary, *, bullets: bool) -> str:
+    """The sentences with numbers, and under them the parts that these stand for."""
+    number: dict[int, int] = {}
+    for sentence in summary.sentences:
+        number.setdefault(sentence.part, len(number) + 1)
+    lead = "\n- " if bullets else " "
+    told = "".join(f"{lead}{one.text} [{number[one.part]}]" for one in summary.sentences).strip()
+    places = [
+        f"[{place}] {console.display_path(part.source)}" + (f", {part.heading}" if part.heading else "")
+        for index, place in number.items()
+        for part in (summary.parts[index],)
+    ]
+    return "\n".join([told, "", *places])
 
 
 def _length(text: str) -> dict[str, int]:

@@ -168,10 +168,21 @@ class _Steps:
         # One completion that fits needs no others to choose among; samples cost several times as long.
         if self.n > 1 or not self.checked or self._fit(prefix, raw[0], suffix) is None:
             raw += [indent + one for one in continuer.sampled(shown, suffix, self.samples - 1, config)]
+            if self.checked and all(self._fit(prefix, one, suffix) is None for one in raw):
+                raw += self._handled(continuer, prefix, suffix, config)
         texts = list(dict.fromkeys(self._cut(prefix, one, suffix) for one in raw))
         if self.checked:
             return self._ranked_code(prefix, suffix, raw, texts)
         return self._ranked(prefix, suffix, texts, None)
+
+    def _handled(self, continuer: Continuer, prefix: str, suffix: str, config: RunnableConfig) -> list[str]:
+        """A `try:` that has no handler yet parses with one only: the model writes it, behind its keyword."""
+        held = python.open_try(prefix) if prefix.endswith("\n") else None
+        if held is None:
+            return []
+        lead = f"{held}except"
+        written = continuer.greedy(_shown(prefix) + lead, suffix, config)
+        return [lead + written, f"{lead} Exception:\n{held}    raise"]
 
     def _continuer(self, suffix: str, in_block: bool = False) -> Continuer:
         marks = fim_marks(self.llm) if suffix else None

@@ -48,6 +48,20 @@ def next_indent(prefix: str) -> str:
     return held + "    " if last.split("#")[0].rstrip().endswith(":") else held
 
 
+def open_try(prefix: str) -> str | None:
+    """Return the white space before the innermost `try:` that `prefix` is in, None where it is in none."""
+    least: int | None = None
+    for line in reversed(prefix.split("\n")):
+        text = line.lstrip()
+        if not text or text.startswith("#"):
+            continue
+        depth = indentation(line)
+        if least is not None and depth < least and re.match(r"try\s*:", text):
+            return line[: len(line) - len(text)]
+        least = depth if least is None else min(least, depth)
+    return None
+
+
 def block_end(prefix: str, completion: str) -> str:
     """Cut `completion` where the block ends that `prefix` is in.
 

@@ -2,5 +2,14 @@
 
 from chains.summarize.chain import summarize_chain
 from chains.summarize.result import Style, Summary, SummaryDelta, SummaryPart, SummarySentence
+from chains.summarize.sources import StoreSource
 
-__all__ = ["Style", "Summary", "SummaryDelta", "SummaryPart", "SummarySentence", "summarize_chain"]
+__all__ = [
+    "StoreSource",
+    "Style",
+    "Summary",
+    "SummaryDelta",
+    "SummaryPart",
+    "SummarySentence",
+    "summarize_chain",
+]

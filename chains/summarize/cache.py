@@ -13,7 +13,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 """Part of each key: a change of the method makes what older versions kept unreachable."""
 
 

@@ -4,11 +4,14 @@ Knows vectors and positions of sentences; writes nothing. Each part is digested 
 sentences, their vectors, and the mean vector of all of them, so that a book of any length costs one pass and
 what is kept of a part can be cached. The choice over all parts is greedy: the next sentence is the one that
 brings the mean of those chosen nearest to the mean of the text (Rossiello et al. 2017, centroid-based
-summarization), with a bonus for an early place and, with a focus, for nearness to it.
+summarization), with a bonus for an early place, for saying what the text is for and, with a focus, for
+nearness to it. A sentence that leans on the one before it is chosen behind that one, or pays for standing
+alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,7 @@ from langchain_core.embeddings import Embeddings
 
 from chains.sentences import Sentence
 from chains.summarize.parts import Part
+from chains.summarize.prose import announces, leans
 from chains.summarize.result import Style
 from chains.vectors import Vectors, normalized, unit_vectors
 
@@ -29,6 +33,12 @@ HEAD = 5.0
 """How much more the beginning weighs in what the summary is to be near to: 1 + HEAD exp(-place / SPAN)."""
 FOCUS = 0.6
 """Weight of nearness to the focus."""
+LEANING = 0.15
+"""What a sentence pays that leans on one which was not chosen."""
+CUE = 0.1
+"""Bonus of a sentence that says what the text is for."""
+_DIRECTIVE = re.compile(r"\.\. |.*\s([=~^-])\1{3,}", re.S)
+"""A directive or target of reStructuredText, or a heading that hangs together with what follows."""
 LEAST_WORDS, MOST_WORDS = 5, 60
 
 
@@ -67,14 +77,17 @@ def usable(sentence: Sentence) -> bool:
         and LEAST_WORDS <= count <= MOST_WORDS
         and sum(char.isalpha() or char.isspace() for char in sentence.text) > 0.75 * len(sentence.text)
         and not sentence.text.rstrip().endswith((":", "::"))
+        and not _DIRECTIVE.match(sentence.text)
     )
 
 
-def digest(part: Part, embeddings: Embeddings) -> Digest:
-    """Embed the sentences of `part` and keep those nearest to their mean."""
-    places = [place for place, sentence in enumerate(part.sentences) if usable(sentence)]
-    if not places:
-        places = [place for place, sentence in enumerate(part.sentences) if sentence.kind != "heading"][:KEPT]
+def digest(part: Part, embeddings: Embeddings, *, prose: bool = True) -> Digest:
+    """Embed the sentences of `part` and keep those nearest to their mean; not `prose`: any but headings."""
+    places = [
+        place
+        for place, sentence in enumerate(part.sentences)
+        if (usable(sentence) if prose else sentence.kind != "heading")
+    ]
     rows = unit_vectors(embeddings, [part.sentences[place].flat for place in places])
     weights = np.asarray(
         [min(40, len(part.sentences[place].text.split())) for place in places], dtype=np.float32
@@ -100,10 +113,11 @@ def choose(
     ]
     target = normalized(np.sum(weighted, axis=0))
     bonus = EARLY * np.exp(-_ranks(parts, spots) / SPAN)
+    bonus += [CUE * announces(parts[number].sentences[place].text) for number, place in spots]
     if focus is not None:
         bonus = bonus + FOCUS * (rows @ focus)
     lengths = [len(parts[number].sentences[place].text.split()) for number, place in spots]
-    chosen = _greedy(rows, target, bonus, lengths, style)
+    chosen = _greedy(rows, target, bonus, lengths, _leaning(parts, spots), style)
     return sorted(spots[i] for i in chosen)
 
 
@@ -112,7 +126,24 @@ def _ranks(parts: Sequence[Part], spots: Sequence[tuple[int, int]]) -> Vectors:
     return np.asarray([before[number] + place for number, place in spots], dtype=np.float32)
 
 
-def _greedy(rows: Vectors, target: Vectors, bonus: Any, lengths: Sequence[int], style: Style) -> list[int]:
+def _leaning(parts: Sequence[Part], spots: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the indices of sentences that lean, each with the index of the one before it (-1: not kept)."""
+    index = {spot: i for i, spot in enumerate(spots)}
+    return {
+        i: index.get((number, place - 1), -1)
+        for i, (number, place) in enumerate(spots)
+        if leans(parts[number].sentences[place].text)
+    }
+
+
+def _greedy(
+    rows: Vectors,
+    target: Vectors,
+    bonus: Any,
+    lengths: Sequence[int],
+    leaning: dict[int, int],
+    style: Style,
+) -> list[int]:
     chosen: list[int] = []
     total = np.zeros_like(target)
     words = 0
@@ -122,6 +153,7 @@ def _greedy(rows: Vectors, target: Vectors, bonus: Any, lengths: Sequence[int], 
         # A sentence that says again what one chosen says is worth its novelty only.
         again = (rows @ rows[chosen].T).max(axis=1) if chosen else np.zeros(len(rows))
         gain = near + bonus - np.where(again > 0.8, again, 0.0)
+        gain[[i for i, before in leaning.items() if before not in chosen]] -= LEANING
         fits = [i for i in left if style.words is None or not chosen or words + lengths[i] <= style.words]
         if not fits:
             break

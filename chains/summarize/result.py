@@ -52,6 +52,12 @@ class Style:
             return max(1, self.words // 8)
         return self.sentences or 3
 
+    def lead(self, place: int) -> str:
+        """Return what stands before the sentence at `place`."""
+        if self.bullets:
+            return "- " if place == 0 else "\n- "
+        return "" if place == 0 else " "
+
 
 @dataclass(frozen=True)
 class SummarySentence:

@@ -15,6 +15,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from chains.errors import OptionError
 from chains.prompts import load_prompt
 from chains.sentences import split_sentences
 from chains.summarize.parts import PART_TOKENS, Part
@@ -29,8 +30,10 @@ BATCH = 8
 class Writer:
     """Writes with one model and one style; `calls` counts its calls."""
 
-    def __init__(self, llm: Model, style: Style, config: RunnableConfig) -> None:
-        """Keep the model, the style and the config that its calls get."""
+    def __init__(self, llm: Model | None, style: Style, config: RunnableConfig) -> None:
+        """Keep the model, the style and the config that its calls get; raises OptionError without a model."""
+        if llm is None:
+            raise OptionError("expected a model that writes, found None: pass llm")
         self._llm, self._style, self._config = llm, style, config
         self.calls = 0
 

@@ -1,0 +1,212 @@
+"""One summary in the making: digests or written parts, the cache between, the checks, the result.
+
+Knows the order of the steps. A model that does not write well never writes: its summary is made of the text's
+own sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import RunnableConfig
+
+from chains.errors import OptionError
+from chains.rag.chain import writes_well
+from chains.summarize.cache import key
+from chains.summarize.extract import Digest, choose, digest
+from chains.summarize.faithful import check
+from chains.summarize.parts import Part
+from chains.summarize.prose import plain
+from chains.summarize.result import Style, Summary, SummaryPart, SummarySentence
+from chains.summarize.write import Model, Writer, sentences_of
+from chains.vectors import unit_vectors
+from chains.words import numbers
+
+Mode = Literal["auto", "extractive", "written"]
+Progress = Callable[[int, int], None]
+"""Called with the parts done and the parts there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a chain was made with."""
+
+    llm: Model | None
+    embeddings: Embeddings
+    style: Style
+    mode: Mode
+    cache: MutableMapping[str, str] | None
+    progress: Progress
+    part_tokens: int
+
+    def writes(self) -> bool:
+        """Tell whether the model writes; raises OptionError where the style needs one that does."""
+        found = self.mode == "written" or (
+            self.mode == "auto" and self.llm is not None and writes_well(self.llm)
+        )
+        if not found and (self.style.audience or self.style.language):
+            raise OptionError(
+                f"expected a model that writes for audience or language, found {type(self.llm).__name__!r}: "
+                "pass a larger model, or leave both out"
+            )
+        return found
+
+
+class Work:
+    """One run over `parts`: all of them at once (`whole`), or one after the other (`add`)."""
+
+    def __init__(self, settings: Settings, config: RunnableConfig) -> None:
+        """Keep the settings, and the config that calls of the model get."""
+        self._set = settings
+        self._writer = Writer(settings.llm, settings.style, config) if settings.writes() else None
+        self.parts: list[Part] = []
+        self._digests: list[Digest] = []
+        self._sentences: list[SummarySentence] = []
+        self._text = ""
+        self._cached = self._repaired = self._dropped = 0
+
+    def whole(self, parts: Sequence[Part]) -> Summary:
+        """Return the summary of `parts`."""
+        self.parts = list(parts)
+        if self._writer is not None:
+            self._write(self._writer)
+        else:
+            for place, part in enumerate(parts, start=1):
+                self._digests.append(self._digest(part))
+                self._set.progress(place, len(parts))
+            self._choose()
+        return self._summary()
+
+    def add(self, part: Part, known: int) -> Summary:
+        """Return the summary of the parts so far and `part`; `known` parts are known to come."""
+        self.parts.append(part)
+        if self._writer is None:
+            self._digests.append(self._digest(part))
+            self._choose()
+        else:
+            self._settle(self._refined(self._writer, part))
+            self._text = " ".join(one.text for one in self._sentences)
+        self._set.progress(len(self.parts), known)
+        return self._summary()
+
+    def _digest(self, part: Part) -> Digest:
+        name = key("digest", _identity(self._set.embeddings), part.start == 0, part.text)
+        held = self._held(name)
+        if held is not None:
+            try:
+                found = Digest.from_dict(json.loads(held))
+            except (ValueError, KeyError, TypeError):
+                self._cached -= 1
+            else:
+                return found
+        made = digest(part, self._set.embeddings)
+        self._keep(name, json.dumps(made.to_dict()))
+        return made
+
+    def _choose(self) -> None:
+        style, digests = self._set.style, self._digests
+        if not any(one.places for one in digests):
+            # No prose anywhere: code, a table or a list of facts stands for itself.
+            digests = [digest(part, self._set.embeddings, prose=False) for part in self.parts]
+        focus = unit_vectors(self._set.embeddings, [style.focus])[0] if style.focus else None
+        self._sentences = [
+            SummarySentence(plain(one.text), number, one.text)
+            for number, place in choose(self.parts, digests, style, focus)
+            for one in (self.parts[number].sentences[place],)
+        ]
+
+    def _write(self, writer: Writer) -> None:
+        alone = len(self.parts) == 1
+        names = [self._key("part", alone, part.text) for part in self.parts]
+        held = {place: text for place, name in enumerate(names) if (text := self._held(name)) is not None}
+        missing = [place for place in range(len(self.parts)) if place not in held]
+
+        def done(at: int, reply: str) -> None:
+            place = missing[at]
+            held[place] = " ".join(one.text for one in self._checked(reply, [place]))
+            self._keep(names[place], held[place])
+            self._set.progress(len(held), len(self.parts))
+
+        writer.parts([self.parts[place] for place in missing], done)
+        self._settle(writer.merge([held[place] for place in range(len(self.parts)) if held[place]]))
+
+    def _refined(self, writer: Writer, part: Part) -> str:
+        name = self._key("refine", self._text, part.text)
+        held = self._held(name)
+        if held is None:
+            held = writer.refine(self._text or "(nothing yet)", part)
+            self._keep(name, held)
+        return held
+
+    def _settle(self, reply: str) -> None:
+        style = self._set.style
+        found = self._checked(reply, range(len(self.parts)))[: style.most_sentences]
+        if style.words is not None:
+            sizes = np.cumsum([len(one.text.split()) for one in found])
+            found = [one for one, size in zip(found, sizes, strict=True) if size <= style.words] or found[:1]
+        self._sentences = found
+
+    def _checked(self, reply: str, places: Sequence[int]) -> list[SummarySentence]:
+        if self._set.style.language:
+            return self._translated(sentences_of(reply), places)
+        texts = [(place, self.parts[place].text, self.parts[place].sentences) for place in places]
+        found: dict[str, SummarySentence] = {}
+        for sentence in sentences_of(reply):
+            checked = check(sentence, texts)
+            if checked is None:
+                self._dropped += 1
+                continue
+            self._repaired += checked.repaired
+            found.setdefault(checked.text, SummarySentence(checked.text, checked.part, checked.quote))
+        return list(found.values())
+
+    def _translated(self, sentences: Sequence[str], places: Sequence[int]) -> list[SummarySentence]:
+        """Words of another language: nearness of words can say nothing, numbers still can."""
+        found = []
+        for sentence in sentences:
+            fits = [place for place in places if numbers(sentence) <= numbers(self.parts[place].text)]
+            if fits:
+                found.append(SummarySentence(sentence, fits[0], ""))
+            else:
+                self._dropped += 1
+        return found
+
+    def _key(self, step: str, *parts: Any) -> str:
+        return key(step, _identity(self._set.llm), repr(self._set.style), *parts)
+
+    def _held(self, name: str) -> str | None:
+        found = self._set.cache.get(name) if self._set.cache is not None else None
+        self._cached += found is not None
+        return found
+
+    def _keep(self, name: str, value: str) -> None:
+        if self._set.cache is not None:
+            self._set.cache[name] = value
+
+    def _summary(self) -> Summary:
+        style = self._set.style
+        return Summary(
+            "".join(style.lead(place) + one.text for place, one in enumerate(self._sentences)),
+            sentences=tuple(self._sentences),
+            parts=tuple(SummaryPart(one.heading, one.source, one.start, one.end) for one in self.parts),
+            sources=tuple(dict.fromkeys(one.source for one in self.parts)),
+            method="extractive" if self._writer is None else "written",
+            calls=0 if self._writer is None else self._writer.calls,
+            cached=self._cached,
+            repaired=self._repaired,
+            dropped=self._dropped,
+        )
+
+
+def _identity(model: Any) -> str:
+    """A name that changes with the model, for the cache's keys."""
+    for name in ("model_name", "model"):
+        value = getattr(model, name, None)
+        if isinstance(value, str):
+            return f"{type(model).__name__}:{value}"
+    return type(model).__name__
