@@ -136,14 +136,7 @@ class ReferenceDecoder(SlotChecks):
         `logits_to_keep=1` serves a ragged batch. Padding is never written to the cache.
         """
         order, plan, ids, positions = self._plan(slots, tokens)
-        out = self._model(
-            input_ids=ids,
-            attention_mask=self._mask(positions, plan),
-            position_ids=positions,
-            past_key_values=SlotCache(self._kv, plan),
-            use_cache=True,
-            logits_to_keep=keep,
-        ).logits
+        out = self._pass(ids, positions, plan, keep)
         for slot, row in zip(slots, tokens, strict=True):
             self._kv.lengths[slot] += len(row)
         result: list[Tensor] = [torch.empty(0)] * len(slots)
@@ -151,6 +144,18 @@ class ReferenceDecoder(SlotChecks):
             count = keep or len(tokens[which])
             result[which] = out[index, out.shape[1] - count :].float()
         return result
+
+    def _pass(self, ids: Tensor, positions: Tensor, plan: Plan, keep: int) -> Tensor:
+        """Run the model over ids and positions [n, k]; return logits [n, keep, V], of all where keep is 0."""
+        logits: Tensor = self._model(
+            input_ids=ids,
+            attention_mask=self._mask(positions, plan),
+            position_ids=positions,
+            past_key_values=SlotCache(self._kv, plan),
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+        return logits
 
     def _plan(self, slots: list[int], tokens: list[list[int]]) -> tuple[list[int], Plan, Tensor, Tensor]:
         """Lay the batch out: (batch index -> request, plan, ids [n, k], positions [n, k])."""
@@ -178,16 +183,26 @@ class ReferenceDecoder(SlotChecks):
         return order, plan, ids, positions
 
     def _mask(self, positions: Tensor, plan: Plan) -> Tensor | dict[str, Tensor] | None:
-        """Return what each query may see: None where transformers' own causal path is exact and faster."""
+        """Return what each query may see, as transformers' attention wants it."""
+        sight = self._sight(positions, plan)
+        if sight is None:
+            return None
+        if self._kinds:
+            return {"full_attention": self._form(sight[0]), "sliding_attention": self._form(sight[1])}
+        return self._form(sight[1])
+
+    def _sight(self, positions: Tensor, plan: Plan) -> tuple[Tensor, Tensor] | None:
+        """Return bool [n, 1, k, total], what each query sees, without and with the sliding window.
+
+        None: one row whose first token comes first, or one query; a causal path without a mask is exact then,
+        and faster.
+        """
         alone = plan.rows is None and (plan.first == 0 or positions.shape[1] == 1)
         if alone and (not self._sliding or plan.total <= self._sliding):
             return None
         keys = torch.arange(plan.total, device=self.device)
         seen = keys <= positions[:, None, :, None]
-        near = seen & (keys > positions[:, None, :, None] - self._sliding) if self._sliding else seen
-        if self._kinds:
-            return {"full_attention": self._form(seen), "sliding_attention": self._form(near)}
-        return self._form(near)
+        return seen, seen & (keys > positions[:, None, :, None] - self._sliding) if self._sliding else seen
 
     def _form(self, seen: Tensor) -> Tensor:
         """Return the mask as the attention function wants it: bool for SDPA, additive for eager."""

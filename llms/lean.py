@@ -1,0 +1,187 @@
+"""The lean decoder: Mistral- and Llama-like models on the CPU, without transformers' walk through modules.
+
+Knows one layer layout and PyTorch's operators; refuses to know text, templates and scheduling. Slots, caches
+and batch shapes are the reference decoder's; only the pass over the layers is its own. One token of a 135M
+model is thirty layers of tiny products: what counts is how few operators there are, that q, k and v (gate and
+up) are one product, and how the weights lie in memory (see `llms.lean_weights`).
+
+In fp32 it computes what transformers computes, rounding aside. In bf16 it rounds less often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llms.errors import UnsupportedModel
+from llms.lean_attention import Attention
+from llms.lean_weights import Product, four_bit_kernel, on_lattice
+from llms.reference import ReferenceDecoder
+from llms.reference_cache import Plan
+
+KINDS = ("MistralForCausalLM", "LlamaForCausalLM")
+"""Classes whose layer this decoder implements; what differs inside one is checked by `why_not`."""
+
+MODULES = (
+    "transformers.models.mistral.",
+    "transformers.models.llama.",
+    "transformers.activations",
+    "torch.nn.modules.activation",
+)
+"""Where the modules of a layer come from; a Linear must be PyTorch's own."""
+
+ROTARY = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose angles depend on the position alone."""
+
+LARGEST = 1_000_000_000
+"""Weights of the largest model taken. Beyond, memory traffic is all that counts, and a second copy of the
+weights costs more than it gains."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layer:
+    """One layer: four products and two norms."""
+
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+    attention_gain: Tensor
+    mlp_gain: Tensor
+
+
+class LeanDecoder(ReferenceDecoder):
+    """Decode on the CPU over joined and reordered copies of the weights; see `llms.decoder.Decoder`.
+
+    Args:
+        model: A model that `why_not` has nothing against. Weights that change afterwards are not seen.
+        window: Longest sequence a slot holds, in tokens; default: the model's `max_position_embeddings`.
+        max_slots: Number of slots.
+        four_bit: Whether to read weights on a 4-bit lattice as such (see `llms.lean_weights`); None: where
+            the weights of every layer lie on one, and this CPU has the kernel.
+
+    Raises:
+        UnsupportedModel: `why_not` has something against the model.
+    """
+
+    def __init__(
+        self, model: Any, *, window: int | None = None, max_slots: int = 64, four_bit: bool | None = None
+    ) -> None:
+        if reason := why_not(model):
+            raise UnsupportedModel(f"Expected a model that the lean decoder serves, found {reason}.")
+        super().__init__(model, window=window, max_slots=max_slots)
+        inner = model.model
+        self._heads = int(self._config.num_attention_heads)
+        self._eps = float(inner.norm.variance_epsilon)
+        self._embedding, self._gain = inner.embed_tokens.weight.detach(), inner.norm.weight.detach()
+        self.four_bit = _is_four_bit(model) if four_bit is None else four_bit
+        self._layers = [_layer(layer, self.four_bit) for layer in inner.layers]
+        self._head = Product([model.lm_head.weight])
+        self._cos, self._sin = self._rotation(inner.rotary_emb)
+
+    def describe(self) -> str:
+        """Return one line for people: which decoder this is, and on what it runs."""
+        weights = "4-bit weights" if self.four_bit else str(self._embedding.dtype).removeprefix("torch.")
+        return f"lean (own forward pass, {weights}) on {self.device}"
+
+    @torch.inference_mode()
+    def _rotation(self, rotary: Any) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines [window, 1, head dim] of every position.
+
+        The first half of the sines is negated, so that x cos + roll(x) sin rotates.
+        """
+        cos, sin = rotary(self._embedding[:1], torch.arange(self.window)[None])
+        low, high = sin.transpose(0, 1).chunk(2, -1)
+        return cos.transpose(0, 1), torch.cat([-low, high], -1)
+
+    def _pass(self, ids: Tensor, positions: Tensor, plan: Plan, keep: int) -> Tensor:
+        n, k = ids.shape
+        places = positions.reshape(-1)
+        x, cos, sin = F.embedding(ids.reshape(-1), self._embedding), self._cos[places], self._sin[places]
+        sight = self._sight(positions, plan)
+        attend = Attention(self._kv, plan, sight and sight[1], heads=self._heads)
+        for index, layer in enumerate(self._layers):
+            qkv = layer.qkv(self._norm(x, layer.attention_gain)).view(n * k, -1, cos.shape[-1])
+            q, new_keys, new_values = (t.view(n, k, *t.shape[1:]) for t in self._rotated(qkv, cos, sin))
+            x = x + layer.out(attend(index, q, new_keys, new_values))
+            gate, up = layer.gate_up(self._norm(x, layer.mlp_gain)).chunk(2, -1)
+            x += layer.down(F.silu(gate).mul_(up))
+        if keep:
+            x = x.view(n, k, -1)[:, k - keep :].flatten(0, 1)
+        return self._head(self._norm(x, self._gain)).view(n, -1, self.vocab_size)
+
+    def _norm(self, x: Tensor, gain: Tensor) -> Tensor:
+        return F.rms_norm(x, gain.shape, gain, self._eps)
+
+    def _rotated(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split [m, heads + 2 kv heads, dim] into rotated queries, rotated keys, and values."""
+        turned = self._heads + self._kv.shape.heads
+        qk = qkv[:, :turned]
+        qk = torch.addcmul(qk * cos, qk.roll(cos.shape[-1] // 2, -1), sin)
+        return qk[:, : self._heads], qk[:, self._heads :], qkv[:, turned:]
+
+
+def why_not(model: Any) -> str | None:
+    """Return why the lean decoder does not take a model, in a few words; None where it does."""
+    kind = type(model).__name__
+    if kind not in KINDS:
+        return f"a {kind}, not one of {', '.join(KINDS)}"
+    if model.device.type != "cpu":
+        return f"a model on {model.device}"
+    if other := next((reason for layer in model.model.layers if (reason := _odd_layer(layer))), None):
+        return other
+    dtypes = {p.dtype for p in model.parameters()}
+    if dtypes not in ({torch.float32}, {torch.bfloat16}):
+        return f"weights in {', '.join(sorted(map(str, dtypes)))}, not all in float32 or all in bfloat16"
+    if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
+        return f"{size:,} weights, more than {LARGEST:,}"
+    return _odd_config(model.config)
+
+
+def _odd_layer(layer: Any) -> str | None:
+    """Name what a layer has that Mistral's has not: what adapters and quantizers put in is of other types."""
+    for module in layer.modules():
+        kind = type(module)
+        if kind is nn.Linear and module.bias is not None:
+            return "a Linear with a bias"
+        if kind is not nn.Linear and not kind.__module__.startswith(MODULES):
+            return f"a layer with {kind.__name__}"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return "a layer with a forward hook"
+    return None
+
+
+def _odd_config(config: Any) -> str | None:
+    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rotary not in ROTARY:
+        return f"rope_type {rotary!r}"
+    if len(set(getattr(config, "layer_types", None) or ())) > 1:
+        return "layers of several kinds of attention"
+    if config.hidden_act != "silu":
+        return f"hidden_act {config.hidden_act!r}"
+    return None
+
+
+def _layer(layer: Any, four_bit: bool) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+
+    def product(*linears: nn.Linear) -> Product:
+        return Product([linear.weight for linear in linears], four_bit=four_bit)
+
+    return _Layer(
+        qkv=product(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=product(attention.o_proj),
+        gate_up=product(mlp.gate_proj, mlp.up_proj),
+        down=product(mlp.down_proj),
+        attention_gain=layer.input_layernorm.weight.detach(),
+        mlp_gain=layer.post_attention_layernorm.weight.detach(),
+    )
+
+
+def _is_four_bit(model: Any) -> bool:
+    linears = (m for layer in model.model.layers for m in layer.modules() if isinstance(m, nn.Linear))
+    return four_bit_kernel() and all(on_lattice(linear.weight) for linear in linears)

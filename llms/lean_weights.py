@@ -1,0 +1,100 @@
+"""Matrix products of the lean decoder: the same weights, laid out for the width of the batch at hand.
+
+Knows weights and PyTorch's CPU kernels; refuses to know layers, caches and models. A `Product` multiplies by
+matrices that lie side by side (q, k and v; gate and up):
+
+- fp32: one plain product a matrix, exact;
+- bf16: joined, and reordered once for oneDNN (a plain `linear` reorders at every call: 437 us against 220 for
+  3072 x 576 at one row, 1,524 against 1,300 at 64, one thread of a Zen 4);
+- bf16 weights that came from a GGUF file in Q4_1 lie on a lattice of 16 values in every block of 32. For up
+  to `FEW_ROWS` rows they are read as those 4-bit codes: the same weights but for the rounding of scale and
+  offset to bf16, a relative error of 0.0024 where rounding them to bf16 had cost 0.0014. 96 us at one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW_ROWS = 4
+"""Rows up to which 4-bit codes are read faster than bf16 weights (one thread: 172 against 271 us at 4 rows of
+3072 x 576, 340 against 323 at 6)."""
+
+BLOCK = 32
+"""Weights that share a scale and an offset in GGUF's Q4_1."""
+
+ON_LATTICE = 0.01
+"""Largest relative error (rms) of weights that count as 4-bit: 0.0014 is what bf16 leaves of 4-bit weights,
+and 0.09 is what 4 bits leave of others."""
+
+
+class Product:
+    """x -> [x W1', x W2', ...] for matrices W [rows, width] of one dtype.
+
+    Args:
+        weights: The matrices. fp32 ones are kept by reference, bf16 ones are copied.
+        four_bit: Read weights on a 4-bit lattice as such; see `on_lattice`.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], *, four_bit: bool = False) -> None:
+        self._weights = [w.detach() for w in weights]
+        self._packed: Tensor | None = None
+        self._codes: tuple[Tensor, Tensor] | None = None
+        self.four_bit = four_bit
+        if self._weights[0].dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            joined = torch.cat(self._weights) if len(weights) > 1 else self._weights[0]
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(joined, 16)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiply x [m, width]; return [m, all rows] in its dtype."""
+        if self.four_bit and x.shape[0] <= FEW_ROWS:
+            codes, scales = self._codes or self._encode()
+            return torch._weight_int4pack_mm_for_cpu(x, codes, BLOCK, scales)
+        if self._packed is not None:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+            return out
+        products = [F.linear(x, w) for w in self._weights]
+        return torch.cat(products, -1) if len(products) > 1 else products[0]
+
+    def _encode(self) -> tuple[Tensor, Tensor]:
+        """Find the 4-bit codes, at the first product that reads them: loading and prefill do not wait."""
+        parts = [lattice(w) for w in self._weights]
+        codes = torch.cat([part[0] for part in parts])
+        scales = torch.cat([part[1] for part in parts])
+        offsets = torch.cat([part[2] for part in parts]) + 8 * scales  # the kernel reads (code - 8) x scale
+        pairs = torch.stack([scales, offsets], -1).to(self._weights[0].dtype).transpose(0, 1).contiguous()
+        self._codes = torch._convert_weight_to_int4pack_for_cpu(codes, 1), pairs
+        return self._codes
+
+
+def four_bit_kernel() -> bool:
+    """Tell whether PyTorch's 4-bit kernel for this CPU is a vectorized one."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def lattice(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nearest lattice: codes int32 [rows, width], scales and offsets fp32 [rows, width / 32].
+
+    A block's smallest and largest weight are its codes 0 and 15, as in GGUF's Q4_1: weights that were
+    quantized so give their own codes back.
+    """
+    blocks = weight.view(weight.shape[0], -1, BLOCK)
+    low, high = (t.float() for t in torch.aminmax(blocks, dim=-1))
+    scales = torch.where(high > low, (high - low) / 15, 1.0)
+    steps = scales.reciprocal()[..., None]
+    codes = torch.addcmul(0.5 - low[..., None] * steps, blocks.float(), steps).to(torch.int32)
+    return codes.view(weight.shape), scales, low
+
+
+def on_lattice(weight: Tensor) -> bool:
+    """Tell whether a bf16 matrix holds 4-bit weights in blocks of 32, from 32 rows spread over it."""
+    if weight.dtype != torch.bfloat16 or weight.shape[1] % BLOCK or weight.shape[0] % 16:
+        return False
+    rows = weight.detach()[:: max(1, weight.shape[0] // 32)].contiguous()
+    codes, scales, low = lattice(rows)
+    again = (codes.view(*scales.shape, BLOCK) * scales[..., None] + low[..., None]).view(rows.shape)
+    exact = rows.float()
+    return bool((again - exact).norm() <= ON_LATTICE * exact.norm())
