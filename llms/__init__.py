@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llms.openmp import bound_spinning
+
 if TYPE_CHECKING:
     from llms.chat import ChatLocal, ChatMistralNF4
     from llms.errors import LLMError
     from llms.protocols import Scorer, find_scorer
     from llms.raw import LocalLLM, MistralNF4
+
+bound_spinning()
 
 __all__ = [
     "ChatLocal",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llms.openmp import bound_spinning
+
 if TYPE_CHECKING:
     from chains.retrieval.minilm import MiniLM
     from llms import ChatLocal
@@ -35,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    bound_spinning()
     spec = importlib.util.spec_from_file_location("outside_socket_guard", GUARD / "sitecustomize.py")
     assert spec is not None and spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))  # the hook, as in children
