@@ -5,8 +5,11 @@ A small frozen value that LangGraph hands to every middleware as `runtime.contex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from agent.stop import Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,3 +22,5 @@ class RunContext:
     """Whether tools may be used at all."""
     approve: Literal["ask", "deny", "never-ask"] | None = None
     """What happens to a call that needs approval; None takes the graph's own setting."""
+    stop: Stop | None = field(default=None, compare=False)
+    """Ends the turn from another thread or a signal handler."""

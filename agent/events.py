@@ -175,8 +175,9 @@ def stream_events(
     Errors of model, chains and tools are raised as they are.
     """
     turn = _Turn()
+    context = context or RunContext()
     for mode, payload in agent.stream(
-        _state(inputs), config, context=context or RunContext(), stream_mode=_MODES, **_durable(agent)
+        _state(inputs), _stoppable(config, context), context=context, stream_mode=_MODES, **_durable(agent)
     ):
         yield from turn.events(mode, payload)
     if not turn.waiting:
@@ -188,8 +189,9 @@ async def astream_events(
 ) -> AsyncIterator[Event]:
     """As `stream_events`, asynchronously."""
     turn = _Turn()
+    context = context or RunContext()
     async for mode, payload in agent.astream(
-        _state(inputs), config, context=context or RunContext(), stream_mode=_MODES, **_durable(agent)
+        _state(inputs), _stoppable(config, context), context=context, stream_mode=_MODES, **_durable(agent)
     ):
         for event in turn.events(mode, payload):
             yield event
@@ -205,6 +207,18 @@ def approvals(state: Any) -> list[Approval]:
 def _durable(agent: Any) -> dict[str, Any]:
     """Each step is on the disk before the next begins, where anything keeps steps at all."""
     return {"durability": "sync"} if getattr(agent, "checkpointer", None) else {}
+
+
+def _stoppable(config: dict[str, Any] | None, context: RunContext) -> dict[str, Any] | None:
+    """The config with the context's stop among its callbacks."""
+    if context.stop is None:
+        return config
+    callbacks = (config or {}).get("callbacks") or []
+    if isinstance(callbacks, list):
+        return {**(config or {}), "callbacks": [*callbacks, context.stop]}
+    manager = callbacks.copy()
+    manager.add_handler(context.stop, inherit=True)
+    return {**(config or {}), "callbacks": manager}
 
 
 def _state(inputs: Any) -> Any:

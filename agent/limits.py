@@ -22,6 +22,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langgraph.errors import GraphBubbleUp
 
 from agent.context import RunContext
+from agent.stop import Stop
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SAME_CALLS = 2
 """An identical call is made once and refused once with a hint; the third ends the turn."""
+_LOOK_S = 0.05
+"""How often a waiting turn looks whether it was stopped: Ctrl-C is answered at once, and it costs nothing."""
 _ERRORS = 2
 """Failures of tools in one turn: the first goes to the model, the second ends the turn."""
 
@@ -189,10 +192,21 @@ def _run_in_time(
             answer.put((None, error))
 
     threading.Thread(target=work, daemon=True, name=f"tool {request.tool_call['name']}").start()
-    try:
-        result, error = answer.get(timeout=seconds)
-    except queue.Empty:
-        raise _too_slow(seconds) from None
+    stop = getattr(getattr(request.runtime, "context", None), "stop", None)
+    result, error = _waited(answer, stop, seconds)
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]
+
+
+def _waited(answer: queue.SimpleQueue[Any], stop: Stop | None, seconds: float) -> Any:
+    """What the tool's thread puts down; raises TimeoutError, or Stopped where the turn is ended meanwhile."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if stop is not None:
+            stop.check()
+        try:
+            return answer.get(timeout=left if stop is None else min(left, _LOOK_S))
+        except queue.Empty:
+            continue
+    raise _too_slow(seconds)

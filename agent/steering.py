@@ -102,7 +102,7 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         }
         if not results or any(r.status == "success" and r.name not in answering for r in results):
             return None
-        text = "\n".join(result.text for result in results)
+        text = "\n".join(_said(result) for result in results)
         request.runtime.stream_writer({"type": "delta", "text": text})
         return AIMessage(content=text)
 
@@ -131,6 +131,13 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         if tool is None:
             return request.override(tools=[], tool_choice=None)
         return request.override(tools=[tool], tool_choice=tool.name)
+
+
+def _said(result: ToolMessage) -> str:
+    """A result as the user is told it; LangChain words a rejection for the model."""
+    if result.status == "error" and result.text.startswith("User rejected the tool call"):
+        return f"{result.name} was not called: {result.text.partition('with reason: ')[2] or 'not allowed.'}"
+    return result.text
 
 
 def tool_results(messages: list[AnyMessage]) -> list[ToolMessage]:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.constants import END
 
 from agent.errors import ThreadError
 from agent.folders import private_file
@@ -76,11 +77,13 @@ class Threads:
         return [Thread(id=i, title=t, created=c, used=u) for i, t, c, u in rows.fetchall()]
 
     def find(self, name: str) -> Thread:
-        """The thread whose id is, or begins with, `name`; raises ThreadError."""
-        found = [thread for thread in self.all() if name and thread.id.startswith(name)]
+        """The thread whose id is, or begins with, `name`, or whose title it is; raises ThreadError."""
+        everything = self.all()
+        found = [thread for thread in everything if name and thread.id.startswith(name)]
         exact = [thread for thread in found if thread.id == name]
-        if len(found) == 1 or exact:
-            return (exact or found)[0]
+        titled = [thread for thread in everything if name and thread.title.casefold() == name.casefold()]
+        if len(found) == 1 or exact or titled:
+            return (exact or titled or found)[0]
         what = "no thread of that name" if not found else f"{len(found)} that begin so"
         raise ThreadError(f"expected the name of a thread, found {name!r} ({what}); see `agent threads list`")
 
@@ -129,6 +132,29 @@ def is_unfinished(state: Any) -> bool:
     `state.next` alone would not do: it is empty where a killed step had finished but was not applied yet.
     """
     return bool(state.next or state.tasks)
+
+
+def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
+    """End a turn that stopped midway, so that the next one does not go on with it.
+
+    The turn is answered with `text`, its open tool calls with the same; without a text (an error) it is taken
+    out of the thread, unless a tool has acted in it, which is not forgotten.
+    """
+    state = agent.get_state(config)
+    if not is_unfinished(state):
+        return
+    messages = state.values.get("messages", [])
+    begin = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=len(messages))
+    turn = messages[begin:]
+    answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
+    change: list[Any] = [RemoveMessage(id=message.id) for message in turn]
+    if text is not None or answered:
+        said = text if text is not None else "(no answer: an error ended this turn)"
+        calls = [c for m in turn if isinstance(m, AIMessage) for c in m.tool_calls if c["id"] not in answered]
+        change = [ToolMessage(said, name=c["name"], tool_call_id=c["id"], status="error") for c in calls]
+        change.append(AIMessage(said))
+    agent.update_state(config, {"messages": change}, as_node="Limits.before_agent")
+    agent.update_state(config, None, as_node=END)
 
 
 @contextmanager

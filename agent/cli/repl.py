@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ HELP = f"""\
 /docs [on|off|only|PATH]   ask the documents or leave them alone; a path is ingested
 /tools [on|off]  offer the tools or none
 /save NAME       keep the thread under another title
-/load NAME       go on in another thread
+/load NAME       go on in another thread, by its name or its title
 /retry           ask the last question again
 /clear           begin a new thread
 /tokens          show token counts after each answer, or stop
@@ -60,7 +59,7 @@ class Repl:
             "load": self.resume,
             "retry": self._retry,
             "clear": lambda _: self._fresh(),
-            "tokens": lambda _: setattr(self, "_tokens", not self._tokens),
+            "tokens": self._count,
             "bye": lambda _: setattr(self, "_done", True),
             "exit": lambda _: setattr(self, "_done", True),
             "quit": lambda _: setattr(self, "_done", True),
@@ -77,18 +76,19 @@ class Repl:
         """Read and answer until the end."""
         if stream.isatty():
             console.say("/help lists the commands, /bye ends")
-        interrupted = 0.0
+        interrupted = False
         while not self._done:
             try:
                 text = self._read(stream)
                 if text is None:
                     break
+                interrupted = False
                 self.handle(text)
             except KeyboardInterrupt:
-                # The first ends an answer or clears the line; a second within two seconds ends the program.
-                if time.monotonic() - interrupted < 2:
+                # The first ends an answer or clears the line; a second, with nothing said since, the program.
+                if interrupted:
                     raise
-                interrupted = time.monotonic()
+                interrupted = True
                 console.say("\n(Ctrl-C again, or /bye, ends the chat)")
         if self._session.thread is not None:
             console.note(f"to go on: agent chat --thread {self._session.thread.id}")
@@ -178,7 +178,9 @@ class Repl:
     def _model(self, name: str) -> None:
         if name:
             self._set(model=name)
-        console.say(f"model {self._parts.settings.model}")
+        runtime = self._parts.model.loaded_runtime()
+        loaded = f" ({runtime.loaded.name} on {runtime.loaded.device})" if runtime is not None else ""
+        console.say(f"model {self._parts.settings.model}{loaded}")
 
     def _system(self, text: str) -> None:
         if text:
@@ -204,6 +206,10 @@ class Repl:
         names = ", ".join(tool.name for tool in self._parts.tools) or "none"
         console.say(f"tools: {'on' if self._context.tools == 'auto' else 'off'} ({names})")
 
+    def _count(self, _: str) -> None:
+        self._tokens = not self._tokens
+        console.say(f"token counts: {'on' if self._tokens else 'off'}")
+
     def _save(self, title: str) -> None:
         if not title or self._session.threads is None or self._session.thread is None:
             raise RequestError(
@@ -215,7 +221,7 @@ class Repl:
     def _retry(self, _: str) -> None:
         if not self._last:
             raise RequestError("expected a question to ask again, found none; ask one first")
-        self._answer(self._last, self._session.last_turn())
+        self._answer(self._last, self._session.last_turn(self._last))
 
     def _fresh(self) -> None:
         self._session.thread = None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.cli.turn import answers, can_ask, run_turn
+from agent.cli.turn import answers, can_ask, ending_on_signals, run_turn
 from agent.context import RunContext
 
 if TYPE_CHECKING:
@@ -64,20 +64,41 @@ class Session:
         """Run one turn and log it."""
         config = self._config(question)
         self._finish_waiting(config, printer)
-        final = run_turn(self._agent, inputs, printer=printer, context=self.context, config=config)
+        final = self._run(inputs, printer, config)
         if self.threads is not None and self.thread is not None:
             self.threads.touch(self.thread)
         if final is not None and self.keep:
             self._log(question, final)
         return final
 
-    def last_turn(self) -> list[Any]:
-        """What takes the last question and all that followed it out of the thread, as part of a new turn."""
+    def _run(self, inputs: Any, printer: Printer, config: dict[str, Any]) -> Final | None:
+        """Run a turn; one that Ctrl-C or an error ends is closed, so that the next begins afresh."""
+        from agent.stop import Stop, Stopped
+        from agent.threads import close_turn
+
+        stop, said = Stop(), list[str]()
+        context = replace(self.context, stop=stop)
+        try:
+            with ending_on_signals(stop.set):
+                return run_turn(
+                    self._agent, inputs, printer=printer, context=context, config=config, said=said
+                )
+        except (KeyboardInterrupt, Stopped) as end:
+            close_turn(self._agent, config, "".join([*said, " (stopped)"]).strip())
+            raise KeyboardInterrupt from end
+        except Exception:
+            close_turn(self._agent, config, None)
+            raise
+
+    def last_turn(self, question: str) -> list[Any]:
+        """What takes this question, where it came last, and its answer out of the thread."""
         from langchain_core.messages import HumanMessage, RemoveMessage
 
         messages = self._agent.get_state(self._config("")).values.get("messages", [])
         asked = [i for i, message in enumerate(messages) if isinstance(message, HumanMessage)]
-        return [RemoveMessage(id=message.id) for message in messages[asked[-1] :]] if asked else []
+        if not asked or messages[asked[-1]].text != question:
+            return []  # its turn ended in an error, and is out of the thread already
+        return [RemoveMessage(id=message.id) for message in messages[asked[-1] :]]
 
     def _config(self, question: str) -> dict[str, Any]:
         from agent.threads import config_of
@@ -105,11 +126,11 @@ class Session:
         console.note("the last turn of this thread was not finished; it goes on first")
         waiting = approvals(state)
         if waiting and self.context.approve != "ask":
-            refused = {"type": "reject", "message": "Nobody is here to allow it."}
+            refused = {"type": "reject", "message": "nobody is here to allow it."}
             inputs: Any = Command(resume={pause.id: refused for pause in waiting})
         else:
             inputs = answers(waiting) if waiting else None
-        run_turn(self._agent, inputs, printer=printer, context=self.context, config=config)
+        self._run(inputs, printer, config)
 
     def _log(self, question: str, final: Final) -> None:
         from agent.logs import open_logs

@@ -7,37 +7,81 @@ so).
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.events import Approval, Event, Final, stream_events
+from agent.events import Approval, Delta, Event, Final, ToolCall, stream_events
 
 if TYPE_CHECKING:
     from agent.cli.printing import Printer
     from agent.context import RunContext
 
-REJECTED = "The user did not allow it."
+REJECTED = "the user did not allow it."
 
 
 def run_turn(
-    agent: Any, inputs: Any, *, printer: Printer, context: RunContext, config: dict[str, Any] | None = None
+    agent: Any,
+    inputs: Any,
+    *,
+    printer: Printer,
+    context: RunContext,
+    config: dict[str, Any] | None = None,
+    said: list[str] | None = None,
 ) -> Final | None:
     """Run a turn to its end, asking for approvals on the way; returns the answer.
 
-    Without `inputs` a turn that was killed goes on where it stopped.
+    Without `inputs` a turn that was killed goes on where it stopped. `said` collects the pieces of the answer
+    as they come, for the case that the turn has no end.
     """
+    said = [] if said is None else said
     final: Final | None = None
     while True:
         pauses: list[Approval] = []
         for event in stream_events(agent, inputs, context=context, config=config):
             printer.show(event)
+            if isinstance(event, Delta):
+                said.append(event.text)
+            elif isinstance(event, ToolCall):
+                said.clear()
             final = event if isinstance(event, Final) else final
             if isinstance(event, Approval):
                 pauses.append(event)
         if not pauses:
             return final
         inputs = answers(pauses)
+
+
+@contextmanager
+def ending_on_signals(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` before the usual handlers of Ctrl-C, SIGTERM and SIGHUP, while the block runs.
+
+    The graph waits for its own threads before it lets an exception through; `end` makes them come back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    usual = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, frame: Any) -> None:
+        end()
+        then = usual[signal.Signals(number)]
+        if callable(then):
+            then(number, frame)
+
+    for number in numbers:
+        if callable(usual[number]):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, then in usual.items():
+            signal.signal(number, then)
 
 
 def can_ask() -> bool:
