@@ -3,8 +3,9 @@
     python benchmarks/load.py                      # the embedded model on the CPU: bf16, NF4, NF4 kept
     python benchmarks/load.py --gpu [--layers 8]   # Mistral-7B's shapes with random weights
 
-Each way runs in a process of its own, imports done before the clock starts. Peak memory is the increase of
-the resident set (CPU) or `max_memory_reserved` (GPU). The logits of ours are compared with those of
+Imports are done before the clock starts. Peak memory is `max_memory_reserved` on a GPU, whose allocator is
+emptied between the ways; on the CPU each way has a process of its own, and the peak is the increase of the
+resident set. The logits of ours are compared with those of
 `from_pretrained` with the same settings, and the planned memory with the measured: after a prompt that fills
 the window, and, with `--turns`, after a conversation that grows until it does.
 """
@@ -12,11 +13,13 @@ the window, and, with `--turns`, after a conversation that grows until it does.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,7 @@ def converse(args: argparse.Namespace) -> dict[str, Any]:
     from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
     from llms import ChatLocal
+    from llms.engine_shared import unload_all
     from llms.errors import ContextOverflow
 
     device, window = "cuda:0" if args.gpu else "cpu", args.window[0]
@@ -120,6 +124,7 @@ def converse(args: argparse.Namespace) -> dict[str, Any]:
     runtime = chat.runtime()
     assert runtime.loaded.memory is not None
     planned, peak = runtime.loaded.memory.total, probe.peak()
+    unload_all()
     return {
         "turns": turn,
         "window": window,
@@ -143,6 +148,8 @@ class Memory:
         self.gpu = device != "cpu"
         if self.gpu:
             torch.zeros(1, device=device)
+            gc.collect()
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         else:
             Path("/proc/self/clear_refs").write_text("5")
@@ -160,8 +167,8 @@ class Memory:
         return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
 
 
-def compare(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print the table; return the figures without the logits."""
+def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print the table of one model; return the figures without the logits."""
     heads = ("window", "load s", "load MB", "peak MB", "planned", "plan/peak", "vs plain", "logits differ")
     print(f"{'way':<28}" + "".join(f"{head:>14}" for head in heads))
     plain = {"nf4" in r["way"]: r for r in results if r["way"] in PLAIN}
@@ -177,23 +184,48 @@ def compare(results: list[dict[str, Any]]) -> dict[str, Any]:
         rows.append({**r, "plan_ratio": ratio, "logits_differ_by": difference})
     for row in rows:
         row.pop("logits", None)
-    return {"benchmark": "load", "results": rows}
+    return rows
 
 
-def cases(args: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
-    """Say what is run, in order: (way, its name in the table, further options)."""
+def cases(args: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
+    """Say what is run, in order: (way, its name in the table, what is set otherwise)."""
     kept = "ours nf4 kept"
-    save = (kept, "ours nf4 save", list[str]())
+    found: list[tuple[str, str, dict[str, Any]]]
     if not args.gpu:
-        return [*((way, way, list[str]()) for way in WAYS[:4]), save, (kept, "ours nf4 again", [])]
-    found = [("plain nf4", "plain nf4", list[str]()), save]
-    for window in map(str, args.window):
+        found = [(way, way, {}) for way in WAYS[:4]]
+        return [*found, (kept, "ours nf4 save", {}), (kept, "ours nf4 again", {})]
+    found = [("plain nf4", "plain nf4", {}), (kept, "ours nf4 save", {})]
+    for window in args.window:
         for decoder in ("auto", "reference"):
-            options = ["--window", window, "--decoder", decoder]
-            found.append((kept, f"ours nf4 again, {decoder}", options))
+            found.append((kept, f"ours nf4 again, {decoder}", {"window": [window], "decoder": decoder}))
     if args.turns:
-        found.append((kept, f"ours nf4, {args.turns} turns", ["--turns", str(args.turns)]))
+        found.append((kept, f"ours nf4, {args.turns} turns", {}))
     return found
+
+
+def run_here(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run every way in this process; one that fails is reported, and costs the others nothing."""
+    results = []
+    for way, name, changes in cases(args):
+        own = argparse.Namespace(**{**vars(args), **changes})
+        try:
+            found = converse(own) if name.endswith("turns") else measure(way, own)
+        except Exception:  # a long run on a lent machine keeps what it has
+            print(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr)
+            continue
+        results.append(found | {"way": name})
+    return results
+
+
+def run_apart(args: argparse.Namespace, folder: Path, scratch: str) -> list[dict[str, Any]]:
+    """Run every way in a process of its own."""
+    results = []
+    for way, name, _ in cases(args):
+        command = [sys.executable, __file__, "--way", way, "--folder", str(folder), "--cache", scratch]
+        command += ["--ids", str(args.ids), "--window", str(args.window[0])]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results.append(json.loads(done.stdout.splitlines()[-1]) | {"way": name})
+    return results
 
 
 def main() -> None:
@@ -205,7 +237,7 @@ def main() -> None:
     parser.add_argument(
         "--window", type=int, nargs="+", default=[1000], help="tokens of the sequence decoded"
     )
-    parser.add_argument("--layers", type=int, default=32, help="with --gpu: how many of the 32 layers")
+    parser.add_argument("--layers", type=int, nargs="+", default=[32], help="with --gpu: of the 32 layers")
     parser.add_argument("--turns", type=int, default=0, help="hold a conversation of so many turns as well")
     parser.add_argument("--decoder", default="auto", help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
@@ -216,28 +248,23 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        print(json.dumps(converse(args) if args.turns else measure(args.way, args), default=str))
+        print(json.dumps(measure(args.way, args), default=str))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or _checkpoint(args, Path(scratch))
-        results = []
-        for way, name, options in cases(args):
-            command = [sys.executable, __file__, "--way", way, "--folder", str(folder), "--cache", scratch]
-            command += ["--ids", str(args.ids), "--window", str(args.window[0]), *options]
-            command += ["--gpu"] if args.gpu else []
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                print(f"{name}: failed with {done.returncode}", file=sys.stderr)
-                continue
-            results.append(json.loads(done.stdout.splitlines()[-1]) | {"way": name})
-    print(json.dumps(compare(results)))
+    rows = []
+    for layers in args.layers if args.gpu and not args.folder else [0]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = args.folder or _checkpoint(args, Path(scratch), layers)
+            own = argparse.Namespace(**{**vars(args), "folder": folder, "cache": Path(scratch)})
+            results = run_here(own) if args.gpu else run_apart(args, folder, scratch)
+            rows += [{**row, "layers": layers} for row in compare(results)]
+    print(json.dumps({"benchmark": "load", "results": rows}, default=str))
 
 
-def _checkpoint(args: argparse.Namespace, scratch: Path) -> Path:
+def _checkpoint(args: argparse.Namespace, scratch: Path, layers: int) -> Path:
     if args.gpu:
         from seven_b import write_checkpoint
 
-        write_checkpoint(scratch / "7b", layers=args.layers)
+        write_checkpoint(scratch / "7b", layers=layers)
         return scratch / "7b"
     from llms.fetch import embedded_checkpoint
 

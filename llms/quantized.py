@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from llms.catalog import Source
 from llms.checkpoint import Notify, damage, locked, manifest, require_space, staging
 from llms.choose import SMALL
-from llms.errors import DamagedCheckpoint, MachineError
+from llms.errors import DamagedCheckpoint, MachineError, QuantizationUnavailable
 from llms.facts import Facts, read, weight_files
 from llms.footprint import weight_bytes
 from llms.quiet import quiet
@@ -36,7 +36,7 @@ def quantized_path(source: Source, facts: Facts, quantization: str, dtype: str, 
         "quantization": quantization,
         "dtype": dtype,
         "double_quantization": True,
-        "bitsandbytes": importlib.metadata.version("bitsandbytes"),
+        "bitsandbytes": _version(quantization),
         "recipe": _RECIPE,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -115,6 +115,16 @@ def _make(
     with staging(target, {"model": source.name, "source": _identity(source, facts)}) as folder, quiet():
         model.save_pretrained(folder)
     return model
+
+
+def _version(quantization: str) -> str:
+    try:
+        return importlib.metadata.version("bitsandbytes")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise QuantizationUnavailable(
+            f"expected bitsandbytes for {quantization}, found it missing; `pip install bitsandbytes`, or do "
+            "without: --quantization none"
+        ) from error
 
 
 def _identity(source: Source, facts: Facts) -> str:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from agent.settings import Settings
 
 SETTINGS = (
-    "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature", "top_p",
-    "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner", "files",
+    "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature",
+    "top_p", "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner",
+    "files",
 )  # fmt: skip
 
 
