@@ -27,6 +27,9 @@ CHUNK_TOKENS = 8192
 BATCH_TOKENS = 2048
 """Tokens (padding included) of one forward pass."""
 
+PASS_TOKENS = 24
+"""What a pass costs beside its tokens, in tokens: on two cores, 30 ms against 1.4 ms a token."""
+
 LOGIT_FLOATS = 64 * 2**20
 """Logits held at once (256 MiB of fp32)."""
 
@@ -34,20 +37,35 @@ T = TypeVar("T")
 
 
 def packed(rows: Sequence[T], size: Callable[[T], int], budget: int) -> list[list[T]]:
-    """Split rows into batches of similar sizes whose padded size stays within the budget.
+    """Split rows into batches of similar sizes, largest first, whose padded size stays within the budget.
 
-    A batch takes rows of at least half the size of its largest one (or of up to 32, where padding is cheap).
+    Cut between sizes where it costs least: a batch costs its padded tokens and `PASS_TOKENS`.
     """
+    ordered = sorted(rows, key=size, reverse=True)
+    starts = [i for i, row in enumerate(ordered) if i == 0 or size(row) != size(ordered[i - 1])]
+    ends = [*starts[1:], len(ordered)] if starts else []
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in ends:
+        best.append(
+            min(
+                (best[j][0] + _cost(end - start, size(ordered[start]), budget), j)
+                for j, start in enumerate(starts[: len(best)])
+            )
+        )
     batches: list[list[T]] = []
-    largest = 0
-    for row in sorted(rows, key=size, reverse=True):
-        fits = batches and (len(batches[-1]) + 1) * largest <= budget
-        if fits and size(row) * 2 >= min(largest, 64):
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            largest = size(row)
+    cut = len(starts)
+    while cut:
+        cut, end = best[cut][1], ends[cut - 1]
+        run = ordered[starts[cut] : end]
+        most = max(1, budget // max(1, size(run[0])))
+        batches[:0] = [run[at : at + most] for at in range(0, len(run), most)]
     return batches
+
+
+def _cost(count: int, size: int, budget: int) -> float:
+    """Cost, in tokens, of `count` rows padded to `size`."""
+    passes = -(-count // max(1, budget // max(1, size)))
+    return float(passes * PASS_TOKENS + count * size)
 
 
 @dataclass(slots=True)
