@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,12 +37,7 @@ def harmless(text: str) -> str:
 
 def out(text: str) -> None:
     """Write to stdout, at once."""
-    sys.stdout.write(
-        harmless(text)
-        .encode(sys.stdout.encoding or "utf-8", "replace")
-        .decode(sys.stdout.encoding or "utf-8")
-    )
-    sys.stdout.flush()
+    raw(harmless(text))
 
 
 def line(text: str = "") -> None:
@@ -85,6 +82,13 @@ def bold(text: str) -> str:
     return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() and colour_wanted() else text
 
 
+def styled_width() -> int | None:
+    """Columns of a terminal on stdout that may have styles, None where there is none."""
+    from agent.settings import colour_wanted
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() and colour_wanted() else None
+
+
 def link(path: str, text: str) -> str:
     """The text as an OSC 8 hyperlink to a local file, where stdout is a terminal that may have it."""
     from agent.settings import colour_wanted
@@ -97,7 +101,8 @@ def link(path: str, text: str) -> str:
 
 def raw(text: str) -> None:
     """Write text to stdout that was neutralized piece by piece and holds only our own codes."""
-    sys.stdout.write(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 
@@ -116,7 +121,17 @@ def show_sources(citations: list[dict[str, Any]]) -> None:
         source = str(citation["source"])
         where = f"page {citation['page']}" if citation.get("page") else citation.get("heading")
         place = link(source, display_path(source)) + (f", {harmless(str(where))}" if where else "")
-        raw(f'[{citation["number"]}] {place}: "{harmless(" ".join(str(citation["quote"]).split()))}"\n')
+        quote = " ".join(harmless(str(citation["quote"])).split())
+        raw(f"[{citation['number']}] {place}: {_wrapped(quote)}\n")
+
+
+def _wrapped(quote: str) -> str:
+    """The quote in its marks; on a terminal in lines of its own, between words."""
+    if (width := styled_width()) is None:
+        return f'"{quote}"'
+    return "\n" + textwrap.fill(
+        f'"{quote}"', max(width - 1, 16), initial_indent="    ", subsequent_indent="    "
+    )
 
 
 def display_path(source: str) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agent import exit_codes
 from agent.cli import console
+from agent.cli.markdown import Markdown
 from agent.events import Approval, Delta, Event, Final, Label, Notice, ToolCall, ToolResult
 
 
@@ -50,6 +51,8 @@ class TextPrinter(_Base):
         self._stream = stream
         self._tool_debug = tool_debug
         self._written = ""
+        width = console.styled_width()
+        self._markdown = Markdown(width) if width is not None else None
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -71,8 +74,15 @@ class TextPrinter(_Base):
 
     def _write(self, text: str) -> None:
         if self._stream:
-            console.out(text)
+            self._show_text(text)
             self._written += text
+
+    def _show_text(self, text: str) -> None:
+        """Show a piece of the answer, styled where stdout is a terminal."""
+        if self._markdown is None:
+            console.out(text)
+        else:
+            console.raw(self._markdown.feed(console.harmless(text)))
 
     def _show_tool(self, event: ToolCall | ToolResult) -> None:
         if not self._tool_debug:
@@ -88,9 +98,11 @@ class TextPrinter(_Base):
         self.final = event
         if not self._stream:
             label = f"{event.label}\n" if event.label else ""
-            console.out(label + event.text)
+            self._show_text(label + event.text)
         elif not self._written.endswith(event.text.rstrip()[-20:]):
-            console.out(event.text)  # a message that was never streamed: an answer given by a middleware
+            self._show_text(event.text)  # never streamed: an answer given by a middleware
+        if self._markdown is not None:
+            console.raw(self._markdown.end())
         console.line()
         console.show_sources(event.citations)
         if event.label and event.nearest:
