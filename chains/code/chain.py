@@ -143,12 +143,11 @@ def _status(request: Request, best: CodeRun) -> CodeStatus:
 
 def _what_ran(best: CodeRun) -> str:
     """What was called, and how that went: code that only loaded did not run."""
-    calls = [one for one in best.checks if one.check.source.startswith("_called(")]
+    calls = [one for one in best.checks if one.check.made_up]
     if not calls:
         loaded = any(one.check.source.startswith("callable(") for one in best.checks)
         return "It loads; the function was not called." if loaded else "It was run without an error."
-    name, *arguments = calls[0].check.source.removeprefix("_called(").removesuffix(")").split(", ")
-    call = f"{name}({', '.join(arguments)})"
+    call = calls[0].check.source
     if calls[0].detail:
         error = calls[0].detail.strip().rpartition("\n")[2]
         return f"It loads; called with made-up arguments, {call}, it raised {error}."

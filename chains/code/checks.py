@@ -6,6 +6,7 @@ import ast
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -40,7 +41,7 @@ def check(run: Run, request: Request, code: str, *, candidate: int, attempt: int
     if not request.wants_function and not checks:
         return _run_program(run, code, candidate, attempt)
     token = secrets.token_hex(16)
-    listed = json.dumps([{"source": one.source, "want": one.want} for one in checks])
+    listed = json.dumps([asdict(one) for one in checks])
     harness = files("chains.code").joinpath("harness.py").read_text(encoding="utf-8")
     done = run(harness, files={"solution.py": code}, stdin=f"{token}\n{listed}\n")
     stdout, reports = _split(done.stdout, token)
@@ -66,10 +67,10 @@ def checks_for(request: Request, code: str) -> tuple[Check, ...]:
     function = function_in(code, request.name)
     if function is None:
         return request.checks
-    own: list[Check] = [Check(kind="smoke", source=f"callable({function.name})")]
+    own = [Check(kind="smoke", source=f"callable({function.name})")]
     if not request.checks and isinstance(function, ast.FunctionDef):
-        given = ", ".join([function.name, *made_up_arguments(function)])
-        own.append(Check(kind="smoke", source=f"_called({given})"))
+        call = f"{function.name}({', '.join(made_up_arguments(function))})"
+        own.append(Check(kind="smoke", source=call, made_up=True))
     stated = stated_properties(request, function.name, needs_arguments(function))
     return (*request.checks, *stated, *own)
 

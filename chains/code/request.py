@@ -219,5 +219,5 @@ def stated_properties(request: Request, name: str, needs_arguments: bool) -> lis
         checks.append(f"len({name}()) == {count}")
     if match := _BETWEEN.search(request.text):
         low, high = (int(re.sub(r"[,_]", "", match[side])) for side in ("low", "high"))
-        checks.append(f"_all_between({name}(), {low}, {high})")
+        checks.append(f"{low} <= min(values := {name}()) and max(values) <= {high}")
     return [Check(kind="property", source=source) for source in checks]

@@ -25,11 +25,14 @@ class Check:
         kind: whose it is, see `USERS_OWN`.
         source: an expression that must be true, or for a doctest the statement to run.
         want: for a doctest, what it must print; else None.
+        made_up: a call with arguments that nobody gave: an error that they may have caused is told, but is no
+            failure.
     """
 
     kind: Kind
     source: str
     want: str | None = None
+    made_up: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
