@@ -4,7 +4,9 @@ Run on the PEPs and their questions (see --data); prints a table of both halves 
 then one JSON line. The half with odd crc32 of the id only reports. Baselines on the same items: free
 generation from the same chunks (--free), and the length of the question for near misses.
 
-    python benchmarks/rag_quality.py --data PATH [--limit N] [--free]
+    python benchmarks/rag_quality.py --data PATH [--limit N] [--half tune] [--rows FILE] [--free]
+
+With --rows a run that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -84,13 +86,17 @@ def half(identity: str) -> str:
 
 
 def measure(
-    store: DocumentStore, llm: ChatLocal, asked: list[dict[str, Any]], free: bool
+    store: DocumentStore, llm: ChatLocal, asked: list[dict[str, Any]], free: bool, kept: Path | None
 ) -> list[dict[str, Any]]:
-    """Answer each question and note what was found."""
+    """Answer each question and note what was found; rows in the file `kept` are not measured again."""
     chain = rag_chain(llm, store.retriever(k=4), embeddings=store.embeddings, threshold=-1.0)
     wide = store.retriever(k=10)
-    found = []
+    wanted = {item["id"] for item in asked}
+    found = [row for row in rows_of(kept) if row["id"] in wanted] if kept and kept.exists() else []
+    known = {row["id"] for row in found}
     for place, item in enumerate(asked, 1):
+        if item["id"] in known:
+            continue
         hits = wide.invoke(item["question"])
         row = {**item, "cosine": max(float(one.metadata["score"]) for one in hits), "half": half(item["id"])}
         if item["answerable"]:
@@ -101,6 +107,9 @@ def measure(
             if free:
                 row["free"] = held(generated(llm, hits[:4], item["question"]), item)
         found.append(row)
+        if kept:
+            with kept.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
         print(f"\r{place}/{len(asked)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return found
@@ -209,6 +218,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10_000, help="only so many questions of each kind")
     parser.add_argument("--free", action="store_true", help="also measure free generation (slow)")
     parser.add_argument("--store", type=Path, help="keep the store here")
+    parser.add_argument("--half", choices=["tune", "report", "both"], default="both")
+    parser.add_argument("--rows", type=Path, help="keep the rows here, and go on from those that are there")
     options = parser.parse_args()
     if not (options.data / "peps_questions.jsonl").exists():
         sys.exit(
@@ -219,11 +230,12 @@ def main() -> None:
         one
         for kind in (True, False)
         for one in [q for q in asked if q["answerable"] is kind][: options.limit]
+        if options.half in ("both", half(one["id"]))
     ]
     with tempfile.TemporaryDirectory() as folder, DocumentStore(options.store or Path(folder)) as store:
         store.ingest([options.data / "peps"])
         llm = ChatLocal(model="smollm2-135m", temperature=0)
-        rows = measure(store, llm, asked, options.free)
+        rows = measure(store, llm, asked, options.free, options.rows)
         figures = report(rows, off_corpus(store, options.data, options.limit))
     print(json.dumps({"benchmark": "rag_quality", **figures}))
 

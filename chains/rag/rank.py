@@ -10,7 +10,8 @@ matters:
     passage    log p(question | chunk), from the same model
 
 An answer often stands in the sentence after the one that names the subject, so each candidate also gets a
-share of its neighbours' sums; plain signals (see `signals`) are added last. Without a scorer or embeddings
+share of its neighbours' sums, and one of how much of the question its title and headings name; plain signals
+(see `signals`) are added last. Without a scorer or embeddings
 the features that remain are summed. The model scores only the `MOST_SCORED` best by the cheap features, as
 one batch.
 """
@@ -32,6 +33,8 @@ from llms.protocols import Scorer
 FEATURES = ("cosine", "coverage", "likelihood", "passage")
 BEFORE, AFTER = 0.4, 0.1
 """Shares of the score of the sentence before, and after, that a candidate gets."""
+HEADING = 0.3
+"""Weight of the headings' coverage: 0.2 to 0.5 all raise the first sentence on the tuning half, by 0.03-0.07."""
 UNKNOWN = -0.5
 """Score, in standard deviations, of a neighbour that is no candidate, and the least that one adds."""
 MOST_SCORED = 24
@@ -59,7 +62,9 @@ class Ranker:
         if self.scorer is not None:
             table |= _likelihoods(self.scorer, question, few)
         total = standardized(np.asarray(sum(standardized(table[name]) for name in FEATURES if name in table)))
-        total = total + _neighbours(found, kept, total) + signals(question, few)
+        headings = _coverages(question, [f"{c.passage.title} {c.passage.heading}" for c in few], found)
+        total = total + _neighbours(found, kept, total) + HEADING * standardized(headings)
+        total = total + signals(question, few)
         best = [kept[i] for i in np.argsort(-total, kind="stable")]
         return [found[i] for i in [*best, *rest]]
 
