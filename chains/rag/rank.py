@@ -34,7 +34,7 @@ FEATURES = ("cosine", "coverage", "likelihood", "passage")
 BEFORE, AFTER = 0.4, 0.1
 """Shares of the score of the sentence before, and after, that a candidate gets."""
 HEADING = 0.3
-"""Weight of the headings' coverage: 0.2 to 0.5 all raise the first sentence on the tuning half, by 0.03-0.07."""
+"""Weight of the headings' coverage: 0.2 to 0.5 raise the first sentence on the tuning half by 0.03-0.07."""
 UNKNOWN = -0.5
 """Score, in standard deviations, of a neighbour that is no candidate, and the least that one adds."""
 MOST_SCORED = 24

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,17 @@ def default_embeddings() -> MiniLM:
     from chains.retrieval.minilm import MiniLM
 
     return MiniLM(default_model_dir())
+
+
+@cache
+def _word_pieces() -> Tokenizer:
+    """The packaged model's tokenizer, read once a process: 10 ms of processor time."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(default_model_dir() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _identity_of(folder: Path) -> EmbedderIdentity:
@@ -138,14 +149,13 @@ class Embedder:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer; where it shows none, MiniLM's word pieces stand in for its tokens."""
-        from tokenizers import Tokenizer
-
         client: Any = getattr(self._given, "_client", None)
         inner: Any = getattr(getattr(client, "tokenizer", None), "backend_tokenizer", None)
-        if inner is not None:
-            tokenizer = Tokenizer.from_str(inner.to_str())
-        else:
-            tokenizer = Tokenizer.from_file(str(default_model_dir() / "tokenizer.json"))
+        if inner is None:
+            return _word_pieces()
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(inner.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
