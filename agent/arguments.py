@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from agent.notes import asked_to_remember
 from agent.route_signals import python_in
 
 _SUM = re.compile(r"[\d\s.,()+\-*/^%]+")
@@ -19,6 +20,9 @@ _LEAST_TEXT = 40
 
 def plain_arguments(tool: str, message: str) -> dict[str, Any] | None:
     """The arguments of `tool` taken from the message, None where they do not stand in it."""
+    if tool == "remember":
+        text = asked_to_remember(message)
+        return {"text": text} if text else None
     if tool == "run_python":
         code = python_in(message)
         return {"code": code} if code else None

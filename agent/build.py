@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
+    from agent.compaction import Compaction
     from agent.mcp_client import McpServers
     from agent.otel import GenAISpans
     from agent.router import Router
@@ -195,9 +196,9 @@ class Parts:
 
     def agent(self, *, documents: bool = True, tools: bool = True, checkpointer: Any = None) -> Any:
         """The compiled graph; with `documents` the store is asked first where it holds any."""
-        from agent.compaction import Compaction
         from agent.graph import build_graph
         from agent.limits import TurnLimits
+        from agent.notes import read_notes, system_with_notes
 
         s = self.settings
         offered = self.tools if tools else []
@@ -218,11 +219,25 @@ class Parts:
             sandboxed=bool(offered) and self.sandboxed,
             limits=limits,
             max_tool_calls=s.max_tool_calls,
-            system=s.system,
-            middleware=[Compaction(self.model, answer_tokens=s.max_tokens)]
-            if checkpointer is not None
-            else [],
+            system=system_with_notes(s.system, read_notes(s.folders.notes)),
+            middleware=[self._compaction()] if checkpointer is not None else [],
             checkpointer=checkpointer,
+        )
+
+    def _compaction(self) -> Compaction:
+        """What keeps a long conversation in the window; a small model's summaries come from the chain."""
+        from agent.compaction import Compaction
+        from chains import summarize_chain
+        from chains.rag import writes_well
+
+        chain = summarize_chain(self.model)
+
+        def summarize(text: str) -> str:
+            return str(chain.invoke(text).text)
+
+        well = writes_well(self.model)
+        return Compaction(
+            self.model, answer_tokens=self.settings.max_tokens, summarize=None if well else summarize
         )
 
 

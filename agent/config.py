@@ -26,10 +26,16 @@ def show_values(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def set_value(path: Path, name: str, value: str) -> None:
-    """Put one setting into the file, or take it out where `value` is empty; raises ConfigError."""
+def known_setting(name: str) -> str:
+    """The name itself; raises ConfigError, with the nearest right one, where no setting is called so."""
     if name not in Settings.model_fields:
         raise ConfigError(f"expected a known setting, found {name!r}{nearest_setting(name)}")
+    return name
+
+
+def set_value(path: Path, name: str, value: str) -> None:
+    """Put one setting into the file, or take it out where `value` is empty; raises ConfigError."""
+    known_setting(name)
     read_config(path)  # a file that cannot be read is not written over
     private_folder(path.parent)
     old = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -48,6 +48,11 @@ class Folders:
         return self.data / "chat_history"
 
     @property
+    def notes(self) -> Path:
+        """Text file of what the user asked to be remembered."""
+        return self.data / "notes.txt"
+
+    @property
     def templates(self) -> Path:
         """Folder of the user's prompt templates."""
         return self.config / "templates"

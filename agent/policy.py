@@ -25,6 +25,7 @@ BUILT_IN: Mapping[str, Kind] = {
     "calculator": "read",
     "classify": "read",
     "read_file": "read",
+    "remember": "write",
     "run_python": "run",
     "search_docs": "read",
     "summarize": "read",

@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     adapter: Path | None = Field(default=None, description="folder of a PEFT adapter on top of the model")
     merge_adapter: bool = Field(default=False, description="fold the adapter into the weights")
     device: str = Field(default="auto", description="auto, cpu or cuda")
-    decoder: Literal["auto", "reference", "fast"] = Field(default="auto", description="which decoder runs")
+    decoder: Literal["auto", "reference", "lean", "fast"] = Field(
+        default="auto", description="which decoder runs"
+    )
     require_gpu: bool = Field(default=False, description="refuse to run without a GPU")
     temperature: float = Field(default=0.0, ge=0, le=5, description="0 is greedy")
     top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus sampling")
@@ -169,6 +171,11 @@ def load_settings(**overrides: Any) -> Settings:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        close = get_close_matches(key, McpServer.model_fields, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(McpServer.model_fields)}"
+        return f"expected a known key of an MCP server, found {name!r}; {hint}"
     return (
         f"expected setting {name!r}: {first['msg'].lower()}, found {first['input']!r}; "
         f"mend the option, the variable AGENT_{name.upper()} or config.toml"

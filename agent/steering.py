@@ -20,6 +20,7 @@ from langchain_core.tools import BaseTool
 from agent.arguments import plain_arguments
 from agent.context import RunContext
 from agent.documents import question_of
+from agent.notes import asked_to_remember
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -36,7 +37,7 @@ TOOL_OF_ROUTE: Mapping[str, str] = {
 }
 """The built-in tool behind each route; `docs` is answered before the model, `direct` needs none."""
 
-ANSWERS_BY_ITSELF = frozenset({"calculator", "classify", "run_python", "summarize", "write_code"})
+ANSWERS_BY_ITSELF = frozenset({"calculator", "classify", "remember", "run_python", "summarize", "write_code"})
 """Beside these, any tool whose metadata has `"answers": True`."""
 
 
@@ -55,6 +56,7 @@ class Routing(AgentMiddleware[RouteState, RunContext, Any]):
         super().__init__()
         self._router = router
         reachable = {route for route, tool in TOOL_OF_ROUTE.items() if tool in tools}
+        self._remembers = "remember" in tools
         self._available = ("direct", *(["docs"] if documents else []), *sorted(reachable))
 
     def before_agent(self, state: RouteState, runtime: Runtime[RunContext]) -> dict[str, Any]:
@@ -63,6 +65,10 @@ class Routing(AgentMiddleware[RouteState, RunContext, Any]):
         question = question_of(state)
         if question is None or context.docs == "only" or context.tools == "off":
             return {"route": None}
+        if self._remembers and asked_to_remember(question):
+            shown = "route remember: the message asks for it in plain words"
+            runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})
+            return {"route": {"route": "tool", "tool": "remember"}}
         decision = self._router.route(question, available=self._available)
         shown = f"route {decision.tool or decision.route}: {decision.reason}"
         runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})

@@ -59,12 +59,12 @@ def untrusted_sources(messages: Sequence[AnyMessage]) -> list[Source]:
 def trusted_words(messages: Sequence[AnyMessage]) -> str:
     """What cannot have come from untrusted text: all that the user said, and calls made before any of it.
 
-    Text that only passed through the user (a pipe, an attached file) is not theirs.
+    Text that only passed through the user (a pipe, an attached file) is not theirs, nor is a summary.
     """
     words: list[str] = []
     clean = True
     for message in messages:
-        if message.additional_kwargs.get(UNTRUSTED):
+        if OWN_INPUT in message.additional_kwargs or UNTRUSTED in message.additional_kwargs:
             words.append(str(message.additional_kwargs.get(OWN_INPUT, "")))
         elif isinstance(message, HumanMessage):
             words.append(message.text)

@@ -37,7 +37,7 @@ def read_template(folder: Path, name: str) -> str:
     except (OSError, UnicodeDecodeError):
         known = ", ".join(list_templates(folder)) or "none yet"
         raise TemplateError(
-            f"expected a template among {known}, found {name!r}; make it: agent templates edit {name}"
+            f"expected a template among {known}, found {name!r}; make it: agent templates save {name} 'TEXT'"
         ) from None
 
 

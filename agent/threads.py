@@ -112,7 +112,9 @@ class Threads:
         """The thread as Markdown."""
         lines = [f"# {thread.title}", ""]
         for message in self.messages(thread):
-            if isinstance(message, HumanMessage):
+            if message.additional_kwargs.get("lc_source") == "summarization":
+                lines += [f"*{message.text.strip()}*", ""]
+            elif isinstance(message, HumanMessage):
                 lines += [f"**You:** {message.text}", ""]
             elif isinstance(message, AIMessage) and message.text:
                 lines += [message.text, ""]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def built_in_tools(parts: Parts) -> list[BaseTool]:
     """The tools that this machine has all parts for."""
+    from agent.notes import remember_tool
     from chains import classify_chain, summarize_chain
     from tools import calculator_tool, classify_tool, read_file_tool, search_docs_tool, summarize_tool
 
@@ -29,6 +30,7 @@ def built_in_tools(parts: Parts) -> list[BaseTool]:
         calculator_tool(),
         classify_tool(classifier),
         summarize_tool(summarize_chain(parts.model)),
+        remember_tool(parts.settings.folders.notes),
     ]
     if parts.settings.files:
         found.append(read_file_tool([path.expanduser() for path in parts.settings.files]))

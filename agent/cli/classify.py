@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
+from agent.cli.files import read_text
 from agent.cli.options import add_model_options, number, settings_from, words_of
+from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.build import Parts
@@ -18,7 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("text", nargs="*", metavar="TEXT|-", help="the text; - or nothing is standard input")
     parser.add_argument(
-        "--labels", required=True, metavar="A,B,C", help="labels, each with =description if needed"
+        "--labels",
+        required=True,
+        metavar="A,B,C|@FILE",
+        help="labels, each with =description if needed; a file holds one a line, or JSON (nested: groups)",
     )
     parser.add_argument("--examples", metavar="FILE.csv", help="labelled examples: columns text and label")
     parser.add_argument("--csv", metavar="IN.csv", help="classify a column of this table")
@@ -38,8 +44,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classify and print."""
     console.configure(args)
-    from agent.errors import RequestError
-
     if bool(args.csv) != bool(args.out):
         raise RequestError("expected --csv and --out together, found one of them; name both tables")
     console.note("agent: starting …")
@@ -53,14 +57,19 @@ def _text(parts: Parts, args: argparse.Namespace) -> int:
     from agent.cli.request import read_stdin
 
     words = [word for word in args.text if word != "-"]
-    found = _chain(parts, args).invoke(words_of(words) or read_stdin())
+    with console.progress_bar("windows") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar(console.Step(done=done, total=total))
+
+        found = _chain(parts, args, progress).invoke(words_of(words) or read_stdin())
     if args.json:
         console.line(json.dumps(found.to_dict(), ensure_ascii=False))
         return 0
     names = found.labels if args.multi_label else [found.label or "(none)"]
+    probable = found.scores | found.groups
     for name in names:
-        shown = f"  {found.scores[name]:.2f}" if name in found.scores else ""
-        console.line(f"{name}{shown}")
+        console.line(f"{name}  {probable[name]:.2f}" if name in probable else name)
     if found.evidence:
         console.line(f"because: {found.evidence}")
     return 0
@@ -86,21 +95,34 @@ def _table(parts: Parts, args: argparse.Namespace) -> int:
     return 0
 
 
-def _chain(parts: Parts, args: argparse.Namespace) -> Any:
+def _labels(given: str) -> Any:
+    """Labels of the command line, or of a file: JSON as it is, else one label a line."""
+    told = given.split(",")
+    if given.startswith("@"):
+        text = read_text(given[1:])
+        if text.lstrip()[:1] in ("{", "["):
+            try:
+                return json.loads(text)
+            except ValueError as error:
+                raise RequestError(f"expected JSON in {given[1:]!r}, found {error}; mend it") from error
+        told = [line for line in text.splitlines() if line.strip()]
+    pairs = [part.partition("=") for part in told]
+    if any(separator for _, separator, _ in pairs):
+        return {name.strip(): description.strip() for name, _, description in pairs}
+    return [name.strip() for name, _, _ in pairs]
+
+
+def _chain(parts: Parts, args: argparse.Namespace, progress: Callable[[int, int], None] | None = None) -> Any:
     from chains import classify_chain
     from chains.classify.table import read_examples_table
 
-    pairs = [part.partition("=") for part in args.labels.split(",")]
-    described = any(separator for _, separator, _ in pairs)
-    labels: Any = (
-        {n.strip(): d.strip() for n, _, d in pairs} if described else [n.strip() for n, _, _ in pairs]
-    )
     return classify_chain(
         parts.model,
-        labels,
+        _labels(args.labels),
         embeddings=parts.embeddings,
         examples=read_examples_table(Path(args.examples)) if args.examples else None,
         multi_label=args.multi_label,
         abstain_below=args.abstain_below,
         explain=args.explain,
+        progress=progress,
     )

@@ -12,10 +12,14 @@ from agent.cli.options import settings_from
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "action", nargs="?", default="show", choices=["path", "set", "show"], help="what to do (show)"
+        "action",
+        nargs="?",
+        default="show",
+        choices=["path", "set", "show", "unset"],
+        help="what to do (show)",
     )
     parser.add_argument(
-        "words", nargs="*", metavar="NAME VALUE", help="set: a setting and its value; empty unsets it"
+        "words", nargs="*", metavar="NAME VALUE", help="set: a setting and its value; show, unset: settings"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -23,15 +27,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the settings, or set one."""
     console.configure(args)
-    if args.action == "set":
-        return _set(args)
+    if args.action in ("set", "unset"):
+        return _change(args)
     settings = settings_from(args)
     if args.action == "path":
         console.line(str(settings.folders.config_file))
         return 0
-    from agent.config import show_values
+    from agent.config import known_setting, show_values
 
-    rows = [row for row in show_values(settings) if not args.words or row["setting"] in args.words]
+    wanted = [known_setting(word) for word in args.words]
+    rows = [row for row in show_values(settings) if not wanted or row["setting"] in wanted]
     if args.json:
         console.line(json.dumps({row["setting"]: row["value"] for row in rows}, ensure_ascii=False))
     else:
@@ -39,14 +44,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _set(args: argparse.Namespace) -> int:
+def _change(args: argparse.Namespace) -> int:
     from agent.config import set_value
     from agent.errors import RequestError
     from agent.settings import config_file
 
-    if not args.words:
-        raise RequestError("expected a setting and its value, found none; for example: agent config set k 6")
-    name, value = args.words[0], " ".join(args.words[1:])
-    set_value(config_file(args.home), name, value)
+    path, words = config_file(args.home), args.words
+    if args.action == "unset" and words:
+        for name in words:
+            set_value(path, name, "")
+            console.line(f"{name} is back at its default")
+        return 0
+    if len(words) < 2:
+        raise RequestError(
+            f"expected a setting and its value, found {' '.join(words)!r}; for example: agent config set k 6"
+        )
+    name, value = words[0], " ".join(words[1:])
+    set_value(path, name, value)
     console.line(f"{name} = {value}" if value else f"{name} is back at its default")
     return 0

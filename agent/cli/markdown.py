@@ -25,7 +25,7 @@ _SPANS = re.compile(
     r"(?P<code>`[^`\n]+`)|(?P<bold>\*\*(?=\S)[^\n]+?(?<=\S)\*\*)"
     r"|(?P<italic>(?<![^\s(\"'\[])\*(?=[^\s*])[^*\n]+?(?<=[^\s*])\*(?![^\s.,;:!?)\"'\]]))"
 )
-"""Underscores are left alone: in what a model writes they belong to names (`__init__`) more than to emphasis."""
+"""Underscores are left alone: in what a model writes they belong to names (`__init__`) first of all."""
 _STYLE = {"code": CODE, "bold": BOLD, "italic": ITALIC}
 _OPENING = re.compile(r"`|\*\*(?=\S|$)|(?<![^\s(\"'\[])\*(?=[^\s*]|$)")
 

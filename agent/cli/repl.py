@@ -31,6 +31,8 @@ HELP = f"""\
 /tools [on|off]  offer the tools or none
 /save NAME       keep the thread under another title
 /load NAME       go on in another thread, by its name or its title
+/remember TEXT   note something for all later conversations
+/notes           what is noted; /forget NUMBER takes a note out
 /retry           ask the last question again
 /clear           begin a new thread
 /tokens          show token counts after each answer, or stop
@@ -58,6 +60,9 @@ class Repl:
             "save": self._save,
             "load": self.resume,
             "retry": self._retry,
+            "remember": self._remember,
+            "notes": lambda _: self._notes(),
+            "forget": self._forget,
             "clear": lambda _: self._fresh(),
             "tokens": self._count,
             "bye": lambda _: setattr(self, "_done", True),
@@ -209,6 +214,25 @@ class Repl:
     def _count(self, _: str) -> None:
         self._tokens = not self._tokens
         console.say(f"token counts: {'on' if self._tokens else 'off'}")
+
+    def _remember(self, text: str) -> None:
+        from agent.notes import add_note
+
+        console.say(f"noted: {add_note(self._parts.settings.folders.notes, text)}")
+        self._rebuild()
+
+    def _notes(self) -> None:
+        from agent.cli.notes import show
+        from agent.notes import read_notes
+
+        show(read_notes(self._parts.settings.folders.notes))
+
+    def _forget(self, numbers: str) -> None:
+        from agent.cli.notes import forget
+
+        for note in forget(self._parts.settings.folders.notes, numbers.split()):
+            console.say(f"forgot: {note}")
+        self._rebuild()
 
     def _save(self, title: str) -> None:
         if not title or self._session.threads is None or self._session.thread is None:

@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "models": "list, show, pull and remove models",
     "threads": "list, show, export and remove conversations",
     "logs": "the log of questions and answers",
+    "notes": "what you asked to be remembered, in every later conversation",
     "templates": "prompt templates for `ask -t`",
     "config": "show and set the settings",
     "mcp": "serve our tools to MCP clients",

@@ -1,0 +1,106 @@
+"""What the user asked to be remembered beyond one conversation: one private text file, one note a line.
+
+Nothing is noted unasked: `agent notes add`, `/remember`, a message that says so, or the tool `remember`,
+which asks for approval like any tool that writes. The notes go into the system prompt of every later
+conversation. Knows the file; refuses to know models.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import FolderError, RequestError
+from agent.folders import private_file
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+MAX_NOTES, MAX_CHARS = 100, 500
+"""All notes stand in every prompt: what is longer belongs into a document."""
+
+_ASKS = re.compile(
+    r"\s*(?:please\s+|bitte\s+)?"
+    r"(?:remember|merke? dir|souviens-toi|rappelle-toi|recuerda|ricorda)"
+    r"(?:\s*:|[\s,]+(?:that|this:|dass|que|che)\b)\s*(?P<what>\S.{2,})",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def asked_to_remember(message: str) -> str | None:
+    """What a message asks to be remembered ("Remember that …"), None where it asks for something else."""
+    found = _ASKS.fullmatch(message.strip())
+    return found["what"].strip() if found and not message.rstrip().endswith("?") else None
+
+
+def read_notes(path: Path) -> list[str]:
+    """The notes, oldest first; raises FolderError where the file cannot be read."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise FolderError(
+            f"expected notes at {str(path)!r}, found {error}; mend the file or move it away"
+        ) from error
+
+
+def add_note(path: Path, text: str) -> str:
+    """Keep a note on one line; raises RequestError where it is empty or too much."""
+    note = " ".join(text.split())
+    notes = read_notes(path)
+    if not note or len(note) > MAX_CHARS:
+        raise RequestError(f"expected a note of 1 to {MAX_CHARS} characters, found {len(note)}; shorten it")
+    if len(notes) >= MAX_NOTES:
+        raise RequestError(
+            f"expected at most {MAX_NOTES} notes, found {len(notes)}; take some out: agent notes rm NUMBER"
+        )
+    if note not in notes:
+        _write(path, [*notes, note])
+    return note
+
+
+def remove_note(path: Path, number: int) -> str:
+    """Forget the note of that number, counted from 1; raises RequestError."""
+    notes = read_notes(path)
+    if not 1 <= number <= len(notes):
+        raise RequestError(f"expected a note from 1 to {len(notes)}, found {number}; see `agent notes list`")
+    gone = notes.pop(number - 1)
+    _write(path, notes)
+    return gone
+
+
+def system_with_notes(system: str | None, notes: list[str]) -> str | None:
+    """The system prompt with the notes after it."""
+    if not notes:
+        return system
+    told = "\n".join(["What the user asked you to remember:", *(f"- {note}" for note in notes)])
+    return f"{system}\n\n{told}" if system else told
+
+
+def remember_tool(path: Path) -> BaseTool:
+    """The tool that keeps a note; it writes, and so it asks."""
+    from langchain_core.tools import StructuredTool
+
+    def remember(text: str) -> str:
+        return f"I will remember: {add_note(path, text)}"
+
+    return StructuredTool.from_function(
+        remember,
+        name="remember",
+        description="Keep a fact for later conversations. Only where the user asks to remember something.",
+    )
+
+
+def _write(path: Path, notes: list[str]) -> None:
+    """The whole file beside the old one, then in its place: a killed program loses no note."""
+    partial = private_file(path.with_suffix(".partial"))
+    try:
+        partial.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise FolderError(
+            f"expected to write {str(path)!r}, found {error.strerror}; free it, or set AGENT_HOME"
+        ) from error
