@@ -95,6 +95,49 @@ def test_hierarchy_gives_paths_and_examples_may_name_the_leaf() -> None:
     assert chain.invoke("boats and oars").label == "sport > rowing"
 
 
+def test_an_unsure_text_of_a_hierarchy_gets_the_group_that_is_sure() -> None:
+    labels = {"sport": ["tennis", "rowing"], "food": {"warm": ["soup", "stew"], "cold": ["salad", "other"]}}
+    chain = classify_chain(None, labels, embeddings=WordEmbeddings(), abstain_below=0.9, explain=True)
+    found = chain.invoke("A day passed. This text is about food, warm food, warm.")
+    assert found.label == "food > warm" and found.labels == ("food > warm",)
+    assert set(found.groups) == {"sport", "food", "food > warm", "food > cold"}
+    assert found.groups["sport"] + found.groups["food"] == pytest.approx(1)
+    assert found.evidence == "This text is about food, warm food, warm."
+    assert chain.invoke("quarterly tax filing").label is None
+    sure = classify_chain(None, labels, embeddings=WordEmbeddings()).invoke("about sport: rowing")
+    assert sure.label == "sport > rowing"
+
+
+def test_leaves_of_one_name_are_told_apart_by_their_groups() -> None:
+    labels = {"sport": ["other", "tennis"], "food": ["other", "soup"]}
+    for chain in (
+        classify_chain(None, labels, embeddings=WordEmbeddings()),
+        classify_chain(ScoringChat(), labels),
+    ):
+        assert chain.invoke("food, some other food").label == "food > other"
+
+
+def test_a_long_text_tells_how_far_it_was_read() -> None:
+    seen: list[tuple[int, int]] = []
+    chain = classify_chain(
+        None,
+        LABELS,
+        embeddings=WordEmbeddings(),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    text = " ".join(f"Sentence number {n} tells of sports and other things." for n in range(9000))
+    assert chain.invoke(text).label == "sports"
+    assert len(seen) > 1 and seen[-1][0] == seen[-1][1] and seen == sorted(seen)
+
+
+@pytest.mark.slow
+def test_ten_megabytes_are_read_whole() -> None:
+    line = "The weather was as it is on most days of the year in this place. "
+    text = line * (5 * 2**20 // len(line)) + " ".join(f"{MATCH} {n}" for n in range(100_000))
+    chain = classify_chain(None, LABELS, embeddings=WordEmbeddings())
+    assert len(text) > 10_000_000 and chain.invoke(text).label == "sports"
+
+
 def test_multi_label_scores_each_label_on_its_own() -> None:
     chain = classify_chain(None, LABELS, embeddings=WordEmbeddings(), multi_label=True)
     both = chain.invoke("This text is about sports cooking.")
@@ -277,13 +320,15 @@ def test_a_table_resumes_where_it_was_stopped(tmp_path: Path) -> None:
     assert [row["label"] for row in found] == ["sports" if n % 2 else "cooking" for n in range(25)]
 
 
-def test_a_table_keeps_rows_without_text_unlabelled(tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
-    source.write_text(f'text\n"{MATCH}"\n" "\n', encoding="utf-8")
+def test_a_table_keeps_rows_without_text_unlabelled_and_takes_long_ones(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f'text\n"{MATCH}"\n" "\nbinary\x00\n"{SOUP * 5000}"\n', encoding="utf-8")
     report = classify_table(
-        classify_chain(ScoringChat(), LABELS), source, tmp_path / "out.csv", column="text"
+        classify_chain(None, LABELS, embeddings=WordEmbeddings()), source, target, column="text"
     )
-    assert report.skipped == 1
+    assert report.skipped == 2
+    with target.open(newline="") as lines:
+        assert [row["label"] for row in csv.DictReader(lines)] == ["sports", "", "", "cooking"]
 
 
 @pytest.mark.parametrize(

@@ -1,39 +1,30 @@
 """classify_chain: a text in, always one of the labels out, with calibrated probabilities.
 
-Knows which way of scoring fits what it was given and how results are made of rows of probabilities; each way
-lives in a file of its own. In the order of how well they answer: a regression over labelled examples and the
-embedder, the embedder alone, the model's log-probabilities, and last the reply of a model that cannot score.
+Knows the options, LangChain's calling conventions and how results are made of rows of probabilities; the way
+of scoring is chosen in way.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, cast, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 from langchain_core.callbacks import CallbackManagerForChainRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.language_models import LanguageModelInput
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor
-from numpy.typing import NDArray
 
-from chains.classify import embedder
-from chains.classify.examples import Examples, Regression, read_examples
+from chains.classify.embedder import Progress
+from chains.classify.examples import Examples, read_examples
 from chains.classify.guard import guarded
-from chains.classify.labels import Label, Labels, read_labels
-from chains.classify.model import ModelScores
-from chains.classify.reply import reply_probabilities
+from chains.classify.labels import Labels, read_labels
 from chains.classify.result import Classification, Method, choose
-from chains.errors import OptionError, ScoringNeededError, require_text
+from chains.classify.way import Model, Wanted, Way
+from chains.errors import OptionError, require_text
 from chains.sentences import split_sentences
-from llms.protocols import Scorer, find_scorer
-
-Wanted = Literal["auto", "embedder", "examples", "model", "reply"]
-Model = Runnable[LanguageModelInput, Any]
 
 
 def classify_chain(
@@ -47,6 +38,7 @@ def classify_chain(
     transductive: bool = False,
     explain: bool = False,
     method: Wanted = "auto",
+    progress: Progress | None = None,
 ) -> Runnable[str, Classification]:
     """Choose among `labels` for a text.
 
@@ -58,10 +50,12 @@ def classify_chain(
         embeddings: Scores best; also what `examples` and `transductive` rest on.
         examples: label -> texts, or pairs of a text and its label. A few help, a few hundred help much.
         multi_label: Each label on its own: `labels` of the result holds all that apply, maybe none.
-        abstain_below: Give no label where the best probability lies below this, 0 to 1.
+        abstain_below: Give no label where the best probability lies below this, 0 to 1; of a hierarchy, the
+            deepest group that reaches it.
         transductive: Let the texts of one `batch` of at least 100, of mixed classes, inform each other.
         explain: Also give the sentence of the text that speaks most for the label.
         method: "auto", or the one way of scoring to use.
+        progress: Called with the windows read and the windows there are; a short text is one window.
 
     Returns:
         A Runnable of a text (or a Document) to its `Classification`; `batch` scores all its texts together.
@@ -78,7 +72,7 @@ def classify_chain(
         raise OptionError(f"expected method to be one of {get_args(Wanted)}, found {method!r}: choose one")
     read = read_labels(labels)
     shots = read_examples(examples, read) if examples is not None else []
-    way = _Way(llm=llm, labels=tuple(read), embeddings=embeddings, shots=tuple(shots))
+    way = Way(llm=llm, labels=tuple(read), embeddings=embeddings, shots=tuple(shots), progress=progress)
     if transductive and embeddings is None:
         raise OptionError(
             f"expected embeddings with transductive=True, found {embeddings!r}: pass embeddings="
@@ -94,86 +88,12 @@ def classify_chain(
     )
 
 
-@dataclass(kw_only=True)
-class _Way:
-    """The models at hand, each made ready on first use."""
-
-    llm: Model | None
-    labels: tuple[Label, ...]
-    embeddings: Embeddings | None
-    shots: tuple[tuple[str, int], ...]
-
-    @cached_property
-    def scorer(self) -> Scorer | None:
-        return find_scorer(self.llm) if self.llm is not None else None
-
-    @cached_property
-    def label_rows(self) -> NDArray[np.float32]:
-        return embedder.label_vectors(self.embedder, self.labels)
-
-    @property
-    def embedder(self) -> Embeddings:
-        if self.embeddings is None:
-            raise OptionError(
-                f"expected embeddings for this method, found {self.embeddings!r}: pass embeddings="
-            )
-        return self.embeddings
-
-    @cached_property
-    def regression(self) -> Regression:
-        texts = embedder.text_vectors(self.embedder, [text for text, _ in self.shots])
-        return Regression(texts, [place for _, place in self.shots], self.label_rows)
-
-    @cached_property
-    def model_scores(self) -> ModelScores:
-        if self.scorer is None:
-            raise ScoringNeededError(
-                f"expected a model with score() for method='model', found {type(self.llm).__name__!r}: pass "
-                "a ChatLocal, or leave method at 'auto'"
-            )
-        return ModelScores(self.scorer, self.labels, self.shots)
-
-    def choose_method(self, wanted: Wanted, *, multi: bool) -> Method:
-        """Return the way to score, and make sure that what it needs was given."""
-        if wanted == "auto":
-            if self.embeddings is not None:
-                return "examples" if self.shots and not multi else "embedder"
-            if self.llm is None:
-                raise OptionError("expected a model or embeddings, found neither: pass llm or embeddings=")
-            return "model" if self.scorer is not None else "reply"
-        if wanted == "model":
-            _ = self.model_scores
-        elif wanted == "reply" and self.llm is None:
-            raise OptionError(f"expected a model for method='reply', found {self.llm!r}: pass llm")
-        elif wanted in ("embedder", "examples"):
-            _ = self.embedder
-        if wanted == "examples" and not self.shots:
-            raise OptionError("expected examples for method='examples', found none: pass examples=")
-        return wanted
-
-    def probabilities(
-        self, texts: Sequence[str], method: Method, config: RunnableConfig, *, multi: bool, together: bool
-    ) -> NDArray[np.float64]:
-        """Return probabilities [n, m] of the texts."""
-        if method == "model":
-            return self.model_scores.probabilities(texts, multi=multi)
-        if method == "reply":
-            llm = cast("Model", self.llm)
-            return np.asarray([reply_probabilities(llm, self.labels, text, config) for text in texts])
-        rows = embedder.text_vectors(self.embedder, texts)
-        if method == "examples":
-            return self.regression.predict(rows)
-        if together and len(texts) >= embedder.TRANSDUCTIVE_LEAST:
-            return embedder.transductive(rows, self.label_rows)
-        return embedder.zero_shot(rows, self.label_rows, multi=multi)
-
-
 class ClassifyChain(Runnable[str, Classification]):
     """The Runnable that `classify_chain` makes; `method` tells how it scores."""
 
     def __init__(
         self,
-        way: _Way,
+        way: Way,
         method: Method,
         *,
         multi: bool,
@@ -265,7 +185,7 @@ class ClassifyChain(Runnable[str, Classification]):
             texts, self.method, config, multi=self._multi, together=self._transductive
         )
         found = [
-            choose(self.label_names, row, self.method, multi=self._multi, abstain_below=self._abstain_below)
+            choose(self._way.labels, row, self.method, multi=self._multi, abstain_below=self._abstain_below)
             for row in rows
         ]
         if not self._explain:
@@ -279,6 +199,10 @@ class ClassifyChain(Runnable[str, Classification]):
         parts = [part.flat for part in split_sentences(text) if part.kind != "code"]
         if found.label is None or not parts or self.method == "reply":
             return None
-        place = self.label_names.index(found.label)
         rows = self._way.probabilities(parts, self.method, config, multi=self._multi, together=False)
-        return parts[int(np.argmax(rows[:, place]))]
+        spoken_for = [
+            place
+            for place, label in enumerate(self._way.labels)
+            if found.label in (label.name, *label.groups)
+        ]
+        return parts[int(np.argmax(rows[:, spoken_for].sum(axis=1)))]

@@ -9,7 +9,7 @@ of 0.04-0.06 on news and on banking intents alike (zero-shot accuracy 0.67 and 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
@@ -26,16 +26,25 @@ MULTI_FLOOR, MULTI_MARGIN = 0.16, 0.08
 that is more: what counts as near differs between sets of labels (0.16 for news, 0.51 for banking intents)."""
 WINDOW_TOKENS = 250
 """Below MiniLM's 256 with its two marks."""
+WINDOWS_AT_ONCE = 256
+Progress = Callable[[int, int], None]
+"""Called with the windows done and the windows there are."""
 HOLD = 0.2
 """How much of each label's own vector stays in its centre."""
 TRANSDUCTIVE_LEAST = 100
 """A mixed batch smaller than this gains nothing from its neighbours."""
 
 
-def text_vectors(embeddings: Embeddings, texts: Sequence[str]) -> Vectors:
-    """Return one unit vector [n, d] a text; a long text is the mean of its windows."""
+def text_vectors(embeddings: Embeddings, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
+    """Return one unit vector [n, d] a text; a long text is the mean of its windows, told to `progress`."""
     pieces = [windows(text, WINDOW_TOKENS) for text in texts]
-    rows = unit_vectors(embeddings, [piece for one in pieces for piece in one])
+    flat = [piece for one in pieces for piece in one]
+    parts = []
+    for first in range(0, len(flat), WINDOWS_AT_ONCE):
+        parts.append(unit_vectors(embeddings, flat[first : first + WINDOWS_AT_ONCE]))
+        if progress is not None:
+            progress(min(first + WINDOWS_AT_ONCE, len(flat)), len(flat))
+    rows = np.concatenate(parts) if parts else unit_vectors(embeddings, [])
     found, at = [], 0
     for one in pieces:
         weights = np.asarray([len(piece) for piece in one], dtype=np.float32)

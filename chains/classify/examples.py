@@ -1,9 +1,10 @@
 """Labelled examples: a regression over embedded texts.
 
-Knows vectors and labels; knows no language model. The labels' own sentences count as one more example each,
-so a label without examples still has one. Method: multinomial logistic regression with an L2 penalty
-(scikit-learn, lbfgs), C = 100; at C = 10 it is as accurate but underconfident (expected calibration error
-0.17 against 0.07).
+Knows vectors and labels; knows no language model. The labels' own sentences count as three more examples
+each, so a label without examples still has some; against one each the expected calibration error falls from
+0.066 to 0.056 on news and from 0.083 to 0.079 on banking intents, at equal accuracy (8 examples a label, 12
+seeds). Method: multinomial logistic regression with an L2 penalty (scikit-learn, lbfgs), C = 100; at C = 10
+it is as accurate but underconfident (0.18 and 0.23).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from chains.errors import ExamplesError
 from chains.vectors import Vectors
 
 C = 100.0
+LABEL_WEIGHT = 3.0
 Examples = Mapping[str, Sequence[str]] | Iterable[tuple[str, str]]
 """label -> texts, or pairs of a text and its label."""
 
@@ -57,7 +59,8 @@ class Regression:
 
         rows = np.concatenate([texts, labels]) if len(texts) else labels
         marks = np.asarray([*places, *range(len(labels))])
-        self._fitted: Any = LogisticRegression(C=C, max_iter=2000).fit(rows, marks)
+        weights = np.repeat([1.0, LABEL_WEIGHT], [len(texts), len(labels)])
+        self._fitted: Any = LogisticRegression(C=C, max_iter=2000).fit(rows, marks, sample_weight=weights)
 
     def predict(self, texts: Vectors) -> NDArray[np.float64]:
         """Return probabilities [n, m] of the texts' vectors."""

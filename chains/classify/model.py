@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from chains.classify.embedder import WINDOWS_AT_ONCE, Progress
 from chains.classify.labels import Label
 from chains.classify.result import softmax
 from chains.prompts import load_prompt
@@ -59,13 +60,18 @@ class ModelScores:
     def _prompt(self, text: str, shots: str) -> str:
         return shots + load_prompt("chains.classify", "about").substitute(text=text)
 
-    def gains(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def gains(self, texts: Sequence[str], progress: Progress | None = None) -> NDArray[np.float64]:
         """Return the gain [n, m] in nats of each label by each text, averaged over the windows of a text."""
         pieces = [windows(text, WINDOW_TOKENS) for text in texts]
         requests = [(self._prompt(piece, self._shots), self._spoken) for one in pieces for piece in one]
         if self._prior is None:
             requests.append((self._prompt("", self._shots), self._spoken))
-        rows = np.asarray(self._scorer.score_many(requests), dtype=np.float64)
+        scored: list[list[float]] = []
+        for first in range(0, len(requests), WINDOWS_AT_ONCE):
+            scored += self._scorer.score_many(requests[first : first + WINDOWS_AT_ONCE])
+            if progress is not None:
+                progress(len(scored), len(requests))
+        rows = np.asarray(scored, dtype=np.float64)
         if self._prior is None:
             self._prior = rows[-1]
         found, at = [], 0
@@ -75,9 +81,11 @@ class ModelScores:
             at += len(one)
         return np.asarray(found) - PRIOR_SHARE * self._prior
 
-    def probabilities(self, texts: Sequence[str], *, multi: bool) -> NDArray[np.float64]:
+    def probabilities(
+        self, texts: Sequence[str], *, multi: bool, progress: Progress | None = None
+    ) -> NDArray[np.float64]:
         """Return probabilities [n, m]: softmax over labels, or one logistic a label with `multi`."""
-        gains = self.gains(texts)
+        gains = self.gains(texts, progress)
         if multi:
             middle = np.maximum(MULTI_FLOOR, gains.max(axis=1, keepdims=True) - MULTI_MARGIN)
             return np.asarray(1 / (1 + np.exp(-(gains - middle) / TEMPERATURE)))

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from langchain_core.runnables import Runnable
 
 from chains.classify.result import Classification
-from chains.errors import TableError
+from chains.errors import InputError, TableError
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the rows of the table."""
@@ -29,7 +29,7 @@ ADDED = ("label", "confidence", "labels")
 
 @dataclass(frozen=True, kw_only=True)
 class TableReport:
-    """What was done: `rows` of the table, `resumed` found done, `skipped` for want of text (no label)."""
+    """What was done: `rows` of the table, `resumed` found done, `skipped` for want of a text (no label)."""
 
     rows: int
     resumed: int
@@ -104,10 +104,15 @@ def _write(
     header: list[str],
     column: str,
 ) -> int:
-    texts = [row[column] for row in batch if row[column].strip()]
-    results = iter(chain.batch(texts)) if texts else iter(())
-    for row in batch:
-        found = next(results) if row[column].strip() else Classification(None)
+    texts = [row[column] for row in batch]
+    skipped = 0
+    results: list[Any] = chain.batch(texts, return_exceptions=True)
+    for row, found in zip(batch, results, strict=True):
+        if isinstance(found, InputError):
+            # Empty, or no text: the row keeps its place without a label.
+            found, skipped = Classification(None), skipped + 1
+        elif isinstance(found, Exception):
+            raise found
         told = {
             **row,
             "label": found.label or "",
@@ -115,11 +120,13 @@ def _write(
             "labels": "|".join(found.labels),
         }
         writer.writerow([told[name] for name in header])  # type: ignore[attr-defined]
-    return len(batch) - len(texts)
+    return skipped
 
 
 def _open(path: Path) -> IO[str]:
     try:
+        # The csv module refuses fields over 131,072 characters unless told otherwise: long texts are meant.
+        csv.field_size_limit(2**31 - 1)
         return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise TableError(
