@@ -115,11 +115,6 @@ class Facts:
             return str(settings.get("bnb_4bit_quant_type", "fp4"))
         return "int8"
 
-    @cached_property
-    def largest_linear(self) -> int:
-        """Return the number of elements of the largest matrix that is not an embedding."""
-        return max((tensor.elements for tensor in self.linears), default=0)
-
     @property
     def linears(self) -> Iterator[Tensor]:
         """Iterate over the matrices that quantization packs: all but embeddings and the output head."""

@@ -11,17 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llms.facts import Facts, item_bytes
+from llms.facts import Facts, Tensor, item_bytes
 
 CHUNK = 1024
 """Tokens that a prefill pass takes at once (`llms.reference.PREFILL_CHUNK`)."""
-OVERHEAD = {"cpu": 53_000_000, "cpu 4-bit": 106_000_000, "cuda": 64_000_000, "fast": 300_000_000}
+OVERHEAD = {"cpu": 53_000_000, "cpu 4-bit": 106_000_000, "cuda": 64_000_000}
 """Bytes. CPU: the rest after weights, cache and workspace (50 to 57 MB at windows of 1k to 4k tokens; 106 MB
-where bitsandbytes unpacks matrices). GPU: cuBLAS's workspace of 32 MiB, and the allocator's rounding to
-blocks of 2 and 20 MiB.
+where bitsandbytes unpacks matrices). GPU: cuBLAS's workspace of 32 MiB, and buffers of a step.
+"""
+GPU_ROUNDING = 0.05
+"""Share that torch's allocator adds to weights by cutting them from blocks of 2 and 20 MiB: measured with 8
+and 32 layers of Mistral-7B in NF4.
 """
 FAST_CHUNK = 4096
 """Most tokens of a prompt that the fast decoder takes at once."""
+FAST_HOLES = 0.245
+"""Share of the 4-bit matrices that packing leaves unusable between blocks: 26.8 MB a layer of Mistral-7B."""
 FAST_BATCH = 32_768
 """Tokens of KV that a batch gets on a GPU that has them to spare: 64 sequences of 512."""
 IDLE_BYTES = 512 * 2**20
@@ -77,8 +82,14 @@ Footprint = Callable[[Facts, Setting], Use]
 """How one decoder spends memory."""
 
 
+def device_bytes(facts: Facts, quantization: str, dtype: str, device: str) -> int:
+    """Return what the weights take on a device, in bytes."""
+    exact = weight_bytes(facts, quantization, dtype)
+    return exact if device == "cpu" else int(exact * (1 + GPU_ROUNDING))
+
+
 def weight_bytes(facts: Facts, quantization: str, dtype: str) -> int:
-    """Return what the weights take on the device, in bytes."""
+    """Return the size of the weights themselves, in bytes."""
     item = _BYTES[dtype]
     if facts.stored_quantization is not None:
         sizes = (
@@ -105,8 +116,9 @@ def loading_bytes(facts: Facts, quantization: str, dtype: str, device: str) -> i
     as_stored = (quantization, dtype) == (facts.stored_quantization or "none", facts.stored_dtype)
     if as_stored:
         return 0
-    on_device = facts.weight_bytes if device == "cpu" else 4 * facts.largest_linear * _BYTES[dtype]
-    return on_device + OVERHEAD["cpu" if device == "cpu" else "cuda"]
+    if device == "cpu":
+        return facts.weight_bytes + OVERHEAD["cpu"]
+    return 4 * max(map(_unpacked, facts.linears), default=0) * _BYTES[dtype] + OVERHEAD["cuda"]
 
 
 def token_bytes(facts: Facts, dtype: str) -> int:
@@ -126,11 +138,13 @@ def reference(facts: Facts, setting: Setting) -> Use:
     """Return what the reference decoder takes.
 
     Its cache grows by doubling, keys first: the old half-sized values still stand while the new keys are
-    there, a quarter on top. The widest moments of a pass are the MLP (gate, up and their product) and
-    attention over the whole window, where keys and values are repeated for every query head; quantized
+    there, a quarter on top; a GPU's allocator keeps all the smaller blocks besides, which is as much again
+    (1.9 to 2.0 measured). The widest moments of a pass are the MLP (gate, up and their product) and, on the
+    CPU, attention over the whole window, where keys and values are repeated for every query head; quantized
     matrices are unpacked one at a time.
     """
     full = token_bytes(facts, setting.dtype) * setting.window * setting.slots
+    on_gpu = setting.device != "cpu"
     config, item = facts.config, _BYTES[setting.dtype]
     tokens = min(CHUNK, setting.window)
     hidden, inner = config["hidden_size"], config.get("intermediate_size") or 4 * config["hidden_size"]
@@ -141,11 +155,12 @@ def reference(facts: Facts, setting: Setting) -> Use:
     mask = tokens * setting.window
     residual = tokens * 4 * hidden * max(item, 4)
     logits = 2 * config["vocab_size"] * 4
-    unpacked = facts.largest_linear * item if setting.quantization != "none" else 0
-    where = "cuda" if setting.device != "cpu" else "cpu" if setting.quantization == "none" else "cpu 4-bit"
+    unpacked = max(map(_unpacked, facts.linears), default=0) * item if setting.quantization != "none" else 0
+    attention = mask if on_gpu else repeated + mask
+    where = "cuda" if on_gpu else "cpu" if setting.quantization == "none" else "cpu 4-bit"
     return Use(
-        cache=full + full // 4,
-        workspace=int(max(mlp, repeated + mask) + residual + logits + unpacked),
+        cache=2 * full if on_gpu else full + full // 4,
+        workspace=int(max(mlp, attention) + residual + logits + unpacked),
         overhead=OVERHEAD[where],
     )
 
@@ -155,19 +170,27 @@ def fast(facts: Facts, setting: Setting) -> Use:
 
     Its cache is one pool of pages, made at once: room for the window, for what the engine keeps of finished
     sequences, and, where there is room, for a batch of short ones. A pass of a prompt unpacks one joined
-    matrix (gate and up) and holds its product; a later chunk gathers the keys and values before it.
+    matrix (gate and up) and holds its product; a later chunk gathers the keys and values before it and
+    expands them for every query head (44 kB a token of Mistral-7B: 8 kB gathered, twice 16 kB expanded).
     """
     config, item, token = facts.config, _BYTES[setting.dtype], token_bytes(facts, setting.dtype)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
+    head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
     tokens = min(FAST_CHUNK, setting.window)
     unpacked = 2 * inner * hidden * item
     product = FAST_CHUNK * 2 * inner * item
     residual = tokens * 6 * hidden * item
-    gathered = 2 * token // config["num_hidden_layers"] * setting.window if setting.window > tokens else 0
+    gathered = 2 * token // config["num_hidden_layers"] + 4 * config["num_attention_heads"] * head_dim * item
+    deep = max(0, setting.window - tokens) * gathered
     cache = token * setting.window * setting.slots + IDLE_BYTES
     return Use(
         cache=cache,
-        workspace=unpacked + product + residual + gathered,
-        overhead=OVERHEAD["fast"],
+        workspace=unpacked + product + residual + deep,
+        overhead=OVERHEAD["cuda"] + int(FAST_HOLES * sum(map(_unpacked, facts.linears)) / 2),
         welcome=max(0, token * min(FAST_BATCH, 64 * setting.window) - cache),
     )
+
+
+def _unpacked(matrix: Tensor) -> int:
+    """Return the number of weights of a matrix; one that is stored in 4 bits holds two a byte."""
+    return 2 * matrix.elements if matrix.dtype == "U8" else matrix.elements

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llms.errors import NotEnoughMemory
 from llms.facts import Facts
-from llms.footprint import Footprint, Setting, loading_bytes, reference, weight_bytes
+from llms.footprint import Footprint, Setting, device_bytes, loading_bytes, reference, weight_bytes
 
 MARGIN = 0.05
 """Share of the free memory that is left alone: other programs, fragmentation."""
@@ -89,7 +89,7 @@ def plan(
     free = free_bytes(device) if free is None else free
     budget = int(free * (1 - MARGIN))
 
-    weights = weight_bytes(facts, quantization, dtype)
+    weights = device_bytes(facts, quantization, dtype, device)
     loading = 0 if ready else loading_bytes(facts, quantization, dtype, device)
 
     def at(tokens: int, narrowed: bool = False) -> Plan:

@@ -131,7 +131,7 @@ def test_a_growing_conversation_ends_at_the_window_within_the_plan(folder: Path,
     messages: list[BaseMessage] = []
     with pytest.raises(ContextOverflow, match=r"4,?096"):
         for turn in range(200):
-            messages.append(HumanMessage(f"turn {turn}"))
+            messages.append(HumanMessage(f"turn {turn}, and a little more to say"))
             messages.append(AIMessage(str(chat.invoke(messages).content)))
     plan = chat.runtime().loaded.memory
     assert plan is not None
