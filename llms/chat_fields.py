@@ -62,7 +62,7 @@ class LocalFields(Serializable):
     cache_dir: str | Path | None = Field(default_factory=_cache_from_env)
     """Root of the checkpoint cache; None for the platform's."""
     decoder: str = Field(default_factory=from_env("AGENT_DECODER", default="auto"))
-    """`auto`, `reference` or `fast`."""
+    """`auto`, `reference`, `lean` (small models on a CPU) or `fast` (NF4 on a GPU)."""
     max_slots: int = 64
     """Sequences that have KV at once, cached prefixes included."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llms import choose as choosing
-from llms import footprint
+from llms import footprint, lean_plan
 from llms.catalog import AUTO, Source, cache_dir, resolve
 from llms.checkpoint import Notify, manifest, silent, verify
 from llms.decoders import Kind, expected, pick
@@ -163,14 +163,34 @@ def _fast(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
     )
 
 
+def _why_not_lean(loaded: LoadedModel) -> str | None:
+    from llms.lean import why_not
+
+    return why_not(loaded.model)
+
+
+def _lean(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
+    from llms.lean import LeanDecoder
+
+    return LeanDecoder(loaded.model, window=window, max_slots=max_slots)
+
+
 def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
     from llms.reference import ReferenceDecoder
 
-    return ReferenceDecoder(loaded.model, window=window, max_slots=max_slots)
+    reason = _why_not_lean(loaded) if loaded.device.type == "cpu" else _why_not_fast(loaded)
+    return ReferenceDecoder(loaded.model, window=window, max_slots=max_slots, why=reason or "")
 
 
 KINDS = (
     Kind(name="fast", why_not=_why_not_fast, build=_fast, expects=_expects_fast, footprint=footprint.fast),
+    Kind(
+        name="lean",
+        why_not=_why_not_lean,
+        build=_lean,
+        expects=lean_plan.expects,
+        footprint=lean_plan.footprint,
+    ),
     Kind(name="reference", why_not=lambda loaded: None, build=_reference),
 )
 """Every decoder, best first; the last serves every model."""

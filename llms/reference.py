@@ -29,12 +29,13 @@ class ReferenceDecoder(SlotChecks):
         model: A `transformers` causal language model (quantized or PEFT-wrapped too), already on its device.
         window: Longest sequence a slot holds, in tokens; default: the model's `max_position_embeddings`.
         max_slots: Number of slots. Memory is taken by the slots in use only.
+        why: Why no faster decoder serves this model, for `describe`.
 
     Raises:
         UnsupportedModel: An architecture without a plain KV cache, or an attention kernel that takes no mask.
     """
 
-    def __init__(self, model: Any, *, window: int | None = None, max_slots: int = 64) -> None:
+    def __init__(self, model: Any, *, window: int | None = None, max_slots: int = 64, why: str = "") -> None:
         config = model.config.get_text_config()
         self._attention = getattr(config, "_attn_implementation", "sdpa")
         if self._attention not in ("sdpa", "eager"):
@@ -43,6 +44,7 @@ class ReferenceDecoder(SlotChecks):
                 f"{self._attention!r}. Load it again with from_pretrained(..., attn_implementation='sdpa')."
             )
         self._model = model
+        self._why = why
         self._config = config
         self._store: SlotStore | None = None
         self.max_slots = max_slots
@@ -62,7 +64,8 @@ class ReferenceDecoder(SlotChecks):
 
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and on what it runs."""
-        return f"reference (forward passes of transformers) on {self.device}"
+        line = f"reference (forward passes of transformers) on {self.device}"
+        return f"{line}; no faster one: {self._why}" if self._why else line
 
     def length(self, slot: int) -> int:
         """Return the number of tokens in a slot's cache."""

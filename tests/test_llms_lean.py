@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from decoder_contract import DecoderContract
-from tiny_models import tiny_model
+from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llms import lean_plan
 from llms.decoder import Decoder
 from llms.errors import UnsupportedModel
+from llms.facts import read
+from llms.footprint import Setting, reference
 from llms.lean import LeanDecoder, why_not
+from llms.load import adopt, make_decoder
 from llms.reference import ReferenceDecoder
 
 
@@ -214,3 +219,32 @@ def test_angles_that_depend_on_the_length_are_not_taken() -> None:
 def test_models_that_gain_nothing_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llms.lean.LARGEST", 1000)
     assert "more than 1,000" in str(why_not(tiny_model()))
+
+
+def test_the_cpu_takes_it_by_itself_and_says_why_where_it_does_not() -> None:
+    taken = make_decoder(adopt(tiny_model(), tiny_tokenizer()), max_slots=2)
+    assert isinstance(taken, LeanDecoder) and taken.describe().startswith("lean")
+    refused = make_decoder(adopt(biased(), tiny_tokenizer()), max_slots=2)
+    assert type(refused) is ReferenceDecoder and refused.describe().endswith("no faster one: a Linear with a bias")
+    asked = make_decoder(adopt(tiny_model(), tiny_tokenizer()), max_slots=2, kind="reference")
+    assert type(asked) is ReferenceDecoder and asked.describe().endswith("on cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"dtype": "float32"}, True),
+        ({"dtype": "float16"}, False),
+        ({"quantization": "nf4"}, False),
+        ({"device": "cuda:0"}, False),
+    ],
+)
+def test_what_will_be_served_is_told_from_the_checkpoint(
+    embedded_dir: Path, changes: dict[str, str], expected: bool
+) -> None:
+    how = {"quantization": "none", "dtype": "bfloat16", "device": "cpu", **changes}
+    facts, setting = read(embedded_dir), Setting(**how, window=512)  # type: ignore[arg-type]
+    assert lean_plan.expects(facts, setting) is expected
+    copies = lean_plan.footprint(facts, setting).total - reference(facts, setting).total
+    assert copies == (0 if setting.dtype != "bfloat16" else pytest.approx(2.5 * facts.parameters, rel=0.05))

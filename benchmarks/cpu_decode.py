@@ -1,0 +1,163 @@
+"""The embedded model on the CPU: the lean decoder against plain `transformers.generate`, speed and quality.
+
+The baseline is `generate` on the same weights in the same run, round by round in turn; the reference decoder
+is printed beside it. With `--data FOLDER` of texts, perplexity is measured as well: weights as `transformers`
+reads them, and as the lean decoder reads them in a prompt and token by token. Passed: at least 3 times the
+tokens a second at batch 1, nothing slower than the reference decoder, perplexity within 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llms.decoder import Decoder
+from llms.lean import LeanDecoder
+from llms.load import LoadSpec, load
+from llms.loaded import LoadedModel
+from llms.reference import ReferenceDecoder
+from llms.sampling import Sampling
+
+TEXT = "The river rises in the mountains and flows through three countries before it reaches the sea. " * 60
+EXCERPT = 512
+"""Tokens of a text whose perplexity is measured."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def decode(decoder: Decoder, prompts: list[list[int]], new: int) -> None:
+    """Decode greedily on every prompt at once."""
+    slots, sampling = list(range(len(prompts))), [Sampling()] * len(prompts)
+    for slot in slots:
+        decoder.free(slot)
+    tokens = decoder.step(slots, prompts, sampling).tokens
+    for _ in range(new - 1):
+        assert tokens is not None
+        tokens = decoder.step(slots, tokens, sampling).tokens
+
+
+def generate(model: Any, prompts: list[list[int]], new: int) -> None:
+    """Do the same with transformers."""
+    ids = torch.tensor(prompts)
+    model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new, do_sample=False
+    )
+
+
+def score(decoder: Decoder, rows: list[list[int]]) -> None:
+    """Read rows of several lengths at once, as scoring does."""
+    for slot in range(len(rows)):
+        decoder.free(slot)
+    decoder.step(list(range(len(rows))), rows)
+
+
+def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[str, dict[str, float]]:
+    """Return medians in seconds: case -> who -> time."""
+    model, reference, lean = loaded.model, ReferenceDecoder(loaded.model), LeanDecoder(loaded.model)
+    eight = [ids[i : i + 128] for i in range(8)]
+    ragged = [ids[i : i + 24 + 5 * i] for i in range(16)]
+    decoders: dict[str, Decoder] = {"reference": reference, "lean": lean}
+    cases: dict[str, dict[str, Callable[[], object]]] = {
+        "first token, prompt 512": {"generate": lambda: generate(model, [ids[:512]], 1)},
+        f"batch 1, prompt 128, {new} new": {"generate": lambda: generate(model, eight[:1], new)},
+        f"batch 8, prompt 128, {new} new": {"generate": lambda: generate(model, eight, new)},
+        "score 16 rows of 24 to 99": {},
+    }
+    first, one, many, scored = cases.values()
+    for name, decoder in decoders.items():
+        first[name] = partial(decode, decoder, [ids[:512]], 1)
+        one[name] = partial(decode, decoder, eight[:1], new)
+        many[name] = partial(decode, decoder, eight, new)
+        scored[name] = partial(score, decoder, ragged)
+    times: dict[str, dict[str, list[float]]] = {case: {who: [] for who in by} for case, by in cases.items()}
+    for case, by in cases.items():
+        for who in [*by, *list(by) * rounds]:
+            times[case][who].append(seconds(by[who]))
+    return {case: {who: statistics.median(t[1:]) for who, t in by.items()} for case, by in times.items()}
+
+
+def start(loaded: LoadedModel, ids: list[int]) -> dict[str, float]:
+    """Return what the lean decoder costs once, in seconds."""
+    built: list[LeanDecoder] = []
+    build_s = seconds(lambda: built.append(LeanDecoder(loaded.model)))
+    built[0].prefill(0, ids[:128])
+    first_s = seconds(lambda: built[0].step([0], [[5]]))
+    later_s = min(seconds(lambda: built[0].step([0], [[5]])) for _ in range(8))
+    return {"build_s": build_s, "codes_s": first_s - later_s}
+
+
+def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, float]:
+    """Return perplexity by who reads the weights, over the beginnings of some texts of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".rst", ".txt", ".md"))
+    lean, reference = LeanDecoder(loaded.model), ReferenceDecoder(loaded.model)
+    sums = {"reference": 0.0, "lean, prompt": 0.0, "lean, by token": 0.0}
+    count = 0
+    for path in files[:: max(1, len(files) // texts)][:texts]:
+        ids = loaded.tokenizer(path.read_text(encoding="utf-8"))["input_ids"][:EXCERPT]
+        taken = torch.tensor(ids[1:])
+        count += len(taken)
+        rows = {
+            "reference": forced(reference, ids, len(ids)),
+            "lean, prompt": forced(lean, ids, len(ids)),
+            "lean, by token": forced(lean, ids, 1),
+        }
+        for who, logits in rows.items():
+            chosen = logits[:-1].log_softmax(-1).gather(1, taken[:, None])
+            sums[who] -= float(chosen.sum())
+    return {who: math.exp(total / count) for who, total in sums.items()}
+
+
+def forced(decoder: Decoder, ids: list[int], at_once: int) -> Tensor:
+    """Return the logits after every token, given some at once; fp32 [len(ids), V]."""
+    decoder.free(0)
+    logits: list[Tensor] = []
+    for place in range(0, len(ids), at_once):
+        logits += decoder.step([0], [ids[place : place + at_once]], all_logits=True).logits
+    return torch.cat(logits)
+
+
+def main() -> None:
+    """Measure, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--new", type=int, default=64, help="tokens to decode")
+    parser.add_argument("--data", type=Path, help="a folder of texts: measure perplexity too")
+    parser.add_argument("--texts", type=int, default=24)
+    options = parser.parse_args()
+    loaded = load(LoadSpec(model=options.model, dtype=options.dtype, device="cpu"))
+    ids = loaded.tokenizer(TEXT)["input_ids"]
+    result: dict[str, Any] = {"benchmark": "cpu_decode", "threads": torch.get_num_threads()}
+    if options.data:
+        result["perplexity"] = perplexities(loaded, options.data, options.texts)
+        for who, value in result["perplexity"].items():
+            print(f"perplexity, {who:16} {value:9.4f}")
+    if options.rounds:
+        result["start"] = start(loaded, ids)
+        print("  ".join(f"{name} {value:.2f}" for name, value in result["start"].items()))
+        result["seconds"] = speeds(loaded, ids, options.rounds, options.new)
+        for case, by in result["seconds"].items():
+            base = by.get("generate", by["reference"])
+            cells = "  ".join(f"{who} {s * 1e3:8.1f} ms (x{base / s:5.2f})" for who, s in by.items())
+            print(f"{case:32} {cells}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
