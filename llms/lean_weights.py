@@ -52,7 +52,7 @@ class Product:
         """Multiply x [m, width]; return [m, all rows] in its dtype."""
         if self.four_bit and x.shape[0] <= FEW_ROWS:
             codes, scales = self._codes or self._encode()
-            return torch._weight_int4pack_mm_for_cpu(x, codes, BLOCK, scales)
+            return torch._weight_int4pack_mm_for_cpu(x.contiguous(), codes, BLOCK, scales)
         if self._packed is not None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
             return out

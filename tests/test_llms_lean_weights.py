@@ -44,6 +44,13 @@ def test_four_bit_weights_multiply_like_the_bf16_ones(rows: int) -> None:
     assert (found - expected).norm() <= 0.004 * expected.norm()
 
 
+@pytest.mark.parametrize("rows", [2, FEW_ROWS])
+def test_four_bit_weights_multiply_rows_that_lie_apart_in_memory(rows: int) -> None:
+    product = Product([four_bit(48, 128, GGMLQuantizationType.Q4_1)], four_bit=True)
+    wide = random(rows, 256, 7).bfloat16()
+    assert torch.equal(product(wide[:, :128]), product(wide[:, :128].contiguous()))
+
+
 def test_the_codes_of_a_gguf_file_are_found_again() -> None:
     values = random(64, 128).numpy()
     packed = quants.quantize(values, GGMLQuantizationType.Q4_1)
