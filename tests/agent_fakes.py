@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ class ScriptedModel(BaseChatModel):
     seen: list[Any] = Field(default_factory=list)
     choices: list[Any] = Field(default_factory=list)
     writes_well: bool = True
+    pace: float = 0.0
+    window: int = 8192
 
     @property
     def _llm_type(self) -> str:
@@ -28,6 +31,12 @@ class ScriptedModel(BaseChatModel):
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Any:
         return self.bind(tools=[tool.name for tool in tools], tool_choice=tool_choice, **kwargs)
+
+    def get_num_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def loaded_runtime(self) -> None:
+        return None
 
     def _answer(self, messages: list[BaseMessage], **kwargs: Any) -> AIMessage:
         self.seen.append(list(messages))
@@ -46,6 +55,7 @@ class ScriptedModel(BaseChatModel):
         answer = self._answer(messages, **kwargs)
         pieces = re.findall(r"\S+\s*", answer.text) or [""]
         for number, piece in enumerate(pieces):
+            time.sleep(self.pace)
             last = number == len(pieces) - 1
             chunk = AIMessageChunk(
                 content=piece,
