@@ -1,9 +1,11 @@
-"""Search latency at 1k, 10k and 100k chunks, both indexes, against numpy brute force over a matrix in memory.
+"""Search latency and memory at 1k, 10k and 100k chunks, both indexes, against numpy brute force in memory.
 
     python benchmarks/search.py [--sizes 1000 10000 100000] [--queries 50]
 
 Vectors are random directions of 384 dimensions and texts random words, so that the figures are of the
-machinery and not of an embedder. Prints a table, then one JSON line.
+machinery and not of an embedder. Each index is asked in a process of its own, so that its memory is its own:
+`first_ms` is the first search after opening, `rss_mib` the process's peak less that of one that asks an empty
+store. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import argparse
 import hashlib
 import json
 import random
-import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +28,13 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from chains.retrieval import DocumentStore, SearchOptions
+from chains.retrieval.nearest import IndexKind
 from chains.retrieval.search import SearchMode
 
 WORDS = [f"word{n}" for n in range(5000)]
 MODES: tuple[SearchMode, ...] = ("dense", "keyword", "hybrid")
+KINDS: tuple[IndexKind, ...] = ("exact", "chroma")
+DIMENSION = 384
 
 
 class Hashed(Embeddings):
@@ -36,7 +43,7 @@ class Hashed(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """One vector."""
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-        found: list[float] = np.random.default_rng(seed).standard_normal(384).tolist()
+        found: list[float] = np.random.default_rng(seed).standard_normal(DIMENSION).tolist()
         return found
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -57,35 +64,80 @@ def timed(action: Callable[[str], object], queries: list[str]) -> dict[str, floa
     }
 
 
-def measure(folder: Path, size: int, queries: int) -> dict[str, Any]:
-    """Every figure at one size."""
-    chance = random.Random(size)
-    texts: dict[str, tuple[str, dict[str, Any]]] = {
-        str(n): (" ".join(chance.choices(WORDS, k=60)), {}) for n in range(size)
-    }
-    asked = [" ".join(chance.choices(WORDS, k=6)) for _ in range(queries)]
+def queries_of(count: int) -> list[str]:
+    """The same questions in every process."""
+    chance = random.Random(7)
+    return [" ".join(chance.choices(WORDS, k=6)) for _ in range(count)]
+
+
+def searched(store: DocumentStore, options: SearchOptions, query: str) -> object:
+    """One search."""
+    return store.search(query, options)
+
+
+def peak_kib() -> int:
+    """This process's peak memory; getrusage would tell that of the process that started it, where more."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def asked(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
+    """One index's figures, measured in this process."""
+    import chromadb  # importing it is no part of a search
+
+    assert chromadb
+    queries = queries_of(count)
     found: dict[str, Any] = {}
-    embeddings = Hashed()
-    vectors = {query: np.asarray(embeddings.embed_query(query), np.float32) for query in asked}
-    with DocumentStore(folder / str(size), embeddings=embeddings) as store:
-        store.add_texts(texts)
+    with DocumentStore(folder, embeddings=Hashed(), index=kind) as store:
         parts: Any = store
-        for query in asked:
+        for query in queries:
             parts._embedder.embed_query(query)  # the embedder's time is not the index's
+        start = time.perf_counter()
+        store.search(queries[0], SearchOptions(mode="dense"))
+        found["first_ms"] = round((time.perf_counter() - start) * 1000, 1)
         for mode in MODES:
             options = SearchOptions(k=4, mode=mode)
-            store.search(asked[0], options)
-            found[f"chroma {mode}"] = timed(lambda q, o=options: store.search(q, o), asked)  # type: ignore[misc]
-        matrix = parts._nearest.exact()._matrix[:size]
-    with DocumentStore(folder / str(size), embeddings=embeddings, index="exact") as store:
-        start = time.perf_counter()
-        store.search(asked[0], SearchOptions(mode="dense"))
-        found["exact load_ms"] = round((time.perf_counter() - start) * 1000, 1)
-        for mode in (MODES[0], MODES[2]):
-            options = SearchOptions(k=4, mode=mode)
-            found[f"exact {mode}"] = timed(lambda q, o=options: store.search(q, o), asked)  # type: ignore[misc]
-    found["numpy"] = timed(lambda q: np.argpartition(-(matrix @ vectors[q]), 4)[:4], asked)
-    found["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            found[mode] = timed(partial(searched, store, options), queries)
+        few = SearchOptions(k=4, filter={"part": 3})
+        found["hybrid, filtered to a tenth"] = timed(partial(searched, store, few), queries)
+    found["rss_mib"] = peak_kib() // 1024
+    return found
+
+
+def in_child(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
+    """`asked` in a process of its own."""
+    command = [sys.executable, __file__, "--ask", str(folder), kind, "--queries", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def built(folder: Path, size: int) -> float:
+    """Makes a store of `size` chunks; returns the seconds it took, embedding's hashes included."""
+    chance = random.Random(size)
+    start = time.perf_counter()
+    with DocumentStore(folder, embeddings=Hashed()) as store:
+        for first in range(0, size, 10_000):
+            numbers = range(first, min(size, first + 10_000))
+            store.add_texts(
+                {str(n): (" ".join(chance.choices(WORDS, k=60)), {"part": n % 10}) for n in numbers}
+            )
+    return time.perf_counter() - start
+
+
+def measure(folder: Path, size: int, count: int) -> dict[str, Any]:
+    """Every figure at one size."""
+    found: dict[str, Any] = {"build_s": round(built(folder / str(size), size), 1)}
+    queries = queries_of(count)
+    matrix = np.random.default_rng(size).standard_normal((size, DIMENSION), dtype=np.float32)
+    vectors = {query: np.asarray(Hashed().embed_query(query), np.float32) for query in queries}
+    found["numpy"] = timed(lambda q: np.argpartition(-(matrix @ vectors[q]), 4)[:4], queries)
+    built(folder / "empty", 0)
+    for kind in KINDS:
+        empty = in_child(folder / "empty", kind, 1)["rss_mib"]
+        found[kind] = in_child(folder / str(size), kind, count)
+        found[kind]["rss_mib"] -= empty
+        found[kind]["dense to numpy"] = round(found[kind]["dense"]["p50_ms"] / found["numpy"]["p50_ms"], 2)
     return found
 
 
@@ -94,13 +146,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=50)
+    parser.add_argument("--ask", nargs=2, metavar=("STORE", "INDEX"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.ask:
+        print(json.dumps(asked(Path(chosen.ask[0]), chosen.ask[1], chosen.queries)))
+        return
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
         for size in chosen.sizes:
             found[size] = measure(Path(temporary), size, chosen.queries)
-            for name, figures in found[size].items():
-                print(f"{size:>7} {name:16} {figures}")
+            print(f"{size:>7} build {found[size]['build_s']} s, numpy {found[size]['numpy']}")
+            for kind in KINDS:
+                for name, figures in found[size][kind].items():
+                    print(f"{size:>7} {kind:6} {name:28} {figures}", flush=True)
     print(json.dumps(found))
 
 

@@ -86,14 +86,14 @@ def survives(tmp_path: Path, count: int, seed: int) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     names = hostile(docs, count, seed)
-    (docs / "good.txt").write_text("A good document about herons.")
+    (docs / "good.txt").write_text("A good document about pelicans.")
     with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:
         report = store.ingest(docs)
         told = {os.path.basename(path) for path in (*report.added, *report.skipped)}
         told |= {os.path.basename(failed.path) for failed in report.failed}
         assert told == {*names, "good.txt"}
         assert all(failed.reason for failed in report.failed) and report.failed
-        assert store.retriever(k=1).invoke("herons")[0].metadata["title"] == "good"
+        assert store.retriever(k=1).invoke("pelicans")[0].metadata["title"] == "good"
         assert store.verify().ok
 
 

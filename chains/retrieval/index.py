@@ -72,6 +72,10 @@ class ExactIndex:
                 self._place[moved] = place
 
     def _append(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        if not self._size:  # an empty index takes the arrays over: no second copy of all vectors
+            self._rows, self._matrix, self._size = rows.copy(), vectors, len(rows)
+            self._place = {row: place for place, row in enumerate(rows.tolist())}
+            return
         fresh = [number for number, row in enumerate(rows) if int(row) not in self._place]
         if not fresh:
             return

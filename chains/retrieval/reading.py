@@ -131,20 +131,32 @@ class ManifestReader:
             full = since < int(self.meta("removed_floor") or 0) or since < 0
             floor = -1 if full else since
             removed = [] if full else self.execute("SELECT chunk FROM removed WHERE generation > ?", (since,))
-            sql = (
-                "SELECT chunks.id, vector FROM chunks JOIN vectors ON key = vector_key WHERE generation > ? "
-                "ORDER BY chunks.id"
-            )
-            rows = self.execute(sql, (floor,))
-        ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-        vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32)
+            rows, vectors = self._added(floor)
         return Changes(
             generation=generation,
             full=full,
             removed=[row[0] for row in removed],
-            added=ids,
-            vectors=vectors.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
+            added=rows,
+            vectors=vectors,
         )
+
+    def _added(self, since: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows that came after generation `since`, with their vectors: read one by one into one array."""
+        count = int(self.execute("SELECT count(*) FROM chunks WHERE generation > ?", (since,))[0][0])
+        rows, vectors = np.zeros(count, np.int64), np.zeros((0, 0), np.float32)
+        sql = (
+            "SELECT chunks.id, vector FROM chunks JOIN vectors ON key = vector_key WHERE generation > ? "
+            "ORDER BY chunks.id"
+        )
+        place = 0
+        with translated(self.folder):
+            for row, blob in self._connection.execute(sql, (since,)):
+                vector = np.frombuffer(blob, dtype=np.float32)
+                if not place:
+                    vectors = np.empty((count, len(vector)), np.float32)
+                rows[place], vectors[place] = row, vector
+                place += 1
+        return rows[:place], vectors[:place]
 
     def sources(self, where: str = "1", values: Sequence[Any] = ()) -> list[SourceRecord]:
         """The documents that an SQL condition over `sources` selects, every one by default, by path."""
@@ -230,7 +242,8 @@ class ManifestReader:
         (k1 = 1.2, b = 0.75). `among` restricts the answer to these rows.
         """
         columns = ", ".join(str(float(weight)) for weight in weights)
-        only = "" if among is None else "AND rowid IN (SELECT value FROM json_each(?)) "
+        # The plus keeps SQLite from asking the full-text index once a row.
+        only = "" if among is None else "AND +rowid IN (SELECT value FROM json_each(?)) "
         sql = (
             f"SELECT rowid, -bm25(passages, {columns}) AS score FROM passages WHERE passages MATCH ? {only}"
             "ORDER BY score DESC, rowid LIMIT ?"
