@@ -49,6 +49,8 @@ async def test_async_batch_and_config() -> None:
 def test_a_single_line_ends_at_the_line() -> None:
     chain = complete_chain(RawModel(texts=["one line\nand another"]), single_line=True)
     assert "".join(chain.stream("Here is ")) == "one line"
+    by_letter = complete_chain(RawModel(texts=["\n\none\n\ntwo"], pieces=1), single_line=True)
+    assert "".join(by_letter.stream("Here is ")) == "one"
 
 
 def test_code_stops_at_the_end_of_the_block() -> None:

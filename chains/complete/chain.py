@@ -153,11 +153,8 @@ class _Steps:
             found = self.candidates(prefix, suffix, config)
             yield found[0].text if found else ""
             return
-        for piece in self._continuer(suffix).stream(_shown(prefix), suffix, config):
-            if self.single_line and "\n" in piece.lstrip("\n"):
-                yield piece.lstrip("\n").split("\n", 1)[0]
-                return
-            yield piece
+        pieces = self._continuer(suffix).stream(_shown(prefix), suffix, config)
+        yield from _first_line(pieces) if self.single_line else pieces
 
     def candidates(self, prefix: str, suffix: str, config: RunnableConfig) -> list[Candidate]:
         # At a line's start inside a block the model is held in it: left alone, it begins another function.
@@ -244,6 +241,19 @@ class _Steps:
             score = own.get(text, 0.0) / max(1, len(text)) + (follow / len(behind) if behind else 0.0)
             found.append(Candidate(text, score, parse))
         return sorted(found, key=lambda one: -one.score)
+
+
+def _first_line(pieces: Iterator[str]) -> Iterator[str]:
+    """Yield the pieces up to the end of the first line that holds something."""
+    begun = False
+    for piece in pieces:
+        text = piece if begun else piece.lstrip("\n")
+        line, end, _ = text.partition("\n")
+        if line:
+            begun = True
+            yield line
+        if end and begun:
+            return
 
 
 def _shown(prefix: str) -> str:
