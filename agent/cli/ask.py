@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from agent.cli import console
-from agent.cli.options import add_model_options, add_store_options, number, settings_from
+from agent.cli.options import add_model_options, add_store_options, filter_from, number, settings_from
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def add_documents_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-docs", action="store_true", help="leave the documents alone")
     group.add_argument("-k", type=number(1, 50, whole=True), metavar="N", help="passages read for an answer")
     group.add_argument("--filter", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
-                       help="only documents whose field has this value")  # fmt: skip
+                       help="only documents whose field has this value, or one of several")  # fmt: skip
     group.add_argument("--show-context", action="store_true", help="print the passages that were found")
 
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     console.note("agent: starting …")
     from agent.build import Parts
 
-    with Parts(settings_from(args), search_filter=dict(args.filter)) as parts:
+    with Parts(settings_from(args), search_filter=filter_from(args)) as parts:
         context = prepare(request, parts, args)
         from agent.cli.report import report_passages, report_run
         from agent.cli.session import Session

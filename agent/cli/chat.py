@@ -7,7 +7,7 @@ import sys
 
 from agent.cli import console
 from agent.cli.ask import add_documents_options, add_tool_options
-from agent.cli.options import add_model_options, add_store_options, settings_from
+from agent.cli.options import add_model_options, add_store_options, filter_from, settings_from
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from agent.cli.repl import Repl
     from agent.cli.request import context_for
 
-    with Parts(settings_from(args), search_filter=dict(args.filter)) as parts:
+    with Parts(settings_from(args), search_filter=filter_from(args)) as parts:
         context = context_for(parts, args, piped=False)
         with Repl(parts, context, args) as repl:
             if args.continued or args.thread:

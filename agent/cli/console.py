@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,16 +113,27 @@ def shorten(text: str, limit: int) -> str:
 
 
 def show_sources(citations: list[dict[str, Any]]) -> None:
-    """Print the citations, numbered as in the answer: file, heading or page, the quoted span."""
+    """Print the citations, numbered as in the answer: where they stand, and the quoted span."""
     if not citations:
         return
     raw("\n" + bold("Sources") + "\n")
     for citation in citations:
-        source = str(citation["source"])
-        where = f"page {citation['page']}" if citation.get("page") else citation.get("heading")
-        place = link(source, display_path(source)) + (f", {harmless(str(where))}" if where else "")
         quote = " ".join(harmless(str(citation["quote"])).split())
-        raw(f"[{citation['number']}] {place}: {_wrapped(quote)}\n")
+        raw(f"[{citation['number']}] {place(citation, linked=True)}: {_wrapped(quote)}\n")
+
+
+def place(facts: Mapping[str, Any], *, linked: bool = False) -> str:
+    """Where a passage stands: `file:line`, or the file and its page, and the heading.
+
+    `facts` are a citation's, or the metadata of a retrieved document; with `linked` the file is a hyperlink
+    where stdout is a terminal that may have it.
+    """
+    source = str(facts.get("source") or "")
+    named = harmless(display_path(source) + (f":{facts['line']}" if facts.get("line") else ""))
+    page = f"page {facts['page']}" if facts.get("page") else ""
+    heading = harmless(str(facts.get("heading") or ""))
+    parts = (link(source, named) if linked else named, page, heading)
+    return ", ".join(part for part in parts if part)
 
 
 def _wrapped(quote: str) -> str:

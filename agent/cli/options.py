@@ -87,6 +87,14 @@ def settings_from(args: argparse.Namespace) -> Settings:
     return settings
 
 
+def filter_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The search filter that `--filter FIELD VALUE` asks for; a field given twice may have either value."""
+    wanted: dict[str, Any] = {}
+    for field, value in args.filter:
+        wanted.setdefault(field, []).append(value)
+    return wanted
+
+
 def words_of(words: list[str]) -> str:
     """The words of the command line as one text."""
     return " ".join(words).strip()

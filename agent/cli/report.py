@@ -18,10 +18,9 @@ def report_passages(parts: Parts, question: str) -> None:
         console.say("no documents to show")
         return
     for number, document in enumerate(parts.retriever.invoke(question), 1):
-        place = console.display_path(str(document.metadata.get("source", "")))
         score = document.metadata.get("score")
         shown = f" ({score:.2f})" if isinstance(score, float) else ""
-        console.say(f"passage {number}: {place}, {document.metadata.get('heading') or ''}{shown}")
+        console.say(f"passage {number}: {console.place(document.metadata)}{shown}")
         console.say(f"  {console.shorten(document.page_content, 400)}")
 
 
