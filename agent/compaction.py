@@ -20,7 +20,7 @@ from langchain.agents.middleware import (
     ModelResponse,
     SummarizationMiddleware,
 )
-from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
 from agent.context import RunContext
 from agent.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
@@ -57,7 +57,7 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
 
     def before_model(self, state: AgentState[Any], runtime: Runtime[RunContext]) -> dict[str, Any] | None:
         """Summarize where the messages come near the window."""
-        if len(state["messages"]) <= _KEPT_MESSAGES:
+        if not _may_summarize(state["messages"]):
             return None
         return _told(self._middleware().before_model(state, runtime), state, runtime)
 
@@ -65,7 +65,7 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
         self, state: AgentState[Any], runtime: Runtime[RunContext]
     ) -> dict[str, Any] | None:
         """As `before_model`, for asynchronous runs."""
-        if len(state["messages"]) <= _KEPT_MESSAGES:
+        if not _may_summarize(state["messages"]):
             return None
         return _told(await self._middleware().abefore_model(state, runtime), state, runtime)
 
@@ -123,6 +123,11 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
             return self._summarize(said)
         except Exception as error:  # the turn matters more than what was said long ago
             return f"(The earlier turns were left out: {type(error).__name__}.)"
+
+
+def _may_summarize(messages: list[AnyMessage]) -> bool:
+    """Only between turns: in the middle of one its own question would be among the oldest messages."""
+    return len(messages) > _KEPT_MESSAGES and isinstance(messages[-1], HumanMessage)
 
 
 def _has_old_results(request: ModelRequest[RunContext]) -> bool:
