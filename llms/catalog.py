@@ -7,7 +7,7 @@ how anything is loaded: importing it costs milliseconds. `resolve` answers from 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -170,12 +170,22 @@ def resolve(name: str, revision: str | None = None) -> Source:
     Nothing is fetched and no file is opened. `auto` is no model: `llms.load` chooses one first.
 
     Args:
-        name: What the user wrote.
+        name: What the user wrote; a Hub model may be written with its revision, as `owner/name@v2`.
         revision: Branch, tag or commit of a Hub repository.
 
     Raises:
-        UnknownModel: The name is none of these.
+        UnknownModel: The name is none of these, or has a revision where there can be none.
     """
+    base, at, written = name.rpartition("@")
+    if at and base and written and not Path(name).expanduser().exists():
+        source = resolve(base)
+        if source.kind != "hub" or revision not in (None, written):
+            raise UnknownModel(
+                f"expected one revision of a Hub model, found {name!r}"
+                + (f" and revision {revision!r}" if revision else "")
+                + f"; {base!r} alone names {'the model' if source.kind == 'hub' else 'what is here'}"
+            )
+        return replace(source, name=name, revision=written)
     if (entry := find(name)) is not None:
         if entry.wheel is not None:
             return Source(kind="embedded", name=entry.name, location=entry.wheel.requirement, entry=entry)

@@ -47,6 +47,7 @@ class Setting:
         device: `cpu` or `cuda:N`.
         window: Longest sequence, in tokens.
         slots: How many sequences of that length.
+        adapter: Whether a PEFT adapter stays on top.
     """
 
     quantization: str
@@ -54,6 +55,7 @@ class Setting:
     device: str
     window: int
     slots: int = 1
+    adapter: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

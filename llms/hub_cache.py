@@ -71,8 +71,13 @@ def pulled(cache: Path) -> list[Pulled]:
     return found
 
 
-def remove(repo: str, cache: Path) -> int:
+def remove(repo: str, cache: Path, revision: str | None = None) -> int:
     """Delete a pulled model from this application's cache; the Hub's common cache is never touched.
+
+    Args:
+        repo: Hub id.
+        cache: The cache's root.
+        revision: The one revision to delete; None for all of them.
 
     Returns:
         The bytes freed; 0 where there was nothing.
@@ -85,6 +90,13 @@ def remove(repo: str, cache: Path) -> int:
         return 0
     size = folder_bytes(home)
     with locked(home), disk_errors(home):
+        others = {name: entry for name, entry in read_records(home).items() if name != revision}
+        if revision is not None and others:
+            gone = read_records(home).get(revision, {}).get("commit")
+            _write_records(home, others)
+            if gone and all(entry["commit"] != gone for entry in others.values()):
+                shutil.rmtree(home / "snapshots" / gone)
+            return size - folder_bytes(home)
         # The record goes first: a deletion that breaks off then leaves nothing that looks whole.
         (home / _RECORD).unlink(missing_ok=True)
         shutil.rmtree(home)
@@ -116,7 +128,10 @@ def add_record(
 ) -> None:
     """Write down that a revision is here, whole, with its files' sizes and hashes."""
     known = {name: {"size": size, "sha256": hashes.get(name)} for name, size in files.items()}
-    records = {**read_records(home), revision: {"repo": repo, "commit": commit, "files": known}}
+    _write_records(home, {**read_records(home), revision: {"repo": repo, "commit": commit, "files": known}})
+
+
+def _write_records(home: Path, records: dict[str, Any]) -> None:
     part = home / f"{_RECORD}.partial"
     with part.open("w", encoding="utf-8") as file:
         json.dump(records, file, indent=2)

@@ -20,7 +20,7 @@ def expects(facts: Facts, setting: Setting) -> bool:
     how = (setting.quantization, setting.device, setting.dtype)
     known = facts.config.get("model_type") in ("mistral", "llama")
     fits = how in (("none", "cpu", "bfloat16"), ("none", "cpu", "float32"))
-    return known and fits and facts.parameters <= LARGEST
+    return known and fits and not setting.adapter and facts.parameters <= LARGEST
 
 
 def footprint(facts: Facts, setting: Setting) -> Use:

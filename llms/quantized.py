@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,13 @@ def keeps(facts: Facts, quantization: str, wish: bool | None) -> bool:
 def is_kept(source: Source, facts: Facts, quantization: str, dtype: str, cache: Path) -> bool:
     """Tell whether a source's 4-bit checkpoint is in the cache, whole."""
     return damage(quantized_path(source, facts, quantization, dtype, cache)) is None
+
+
+def kept(source: Source, cache: Path) -> list[Path]:
+    """List a source's 4-bit checkpoints in the cache, sorted; of its names' longer cousins none."""
+    own = re.compile(re.escape(slug(source)) + r"-(nf4|fp4)-[0-9a-f]{10}")
+    found = (cache / "quantized").glob("*")
+    return sorted(path for path in found if path.is_dir() and own.fullmatch(path.name))
 
 
 def slug(source: Source) -> str:

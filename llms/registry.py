@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from llms import facts as reading
-from llms import hub, hub_cache
+from llms import hub, hub_cache, quantized
 from llms.catalog import AUTO, CATALOG, Source, find, resolve
 from llms.checkpoint import Notify, damage, disk_errors, folder_bytes, silent
 from llms.choose import SMALL
@@ -52,7 +52,11 @@ class Registry:
     def rows(self) -> list[Row]:
         """List the catalog, what was pulled besides, and what aliases point to."""
         names = [entry.name for entry in CATALOG]
-        names += [found.repo for found in hub_cache.pulled(self.cache) if find(found.repo) is None]
+        for found in hub_cache.pulled(self.cache):
+            if found.revision != "main":
+                names.append(f"{found.repo}@{found.revision}")
+            elif find(found.repo) is None:
+                names.append(found.repo)
         names += list(self.aliases.values())
         rows: dict[str, Row] = {}
         for name in names:
@@ -76,15 +80,12 @@ class Registry:
                 facts = summary(reading.read(folder))
             except LLMError as error:
                 problem = str(error)
-        made = sorted(
-            path for path in (self.cache / "quantized").glob(f"{_slug(source)}-*-*") if path.is_dir()
-        )
         return Details(
             row=self._row(source),
             source=source,
             folder=folder,
             facts=facts,
-            quantized=tuple(made),
+            quantized=tuple(quantized.kept(source, self.cache)),
             problem=problem,
         )
 
@@ -129,7 +130,7 @@ class Registry:
             CacheNotWritable: It cannot be deleted.
         """
         source = resolve(self.resolve(name))
-        freed = hub_cache.remove(source.location, self.cache) if source.kind == "hub" else 0
+        freed = hub_cache.remove(source.location, self.cache, source.revision) if source.kind == "hub" else 0
         for folder in self._made_here(source):
             freed += folder_bytes(folder)
             with disk_errors(folder):
@@ -150,6 +151,9 @@ class Registry:
             UnknownModel: No such model, or it is not on this machine.
             CacheNotWritable: The settings cannot be written.
         """
+        if name != AUTO and name not in self.aliases:
+            source = resolve(name)
+            name = source.location if source.kind in ("folder", "gguf") else name
         if name != AUTO:
             source = resolve(self.resolve(name))
             if source.kind != "embedded" and self.folder(source) is None:
@@ -175,9 +179,9 @@ class Registry:
                 )
             del aliases[name]
         else:
-            if name == AUTO or find(name) is not None or not name or "/" in name:
+            if name == AUTO or find(name) is not None or not name or set(name) & {"/", "@"}:
                 raise BadRequest(
-                    f"expected a new name without '/', found {name!r}, which means something already"
+                    f"expected a new name without '/' and '@', found {name!r}, which means something already"
                 )
             source = resolve(self.resolve(target))
             aliases[name] = source.location if source.kind in ("folder", "gguf") else source.name
@@ -224,16 +228,12 @@ class Registry:
         )
 
     def _made_here(self, source: Source) -> list[Path]:
-        made = [path for path in (self.cache / "quantized").glob(f"{_slug(source)}-*-*") if path.is_dir()]
+        made = quantized.kept(source, self.cache)
         if source.kind == "embedded":
             made += [path for path in (self.cache / "models").glob(f"{source.name}-*") if path.is_dir()]
         if source.kind == "gguf":
             made.append(converted_path(Path(source.location), self.cache))
         return [path for path in made if path.exists()]
-
-
-def _slug(source: Source) -> str:
-    return source.name.replace("/", "--")
 
 
 def _bytes_on_disk(folder: Path | None) -> int:
