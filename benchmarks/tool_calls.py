@@ -1,24 +1,27 @@
 """Tool calls on the hand-written cases: right tool, all arguments right; and the decision to call at all.
 
 Scores with and without the embedder are paired on the same cases. Half of the cases, by hash
-of the id, only report. `--data PATH` adds the messages of routing.jsonl: is a tool needed, yes or no.
+of the id, only report. `--data PATH` adds the messages of routing.jsonl: does one of this toolkit's tools
+have to be called, by the model's own scores alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.messages import HumanMessage
 
 from llms import ChatLocal
-from llms.tool_choice import CALL_THRESHOLD, tool_scores
+from llms.tool_choice import choose_tool
 
+T = TypeVar("T")
 CASES = Path(__file__).parent.parent / "tests" / "data"
 
 
@@ -27,11 +30,16 @@ def reports(identifier: str) -> bool:
     return zlib.crc32(identifier.encode()) % 2 == 1
 
 
-def interval(values: Sequence[bool]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean."""
+def share(values: Sequence[bool]) -> float:
+    """Return the share of true ones."""
+    return sum(values) / len(values)
+
+
+def interval(rows: Sequence[T], measure: Callable[[Sequence[T]], float]) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a measure of rows."""
     draw = random.Random(0)
-    means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(2000))
-    return means[50], means[1949]
+    found = sorted(measure(draw.choices(rows, k=len(rows))) for _ in range(2000))
+    return found[50], found[1949]
 
 
 def similarity() -> Any:
@@ -68,19 +76,32 @@ def run_cases(chat: ChatLocal, cases: list[dict[str, Any]], scorer: Any) -> list
     return rows
 
 
-def decisions(chat: ChatLocal, folder: Path) -> tuple[list[bool], list[bool], list[float]]:
-    """Return (needed, decided, margin) of the messages that only report."""
-    tools = json.loads((CASES / "tool_cases_tools.json").read_text()).values()
-    needed, decided, margins = [], [], []
-    for line in (folder / "routing.jsonl").read_text().splitlines():
+def own_tools() -> list[dict[str, Any]]:
+    """Return this toolkit's own tools by name and description, as the messages' labels mean them."""
+    names = ("search_docs", "write_code", "run_python", "calculator", "read_file", "summarize", "classify")
+    texts = {name: importlib.import_module(f"tools.{name}").DESCRIPTION for name in names}
+    return [{"function": {"name": name, "description": text}} for name, text in texts.items()]
+
+
+def decisions(chat: ChatLocal, folder: Path, halves: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+    """Return (needed, decided) of the messages of the wanted halves, the model deciding alone."""
+    tools = own_tools()
+    needed, decided = [], []
+    for line in (folder / "routing.jsonl").read_text(encoding="utf-8").splitlines():
         item = json.loads(line)
-        if not reports(item["id"]):
-            continue
-        scores, plain = tool_scores(chat.runtime(), item["message"], list(tools))
-        needed.append(bool(item["tool_needed"]))
-        margins.append(max(scores) - plain)
-        decided.append(margins[-1] >= CALL_THRESHOLD)
-    return needed, decided, margins
+        if reports(item["id"]) in halves:
+            needed.append(bool(item["tool_needed"]))
+            decided.append(choose_tool(chat.runtime(), item["message"], tools, must=False) is not None)
+    return needed, decided
+
+
+def balanced(rows: Sequence[tuple[bool, bool]]) -> float:
+    """Return the mean of the share of needed calls made and of needless calls left out."""
+    shares = []
+    for wanted in (True, False):
+        right = [decided == wanted for needed, decided in rows if needed == wanted]
+        shares.append(sum(right) / max(1, len(right)))
+    return sum(shares) / 2
 
 
 def main() -> None:
@@ -99,15 +120,14 @@ def main() -> None:
         rows = run_cases(chat, cases, scorer)
         for what, place in (("tool", 0), ("arguments", 1)):
             values = [row[place] for row in rows]
-            low, high = interval(values)
-            print(f"{name:16} {what:10} {sum(values) / len(values):.2f}  [{low:.2f}, {high:.2f}]")
-            result[f"{name} {what}"] = sum(values) / len(values)
+            low, high = interval(values, share)
+            print(f"{name:16} {what:10} {share(values):.2f}  [{low:.2f}, {high:.2f}]")
+            result[f"{name} {what}"] = share(values)
     if options.data:
-        needed, decided, _ = decisions(chat, options.data)
-        recall = [d for n, d in zip(needed, decided, strict=True) if n]
-        refusal = [not d for n, d in zip(needed, decided, strict=True) if not n]
-        result["tool_needed balanced"] = (sum(recall) / len(recall) + sum(refusal) / len(refusal)) / 2
-        print(f"tool_needed balanced accuracy {result['tool_needed balanced']:.2f}")
+        pairs = list(zip(*decisions(chat, options.data, wanted), strict=True))
+        low, high = interval(pairs, balanced)
+        result["tool_needed balanced"] = balanced(pairs)
+        print(f"{'scores':16} {'tool_needed':10} {balanced(pairs):.2f}  [{low:.2f}, {high:.2f}]  balanced")
     print(json.dumps(result))
 
 

@@ -73,8 +73,7 @@ def plan_tools(
     chosen = [tool for tool in tools if choice in ("auto", "any", _name(tool))]
     if not runtime.small:
         return _written(runtime, messages, params, tools, chosen, choice=choice, parallel=parallel)
-    answered = isinstance(messages[-1], ToolMessage)
-    if choice == "auto" and answered:
+    if choice == "auto" and _answered(messages):
         return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
     question = _last_question(messages)
     tool = choose_tool(runtime, question, chosen, must=choice != "auto", scorer=scorer)
@@ -215,6 +214,18 @@ def with_schema_note(messages: Sequence[BaseMessage], schema: dict[str, Any] | N
             noted[place] = HumanMessage(content=f"{message_text(noted[place])}\n\n{note}")
             return noted
     return [*noted, HumanMessage(content=note)]
+
+
+def _answered(messages: Sequence[BaseMessage]) -> bool:
+    """Tell whether tools have said what they can: the last one succeeded, or failed for the second time."""
+    if not isinstance(messages[-1], ToolMessage):
+        return False
+    failures = 0
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            break
+        failures += isinstance(message, ToolMessage) and message.status == "error"
+    return messages[-1].status != "error" or failures > 1
 
 
 def _last_question(messages: Sequence[BaseMessage]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
@@ -95,15 +95,44 @@ def test_a_tool_scorer_takes_part(chat: ChatLocal) -> None:
     assert model.invoke("Oslo 5").tool_calls[0]["name"] == "set_timer" and seen == [2]
 
 
+def asked(*results: ToolMessage) -> list[BaseMessage]:
+    """A question, and the calls that gave these results."""
+    history: list[BaseMessage] = [HumanMessage("Is it sunny in Oslo, and how warm?")]
+    for result in results:
+        call = {"name": "get_weather", "args": {"location": "Oslo"}, "id": "call-1", "type": "tool_call"}
+        history += [AIMessage("", tool_calls=[call]), result]
+    return history
+
+
 def test_no_second_call_after_a_tool_answered(chat: ChatLocal) -> None:
-    call = {"name": "get_weather", "args": {"location": "Oslo"}, "id": "call-1", "type": "tool_call"}
-    history = [
-        HumanMessage("Weather in Oslo?"),
-        AIMessage("", tool_calls=[call]),
-        ToolMessage("It is sunny.", tool_call_id="call-1"),
-    ]
-    answer = chat.bind_tools([get_weather]).invoke(history, max_tokens=8)
+    model = chat.bind_tools([get_weather, set_timer])
+    sunny = ToolMessage("It is sunny.", tool_call_id="call-1")
+    answer = model.invoke(asked(sunny), max_tokens=8)
     assert not answer.tool_calls and answer.text
+    again = model.invoke([*asked(sunny), AIMessage("Sunny."), HumanMessage("And the weather in Rome?")])
+    assert [(c["name"], c["args"]) for c in again.tool_calls] == [("get_weather", {"location": "Rome"})]
+
+
+def test_an_error_of_a_tool_is_retried_once(chat: ChatLocal) -> None:
+    model = chat.bind_tools([get_weather, set_timer])
+    failed = ToolMessage("timed out", tool_call_id="call-1", status="error")
+    assert [c["name"] for c in model.invoke(asked(failed)).tool_calls] == ["get_weather"]
+    for results in ((failed, failed), (failed, ToolMessage("It is sunny.", tool_call_id="call-1"))):
+        answer = model.invoke(asked(*results), max_tokens=8)
+        assert not answer.tool_calls and answer.text
+
+
+def test_the_model_decides_whether_to_call(chat: ChatLocal) -> None:
+    model = chat.bind_tools([get_weather, set_timer])
+    for message, name in (
+        ("What is the weather in Madrid?", "get_weather"),
+        ("Start a timer of 10 minutes.", "set_timer"),
+        ("Who wrote Hamlet?", None),
+        ("Give me advice on learning Spanish.", None),
+        ("Translate good morning into French.", None),
+    ):
+        calls = model.invoke(message, max_tokens=16).tool_calls
+        assert [c["name"] for c in calls] == ([name] if name else []), message
 
 
 class Item(BaseModel):
