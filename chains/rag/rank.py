@@ -35,6 +35,8 @@ BEFORE, AFTER = 0.4, 0.1
 """Shares of the score of the sentence before, and after, that a candidate gets."""
 HEADING = 0.3
 """Weight of the headings' coverage: 0.2 to 0.5 raise the first sentence on the tuning half by 0.03-0.07."""
+NEAR = 0.5
+"""Least cosine behind the first sentence, as a share of the best one's; those that answered had 0.6 or more."""
 UNKNOWN = -0.5
 """Score, in standard deviations, of a neighbour that is no candidate, and the least that one adds."""
 MOST_SCORED = 24
@@ -49,7 +51,11 @@ class Ranker:
     scorer: Scorer | None = None
 
     def rank(self, question: str, found: Sequence[Candidate]) -> list[Candidate]:
-        """Return `found`, best first; candidates that tie keep the retriever's order."""
+        """Return `found`, best first; candidates that tie keep the retriever's order.
+
+        Where embeddings tell, those behind the first that are far from the question are left out: a second
+        sentence about something else is worse than none.
+        """
         if len(found) < 2:
             return list(found)
         cheap = self._cheap(question, found)
@@ -65,8 +71,9 @@ class Ranker:
         headings = _coverages(question, [f"{c.passage.title} {c.passage.heading}" for c in few], found)
         total = total + _neighbours(found, kept, total) + HEADING * standardized(headings)
         total = total + signals(question, few)
-        best = [kept[i] for i in np.argsort(-total, kind="stable")]
-        return [found[i] for i in [*best, *rest]]
+        best = [kept[i] for i in np.argsort(-total, kind="stable")] + rest
+        near = cheap.get("cosine", np.ones(len(found)))
+        return [found[i] for i in best if i == best[0] or near[i] >= NEAR * near.max()]
 
     def _cheap(self, question: str, found: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
         """Return the features that need no language model, one value a candidate."""
