@@ -36,7 +36,7 @@ BEFORE, AFTER = 0.4, 0.1
 HEADING = 0.3
 """Weight of the headings' coverage: 0.2 to 0.5 raise the first sentence on the tuning half by 0.03-0.07."""
 NEAR = 0.5
-"""Least cosine behind the first sentence, as a share of the best one's; those that answered had 0.6 or more."""
+"""Least cosine behind the first sentence, as a share of the best one's; what answered had 0.6 or more."""
 UNKNOWN = -0.5
 """Score, in standard deviations, of a neighbour that is no candidate, and the least that one adds."""
 MOST_SCORED = 24
