@@ -140,9 +140,11 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
 
 
 def _said(result: ToolMessage) -> str:
-    """A result as the user is told it; LangChain words a rejection for the model."""
+    """A result as the user is told it; LangChain words rejections and edits for the model."""
     if result.status == "error" and result.text.startswith("User rejected the tool call"):
         return f"{result.name} was not called: {result.text.partition('with reason: ')[2] or 'not allowed.'}"
+    if result.text.startswith("Note: a human reviewer replaced this tool call"):
+        return result.text.partition("Tool response:")[2].strip()
     return result.text
 
 

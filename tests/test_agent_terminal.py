@@ -114,7 +114,7 @@ def test_approval_by_yes_no_edit_and_always(start: Start, tmp_path: Path) -> Non
     chat.type("e\r")
     chat.expect("(JSON or text, empty keeps it): ")
     chat.type("delta\r")
-    chat.expect("the tool said: marked")
+    chat.expect("marked")
     assert marks(tmp_path) == ["alpha", "delta"]
     chat.line("/clear")
     chat.line("act epsilon")
@@ -193,7 +193,7 @@ def test_pastes_of_many_lines(start: Start) -> None:
     chat.expect(PROMPT)
     chat.type("\x1b[200~" + "\n".join(f"row {n}" for n in range(10_000)) + "\x1b[201~")
     chat.type("\r")
-    chat.expect("(10000 lines)", timeout=120)
+    chat.expect("(10000", timeout=120)
     chat.line("/bye")
     assert chat.wait() == 0
 

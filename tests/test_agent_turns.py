@@ -275,3 +275,69 @@ def test_steering_without_a_tool(context: RunContext) -> None:
 def test_routes_without_their_tool_are_not_available() -> None:
     routing = Routing(FixedRouter("direct"), frozenset({"calculator"}), documents=False)  # type: ignore[arg-type]
     assert routing._available == ("direct", "calculator")
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"),
+    [
+        ({"type": "reject", "message": "no time"}, "run_python was not called: no time"),
+        (
+            {"type": "edit", "edited_action": {"name": "run_python", "args": {"code": "print(2)"}}},
+            "ran print(2)",
+        ),
+        ({"type": "approve"}, "ran print(1)"),
+    ],
+)
+def test_a_steered_turn_tells_the_user_what_became_of_the_call(decision: dict[str, Any], said: str) -> None:
+    @tool
+    def run_python(code: str) -> str:
+        """Runs code."""
+        return f"ran {code}"
+
+    agent = build_graph(
+        scripted("never said"),
+        tools=[run_python],
+        router=FixedRouter("run"),  # type: ignore[arg-type]
+        steered=True,
+        checkpointer=InMemorySaver(),
+    )
+    pause = list(stream_events(agent, "Run this code: print(1)", config=CONFIG))[-1]
+    assert isinstance(pause, Approval)
+    assert resume(agent, pause, decision).text == said
+
+
+def test_a_turn_is_stopped_from_another_thread_within_a_token() -> None:
+    import threading
+
+    from agent.stop import Stop, Stopped
+
+    stop, seen = Stop(), list[str]()
+    agent = build_graph(scripted("word " * 400, pace=0.02), checkpointer=InMemorySaver())
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        for event in stream_events(agent, "go", context=RunContext(stop=stop), config=CONFIG):
+            seen.append(getattr(event, "text", ""))
+    assert time.monotonic() - started < 3 and 1 < len(seen) < 100
+
+
+def test_a_hanging_tool_is_stopped_at_once_and_the_closed_turn_is_over() -> None:
+    import threading
+
+    from agent.stop import Stop, Stopped
+    from agent.threads import close_turn, is_unfinished
+
+    stop = Stop()
+    agent = graph(
+        calls("bad", x="1"), "fine", tools=[misbehaving(lambda: time.sleep(5))], checkpointer=InMemorySaver()
+    )
+    threading.Timer(0.2, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        list(stream_events(agent, "go", context=RunContext(stop=stop), config=CONFIG))
+    assert time.monotonic() - started < 2 and is_unfinished(agent.get_state(CONFIG))
+    close_turn(agent, CONFIG, "(stopped)")
+    assert not is_unfinished(agent.get_state(CONFIG))
+    messages = agent.get_state(CONFIG).values["messages"]
+    assert [m.type for m in messages] == ["human", "ai", "tool", "ai"] and messages[-1].text == "(stopped)"
+    assert last(list(stream_events(agent, "next", config=CONFIG))).text == "fine"

@@ -17,7 +17,10 @@ def report_passages(parts: Parts, question: str) -> None:
     if not parts.has_documents():
         console.say("no documents to show")
         return
-    for number, document in enumerate(parts.retriever.invoke(question), 1):
+    found = parts.retriever.invoke(question)
+    if not found:
+        console.say("no passages were found")
+    for number, document in enumerate(found, 1):
         score = document.metadata.get("score")
         shown = f" ({score:.2f})" if isinstance(score, float) else ""
         console.say(f"passage {number}: {console.place(document.metadata)}{shown}")
