@@ -52,7 +52,7 @@ class CrossEncoderReranker:
         return CrossEncoder(str(self.folder), device=self.device, local_files_only=True)
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:
-        """The model's logit for each (query, text)."""
+        """The model's score of each (query, text); with one label a sigmoid of its logit."""
         if not texts:
             return []
         pairs = [(query, text) for text in texts]
