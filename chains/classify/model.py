@@ -24,9 +24,9 @@ from llms.protocols import Scorer
 TEMPERATURE = 1.25
 """Nats; between what calibrates SmolLM2-135M best on news (1.0) and on banking intents (1.5)."""
 PRIOR_SHARE = 0.9
-"""Share of a label's log-probability without a text that is taken off. Right on news / banking intents, tuning
-halves: 0.70 / 0.71; 0.8 of it 0.68 / 0.67, all of it 0.69 / 0.66. Other content-free texts, other phrases and
-means over several phrases were no better by more than noise."""
+"""Share of a label's log-probability without a text that is taken off. Right on news / banking intents,
+tuning halves: 0.70 / 0.71; 0.8 of it 0.68 / 0.67, all of it 0.69 / 0.66. Other content-free texts,
+phrases and means over phrases were no better by more than noise."""
 MULTI_FLOOR, MULTI_MARGIN = 2.3, 2.0
 """With `multi` a label is as likely as not to apply at this gain, or so far below the best label's if that is
 more."""
