@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 from llms.errors import UnsupportedModel
 from llms.lean_attention import Attention
+from llms.lean_codes import CodeFile
 from llms.lean_plan import LARGEST
-from llms.lean_weights import Product, four_bit_kernel, on_lattice
+from llms.lean_weights import FEW_ROWS, Product, four_bit_kernel, on_lattice
 from llms.reference import ReferenceDecoder
 from llms.reference_cache import Plan
+
+NOTHING = -1
+"""What to keep of the logits where a pass only fills the cache."""
 
 KINDS = ("MistralForCausalLM", "LlamaForCausalLM")
 """Classes whose layer this decoder implements; what differs inside one is checked by `why_not`."""
@@ -82,6 +86,7 @@ class LeanDecoder(ReferenceDecoder):
         model: A model that `why_not` has nothing against. Weights that change afterwards are not seen.
         window: Longest sequence a slot holds, in tokens; default: the model's `max_position_embeddings`.
         max_slots: Number of slots.
+        codes: Where 4-bit codes are kept; None: nowhere, they are found anew when they are first needed.
         four_bit: Whether to read weights on a 4-bit lattice as such (see `llms.lean_weights`); None: where
             the weights of every layer lie on one, and this CPU has the kernel.
 
@@ -90,7 +95,13 @@ class LeanDecoder(ReferenceDecoder):
     """
 
     def __init__(
-        self, model: Any, *, window: int | None = None, max_slots: int = 64, four_bit: bool | None = None
+        self,
+        model: Any,
+        *,
+        window: int | None = None,
+        max_slots: int = 64,
+        codes: CodeFile | None = None,
+        four_bit: bool | None = None,
     ) -> None:
         if reason := why_not(model):
             raise UnsupportedModel(f"Expected a model that the lean decoder serves, found {reason}.")
@@ -101,6 +112,7 @@ class LeanDecoder(ReferenceDecoder):
         self.four_bit = _is_four_bit(model) if four_bit is None else four_bit
         self._layers = [_layer(layer, self.four_bit) for layer in inner.layers]
         self._head = Product([model.lm_head.weight])
+        self._codes, self._coded = codes, not self.four_bit
         self._cos, self._sin = self._rotation(inner.rotary_emb)
 
     def describe(self) -> str:
@@ -118,8 +130,37 @@ class LeanDecoder(ReferenceDecoder):
         low, high = sin.transpose(0, 1).chunk(2, -1)
         return cos.transpose(0, 1), torch.cat([-low, high], -1)
 
+    def _forward(self, slots: list[int], tokens: list[list[int]], keep: int) -> list[Tensor]:
+        """Run the last token of a lone prompt as a step of its own, where steps read the weights in 4 bits.
+
+        So a prompt that is cached but for its last token goes on with the very same bits as one that is not:
+        the same seed gives the same answer again.
+        """
+        if self.four_bit and keep and len(slots) == 1 and len(tokens[0]) > FEW_ROWS:
+            super()._forward(slots, [tokens[0][:-1]], NOTHING)
+            tokens = [tokens[0][-1:]]
+        return super()._forward(slots, tokens, keep)
+
+    def _find_codes(self) -> None:
+        """Have every product read 4-bit codes: the kept ones, else new ones, which are kept."""
+        products = {
+            f"{index}.{name}": getattr(layer, name)
+            for index, layer in enumerate(self._layers)
+            for name in ("qkv", "out", "gate_up", "down")
+        }
+        kept = self._codes.read() if self._codes else None
+        for name, product in products.items():
+            product.codes = (kept[name], kept[f"{name}.scales"]) if kept else product.encode()
+        if self._codes and not kept:
+            found = {name: product.codes[0] for name, product in products.items()}
+            found |= {f"{name}.scales": product.codes[1] for name, product in products.items()}
+            self._codes.write(found)
+        self._coded = True
+
     def _pass(self, ids: Tensor, positions: Tensor, plan: Plan, keep: int) -> Tensor:
         n, k = ids.shape
+        if not self._coded and n * k <= FEW_ROWS:
+            self._find_codes()
         places = positions.reshape(-1)
         x, cos, sin = F.embedding(ids.reshape(-1), self._embedding), self._cos[places], self._sin[places]
         sight = self._sight(positions, plan)
@@ -130,6 +171,8 @@ class LeanDecoder(ReferenceDecoder):
             x = x + layer.out(attend(index, q, new_keys, new_values))
             gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2, -1)
             x += layer.down(F.silu(gate).mul_(up))
+        if keep == NOTHING:
+            return x.new_empty(n, 0, self.vocab_size)
         if keep:
             x = x.view(n, k, -1)[:, k - keep :].flatten(0, 1)
         return self._head(self._norm(x)).view(n, -1, self.vocab_size)

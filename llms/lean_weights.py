@@ -36,13 +36,13 @@ class Product:
 
     Args:
         weights: The matrices. fp32 ones are kept by reference, bf16 ones are copied.
-        four_bit: Read weights on a 4-bit lattice as such; see `on_lattice`.
+        four_bit: Read weights on a 4-bit lattice as such (see `on_lattice`), from `codes` where they are set.
     """
 
     def __init__(self, weights: Sequence[Tensor], *, four_bit: bool = False) -> None:
         self._weights = [w.detach() for w in weights]
         self._packed: Tensor | None = None
-        self._codes: tuple[Tensor, Tensor] | None = None
+        self.codes: tuple[Tensor, Tensor] | None = None
         self.four_bit = four_bit
         if self._weights[0].dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             joined = torch.cat(self._weights) if len(weights) > 1 else self._weights[0]
@@ -51,7 +51,7 @@ class Product:
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply x [m, width]; return [m, all rows] in its dtype."""
         if self.four_bit and x.shape[0] <= FEW_ROWS:
-            codes, scales = self._codes or self._encode()
+            codes, scales = self.codes or self.encode()
             return torch._weight_int4pack_mm_for_cpu(x.contiguous(), codes, BLOCK, scales)
         if self._packed is not None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
@@ -59,15 +59,13 @@ class Product:
         products = [F.linear(x, w) for w in self._weights]
         return torch.cat(products, -1) if len(products) > 1 else products[0]
 
-    def _encode(self) -> tuple[Tensor, Tensor]:
-        """Find the 4-bit codes, at the first product that reads them: loading and prefill do not wait."""
-        parts = [lattice(w) for w in self._weights]
-        codes = torch.cat([part[0] for part in parts])
-        scales = torch.cat([part[1] for part in parts])
-        offsets = torch.cat([part[2] for part in parts]) + 8 * scales  # the kernel reads (code - 8) x scale
-        pairs = torch.stack([scales, offsets], -1).to(self._weights[0].dtype).transpose(0, 1).contiguous()
-        self._codes = torch._convert_weight_to_int4pack_for_cpu(codes, 1), pairs
-        return self._codes
+    def encode(self) -> tuple[Tensor, Tensor]:
+        """Find the 4-bit codes: uint8 as the kernel wants them; scales and offsets [width / 32, rows, 2]."""
+        codes, scales, low = lattice(torch.cat(self._weights))
+        pairs = torch.stack([scales, low + 8 * scales], -1)  # the kernel reads (code - 8) x scale + offset
+        pairs = pairs.to(self._weights[0].dtype).transpose(0, 1).contiguous()
+        self.codes = torch._convert_weight_to_int4pack_for_cpu(codes, 1), pairs
+        return self.codes
 
 
 def four_bit_kernel() -> bool:

@@ -127,8 +127,11 @@ def _why_not_lean(loaded: LoadedModel) -> str | None:
 
 def _lean(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
     from llms.lean import LeanDecoder
+    from llms.lean_codes import CodeFile
 
-    return LeanDecoder(loaded.model, window=window, max_slots=max_slots)
+    ours = loaded.folder and loaded.source and loaded.source.kind in ("embedded", "gguf")
+    codes = CodeFile(loaded.folder) if ours and loaded.folder else None
+    return LeanDecoder(loaded.model, window=window, max_slots=max_slots, codes=codes)
 
 
 def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
