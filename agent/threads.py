@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveM
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import END
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from agent.errors import ThreadError
 from agent.folders import private_file
@@ -149,7 +150,8 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
     begin = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=len(messages))
     turn = messages[begin:]
     answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
-    change: list[Any] = [RemoveMessage(id=message.id) for message in turn]
+    # All out and the kept ones in again: a step that could not be written may name messages nobody has.
+    change: list[Any] = [RemoveMessage(id=REMOVE_ALL_MESSAGES), *messages[:begin]]
     if text is not None or answered:
         said = text if text is not None else "(no answer: an error ended this turn)"
         calls = [c for m in turn if isinstance(m, AIMessage) for c in m.tool_calls if c["id"] not in answered]

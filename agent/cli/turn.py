@@ -7,6 +7,7 @@ so).
 from __future__ import annotations
 
 import json
+import select
 import signal
 import sys
 import threading
@@ -142,6 +143,9 @@ def _edited(args: dict[str, Any]) -> dict[str, Any] | None:
 def _input(prompt: str) -> str:
     sys.stderr.write(prompt)
     sys.stderr.flush()
+    # A Ctrl-C that comes just before a blocking read would be seen after it: so nothing blocks for long.
+    while not select.select([sys.stdin], [], [], 0.2)[0]:
+        pass
     line = sys.stdin.readline()
     if not line:
         raise EOFError
