@@ -46,6 +46,7 @@ def test_header_fields_are_in_no_summary_but_name_the_part() -> None:
     [
         ("[It](https://x.y/z) and\n``len()`` of *every* **big** box.", "It and `len()` of every big box."),
         (":pep:`8`, :func:`~os.path`, as `Knuth <https://k>`_ said [1]_.", "PEP 8, os.path, as Knuth said."),
+        ("The \\*Network classes", "The *Network classes"),
         ("f(*args, **kwargs) costs 2 * 3 * 4 in `x_y`", "f(*args, **kwargs) costs 2 * 3 * 4 in `x_y`"),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import merge_configs
 
 from chains.prompts import load_prompt
 
@@ -28,14 +29,19 @@ _FIM = (
 )
 
 
-def innermost(llm: Any) -> Any:
-    """Return the model inside `.bind()` and `.with_config()`."""
+def unwrapped(llm: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
+    """Return the model inside `.bind()` and `.with_config()`, and what these bound: options and config."""
+    options: dict[str, Any] = {}
+    config: RunnableConfig = {}
     for _ in range(16):
         inner = getattr(llm, "bound", None)
         if inner is None:
             break
+        # What was bound last, on the outside, wins.
+        options = {**getattr(llm, "kwargs", {}), **options}
+        config = merge_configs(getattr(llm, "config", None), config)
         llm = inner
-    return llm
+    return llm, options, config
 
 
 def fim_marks(llm: Any) -> tuple[str, str, str] | None:
@@ -44,7 +50,7 @@ def fim_marks(llm: Any) -> tuple[str, str, str] | None:
     Looks at `runtime().tokenizer` (models of this package) and `pipeline.tokenizer` (LangChain's own for
     pipelines).
     """
-    model = innermost(llm)
+    model = unwrapped(llm)[0]
     runtime = getattr(model, "runtime", None)
     holder = runtime() if callable(runtime) else getattr(model, "pipeline", None)
     tokenizer = getattr(holder, "tokenizer", None)
@@ -69,7 +75,7 @@ class Continuer:
         """Keep the model, its fill-in-the-middle marks and what a drawn continuation ends before."""
         self._stop = stop
         self._llm, self._code, self._max_tokens, self._fim = llm, code, max_tokens, fim
-        self._inner = innermost(llm)
+        self._inner, self._options, self._bound = unwrapped(llm)
         self._raw = isinstance(self._inner, BaseLLM)
 
     @property
@@ -110,8 +116,17 @@ class Continuer:
 
     def _generated(self, prefix: str, suffix: str, config: RunnableConfig, **wanted: Any) -> list[str]:
         prompt, lead = self._prompt(prefix, suffix)
-        known = self._known(max_tokens=self._max_tokens, **wanted)
-        made = self._inner.generate([prompt], stop=self._stop, callbacks=config.get("callbacks"), **known)
+        options = {**self._options, **self._known(max_tokens=self._max_tokens, **wanted)}
+        stop = [*(options.pop("stop", None) or []), *(self._stop or [])] or None
+        whole = merge_configs(self._bound, config)
+        made = self._inner.generate(
+            [prompt],
+            stop=stop,
+            callbacks=whole.get("callbacks"),
+            tags=whole.get("tags"),
+            metadata=whole.get("metadata"),
+            **options,
+        )
         return [str(one.text).removeprefix(lead) for one in made.generations[0]]
 
     def _prompt(self, prefix: str, suffix: str) -> tuple[str, str]:

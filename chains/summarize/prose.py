@@ -22,6 +22,7 @@ _MARKUP: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...
     (re.compile(r"``([^`\n]+)``"), r"`\1`"),
     (re.compile(r"\*\*([^*\n]+)\*\*"), r"\1"),
     (re.compile(r"(?<![\w*])\*(\w[^*\n]*?)\*(?![\w*])"), r"\1"),
+    (re.compile(r"\\([*_`|\\])"), r"\1"),
     (re.compile(r"\s+(?=[.,;:](?:\s|$))"), ""),  # what a footnote's mark leaves behind
 )
 _ABOUT = (
