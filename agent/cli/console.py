@@ -193,7 +193,7 @@ def progress_bar(what: str) -> Iterator[Callable[[Step], None]]:
         task = bar.add_task(what)
 
         def draw(step: Step) -> None:
-            text = shorten(f"{what}: {step.text}", 48)
+            text = shorten(f"{what}: {step.text}" if step.text else what, 48)
             bar.update(task, completed=step.done, total=step.total or None, description=text)
 
         yield draw
@@ -206,6 +206,6 @@ def _lines(what: str) -> Callable[[Step], None]:
         nonlocal last
         if time.monotonic() - last >= 10:
             last = time.monotonic()
-            note(f"{what}: {step.done} of {step.total}, {step.text}")
+            note(f"{what}: {step.done} of {step.total}" + (f", {step.text}" if step.text else ""))
 
     return say
