@@ -69,11 +69,12 @@ class Engine:
         self.queue.add(handle)
         return handle
 
-    def score(self, items: Sequence[ScoreItem]) -> list[list[float]]:
+    def score(self, items: Sequence[ScoreItem], *, keep: bool = False) -> list[list[float]]:
         """Return the log-probability (nats) of each continuation of each item, in order.
 
         Args:
             items: Pairs (prompt ids, list of continuation ids), none of them empty.
+            keep: Whether each prompt stays in the prefix cache, because more is asked after it.
 
         Raises:
             ContextOverflow: A prompt and a continuation do not fit the window.
@@ -87,7 +88,7 @@ class Engine:
                     prompt_tokens=length,
                     window=self.decoder.window,
                 )
-        job = ScoreJob(items, self._lock)
+        job = ScoreJob(items, self._lock, keep=keep)
         with self._lock:
             self._jobs.append(job)
         try:

@@ -94,12 +94,14 @@ class ScoreJob:
     Args:
         items: Prompts and continuations, none of them empty.
         lock: The engine's lock, for `ready`.
+        keep: Whether each prompt's KV stays cached, and not only what several share.
     """
 
-    def __init__(self, items: Sequence[ScoreItem], lock: threading.Lock) -> None:
+    def __init__(self, items: Sequence[ScoreItem], lock: threading.Lock, *, keep: bool = False) -> None:
         self.ready = threading.Condition(lock)
         self.results: list[list[float]] = [[0.0] * len(continuations) for _, continuations in items]
         self.error: BaseException | None = None
+        self._keep = keep
         rows = [_Row(i, list(p), [list(c) for c in cs]) for i, (p, cs) in enumerate(items) if cs]
         # Sorted, prompts with a common beginning are neighbours.
         self._todo = _grouped(sorted(rows, key=lambda row: row.prompt))
@@ -130,6 +132,8 @@ class ScoreJob:
             self._continue(rows, decoder, table)
         finally:
             keep = {group.slot for group in groups if len(group.rows) > 1}
+            if self._keep:
+                keep.update(row.slot for group in groups for row in group.rows)
             for slot in busy:
                 table.release(slot, keep=slot in keep)
         for group in groups:

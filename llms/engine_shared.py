@@ -95,29 +95,39 @@ class Runtime:
         return self.engine.score([self._score_item(prompt, texts) for prompt, texts in requests])
 
     def _score_item(self, prompt: Prompt, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Tokenize a prompt with each continuation as one text, and split where all agree.
-
-        A tokenizer may merge the prompt's last characters with a continuation's first ones. Splitting each
-        full text at the shortest common prefix compares the continuations on equal terms, as the sum over the
-        same text positions.
-        """
+        """Tokenize a prompt with its continuations."""
         if isinstance(prompt, str):
-            text, special = prompt, True
-        else:
-            _check_messages(prompt)
-            text, special = self.prompts.render(prompt), False
+            return self.split(prompt, texts)
+        _check_messages(prompt)
+        return self.split(self.prompts.render(prompt), texts, special=False)
+
+    def split(
+        self, text: str, continuations: Sequence[str], *, special: bool = True
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokenize a text with each continuation as one, and split where all agree.
+
+        A tokenizer may merge the text's last characters with a continuation's first ones. Splitting each full
+        text at the shortest common prefix compares the continuations on equal terms, as the sum over the same
+        text positions.
+
+        Returns:
+            The ids all begin with, and the rest of each.
+
+        Raises:
+            BadRequest: An empty continuation.
+        """
         base = self.encode(text, special=special)
-        full = [self.encode(text + continuation, special=special) for continuation in texts]
-        for continuation, ids in zip(texts, full, strict=True):
+        full = [self.encode(text + continuation, special=special) for continuation in continuations]
+        for continuation, ids in zip(continuations, full, strict=True):
             if not continuation or not ids:
                 raise BadRequest(f"Expected continuations with text, found {continuation!r}. Leave it out.")
-        split = min([len(base), *(min(common_prefix(ids, base), len(ids) - 1) for ids in full)])
-        if split == 0:
+        place = min([len(base), *(min(common_prefix(ids, base), len(ids) - 1) for ids in full)])
+        if place == 0:
             # Nothing stands before the first token: the model's own start of text does.
             start = self.tokenizer.bos_token_id
             start = start if start is not None else next(iter(self.end_ids), 0)
             return [int(start)], full
-        return base[:split], [ids[split:] for ids in full]
+        return base[:place], [ids[place:] for ids in full]
 
 
 def shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime:

@@ -17,9 +17,9 @@ from llms.grammar import LazyConstraint, json_of, union
 from llms.grammar_schema import check_schema, prepared
 from llms.prompts import message_text
 from llms.tool_choice import ToolScorer, choose_tool
+from llms.tool_copy import copied_arguments
 from llms.tool_format import ToolFormat
 from llms.tool_output import ArgumentsTranslator, CallsTranslator
-from llms.tool_spans import limited_to_spans
 
 if TYPE_CHECKING:
     from llms.chat_params import GenerationParams
@@ -93,13 +93,12 @@ def _arguments(
     """Plan a call of one tool: the prompt already opens it, the model writes the arguments."""
     form = runtime.prompts.tool_format
     schema = tool["function"].get("parameters") or {"type": "object", "properties": {}}
+    opened = runtime.prompts.render(messages, [tool]) + _opening(form, _name(tool))
     if copy_from is not None:
-        schema = limited_to_spans(schema, copy_from)
-    opened = _opening(form, _name(tool))
-    prompt = runtime.encode(runtime.prompts.render(messages, [tool]) + opened, special=False)
+        schema = copied_arguments(runtime, opened, {**tool["function"], "parameters": schema}, copy_from)
     return Call(
         runtime=runtime,
-        prompt=prompt,
+        prompt=runtime.encode(opened, special=False),
         params=params,
         constraint=lambda: runtime.grammars.schema(schema),
         translator=lambda: ArgumentsTranslator(_name(tool)),

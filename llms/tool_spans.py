@@ -21,6 +21,7 @@ _QUOTES = ("\"'`\u201c\u2018\u00ab\u300c\u300e", "\"'`\u201d\u2019\u00bb\u300d\u
 """Opening and closing quotation marks: ASCII, curly, guillemets, Japanese."""
 _EDGES = " \t\n.,;:!?()[]{}<>\u201e\u3001\u3002\uff0c\uff01\uff1f\uff08\uff09" + "".join(_QUOTES)
 _QUOTED = re.compile(f"[{_QUOTES[0]}]([^{_QUOTES[1]}]{{1,200}})[{_QUOTES[1]}]")
+_HELD = re.compile(r"\d").search
 _FREE = {"enum", "const", "pattern", "format", "anyOf", "oneOf", "allOf", "$ref"}
 
 
@@ -53,18 +54,34 @@ def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
         schema: An object schema.
         text: The message to copy from.
     """
-    copies, digits = spans(text), numbers(text)
-    kinds = [
-        inner.get("type") for inner in schema.get("properties", {}).values() if isinstance(inner, Mapping)
-    ]
-    if digits and {"integer", "number"} & {k for k in kinds if isinstance(k, str)}:
-        # A number goes to the argument that is one: "50 dollars" gives the amount 50, not the currency "50".
-        copies = [piece for piece in copies if not _NUMBER.fullmatch(piece)]
+    copies, digits = candidates(text, schema), numbers(text)
     narrowed = dict(schema)
     narrowed["properties"] = {
         name: _narrowed(inner, copies, digits) for name, inner in schema.get("properties", {}).items()
     }
     return narrowed
+
+
+def candidates(text: str, schema: Mapping[str, Any], argument: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the spans that may become a text argument.
+
+    A number goes to the argument that is one: where the tool takes as many numbers as the message holds, "50
+    dollars" gives the amount 50 and never the currency "50 dollars".
+
+    Args:
+        text: The message to copy from.
+        schema: The tool's parameters, an object schema.
+        argument: The argument's own schema, for its length bounds.
+    """
+    found = spans(text)
+    kinds = [
+        inner.get("type") for inner in schema.get("properties", {}).values() if isinstance(inner, Mapping)
+    ]
+    numeric = sum(kind in ("integer", "number") for kind in kinds)
+    if numeric:
+        taken = _HELD if len(numbers(text)) <= numeric else _NUMBER.fullmatch
+        found = [piece for piece in found if not taken(piece)]
+    return [piece for piece in found if _fits_length(piece, argument or {})]
 
 
 def _narrowed(schema: Any, copies: list[str], digits: list[int | float]) -> Any:

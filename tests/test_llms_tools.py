@@ -19,10 +19,11 @@ from llms.errors import BadRequest, UnsupportedSchema
 from llms.grammar import JsonConstraint
 from llms.grammar_schema import check_schema, prepared
 from llms.prompts import PromptBuilder
+from llms.tool_copy import copied_arguments
 from llms.tool_format import GENERIC, MISTRAL, detect, parse_calls, short_id
 from llms.tool_output import CallsTranslator
 from llms.tool_plan import calls_grammar
-from llms.tool_spans import numbers, spans
+from llms.tool_spans import candidates, limited_to_spans, numbers, spans
 
 # A template of the shape that Mistral's has: no system role, strict alternation, nine-character ids.
 MISTRAL_LIKE = """{%- set ns = namespace(n=0) -%}
@@ -279,6 +280,48 @@ def test_spans_and_numbers() -> None:
     found = spans("Create a customer named '你好啊集团' in San Francisco, CA.")
     assert {"你好啊集团", "San Francisco, CA", "San Francisco"} <= set(found)
     assert numbers("Pay 1,200 or -3.5 for A4, f(3)") == [1200, -3.5, 3]
+
+
+EMAIL: dict[str, Any] = {
+    "name": "send_email",
+    "description": "Send an email to a person",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "to": {"type": "string"},
+            "subject": {"type": "string"},
+            "copies": {"type": "integer"},
+        },
+        "required": ["to", "subject"],
+    },
+}
+
+
+def test_arguments_are_spans_of_the_message_that_share_no_words(chat: ChatLocal) -> None:
+    text = "Send Paul an email with subject Meeting moved."
+    found = copied_arguments(chat.runtime(), "x", EMAIL, text)["properties"]
+    to, subject = found["to"]["const"], found["subject"]["const"]
+    assert to in text and subject in text and "email" not in (to, subject)
+    assert text.index(to) + len(to) <= text.index(subject) or text.index(subject) + len(
+        subject
+    ) <= text.index(to)
+    tool = {"type": "function", "function": EMAIL}
+    call = chat.bind_tools([tool], tool_choice="send_email").invoke(text).tool_calls[0]
+    assert call["args"]["to"] == "Paul" and call["args"]["subject"] == "Meeting moved"
+
+
+def test_candidates_leave_numbers_to_arguments_that_are_numbers() -> None:
+    schema: dict[str, Any] = {"properties": {"amount": {"type": "number"}, "source": {"type": "string"}}}
+    assert candidates("50 dollars", schema) == ["dollars"]
+    assert "Pier 39" in candidates("Pier 39 for 4", schema)
+    assert candidates("a bcd", {}, {"minLength": 3}) == ["bcd", "a bcd"]
+    assert limited_to_spans(schema, "50 dollars")["properties"]["amount"] == {"enum": [50]}
+
+
+def test_a_message_without_words_to_copy_is_written_freely(chat: ChatLocal) -> None:
+    tool = {"type": "function", "function": EMAIL}
+    call = chat.bind_tools([tool], tool_choice="send_email").invoke("?!", max_tokens=40).tool_calls[0]
+    jsonschema.validate(call["args"], EMAIL["parameters"])
 
 
 def test_the_cases_file_is_whole() -> None:
