@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Literal
 
 from agent.settings import Settings
@@ -31,11 +30,9 @@ class Finding:
 
 def check_all(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order in which a set-up goes wrong."""
-    checks: dict[str, Callable[[Settings], Finding]] = {
+    checks: dict[str, Callable[[Settings], Finding | Iterable[Finding]]] = {
         "python": _python,
-        "torch": _torch,
         "gpu": _gpu,
-        "nf4": _bitsandbytes,
         "memory": _memory,
         "model": _model,
         "embedder": _embedder,
@@ -45,7 +42,8 @@ def check_all(settings: Settings) -> Iterator[Finding]:
     }
     for name, check in checks.items():
         try:
-            yield check(settings)
+            found = check(settings)
+            yield from [found] if isinstance(found, Finding) else found
         except Exception as error:  # a doctor that falls ill on what it finds helps nobody
             yield Finding(name=name, state="broken", text=f"{type(error).__name__}: {error}")
 
@@ -55,74 +53,11 @@ def _python(_: Settings) -> Finding:
     return Finding(name="python", state="ok", text=text)
 
 
-def _torch(_: Settings) -> Finding:
-    import torch
+def _gpu(_: Settings) -> Iterator[Finding]:
+    from llms.diagnosis import diagnose
 
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    return Finding(
-        name="torch",
-        state="ok",
-        text=f"torch {torch.__version__} ({build}), {torch.get_num_threads()} threads",
-    )
-
-
-def _gpu(_: Settings) -> Finding:
-    import shutil
-
-    import torch
-
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        return Finding(
-            name="gpu", state="ok", text=f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-        )
-    if shutil.which("nvidia-smi") is None:
-        return Finding(
-            name="gpu", state="missing", text="no NVIDIA driver found: the embedded model runs on the CPU"
-        )
-    if not torch.version.cuda:
-        return Finding(
-            name="gpu",
-            state="broken",
-            text="an NVIDIA driver is here, and torch is a CPU-only build",
-            advice=f"pip install --force-reinstall torch=={torch.__version__.split('+')[0]}",
-        )
-    return Finding(
-        name="gpu",
-        state="broken",
-        text=f"an NVIDIA driver is here, and torch (CUDA {torch.version.cuda}) cannot use it",
-        advice="compare with the driver's CUDA version: nvidia-smi",
-    )
-
-
-def _bitsandbytes(_: Settings) -> Finding:
-    try:
-        found = version("bitsandbytes")
-    except PackageNotFoundError:
-        return Finding(
-            name="nf4",
-            state="broken",
-            text="bitsandbytes is not installed",
-            advice="pip install bitsandbytes",
-        )
-    if find_spec("kernels") is not None:
-        return Finding(
-            name="nf4",
-            state="broken",
-            text=f"bitsandbytes {found}, and the package kernels, for which it downloads code from the Hub",
-            advice="pip uninstall kernels",
-        )
-    import bitsandbytes.cextension as extension
-
-    if type(extension.lib).__name__.startswith("ErrorHandler"):
-        return Finding(
-            name="nf4",
-            state="broken",
-            text=f"bitsandbytes {found} without its native library",
-            advice="python -m bitsandbytes",
-        )
-    return Finding(name="nf4", state="ok", text=f"bitsandbytes {found}")
+    for found in diagnose():
+        yield Finding(name=found.name, state=found.state, text=found.detail, advice=found.fix)
 
 
 def _memory(settings: Settings) -> Finding:
@@ -139,23 +74,12 @@ def _memory(settings: Settings) -> Finding:
     return Finding(name="memory", state="ok", text=text)
 
 
-def _model(settings: Settings) -> Finding:
-    from llms.fetch import embedded_path
+def _model(settings: Settings) -> Iterator[Finding]:
+    from agent.build import Parts
+    from llms.diagnosis import judge
 
-    if settings.model not in ("auto", "smollm2-135m"):
-        from llms.catalog import resolve
-
-        source = resolve(settings.model)
-        return Finding(name="model", state="ok", text=f"{source.name} ({source.kind}: {source.location})")
-    folder = embedded_path(settings.folders.cache)
-    if folder.is_dir():
-        return Finding(name="model", state="ok", text=f"{settings.model}: the embedded model is at {folder}")
-    return Finding(
-        name="model",
-        state="missing",
-        text="the embedded model has not been fetched yet",
-        advice='it comes with the first question: agent ask "hello"',
-    )
+    for found in judge(Parts(settings).model.load_spec()):
+        yield Finding(name=found.name, state=found.state, text=found.detail, advice=found.fix)
 
 
 def _embedder(_: Settings) -> Finding:

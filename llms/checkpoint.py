@@ -45,6 +45,14 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes as people read it: `14.5 GB`, `92.9 MB`, `462 kB`."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1000:.0f} kB"
+
+
 def manifest(folder: Path) -> dict[str, Any] | None:
     """Read a folder's manifest; None where there is none or it is not readable JSON."""
     try:

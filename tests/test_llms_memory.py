@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
-from llms import footprint, gpu, memory
+from llms import footprint, memory
 from llms.errors import ContextOverflow, NotEnoughMemory
 from llms.facts import Facts, Tensor, read
 from llms.footprint import token_bytes, weight_bytes
@@ -231,51 +231,6 @@ def test_a_growing_conversation_stops_at_the_window_with_an_error_that_says_so(t
             messages.append(HumanMessage(f"turn {turn}"))
             messages.append(AIMessage(str(chat.invoke(messages).content)))
     assert 10 < turn < 200
-
-
-def test_a_diagnosis_names_every_part_and_a_mend_for_what_is_wrong() -> None:
-    findings = gpu.diagnose()
-    assert [found.name for found in findings] == ["driver", "torch", "gpu memory", "bitsandbytes", "kernels"]
-    for found in findings:
-        assert found.detail
-        assert found.ok or found.fix
-
-
-def test_the_package_kernels_is_named_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llms.gpu.importlib.util.find_spec", lambda _name: object())
-    (found,) = [found for found in gpu.diagnose() if found.name == "kernels"]
-    assert not found.ok and "pip uninstall kernels" in found.fix
-
-
-def test_a_cpu_only_torch_beside_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_driver", lambda: "NVIDIA H100, 570.1, 80 GB")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert gpu.why_none() == "this torch is the CPU build, but there is a GPU"
-    found = {found.name: found for found in gpu.diagnose()}
-    assert found["driver"].ok
-    assert "CPU build" in found["torch"].detail and "pip install" in found["torch"].fix
-
-
-def test_a_small_gpu_and_a_bitsandbytes_without_its_library_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    small = gpu.Gpu(index=0, name="GTX", total=4 * 10**9, free=3 * 10**9, bf16=False)
-    monkeypatch.setattr(gpu, "gpus", lambda: [small])
-    found = {found.name: found for found in gpu.diagnose()}
-    assert "3.0 of 4.0 GB free" in found["gpu memory"].detail and "6 GB" in found["gpu memory"].fix
-    if not torch.cuda.is_available():
-        assert "no library" in found["bitsandbytes"].detail and found["bitsandbytes"].fix
-
-
-def test_a_bitsandbytes_that_only_pretends_to_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class ErrorHandlerMockBNBNativeLibrary:
-        def __getattr__(self, name: str) -> object:
-            return lambda *_args: None
-
-    monkeypatch.setattr("bitsandbytes.cextension.lib", ErrorHandlerMockBNBNativeLibrary())
-    (found,) = [found for found in gpu.diagnose() if found.name == "bitsandbytes"]
-    assert not found.ok and "no library" in found.detail
 
 
 def test_a_folder_in_the_facts_is_read_once(tmp_path: Path) -> None:

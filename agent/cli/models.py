@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
 from agent.cli.options import settings_from
@@ -20,8 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "action", nargs="?", default="list", choices=sorted(ACTIONS), help="what to do (list)"
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="a model; alias: a new name, then what it stands for"
+        "names", nargs="*", metavar="NAME", help="a model, also as owner/name@revision; alias: NAME MODEL"
     )
+    parser.add_argument("--delete", action="store_true", help="alias: forget NAME")
     parser.add_argument("--revision", metavar="REV", help="pull: branch, tag or commit")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -43,7 +44,7 @@ def _list(registry: Registry, args: argparse.Namespace) -> int:
     shown = [
         {
             "name": row.name,
-            "parameters": f"{row.parameters / 1e9:.2f}B" if row.parameters else "",
+            "parameters": _count(row.parameters),
             "quantization": row.quantization,
             "on disk": _size(row.size),
             "context": row.context,
@@ -63,17 +64,24 @@ def _show(registry: Registry, args: argparse.Namespace) -> int:
         if args.json:
             console.line(json.dumps(asdict(details), ensure_ascii=False, default=str))
             continue
+        row, here = details.row, details.folder is not None
         facts = {
-            "name": details.row.name,
-            "title": details.row.title,
+            "name": row.name,
+            "title": row.title,
+            "aliases": ", ".join(row.aliases),
             "source": f"{details.source.kind} {details.source.location}",
-            "folder": details.folder or "not on this machine",
-            **details.facts,
-            "4-bit checkpoints": len(details.quantized),
-            "problem": details.problem or "none",
+            "folder": details.folder or f"not on this machine; `agent models pull {row.name}` brings it",
+            "on disk": _size(row.size) if here else "",
+            "parameters": _count(row.parameters),
+            "context": f"{row.context:,} tokens" if row.context else "",
+            "fits": row.fits,
+            **_shown(details.facts),
+            "4-bit checkpoints": ", ".join(map(str, details.quantized)),
+            "problem": details.problem,
         }
         for key, value in facts.items():
-            console.line(f"{key}: {value}")
+            if value not in ("", None):
+                console.line(f"{key.replace('_', ' ')}: {value}")
     return 0
 
 
@@ -84,31 +92,52 @@ def _pull(registry: Registry, args: argparse.Namespace) -> int:
                 name,
                 revision=args.revision,
                 notify=console.note,
-                progress=lambda what, done, total: bar(console.Step(done=done, total=total, text=what)),
+                progress=lambda what, done, total: bar(_in_megabytes(what, done, total)),
             )
-        console.line(f"{name} is at {folder}")
+        console.line(
+            json.dumps({"name": name, "folder": str(folder)}) if args.json else f"{name} is at {folder}"
+        )
     return 0
 
 
 def _remove(registry: Registry, args: argparse.Namespace) -> int:
     for name in _named(args):
-        console.line(f"removed {name}, {_size(registry.remove(name))} freed")
+        freed = registry.remove(name)
+        said = json.dumps({"name": name, "freed": freed})
+        console.line(said if args.json else f"removed {name}, {_size(freed)} freed")
     return 0
 
 
 def _default(registry: Registry, args: argparse.Namespace) -> int:
     if args.names:
         registry.set_default(args.names[0])
-    console.line(registry.default)
+    console.line(json.dumps({"default": registry.default}) if args.json else registry.default)
     return 0
 
 
 def _alias(registry: Registry, args: argparse.Namespace) -> int:
-    if args.names:
-        registry.set_alias(args.names[0], args.names[1] if len(args.names) > 1 else None)
+    from agent.errors import RequestError
+
+    if args.delete:
+        for name in _named(args):
+            registry.set_alias(name, None)
+    elif len(args.names) == 2:
+        registry.set_alias(*args.names)
+    elif args.names:
+        raise RequestError(
+            f"expected a new name and the model that it stands for, found {args.names!r}; `--delete NAME` "
+            "forgets one"
+        )
+    if args.json:
+        console.line(json.dumps({"aliases": registry.aliases}, ensure_ascii=False))
+        return 0
     for name, target in registry.aliases.items():
         console.line(f"{name} = {target}")
     return 0
+
+
+def _in_megabytes(what: str, done: int, total: int) -> console.Step:
+    return console.Step(done=done // 10**6, total=max(1, total // 10**6), text=f"MB of {what}")
 
 
 def _ps(registry: Registry, args: argparse.Namespace) -> int:
@@ -123,6 +152,28 @@ def _ps(registry: Registry, args: argparse.Namespace) -> int:
     return 0
 
 
+def _shown(facts: dict[str, Any]) -> dict[str, Any]:
+    from llms.checkpoint import size_text
+
+    words = {True: "yes", False: "no"}
+    shown: dict[str, Any] = {
+        key: words[value] if isinstance(value, bool) else value for key, value in facts.items()
+    }
+    if "context" in facts:
+        sizes = {key: size_text(shown.pop(key)) for key in ("bytes", "needs_bytes")}
+        token = size_text(1000 * shown.pop("kv_bytes_a_token"))
+        shown |= {"parameters": _count(facts["parameters"]), "context": f"{facts['context']:,} tokens"}
+        shown["weights"] = f"{sizes['bytes']} as stored, {sizes['needs_bytes']} loaded"
+        shown["kv_cache"] = f"{token} for 1,000 tokens"
+    return shown
+
+
+def _count(parameters: int | None) -> str:
+    if not parameters:
+        return ""
+    return f"{parameters / 1e9:.2f}B" if parameters >= 10**9 else f"{parameters / 1e6:.1f}M"
+
+
 def _named(args: argparse.Namespace) -> list[str]:
     from agent.errors import RequestError
 
@@ -132,7 +183,9 @@ def _named(args: argparse.Namespace) -> list[str]:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count else "no"
+    from llms.checkpoint import size_text
+
+    return size_text(count) if count else "no"
 
 
 ACTIONS = {
