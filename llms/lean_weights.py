@@ -4,8 +4,9 @@ Knows weights and PyTorch's CPU kernels; refuses to know layers, caches and mode
 matrices that lie side by side (q, k and v; gate and up):
 
 - fp32: one plain product a matrix, exact;
-- bf16: joined, and reordered once for oneDNN (a plain `linear` reorders at every call: 437 us against 220 for
-  3072 x 576 at one row, 1,524 against 1,300 at 64, one thread of a Zen 4);
+- bf16: joined, and reordered for oneDNN at their second use (a plain `linear` reorders at every call, to the
+  same bits: 437 us against 220 for 3072 x 576 at one row, 1,524 against 1,300 at 64, one thread of a Zen 4;
+  the first token of a process does not wait for copies of every weight);
 - bf16 weights that came from a GGUF file in Q4_1 lie on a lattice of 16 values in every block of 32. For up
   to `FEW_ROWS` rows they are read as those 4-bit codes: the same weights but for the rounding of scale and
   offset to bf16, a relative error of 0.0024 where rounding them to bf16 had cost 0.0014. 96 us at one row.
@@ -42,17 +43,18 @@ class Product:
     def __init__(self, weights: Sequence[Tensor], *, four_bit: bool = False) -> None:
         self._weights = [w.detach() for w in weights]
         self._packed: Tensor | None = None
+        self._used = False
         self.codes: tuple[Tensor, Tensor] | None = None
         self.four_bit = four_bit
-        if self._weights[0].dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            joined = torch.cat(self._weights) if len(weights) > 1 else self._weights[0]
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(joined, 16)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply x [m, width]; return [m, all rows] in its dtype."""
         if self.four_bit and x.shape[0] <= FEW_ROWS:
             codes, scales = self.codes or self.encode()
             return torch._weight_int4pack_mm_for_cpu(x.contiguous(), codes, BLOCK, scales)
+        if self._used and self._packed is None and _packs(self._weights[0].dtype):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._joined(), 16)
+        self._used = True
         if self._packed is not None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
             return out
@@ -61,11 +63,18 @@ class Product:
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Find the 4-bit codes: uint8 as the kernel wants them; scales and offsets [width / 32, rows, 2]."""
-        codes, scales, low = lattice(torch.cat(self._weights))
+        codes, scales, low = lattice(self._joined())
         pairs = torch.stack([scales, low + 8 * scales], -1)  # the kernel reads (code - 8) x scale + offset
         pairs = pairs.to(self._weights[0].dtype).transpose(0, 1).contiguous()
         self.codes = torch._convert_weight_to_int4pack_for_cpu(codes, 1), pairs
         return self.codes
+
+    def _joined(self) -> Tensor:
+        return torch.cat(self._weights) if len(self._weights) > 1 else self._weights[0]
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def four_bit_kernel() -> bool:
@@ -89,10 +98,10 @@ def lattice(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def on_lattice(weight: Tensor) -> bool:
-    """Tell whether a bf16 matrix holds 4-bit weights in blocks of 32, from 32 rows spread over it."""
+    """Tell whether a bf16 matrix holds 4-bit weights in blocks of 32, from 16 rows spread over it."""
     if weight.dtype != torch.bfloat16 or weight.shape[1] % BLOCK or weight.shape[0] % 16:
         return False
-    rows = weight.detach()[:: max(1, weight.shape[0] // 32)].contiguous()
+    rows = weight.detach()[:: max(1, weight.shape[0] // 16)].contiguous()
     codes, scales, low = lattice(rows)
     again = (codes.view(*scales.shape, BLOCK) * scales[..., None] + low[..., None]).view(rows.shape)
     exact = rows.float()

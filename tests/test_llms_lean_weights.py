@@ -28,7 +28,9 @@ def four_bit(rows: int, width: int, kind: GGMLQuantizationType) -> Tensor:
 def test_a_product_of_joined_weights_is_the_products_side_by_side(rows: int, dtype: torch.dtype) -> None:
     weights = [random(n, 96, n).to(dtype) for n in (64, 16, 48)]
     x = random(rows, 96, 7).to(dtype) * 20
-    found = Product(weights)(x)
+    product = Product(weights)
+    found = product(x)
+    assert torch.equal(product(x), found) and torch.equal(product(x), found)
     expected = torch.cat([x.double() @ w.double().T for w in weights], -1)
     assert found.dtype == dtype and found.shape == (rows, 128)
     error = 1e-6 if dtype == torch.float32 else 2**-8

@@ -37,7 +37,9 @@ window = int(sys.argv[3])
 loaded = load(LoadSpec(model="smollm2-135m", quantization=sys.argv[2], window=window, device="cpu",
                        cache_dir=Path(sys.argv[1])))
 decoder = make_decoder(loaded, max_slots=1)
-decoder.prefill(0, [(7919 * i) % 40_000 + 20 for i in range(window - 4)])
+tokens = [(7919 * i) % 40_000 + 20 for i in range(window - 4)]
+decoder.prefill(0, tokens[:64])
+decoder.prefill(0, tokens[64:])
 for _ in range(4):
     decoder.step([0], [[5]])
 print(json.dumps({"measured": status("VmHWM") - before, "planned": loaded.memory.total}))
