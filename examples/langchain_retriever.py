@@ -1,6 +1,8 @@
-"""LangChain's own pieces over our store: a prompt, a parser, and `store.retriever()` as the retriever.
+"""LangChain's own retrieval chain over our store: its prompt, its parser, and `store.retriever()`.
 
-python examples/langchain_retriever.py [QUESTION]
+    python examples/langchain_retriever.py [QUESTION]
+
+`create_retrieval_chain` of the package langchain-classic takes `store.retriever()` in the same way.
 """
 
 from __future__ import annotations

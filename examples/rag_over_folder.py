@@ -2,7 +2,7 @@
 
     python examples/rag_over_folder.py [FOLDER] [QUESTION]
 
-The store is kept beside the folder of this script's choosing, so that a second run ingests nothing.
+The store is a temporary one here; give it a folder of its own, and a second run ingests only what changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def main() -> None:
         answer = chain.invoke(question)
         print(answer.text)
         for citation in answer.citations:
-            print(f"[{citation.number}] {citation.source} {citation.heading}: {citation.quote!r}")
+            place = f"{Path(citation.source).name}:{citation.line}" if citation.line else citation.source
+            print(f"[{citation.number}] {place}, {citation.heading}: {citation.quote!r}")
 
 
 if __name__ == "__main__":

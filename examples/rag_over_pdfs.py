@@ -1,4 +1,4 @@
-"""Finds the page of a PDF that answers a question.
+"""Answers a question from PDFs, and cites the page.
 
     python examples/rag_over_pdfs.py [FOLDER_OF_PDFS] [QUESTION]
 
@@ -11,7 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chains import rag_chain
 from chains.retrieval import DocumentStore
+from llms import ChatLocal
 
 
 def sample(folder: Path) -> Path:
@@ -27,7 +29,7 @@ def sample(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Ingests, searches, prints passages with their pages."""
+    """Ingests, asks, prints the answer and the pages that it stands on."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else sample(Path(temporary))
         question = sys.argv[2] if len(sys.argv) > 2 else "When are the otters counted?"
@@ -35,10 +37,12 @@ def main() -> None:
             report = store.ingest(folder)
             for failed in report.failed:
                 print(f"left out: {failed.path}: {failed.reason}", file=sys.stderr)
-            for document in store.retriever(k=2, filter={"type": "pdf"}).invoke(question):
-                meta = document.metadata
-                print(f"{Path(meta['source']).name}, page {meta['page']} ({meta['score']:.2f})")
-                print(f"    {document.page_content.strip()}")
+            retriever = store.retriever(k=4, filter={"type": "pdf"})
+            chain = rag_chain(ChatLocal(temperature=0), retriever, embeddings=store.embeddings)
+            answer = chain.invoke(question)
+            print(answer.text)
+            for citation in answer.citations or answer.nearest:
+                print(f"[{citation.number}] {Path(citation.source).name}, page {citation.page}")
 
 
 if __name__ == "__main__":
