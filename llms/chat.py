@@ -128,6 +128,10 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
         finally:
             handle.close()
 
+    def _streaming_disabled(self, **kwargs: Any) -> bool:
+        # One stream cannot hold several answers: they come whole, whoever listens for tokens.
+        return super()._streaming_disabled(**kwargs) or (kwargs.get("n") or self.n) != 1
+
     def _plan(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         from llms.chat_plan import plan
 

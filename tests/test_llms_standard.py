@@ -1,4 +1,4 @@
-"""LangChain's own tests, inherited: the embedded model in bf16, temperature 0."""
+"""LangChain's own tests, inherited: the embedded models, greedy. It has none for completion models."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
+from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
+from chains.retrieval import default_embeddings
+from chains.retrieval.embedder import default_model_dir
 from llms import ChatLocal
 
 MODEL = "smollm2-135m"
@@ -80,3 +83,32 @@ class TestChatLocalIntegration(ChatModelIntegrationTests):
     @property
     def returns_usage_metadata(self) -> bool:
         return True
+
+
+@pytest.mark.slow
+class TestChatLocalNF4Integration(TestChatLocalIntegration):
+    """The same in 4-bit, as bitsandbytes runs it on a CPU."""
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "quantization": "nf4"}
+
+
+class TestEmbeddingsUnit(EmbeddingsUnitTests):
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        return type(default_embeddings())
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"folder": default_model_dir()}
+
+
+class TestEmbeddingsIntegration(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        return type(default_embeddings())
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"folder": default_model_dir()}

@@ -1,0 +1,129 @@
+"""ChatLocal inside LangChain: saved settings, caches, limits, fallbacks, events, callbacks, tracing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.load import dumps, loads
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import LLMResult
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import RunnableBinding
+
+from llms import ChatLocal, ChatMistralNF4, LocalLLM, MistralNF4
+
+FRANCE = "What is the capital of France?"
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+@pytest.mark.parametrize("kind", [ChatLocal, ChatMistralNF4, LocalLLM, MistralNF4])
+def test_settings_are_saved_and_loaded(kind: Any) -> None:
+    model = kind(temperature=0, stop=["x"], seed=3, window=512)
+    found = loads(dumps(model), allowed_objects=[kind], valid_namespaces=["llms"])
+    assert type(found) is kind and found == model
+    with pytest.raises(ValueError, match="not allowed"):
+        loads(dumps(model), allowed_objects="core")
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+def test_a_bound_model_is_saved_with_what_is_bound() -> None:
+    bound = ChatLocal(model="smollm2-135m").bind(stop=["a"], max_tokens=3)
+    found = loads(dumps(bound), allowed_objects=[ChatLocal, RunnableBinding], valid_namespaces=["llms"])
+    assert found.bound == bound.bound and found.kwargs == bound.kwargs
+
+
+def test_a_rate_limiter_slows_calls_down(chat: ChatLocal) -> None:
+    limiter = InMemoryRateLimiter(requests_per_second=4, check_every_n_seconds=0.01, max_bucket_size=1)
+    limited = chat.model_copy(update={"rate_limiter": limiter})
+    began = time.monotonic()
+    for _ in range(3):
+        limited.invoke("Hi", max_tokens=1)
+    assert time.monotonic() - began >= 0.5
+
+
+async def test_events_of_both_versions(chat: ChatLocal) -> None:
+    whole = chat.invoke(FRANCE).text
+    chunks, last = "", None
+    async for event in chat.astream_events(FRANCE, version="v2"):
+        if event["event"] == "on_chat_model_stream":
+            chunks += event["data"]["chunk"].text
+        last = event
+    assert chunks == whole and last is not None and last["event"] == "on_chat_model_end"
+    assert last["data"]["output"].usage_metadata["output_tokens"] > 0
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+async def test_events_of_version_three(chat: ChatLocal) -> None:
+    stream = await chat.astream_events(FRANCE, version="v3")
+    pieces = [piece async for piece in stream.text]
+    message = await stream.output
+    assert "".join(pieces) == message.text == chat.invoke(FRANCE).text
+    assert len(pieces) > 2 and message.usage_metadata["output_tokens"] > 2
+
+
+class Tokens(BaseCallbackHandler):
+    """Keeps what callbacks are told."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        self.results: list[LLMResult] = []
+        self.params: list[dict[str, Any]] = []
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        self.params.append(kwargs["invocation_params"] | kwargs["metadata"])
+
+    def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
+        self.tokens.append(token)
+
+    def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
+        self.results.append(response)
+
+
+def test_callbacks_hear_tokens_and_results_and_tracing_metadata(chat: ChatLocal) -> None:
+    handler = Tokens()
+    config: Any = {"callbacks": [handler], "metadata": {"request": "r-1"}, "tags": ["t"]}
+    text = "".join(chunk.text for chunk in chat.stream(FRANCE, config))
+    assert "".join(handler.tokens) == text
+    message = handler.results[0].generations[0][0].message  # type: ignore[union-attr]
+    assert message.usage_metadata["output_tokens"] > 0
+    told = handler.params[0]
+    assert (told["ls_model_type"], told["ls_model_name"], told["ls_provider"]) == (
+        "chat",
+        "smollm2-135m",
+        "local",
+    )
+    assert told["ls_temperature"] == 0 and told["request"] == "r-1"
+
+
+def test_several_answers_come_whole_whoever_listens(chat: ChatLocal) -> None:
+    streaming = ChatLocal(**{**chat.model_dump(exclude={"notify"}, exclude_none=True), "streaming": True})
+    asked = [[HumanMessage("Write something odd.")]]
+    found = streaming.generate(asked, n=3, seed=1, temperature=1.2, max_tokens=5).generations[0]
+    assert len(found) == 3 and len({g.text for g in found}) > 1
+    (chunk,) = list(streaming.stream("Write something odd.", n=2, seed=1, temperature=1.2, max_tokens=5))
+    assert chunk.text == found[0].text
+
+
+def test_a_fallback_takes_over_in_a_stream_and_a_batch(chat: ChatLocal) -> None:
+    broken = ChatLocal(model="./nowhere").with_fallbacks([chat])
+    assert "Paris" in "".join(chunk.text for chunk in broken.stream(FRANCE))
+    assert all("Paris" in answer.text for answer in broken.batch([FRANCE, FRANCE]))
+
+
+def test_a_retry_asks_again(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = chat.runtime().engine.decoder
+    step, failures = decoder.step, [2]
+
+    def flaky(*args: Any, **kwargs: Any) -> Any:
+        if failures[0]:
+            failures[0] -= 1
+            raise RuntimeError("once")
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(decoder, "step", flaky)
+    retrying = chat.with_retry(stop_after_attempt=3, wait_exponential_jitter=False)
+    answer = retrying.invoke("Name a colour of the sky.", max_tokens=4)
+    assert isinstance(answer, AIMessage) and answer.text and failures == [0]
