@@ -9,17 +9,17 @@ from __future__ import annotations
 from chains import complete_chain
 from llms import LocalLLM
 
-BUFFER = '''def celsius(fahrenheit):
-    """Convert degrees Fahrenheit to degrees Celsius."""
-    return (fahrenheit - 32) * 5 / 9
+BUFFER = '''def words(name):
+    """Return the words of a name, in lower case."""
+    return [word.lower() for word in name.split()]
 
 
-def fahrenheit(celsius):
-    """Convert degrees Celsius to degrees Fahrenheit."""
+def initials(name):
+    """Return the first letters of the words of a name, in upper case."""
     return <CURSOR>
 
 
-print(fahrenheit(100))
+print(initials("Ada Lovelace"))
 '''
 
 

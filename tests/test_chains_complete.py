@@ -74,7 +74,7 @@ def test_samples_that_parse_come_first_and_empty_ones_never() -> None:
     found = complete_chain(model, kind="code", n=4).candidates(GAP)
     assert found[0].text == "pi * r * r" and found[0].parses
     assert all(says_something(one.text) for one in found)
-    assert [options.get("temperature") for _, options in model.seen] == [0.0, 0.6, 0.6, 0.6]
+    assert [options.get("temperature") for _, options in model.seen] == [0.0, 0.9, 0.9, 0.9]
 
 
 def test_where_no_sample_fits_names_of_the_code_are_tried() -> None:

@@ -164,7 +164,9 @@ class _Steps:
         raw = [indent + continuer.greedy(shown, suffix, config)]
         # One completion that fits needs no others to choose among; samples cost several times as long.
         if self.n > 1 or not self.checked or self._fit(prefix, raw[0], suffix) is None:
-            raw += [indent + one for one in continuer.sampled(shown, suffix, self.samples - 1, config)]
+            # Who asks for several wants them to differ.
+            heat = 0.6 if self.n == 1 else 0.9
+            raw += [indent + one for one in continuer.sampled(shown, suffix, self.samples - 1, config, heat)]
             if self.checked and all(self._fit(prefix, one, suffix) is None for one in raw):
                 raw += self._handled(continuer, prefix, suffix, config)
         texts = list(dict.fromkeys(self._cut(prefix, one, suffix) for one in raw))

@@ -103,14 +103,18 @@ class Continuer:
             return self._asked(prefix, suffix, config)
         return self._generated(prefix, suffix, config, temperature=0.0)[0]
 
-    def sampled(self, prefix: str, suffix: str, count: int, config: RunnableConfig) -> list[str]:
+    def sampled(
+        self, prefix: str, suffix: str, count: int, config: RunnableConfig, temperature: float = 0.6
+    ) -> list[str]:
         """Return `count` sampled continuations, in one batch where the model can."""
         if not self._raw:
             return [self._asked(prefix, suffix, config) for _ in range(count)]
         if count and self._known(n=1):
-            return self._generated(prefix, suffix, config, temperature=0.6, top_p=0.95, seed=0, n=count)
+            return self._generated(
+                prefix, suffix, config, temperature=temperature, top_p=0.95, seed=0, n=count
+            )
         return [
-            self._generated(prefix, suffix, config, temperature=0.6, seed=seed)[0]
+            self._generated(prefix, suffix, config, temperature=temperature, seed=seed)[0]
             for seed in range(1, count + 1)
         ]
 
