@@ -34,7 +34,8 @@ def main() -> None:
     runtime = chat.runtime()
     decoder, grammars = runtime.engine.decoder, runtime.grammars
     ids = runtime.encode(TEXT, special=False)
-    parts: dict[str, list[float]] = {"mask": [], "settle": [], "accept": []}
+    parts: dict[str, list[float]] = {"mask": [], "settle": [], "accept": [], "forced": []}
+    spared = 0
     for _ in range(options.rounds):
         constraint = grammars.schema(SCHEMA)
         for place, token in enumerate(ids):
@@ -42,10 +43,12 @@ def main() -> None:
                 ("mask", lambda c=constraint, p=place: c.mask(600 - p)),
                 ("settle", lambda c=constraint, t=token, p=place: c.settle(t, 600 - p)),
                 ("accept", lambda c=constraint, t=token: c.accept(t)),
+                ("forced", constraint.forced),
             ):
                 began = time.perf_counter()
-                call()
+                found = call()
                 parts[name].append(time.perf_counter() - began)
+            spared += bool(found)
     decoder.prefill(0, ids)
     steps = []
     for token in ids:
@@ -59,6 +62,7 @@ def main() -> None:
         print(f"{name:7} {value * 1e6:8.1f} us a token")
     share = sum(means.values()) / step
     print(f"step    {step * 1e6:8.1f} us; the grammar adds {share:.1%}")
+    print(f"after {spared / (options.rounds * len(ids)):.0%} of the tokens the grammar forces the next ones")
     micros = {f"{name}_us": value * 1e6 for name, value in means.items()}
     print(json.dumps({"benchmark": "masks", "share_of_step": share, **micros}))
 

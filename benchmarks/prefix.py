@@ -30,15 +30,16 @@ def main() -> None:
     """Measure, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--words", type=int, default=1700, help="length of the first message")
+    parser.add_argument("--tokens", type=int, default=2000, help="length of the conversation, at least")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     chat = ChatLocal(model=options.model, temperature=0)
     engine = chat.runtime().engine
     rows = []
     for turn in range(options.rounds):
-        text = " ".join(f"word{(i * 7 + turn) % 97}" for i in range(options.words // 3))
-        opening: list[BaseMessage] = [HumanMessage(f"Read this. {text}")]
+        words = [f"word{(i * 7 + turn) % 97}" for i in range(options.tokens)]
+        ids = chat.get_token_ids(" ".join(words))[: options.tokens - 20]
+        opening: list[BaseMessage] = [HumanMessage(f"Read this. {chat.runtime().decode(ids)}")]
         engine.clear_cache()
         answer = chat.invoke(opening, max_tokens=4)
         second = [*opening, AIMessage(answer.text or "ok"), HumanMessage("What was the first word?")]
