@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage
 
 from llms.chat_call import Call
-from llms.chat_structured import normal_choice
+from llms.chat_structured import checked_tools, normal_choice
 from llms.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plan(
     tools = options.pop("tools", None) or []
     # A schema bound as a tool wants text made up; a tool's arguments are what the message says.
     copy = "ls_structured_output_format" not in options
-    choice = normal_choice(options.pop("tool_choice", None), [t["function"]["name"] for t in tools])
+    choice = normal_choice(options.pop("tool_choice", None), checked_tools(tools))
     response_format = options.pop("response_format", None)
     parallel = options.pop("parallel_tool_calls", None) is not False
     options.pop("strict", None)

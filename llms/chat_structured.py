@@ -51,13 +51,10 @@ class ToolsAndSchemas(BaseChatModel):
 
         Raises:
             UnsupportedSchema: A tool's schema uses a keyword that the grammar cannot enforce.
-            BadRequest: `tool_choice` names no bound tool, or two tools share a name.
+            BadRequest: Something that is no tool, two tools of one name, or a `tool_choice` that names none.
         """
-        listed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-        listed = _distinct(listed)
+        listed = _distinct([_converted(tool, strict) for tool in tools])
         names = [tool["function"]["name"] for tool in listed]
-        for tool in listed:
-            check_schema(tool["function"].get("parameters") or {}, f"tool {tool['function']['name']!r}")
         if (choice := normal_choice(tool_choice, names)) is not None:
             kwargs["tool_choice"] = choice
         if parallel_tool_calls is not None:
@@ -118,8 +115,41 @@ class ToolsAndSchemas(BaseChatModel):
         return model, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
 
 
+def _converted(tool: Any, strict: bool | None) -> dict[str, Any]:
+    """Return a tool as OpenAI's format has it."""
+    try:
+        return convert_to_openai_tool(tool, strict=strict)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadRequest(
+            f"Expected a tool as a function with type hints and a docstring, a LangChain tool, a pydantic "
+            f"model or an OpenAI tool dictionary, found {tool!r} ({type(error).__name__}). Pass one of these."
+        ) from error
+
+
+def checked_tools(tools: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of OpenAI-style tools.
+
+    Raises:
+        BadRequest: A tool without a name.
+        UnsupportedSchema: Parameters with a keyword that the grammar cannot enforce.
+    """
+    names = []
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str) or not name:
+            raise BadRequest(
+                "Expected a tool with a name, {'type': 'function', 'function': {'name': ..., ...}}, found "
+                f"{tool!r}. Use bind_tools(), which writes this from a function."
+            )
+        names.append(name)
+        check_schema(function.get("parameters") or {}, f"tool {name!r}")
+    return names
+
+
 def _distinct(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Drop tools that were given twice; refuse two that share a name only."""
+    checked_tools(tools)
     kept: dict[str, dict[str, Any]] = {}
     for tool in tools:
         function = tool["function"]

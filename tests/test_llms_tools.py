@@ -191,6 +191,28 @@ def test_what_cannot_be_enforced_is_refused_when_bound(
         chat.bind_tools([{"type": "function", "function": {"name": "x", "parameters": parameters}}])
 
 
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (7, BadRequest),
+        ({"foo": 1}, BadRequest),
+        ({"type": "function", "function": {"parameters": {"type": "object"}}}, BadRequest),
+        ({"type": "function", "function": {"name": "x", "parameters": {"type": "strin"}}}, UnsupportedSchema),
+        (
+            {"type": "function", "function": {"name": "x", "parameters": {"properties": {"a": 5}}}},
+            UnsupportedSchema,
+        ),
+    ],
+)
+def test_a_wrong_tool_is_named_where_it_is_bound_and_where_it_is_passed(
+    chat: ChatLocal, bad: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"7|foo|parameters|strin|found 5"):
+        chat.bind_tools([bad])
+    with pytest.raises(error):
+        chat.invoke("Hi", tools=[bad])
+
+
 def test_prepared_schemas_are_closed_and_bounded() -> None:
     ready = prepared({"type": "object", "title": "T", "properties": {"a": {"type": "integer", "minimum": 3}}})
     assert ready["additionalProperties"] is False and "title" not in ready
