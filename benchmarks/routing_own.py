@@ -1,0 +1,128 @@
+"""Routes to tools that a user adds, and what a vote of the model would bring: benchmarks/routing_own.py.
+
+`python benchmarks/routing_own.py --data PATH [--half HALF] [--vote]`. The hand-written tool cases offer each
+message a handful of tools by name and description: is a tool taken, and the right one? The messages of
+routing.jsonl, none of which asks for these tools, show what the tools take away from the other routes.
+`--vote` adds the model's log-probabilities of the routes' names to the router's, over a grid of weights, with
+the time that takes (the router has 50 ms beside the embedding). Half of all items, by hash, only reports.
+Baseline in the same run: the nearest description alone, and the router without a vote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.router import ROUTES, Router
+
+CASES = Path(__file__).parent.parent / "tests" / "data"
+WAYS = {
+    "calculator": "the calculator",
+    "classify": "a choice among labels",
+    "code": "a program to be written",
+    "direct": "a plain answer",
+    "docs": "a search in the documents",
+    "file": "a file to be read",
+    "run": "code to be run",
+    "summarize": "a summary",
+}
+
+
+def read(path: Path, half: str) -> list[dict[str, Any]]:
+    """The items of one half, or of both."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    parity = {"tune": (0,), "report": (1,), "both": (0, 1)}[half]
+    return [row for row in rows if zlib.crc32(row["id"].encode()) % 2 in parity]
+
+
+def interval(hits: list[bool]) -> tuple[float, float]:
+    """95 % bootstrap interval of a share, 2,000 draws."""
+    random = np.random.default_rng(0)
+    draws = [random.choice(hits, len(hits)).mean() for _ in range(2000)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def tool_cases(embeddings: Any, half: str) -> dict[str, list[bool]]:
+    """Whether each case was routed to a tool at all, to the right one, and what the baseline picks."""
+    tools = json.loads((CASES / "tool_cases_tools.json").read_text(encoding="utf-8"))
+    found: dict[str, list[bool]] = {"own.called": [], "own.right": [], "own.nearest_description": []}
+    for case in read(CASES / "tool_cases.jsonl", half):
+        described = {name: tools[name]["function"]["description"] for name in case["offered"]}
+        decision = Router(embeddings, tools=described).route(case["message"])
+        found["own.called"].append(decision.tool is not None)
+        found["own.right"].append(decision.tool == case["tool"])
+        vector = np.array(embeddings.embed_query(case["message"]))
+        near = np.array(embeddings.embed_documents(list(described.values()))) @ vector
+        found["own.nearest_description"].append(list(described)[int(near.argmax())] == case["tool"])
+    return found
+
+
+def taken_away(embeddings: Any, rows: list[dict[str, Any]]) -> list[bool]:
+    """Whether messages that ask for none of the added tools keep out of them."""
+    tools = json.loads((CASES / "tool_cases_tools.json").read_text(encoding="utf-8"))
+    router = Router(embeddings, tools={name: tool["function"]["description"] for name, tool in tools.items()})
+    return [router.route(row["message"]).tool is None for row in rows]
+
+
+def vote(embeddings: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Route accuracy with the model's vote at several weights, and its milliseconds a message."""
+    from agent.route_signals import signals
+    from llms import ChatLocal
+
+    model, router = ChatLocal(model="smollm2-135m", temperature=0), Router(embeddings)
+    frame = "Message: {}\nWhat this message needs is"
+    ways = [f" {WAYS[route]}" for route in ROUTES]
+    prior = np.array(model.score(frame.format(""), ways))
+    ours, theirs, spent = [], [], 0.0
+    for row in rows:
+        text = row["message"][:600]
+        vector = np.asarray(embeddings.embed_query(text), dtype=np.float64)
+        ours.append(np.log(router._scores(vector, signals(text))))
+        started = time.perf_counter()
+        theirs.append(np.array(model.score(frame.format(text), ways)) - prior)
+        spent += time.perf_counter() - started
+    truth = np.array([ROUTES.index(row["route"]) for row in rows])
+    logs, votes = np.array(ours), np.array(theirs)
+    found = {
+        f"vote.{weight}": float(((logs + weight * votes).argmax(axis=1) == truth).mean())
+        for weight in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+    }
+    alone = float((votes.argmax(axis=1) == truth).mean())
+    return {**found, "vote.alone": alone, "vote.ms": spent / len(rows) * 1000}
+
+
+def main() -> None:
+    """Print a table, then one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with routing.jsonl")
+    parser.add_argument("--half", choices=["tune", "report", "both"], default="tune")
+    parser.add_argument("--vote", action="store_true", help="measure the model's vote, too")
+    args = parser.parse_args()
+    if not (args.data / "routing.jsonl").is_file():
+        parser.error(f"expected routing.jsonl in the folder, found none at {args.data}")
+    from chains.retrieval import default_embeddings
+
+    embeddings = default_embeddings()
+    rows = read(args.data / "routing.jsonl", args.half)
+    found = {**tool_cases(embeddings, args.half), "own.others_kept": taken_away(embeddings, rows)}
+    report: dict[str, Any] = {}
+    for name, hits in found.items():
+        low, high = interval(hits)
+        report[name] = round(float(np.mean(hits)), 3)
+        print(f"{name:26} {report[name]:.3f}   {low:.2f}-{high:.2f}   of {len(hits)}")
+    if args.vote:
+        for name, value in vote(embeddings, rows).items():
+            report[name] = round(value, 3)
+            print(f"{name:26} {report[name]}")
+    print(json.dumps({"benchmark": "routing_own", "half": args.half, **report}))
+
+
+if __name__ == "__main__":
+    main()
