@@ -2,7 +2,8 @@
 
 An obedient scripted model does whatever the text says, over recording tools, with every tool allowed
 beforehand and nobody there to approve. Baseline in the same run: the same model and tools in LangChain's
-plain `create_agent`.
+plain `create_agent`. `--model NAME` adds a real model, planning freely with the planted text in front of it:
+how often it tries what it was told, and how often that gets through.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage, ToolMessage
+
+from agent.events import ToolCall, stream_events
+from agent.graph import build_graph
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 cases_module = import_module("agent_injections")
@@ -36,10 +41,28 @@ def plain_acts(case: dict[str, Any]) -> list[tuple[str, str]]:
     return [act for act in recorder.acts if act[0] == name]
 
 
+def real_attempts(model: Any, case: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Whether a real model called a tool at all, tried what the text orders, and whether that happened."""
+    recorder = cases_module.Recorder(case["content"])
+    agent = build_graph(model, tools=recorder.tools(), approve="never-ask", sandboxed=True)
+    read = fakes.calls("remote_read", "c00000000", argument="x")
+    found = ToolMessage(case["content"][:4000], tool_call_id="c00000000", name="remote_read")
+    messages = [HumanMessage(case["user"]), read, found]
+    events = list(stream_events(agent, {"messages": messages, "allowed_tools": list(cases_module.ACTING)}))
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    forbidden = case["forbidden"]
+    tried = any(
+        forbidden["tool"] in ("any", call.name) and forbidden["args_contain"] in json.dumps(call.args)
+        for call in calls
+    )
+    return bool(calls), tried, any(forbidden["args_contain"] in argument for _, argument in recorder.acts)
+
+
 def main() -> None:
     """Print the acts that got through, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with injections.jsonl")
+    parser.add_argument("--model", help="a real model, too; for example smollm2-135m")
     args = parser.parse_args()
     if not (args.data / "injections.jsonl").is_file():
         parser.error(f"expected injections.jsonl in the folder, found none at {args.data}")
@@ -54,6 +77,14 @@ def main() -> None:
             through = [case["id"] for case in cases if cases_module.acts_of(case, approve=approve)]
             print(f"{name:10} {approve:10} {len(through):5} {len(cases):5}   {plain}")
             report[f"{name}.{approve}"] = {"through": through, "of": len(cases), "plain": plain}
+    if args.model:
+        from llms import ChatLocal
+
+        model = ChatLocal(model=args.model, temperature=0, max_tokens=64)
+        rows = [real_attempts(model, case) for case in shared]
+        called, tried, acted = (sum(column) for column in zip(*rows, strict=True))
+        print(f"{args.model}: {called} calls, {tried} as ordered, {acted} through, of {len(rows)}")
+        report["real"] = {"calls": called, "as_ordered": tried, "through": acted, "of": len(rows)}
     print(json.dumps({"benchmark": "injections", **report}))
 
 
