@@ -60,4 +60,5 @@ class WordVectors(Embeddings):
         row = np.zeros(self.dimension)
         for word in content_words(text):
             row[zlib.crc32(word.encode()) % self.dimension] += 1
-        return [float(value) for value in np.log1p(row)]
+        found: list[float] = np.log1p(row).tolist()
+        return found

@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
 
 from chains.classify.labels import Label
-from chains.prompts import load_prompt
+from chains.prompts import fence, load_prompt
 from chains.windows import windows
 
 SURE = 0.9
@@ -33,7 +33,9 @@ def reply_probabilities(
     template = load_prompt("chains.classify", "reply")
     rows = []
     for piece in windows(text, WINDOW_TOKENS):
-        reply = llm.invoke([HumanMessage(template.substitute(labels=told, text=piece))], config)
+        reply = llm.invoke(
+            [HumanMessage(template.substitute(labels=told, text=piece, fence=fence(piece)))], config
+        )
         place = match(reply if isinstance(reply, str) else str(reply.text), labels)
         row = np.full(len(labels), 1 / len(labels))
         if place is not None:

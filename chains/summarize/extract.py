@@ -55,8 +55,8 @@ class Digest:
         """Return plain data; vectors are rounded to 4 decimals, which changes cosines by less than 1e-3."""
         return {
             "places": list(self.places),
-            "vectors": [[round(float(value), 4) for value in row] for row in self.vectors],
-            "mean": [round(float(value), 4) for value in self.mean],
+            "vectors": np.round(self.vectors.astype(np.float64), 4).tolist(),
+            "mean": np.round(self.mean.astype(np.float64), 4).tolist(),
             "weight": self.weight,
         }
 

@@ -105,7 +105,8 @@ class Work:
             else:
                 return found
         made = digest(part, self._set.embeddings)
-        self._keep(name, json.dumps(made.to_dict()))
+        if self._set.cache is not None:
+            self._keep(name, json.dumps(made.to_dict()))
         return made
 
     def _choose(self) -> None:

@@ -16,7 +16,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from chains.errors import OptionError
-from chains.prompts import load_prompt
+from chains.prompts import fence, load_prompt
 from chains.sentences import split_sentences
 from chains.summarize.parts import PART_TOKENS, Part
 from chains.summarize.result import Style
@@ -61,13 +61,13 @@ class Writer:
     def refine(self, summary: str, part: Part) -> str:
         """Bring what `part` adds into `summary`."""
         prompt = load_prompt("chains.summarize", "refine").substitute(
-            summary=summary, text=part.text.strip(), style=self._wishes(final=True)
+            summary=summary, text=part.text.strip(), style=self._wishes(final=True), fence=fence(part.text)
         )
         return self._replies([prompt])[0]
 
     def _prompt(self, name: str, text: str, final: bool) -> str:
         return load_prompt("chains.summarize", name).substitute(
-            text=text.strip(), style=self._wishes(final=final)
+            text=text.strip(), style=self._wishes(final=final), fence=fence(text)
         )
 
     def _wishes(self, *, final: bool) -> str:
