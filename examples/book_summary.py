@@ -5,12 +5,15 @@ python examples/book_summary.py [FILE]
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
 
+from langchain_core.runnables import Runnable
+
 from chains.retrieval import default_embeddings
-from chains.summarize import Style, summarize_chain
+from chains.summarize import Style, Summary, SummaryInput, summarize_chain
 
 BOOK = """# The harbour
 
@@ -41,14 +44,15 @@ def main() -> None:
     embeddings = default_embeddings()
     with tempfile.TemporaryDirectory() as folder:
 
-        def chain(sentences: int):  # type: ignore[no-untyped-def]
+        def chain(sentences: int) -> Runnable[SummaryInput, Summary]:
             return summarize_chain(
                 None, embeddings=embeddings, style=Style(sentences=sentences), cache=Path(folder)
             )
 
-        for chapter in ["# " + one for one in text.split("\n# ")]:
-            title = chapter.lstrip("# ").split("\n", 1)[0]
-            print(f"{title}\n  {chain(1).invoke(chapter).text}\n")
+        for chapter in re.split(r"^(?=# )", text, flags=re.MULTILINE):
+            if chapter.strip():
+                title = chapter.lstrip("# ").split("\n", 1)[0]
+                print(f"{title}\n  {chain(1).invoke(chapter).text}\n")
         whole = chain(4).invoke(text)
         print("The book:")
         for one in whole.sentences:
