@@ -190,8 +190,8 @@ def why_not(model: Any) -> str | None:
     kind = type(model).__name__
     if kind not in KINDS:
         return f"a {kind}, not one of {', '.join(KINDS)}"
-    if model.device.type != "cpu":
-        return f"a model on {model.device}"
+    if (places := {str(p.device) for p in model.parameters()}) != {"cpu"}:
+        return f"weights on {', '.join(sorted(places))}, not all on cpu"
     if other := next((reason for layer in model.model.layers if (reason := _odd_layer(layer))), None):
         return other
     dtypes = {p.dtype for p in model.parameters()}
