@@ -108,7 +108,7 @@ def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, flo
     sums = {"reference": 0.0, "lean, prompt": 0.0, "lean, by token": 0.0}
     count = 0
     for path in files[:: max(1, len(files) // texts)][:texts]:
-        ids = loaded.tokenizer(path.read_text(encoding="utf-8"))["input_ids"][:EXCERPT]
+        ids = loaded.tokenizer(path.read_text(encoding="utf-8")[: 8 * EXCERPT])["input_ids"][:EXCERPT]
         taken = torch.tensor(ids[1:])
         count += len(taken)
         rows = {

@@ -53,7 +53,7 @@ class TestLeanInFourBits(DecoderContract):
     def test_the_same_seed_draws_the_same_in_any_batch(
         self, decoder: Decoder, prompts: list[list[int]]
     ) -> None:
-        """In bf16 only the same batch gives the same bits: of 320 tokens nearly alike, others may be drawn."""
+        """In bf16 only the same batch gives the same bits: of tokens nearly alike, another may be drawn."""
         how = [Sampling(temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4)]
         drawn = []
         for _ in range(2):
