@@ -15,6 +15,7 @@ from torch import Tensor
 from llms.decoder import StepResult
 from llms.decoder_slots import SlotChecks
 from llms.errors import UnsupportedModel
+from llms.openmp import bound_spinning_late
 from llms.reference_cache import Plan, Shape, SlotCache, SlotStore
 from llms.sampling import Sampling, sample
 
@@ -52,6 +53,8 @@ class ReferenceDecoder(SlotChecks):
         if getattr(model.get_output_embeddings(), "out_features", None):
             self.vocab_size = int(model.get_output_embeddings().out_features)
         self.device = torch.device(model.device)
+        if self.device.type == "cpu":
+            bound_spinning_late()
         self.window = int(window or getattr(config, "max_position_embeddings", None) or 2048)
         shape = _kv_shape(model, config, self.device)
         self.bytes_per_token = shape.bytes_per_token

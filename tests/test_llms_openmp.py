@@ -40,3 +40,40 @@ def test_importing_llms_sets_it_before_torch() -> None:
         check=True,
     )
     assert done.stdout.strip() == "2000"
+
+
+LATE = """
+import os, threading
+{first}
+from llms.openmp import bound_spinning_late
+import torch
+torch.set_num_threads({threads})
+torch.zeros(2**20).add_(1)
+before = len(os.listdir("/proc/self/task"))
+bound_spinning_late()
+bound_spinning_late()
+names = [thread.name for thread in threading.enumerate()].count("llm-openmp")
+print(names, len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "threads", "given", "expected"),
+    [
+        ("import torch, llms", 2, {}, "1 2"),  # the idle thread, and the other one of its team
+        ("import torch, llms", 1, {}, "0 0"),
+        ("import llms, torch", 2, {}, "0 0"),
+        ("import torch, llms", 2, {"GOMP_SPINCOUNT": "7"}, "0 0"),
+    ],
+)
+def test_where_torch_came_first_a_second_team_bounds_the_spinning(
+    first: str, threads: int, given: dict[str, str], expected: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.format(first=first, threads=threads)],
+        env={"PATH": "/usr/bin:/bin", **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
