@@ -266,6 +266,20 @@ def test_other_formats_are_read_by_their_parsers(tmp_path: Path) -> None:
     assert _extractive().invoke(page).text == "The swans nest on the island each spring."
 
 
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_file_of_a_folder_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, refine: bool) -> None:
+    (tmp_path / "a.md").write_text("The first file talks of geese and ducks.")
+    (tmp_path / "b.md").write_bytes(b"\xff\xd8\xff\xe0 not text")
+    (tmp_path / "c.pdf").write_bytes(b"%PDF-1.4 damaged")
+    found = _extractive(refine=refine).invoke(tmp_path)
+    assert found.text == "The first file talks of geese and ducks."
+    assert [Path(path).name for path, _ in found.unread] == ["b.md", "c.pdf"]
+    assert all("c.pdf" in reason or "b.md" in reason for _, reason in found.unread)
+    (tmp_path / "a.md").unlink()
+    with pytest.raises(NotTextError, match=r"b\.md"):
+        _extractive(refine=refine).invoke(tmp_path)
+
+
 def test_a_binary_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "photo.md"
     path.write_bytes(b"\xff\xd8\xff\xe0 not text")

@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         )
         pieces = _input(parts, args)
         summary = _refined(chain.transform(pieces)) if args.refine else chain.invoke(_joined(pieces))
+    for path, reason in summary.unread:
+        console.note(f"left out {console.display_path(path)}: {reason}")
     if args.json:
         console.line(json.dumps(summary.to_dict(), ensure_ascii=False, default=str))
     else:

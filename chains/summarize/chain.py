@@ -78,7 +78,7 @@ def summarize_chain(
 
     def run(given: SummaryInput, config: RunnableConfig) -> Iterator[SummaryDelta | Summary]:
         work = Work(settings, config)
-        found = work.whole(split_parts(read_documents(given), part_tokens))
+        found = work.whole(split_parts(read_documents(given, work.unread), part_tokens))
         for place, one in enumerate(found.sentences):
             yield SummaryDelta(style.lead(place) + one.text)
         yield found
@@ -94,12 +94,12 @@ class _Intake:
         self._stream = PartStream(part_tokens)
         self._given: Any = ""
 
-    def take(self, given: Any) -> list[Part]:
+    def take(self, given: Any, unread: dict[str, Exception]) -> list[Part]:
         if isinstance(given, str):
             self._given = self._given or given[:60]
             # A piece may be white space; what is refused is a text that holds nothing else.
             return self._stream.feed(require_text("a text to summarize", given) if given.strip() else given)
-        return [*self._stream.rest(), *split_parts(read_documents(given), self._limit)]
+        return [*self._stream.rest(), *split_parts(read_documents(given, unread), self._limit)]
 
     def rest(self, *, empty: bool) -> list[Part]:
         found = self._stream.rest()
@@ -114,7 +114,7 @@ class _Intake:
 
 def _refining(settings: Settings) -> Runnable[SummaryInput, Summary]:
     def steps(work: Work, intake: _Intake, given: Any, *, last: bool = False) -> Iterator[Summary]:
-        parts = intake.rest(empty=not work.parts) if last else intake.take(given)
+        parts = intake.rest(empty=not work.parts) if last else intake.take(given, work.unread)
         known = len(work.parts) + len(parts) + intake.pending
         for part in parts:
             yield work.add(part, known)

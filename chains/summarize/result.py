@@ -84,7 +84,8 @@ class Summary:
 
     `method` is "extractive" (sentences chosen) or "written" (sentences written, then checked); `calls` counts
     calls of the model, `cached` the parts that a former run had done. `repaired` and `dropped` count written
-    sentences that held a number or a name which their part does not.
+    sentences that held a number or a name which their part does not. `unread` holds path and reason of each
+    file of a folder that could not be read.
     """
 
     text: str
@@ -96,6 +97,7 @@ class Summary:
     cached: int = 0
     repaired: int = 0
     dropped: int = 0
+    unread: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
-from chains.errors import EmptyInputError, NotTextError, require_text
+from chains.errors import EmptyInputError, InputError, NotTextError, require_text
 
 if TYPE_CHECKING:
     from chains.retrieval import DocumentStore
+    from chains.retrieval.parsing import FileParser
 
 TEXT_SUFFIXES = frozenset(".md .markdown .txt .rst .text .py .js .ts .java .c .h .cpp .go .rs .log".split())
 
@@ -33,8 +34,10 @@ class StoreSource:
 SummaryInput = str | Document | Path | StoreSource | Sequence[str | Document | Path | StoreSource]
 
 
-def read_documents(given: Any) -> list[Document]:
+def read_documents(given: Any, unread: dict[str, Exception] | None = None) -> list[Document]:
     """Return the documents of a chain's input; in a list each entry may be of any kind.
+
+    Files of a folder that cannot be read are left out as long as others can, and put into `unread`, by path.
 
     Raises:
         EmptyInputError: there is no text in it.
@@ -42,20 +45,23 @@ def read_documents(given: Any) -> list[Document]:
         chains.retrieval.errors.SourceError: no such file or source, or one that its parser cannot read.
     """
     several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
-    found = [document for one in (given if several else [given]) for document in _read_one(one)]
+    failed = unread if unread is not None else {}
+    found = [document for one in (given if several else [given]) for document in _read_one(one, failed)]
     kept = [document for document in found if document.page_content.strip()]
+    if not kept and failed:
+        raise next(iter(failed.values()))
     if not kept:
         raise EmptyInputError("a text to summarize", given)
     return kept
 
 
-def _read_one(given: Any) -> list[Document]:
+def _read_one(given: Any, failed: dict[str, Exception]) -> list[Document]:
     if isinstance(given, Document):
         return [given]
     if isinstance(given, StoreSource):
         return _stored(given)
     if isinstance(given, Path):
-        return list(_files(given))
+        return list(_files(given, failed))
     return [Document(require_text("a text to summarize", given))]
 
 
@@ -75,24 +81,35 @@ def _stored(given: StoreSource) -> list[Document]:
     ]
 
 
-def _files(path: Path) -> Iterator[Document]:
+def _files(path: Path, failed: dict[str, Exception]) -> Iterator[Document]:
     """Read text files here; what is no plain text (PDF, DOCX, ...) by the parsers, in their limited child."""
-    from chains.retrieval.errors import SourceNotFound
-    from chains.retrieval.parsers import kind_of
+    from chains.retrieval.errors import SourceError, SourceNotFound
     from chains.retrieval.parsing import FileParser
 
     if not path.exists():
         raise SourceNotFound(f"expected a file or a folder, found nothing at {str(path)!r}: check the path")
     parser = FileParser()
     try:
-        for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if _is_text(one)):
-            if file.suffix.lower() in TEXT_SUFFIXES or kind_of(file.name) is None:
-                text = _text(file)
-            else:
-                text = parser.parse(str(file), parser.read(str(file))).text
-            yield Document(text, metadata={"source": str(file)})
+        if path.is_file():
+            yield _file(path, parser)
+            return
+        for file in sorted(one for one in path.rglob("*") if _is_text(one)):
+            try:
+                yield _file(file, parser)
+            except (SourceError, InputError) as error:
+                failed[str(file)] = error
     finally:
         parser.close()
+
+
+def _file(path: Path, parser: FileParser) -> Document:
+    from chains.retrieval.parsers import kind_of
+
+    if path.suffix.lower() in TEXT_SUFFIXES or kind_of(path.name) is None:
+        text = _text(path)
+    else:
+        text = parser.parse(str(path), parser.read(str(path))).text
+    return Document(text, metadata={"source": str(path)})
 
 
 def _is_text(path: Path) -> bool:

@@ -65,6 +65,7 @@ class Work:
         self._set = settings
         self._writer = Writer(settings.llm, settings.style, config) if settings.writes() else None
         self.parts: list[Part] = []
+        self.unread: dict[str, Exception] = {}
         self._digests: list[Digest] = []
         self._sentences: list[SummarySentence] = []
         self._text = ""
@@ -201,6 +202,7 @@ class Work:
             cached=self._cached,
             repaired=self._repaired,
             dropped=self._dropped,
+            unread=tuple((path, str(error)) for path, error in self.unread.items()),
         )
 
 
