@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, Field
 from llms import ChatLocal
 from llms.chat_output import AnswerInfo
 from llms.engine_request import Piece
+from llms.engine_shared import Runtime
 from llms.errors import BadRequest, UnsupportedSchema
 from llms.grammar import JsonConstraint
 from llms.grammar_schema import check_schema, prepared
@@ -292,6 +295,28 @@ def test_the_grammar_of_written_calls_takes_what_the_format_writes(chat: ChatLoc
     with pytest.raises(UnsupportedSchema):
         for token in ids:
             wrong.accept(token)
+
+
+def test_a_larger_model_writes_its_calls_itself(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "small", False)
+    must = chat.bind_tools([get_weather, set_timer], tool_choice="any", parallel_tool_calls=False)
+    asked = "Set a timer of 5 minutes."
+    whole = must.invoke(asked)
+    assert len(whole.tool_calls) == 1 and not whole.invalid_tool_calls
+    expected = {"get_weather": {"location"}, "set_timer": {"minutes"}}[whole.tool_calls[0]["name"]]
+    assert set(whole.tool_calls[0]["args"]) == expected
+    merged = functools.reduce(operator.add, must.stream(asked))
+    assert [(c["name"], c["args"]) for c in merged.tool_calls] == [
+        (c["name"], c["args"]) for c in whole.tool_calls
+    ]
+    free = chat.bind_tools([get_weather]).invoke("Who wrote Hamlet?", max_tokens=12)
+    assert free.text or free.tool_calls
+    told = ToolMessage("It is sunny.", tool_call_id="call-1")
+    assert chat.bind_tools([get_weather]).invoke(asked_twice(told), max_tokens=8).text
+
+
+def asked_twice(result: ToolMessage) -> list[BaseMessage]:
+    return [*asked(result), HumanMessage("And tomorrow?")]
 
 
 def test_detecting_the_format() -> None:
