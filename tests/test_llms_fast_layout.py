@@ -81,22 +81,25 @@ def test_absmax_is_found_through_the_tile_table() -> None:
     assert packed.tiles[0, 4:].view(torch.float32).tolist() == [0.25, 1.25]
 
 
+@pytest.mark.parametrize("wgmma", [False, True])
 @pytest.mark.parametrize("columns", [1, 8, 16, 64])
-def test_activations_lie_where_the_kernels_write_them(columns: int) -> None:
+def test_activations_lie_where_the_kernels_write_them(columns: int, wgmma: bool) -> None:
     x = torch.arange(columns * 64, dtype=torch.float32).view(columns, 64)
-    packed = layout.pack_activations(x)
-    assert torch.equal(layout.unpack_activations(packed, columns), x)
+    packed = layout.pack_activations(x, wgmma)
+    assert torch.equal(layout.unpack_activations(packed, columns, wgmma), x)
     nt = 0 if columns == 1 else columns // 8
     for m in range(columns):
         for k in range(64):
-            assert packed[packed_index(k, m, nt)] == x[m, k]
+            assert packed[packed_index(k, m, nt, wgmma)] == x[m, k]
 
 
-def packed_index(k: int, m: int, nt: int) -> int:
+def packed_index(k: int, m: int, nt: int, wgmma: bool) -> int:
     """`packed` of kernels/common.cuh."""
     t, inside = (k >> 1) & 3, ((k >> 4) & 1) * 4 + ((k >> 3) & 1) * 2 + (k & 1)
     if nt == 0:
         return ((k >> 5) * 4 + t) * 8 + inside
+    if wgmma:
+        return ((k >> 3) * nt + (m >> 3)) * 64 + (m & 7) * 8 + (k & 7)
     return (((k >> 5) * nt + (m >> 3)) * 32 + (m & 7) * 4 + t) * 8 + inside
 
 
@@ -115,13 +118,13 @@ def c_fields(name: str) -> list[str]:
     text = "\n".join(path.read_text() for path in sorted(FOLDER.iterdir()))
     body = re.search(rf"struct {name} {{(.*?)\n}};", text, re.S)
     assert body is not None
-    lines = [line.split("//")[0] for line in body[1].splitlines()]
+    lines = [re.sub(r"\[\d+\]", "", line.split("//")[0]) for line in body[1].splitlines()]
     declared = [part for line in lines for part in line.rstrip("; ").split(",") if part.strip()]
     return [re.findall(r"\w+", part)[-1] for part in declared]
 
 
 @pytest.mark.parametrize(
-    "name", ["Linear", "Attention", "Embed", "Norm", "Unpack", "Rotate", "Product", "Sample"]
+    "name", ["Linear", "Attention", "Ahead", "Embed", "Norm", "Unpack", "Rotate", "Product", "Sample"]
 )
 def test_python_and_c_agree_on_arguments(name: str) -> None:
     fields: Any = getattr(machine, name)._fields_

@@ -77,7 +77,7 @@ def test_blocks_that_wait_for_each_other_all_run_at_once(
         room = gpu[2] * min(2 if nt <= 2 else 1, gpu[4] // (asked[f"gemm{nt}_qkv"] + 1024))
         for tiles, units in ((384, 16), (256, 16), (1792, 16), (256, 56)):
             rows, splits = machine.blocks(tiles, units, nt)
-            assert rows * 8 * machine._rows[nt] >= tiles and 1 <= splits <= units
+            assert rows * machine._together * machine._rows[nt] >= tiles and 1 <= splits <= units
             assert splits == 1 or rows * splits <= room
 
 
@@ -88,7 +88,8 @@ def test_choices_can_be_overridden_for_measuring(monkeypatch: pytest.MonkeyPatch
     )  # fmt: skip
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     machine = Machine.__new__(Machine)
-    machine.shape, machine._limit, machine.overlap = MISTRAL, 232_448, True
+    machine.shape, machine._limit, machine.overlap, machine.wgmma = MISTRAL, 232_448, True, True
+    machine.processors, machine._record = 132, 2112
     chosen = machine._choose({"STAGES": 4, "RT1": 2})
     assert chosen["gemv"]["STAGES"] == 4 and chosen["gemm"]["RT1"] == 2 and "STAGES" not in chosen["gemm"]
     assert chosen["attention/8"]["ATTENTION_WARPS"] == 8

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 FOLDER = Path(__file__).parent / "kernels"
-SHARED = ("common.cuh", "linear.cuh")
+SHARED = ("common.cuh", "linear.cuh", "multiply.cuh")
 
 
 class CudaError(RuntimeError):
@@ -102,7 +102,8 @@ def cubin(name: str, defines: Mapping[str, int], capability: tuple[int, int], ca
     from cuda.bindings import nvrtc
 
     text = source(name)
-    options = [f"-arch=sm_{capability[0]}{capability[1]}", "-std=c++17", "-default-device"]
+    special = "a" if defines.get("WGMMA") else ""  # instructions of this one architecture
+    options = [f"-arch=sm_{capability[0]}{capability[1]}{special}", "-std=c++17", "-default-device"]
     options += [f"-D{key}={value}" for key, value in sorted(defines.items())]
     _, major, minor = nvrtc.nvrtcVersion()
     key = hashlib.sha256("\0".join([text, *options, f"{major}.{minor}"]).encode()).hexdigest()[:32]

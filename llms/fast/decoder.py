@@ -124,14 +124,17 @@ class FastDecoder(SlotChecks):
         self._check([slot], [tokens])
         if len(tokens) <= self.machine.columns:
             return self._pass([slot], [tokens], None)[0][-1]
+        return self._prefill.logits(self._append(slot, tokens)[-1:])[0]
+
+    def _append(self, slot: int, tokens: list[int]) -> Tensor:
+        """Append tokens chunk by chunk; return bf16 [tokens, width], what `Prefill.run` does."""
         self._grow([slot], [len(tokens)])
-        h = torch.empty(0)
-        table = self._tables[slot]
+        table, parts = self._tables[slot], []
         for start in range(0, len(tokens), self._prefill.chunk):
             part = torch.tensor(tokens[start : start + self._prefill.chunk], device=self.device)
-            h = self._prefill.run(part, table, self._pages.lengths[slot])
+            parts.append(self._prefill.run(part, table, self._pages.lengths[slot]))
             self._pages.lengths[slot] += len(part)
-        return self._prefill.logits(h[-1:])[0]
+        return parts[-1] if len(parts) == 1 else torch.cat(parts)
 
     @torch.inference_mode()
     def step(
@@ -148,6 +151,10 @@ class FastDecoder(SlotChecks):
         lists = [list(t) for t in tokens]
         self._check(slots, lists)
         self._check_room(slots, [len(t) for t in lists])
+        heads: dict[int, Tensor] = {}
+        for i, (slot, ids) in enumerate(zip(slots, lists, strict=True)):
+            if len(ids) > self.machine.columns:  # one pass over the weights, not one per 64 tokens
+                heads[i], lists[i] = self._append(slot, ids[:-1]), ids[-1:]
         rows: list[Tensor] = [torch.empty(0)] * len(slots)
         chosen: list[Tensor] = [torch.empty(0)] * len(slots)
         for piece in pieces([len(t) for t in lists], self.machine.columns):
@@ -161,6 +168,9 @@ class FastDecoder(SlotChecks):
                 at += b - a
                 if sampled is not None:
                     chosen[i] = sampled[row]
+        if all_logits:
+            for i, h in heads.items():
+                rows[i] = torch.cat([self._prefill.logits(h), rows[i]])
         out: Tensor | list[Tensor] = rows if all_logits else torch.stack([r[-1] for r in rows])
         return StepResult(out, torch.stack(chosen) if sampling is not None else None)
 

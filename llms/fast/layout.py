@@ -143,19 +143,23 @@ def unpack(packed: Packed) -> tuple[Tensor, Tensor]:
     return codes[back, : packed.width // 2], absmax[back, : packed.width // BLOCK]
 
 
-def pack_activations(x: Tensor) -> Tensor:
+def pack_activations(x: Tensor, wgmma: bool = False) -> Tensor:
     """Lay activations [m, k] out as B fragments (kernels/common.cuh, `packed`); m is 1 or a multiple of 8."""
     m, k = x.shape
     if m == 1:
         return x.view(k // 32, 2, 2, 4, 2).permute(0, 3, 1, 2, 4).reshape(-1)
+    if wgmma:
+        return x.view(m, k // 8, 8).permute(1, 0, 2).reshape(-1)
     return x.view(m // 8, 8, k // 32, 2, 2, 4, 2).permute(2, 0, 1, 5, 3, 4, 6).reshape(-1)
 
 
-def unpack_activations(x: Tensor, m: int) -> Tensor:
+def unpack_activations(x: Tensor, m: int, wgmma: bool = False) -> Tensor:
     """Return the activations [m, k] that `pack_activations` laid out."""
     k = x.numel() // m
     if m == 1:
         return x.view(k // 32, 4, 2, 2, 2).permute(0, 2, 3, 1, 4).reshape(1, k)
+    if wgmma:
+        return x.view(k // 8, m, 8).permute(1, 0, 2).reshape(m, k)
     return x.view(k // 32, m // 8, 8, 4, 2, 2, 2).permute(1, 2, 0, 4, 5, 3, 6).reshape(m, k)
 
 

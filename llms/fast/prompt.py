@@ -1,24 +1,26 @@
 """Prefill: a chunk of one slot's prompt through all layers, with cuBLAS over dequantized weights.
 
 Knows matrices and the pages of one slot. Refuses to know graphs, sampling and scheduling. One scratch matrix
-holds each product's weights as bf16 in turn, so a chunk costs one pass over the codes; what a chunk computes
-grows with its tokens, so chunks are as long as the scratch memory allows.
+holds the weights of a slice of each product as bf16 in turn: a chunk costs one pass over the codes, so chunks
+are long, and a slice of 2,048 to 7,168 rows is enough for cuBLAS and spares most of the scratch memory.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from llms.fast.layout import Packed
-from llms.fast.machine import PAGE, Machine, Product, Rotate, Unpack
+from llms.fast.machine import PAGE, AddNorm, Machine, Product, Rotate, Unpack
 from llms.fast.weights import Layer, Weights
 
 CHUNK = 4096
 """Most tokens a pass."""
-SCRATCH = 236 * 2**20
-"""Bytes for the widest activations of a pass; models wider than Mistral-7B get shorter chunks."""
+SLICE = 28 * 2**20
+"""Most weights dequantized at once: 56 MiB as bf16."""
+WIDE = 58_720_256
+"""Most values in the hidden activations of a pass: models wider than Mistral-7B get shorter chunks."""
 
 
 class Prefill:
@@ -32,13 +34,17 @@ class Prefill:
 
     def __init__(self, machine: Machine, weights: Weights, pool: Tensor) -> None:
         self._machine, self._weights, self._pool = machine, weights, pool
+        s, device = weights.shape, machine.device
+        self._qkv_rows = (s.heads + 2 * s.kv_heads) * s.head_dim
+        self.chunk = max(256, min(CHUNK, WIDE // max(s.inner, self._qkv_rows)))
         layer = weights.layers[0]
-        largest = max(p.rows * p.width for p in (layer.qkv, layer.out, layer.gate_up, layer.down))
-        self._scratch = torch.empty(largest, dtype=torch.bfloat16, device=machine.device)
-        s = weights.shape
-        self._widest = max(2 * s.inner, (s.heads + 2 * s.kv_heads) * s.head_dim)
-        self.chunk = min(CHUNK, max(256, SCRATCH // (2 * self._widest)))
-        self._wide = torch.empty(self.chunk * self._widest, dtype=torch.bfloat16, device=machine.device)
+        parts = [_slices(p)[0][1] * 16 * p.width for p in (layer.out, layer.gate_up, layer.down)]
+        self._scratch = torch.empty(
+            max(*parts, layer.qkv.rows * layer.qkv.width), dtype=torch.bfloat16, device=device
+        )
+        widest = max(_slices(layer.gate_up)[0][1] * 16, self._qkv_rows)
+        self._wide = torch.empty(self.chunk * widest, dtype=torch.bfloat16, device=device)
+        self._hidden = torch.empty(self.chunk * s.inner, dtype=torch.bfloat16, device=device)
 
     def run(self, tokens: Tensor, table: Tensor, first: int) -> Tensor:
         """Append one chunk to a slot's pages.
@@ -51,37 +57,65 @@ class Prefill:
         Returns:
             bf16 [n, width], the residual stream after the last layer.
         """
-        h = self._weights.embedding[tokens]
-        for index, layer in enumerate(self._weights.layers):
-            h = h + self._attention(index, layer, h, table, first)
-            h += self._mlp(layer, h)
-        return h
+        w = self._weights
+        h = w.embedding[tokens]
+        x = torch.empty_like(h)
+        y: Tensor | None = None
+        for index, layer in enumerate(w.layers):
+            self._norm(h, y, layer.attention_gain, x)
+            y = self._attention(index, layer, x, table, first)
+            self._norm(h, y, layer.mlp_gain, x)
+            y = self._mlp(layer, x)
+        return h if y is None else h + y
 
     def logits(self, h: Tensor) -> Tensor:
         """Return fp32 [n, vocabulary] of rows [n, width] of the residual stream."""
-        w = self._weights
-        return torch.mm(rms_norm(h, (w.shape.width,), w.gain, w.shape.eps), w.head.t()).float()
+        w, x = self._weights, torch.empty_like(h)
+        self._norm(h, None, w.gain, x)
+        return torch.mm(x, w.head.t()).float()
 
-    def dequantize(self, p: Packed) -> Tensor:
-        """Return the joined matrix as bf16 [rows, width], in the scratch memory."""
-        out = self._scratch[: p.rows * p.width].view(p.rows, p.width)
-        tiles, units = p.records.shape[:2]
+    def dequantize(self, p: Packed, first: int = 0, count: int | None = None, inner: int = 0) -> Tensor:
+        """Return tiles of a joined matrix as bf16 rows [16 * tiles, width], in the scratch memory.
+
+        Args:
+            p: The matrix.
+            first: First tile.
+            count: Number of tiles; default: all.
+            inner: Rows of gate, where gate and up are joined: its rows come first, then as many of up.
+        """
+        tiles, units, size = p.records.shape
+        count = tiles if count is None else count
+        out = self._scratch[: count * 16 * p.width].view(count * 16, p.width)
+        low = first * (8 if inner else 16)
+        high = inner + low - 8 * count if inner else low
         w = self._weights
-        self._machine.unpack((-(-tiles * units // 8),), Unpack(
-            p.records.data_ptr(), p.tiles.data_ptr(), p.absmax2.data_ptr(), w.code2.data_ptr(),
-            w.codes.data_ptr(), out.data_ptr(), tiles, units, p.width // 64, p.width,
+        self._machine.unpack((-(-count * units // 8),), Unpack(
+            p.records.data_ptr() + first * units * size, p.tiles[first].data_ptr(), p.absmax2.data_ptr(),
+            w.code2.data_ptr(), w.codes.data_ptr(), out.data_ptr(), count, units, p.width // 64, p.width,
+            low, high,
         ))  # fmt: skip
         return out
 
-    def _product(self, x: Tensor, p: Packed) -> Tensor:
-        """Return x [n, width] times a matrix, [n, rows], in the wide scratch memory."""
-        out = self._wide[: len(x) * p.rows].view(len(x), p.rows)
-        return torch.mm(x, self.dequantize(p).t(), out=out)
+    def _norm(self, h: Tensor, y: Tensor | None, gain: Tensor, x: Tensor) -> None:
+        """Add y to h, and write the normalized h into x."""
+        s = self._weights.shape
+        added = 0 if y is None else y.data_ptr()
+        self._machine.add_norm(
+            (len(h),), AddNorm(h.data_ptr(), added, gain.data_ptr(), x.data_ptr(), s.width, s.eps)
+        )
 
-    def _attention(self, index: int, layer: Layer, h: Tensor, table: Tensor, first: int) -> Tensor:
-        s, n = self._weights.shape, len(h)
-        x = rms_norm(h, (s.width,), layer.attention_gain, s.eps)
-        qkv = self._product(x, layer.qkv)
+    def _product(self, x: Tensor, p: Packed, out: Tensor) -> Tensor:
+        """Write x [n, width] times a matrix into out [n, rows], a slice of the rows at a time."""
+        for first, count in _slices(p):
+            part = out[:, first * 16 : (first + count) * 16]
+            torch.mm(x, self.dequantize(p, first, count).t(), out=part)
+        return out
+
+    def _attention(self, index: int, layer: Layer, x: Tensor, table: Tensor, first: int) -> Tensor:
+        """Return what attention adds to the residual stream, in the memory of x."""
+        s, n = self._weights.shape, len(x)
+        qkv = self._wide[: n * layer.qkv.rows].view(n, layer.qkv.rows)
+        torch.mm(x, self.dequantize(layer.qkv).t(), out=qkv)
         self._machine.rotate_store((n,), Rotate(
             qkv.data_ptr(), self._pool[index].data_ptr(), table.data_ptr(), self._weights.rope.data_ptr(),
             first, s.heads,
@@ -95,8 +129,7 @@ class Prefill:
         group = s.heads // s.kv_heads
         k, v = (t[:, None].expand(-1, group, -1, -1) for t in (k, v))
         out = self._dot_product(q.reshape(s.kv_heads, group, n, s.head_dim), k, v, first)
-        x = out.permute(2, 0, 1, 3).reshape(n, -1)
-        return torch.mm(x, self.dequantize(layer.out).t())
+        return self._product(out.permute(2, 0, 1, 3).reshape(n, -1), layer.out, x)
 
     def _dot_product(self, q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
         n, total, sliding = q.shape[2], k.shape[2], self._weights.shape.sliding
@@ -111,10 +144,23 @@ class Prefill:
 
         return scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(n, total))
 
-    def _mlp(self, layer: Layer, h: Tensor) -> Tensor:
-        s, n = self._weights.shape, len(h)
-        x = rms_norm(h, (s.width,), layer.mlp_gain, s.eps)
-        joined = self._product(x, layer.gate_up)
-        grid = (-(-s.inner // (8 * 128)), n)
-        self._machine.silu_product(grid, Product(joined.data_ptr(), s.inner))
-        return torch.mm(joined[:, : s.inner], self.dequantize(layer.down).t())
+    def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
+        """Return what the two products around SiLU add to the residual stream, in the memory of x."""
+        s, n = self._weights.shape, len(x)
+        act = self._hidden[: n * s.inner].view(n, s.inner)
+        for first, count in _slices(layer.gate_up):
+            rows = count * 16
+            joined = self._wide[: n * rows].view(n, rows)
+            torch.mm(x, self.dequantize(layer.gate_up, first, count, s.inner).t(), out=joined)
+            self._machine.silu_product((-(-rows // (16 * 128)), n), Product(
+                joined.data_ptr(), act.data_ptr() + first * 16, rows // 2, s.inner
+            ))  # fmt: skip
+        return self._product(act, layer.down, x)
+
+
+def _slices(p: Packed) -> list[tuple[int, int]]:
+    """Cut a matrix into runs of tiles (first, count) of at most SLICE weights each."""
+    tiles = p.records.shape[0]
+    most = max(1, SLICE // (16 * p.width))
+    count = -(-tiles // -(-tiles // most))
+    return [(first, min(count, tiles - first)) for first in range(0, tiles, count)]

@@ -5,9 +5,10 @@
 // the cache into registers: a dot product does not care in which order its terms come, so a lane's 16 contiguous
 // bytes of a key serve as B fragments as they are, and movmatrix turns the values' fragments.
 // Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE, -DATTENTION_WARPS: 8 for a step
-// of one column, where a short text then needs one block a head and no second meeting; else 4, three blocks of
-// which fit a multiprocessor.
+// of one column, where a short text then needs one block a head and no second meeting; else 4, four blocks of
+// which fit a multiprocessor. -DATTENTION_REGISTERS a thread: a block of 8 warps fits beside one of gemv.cu.
 #define J (HEAD_DIM / 32)
+#define SOON (ATTENTION_WARPS == 8)
 
 struct Attention {
   const bf16* q;   // [columns][KV_HEADS * GROUP * HEAD_DIM], rotated
@@ -32,10 +33,11 @@ __device__ __forceinline__ u32 transpose8x8(u32 v) {
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(const __grid_constant__ Attention a) {
+extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __grid_constant__ Attention a) {
   extern __shared__ __align__(16) float so_memory[];
   float(*so)[16][HEAD_DIM + 4] = (float(*)[16][HEAD_DIM + 4]) so_memory;  // [ATTENTION_WARPS]
   __shared__ float sm[ATTENTION_WARPS][16], sl[ATTENTION_WARPS][16];
+  __shared__ __align__(16) bf16 queries[16][HEAD_DIM + 8];
   __shared__ u32 arrived;
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
   const int split = blockIdx.x, head = blockIdx.y, group = blockIdx.z;
@@ -55,23 +57,45 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(con
     return a.kv + ((((size_t)pages[key / PAGE] * 2 + which) * KV_HEADS + head) * PAGE + key % PAGE) * HEAD_DIM;
   };
   // Keys of earlier steps are in memory already: bring the run into L2 while the projection before still works.
-  for (int i = tid; i < (hi - lo) * (HEAD_DIM / 64); i += ATTENTION_WARPS * 32) {
+#if PDL
+  const int last_page = (hi - 1) / PAGE, pages_here = last_page - lo / PAGE + 1;
+  for (int i = tid; i < pages_here * 2; i += ATTENTION_WARPS * 32) {
+    const int from = max(lo, (lo / PAGE + i / 2) * PAGE), to = min(hi, (lo / PAGE + i / 2 + 1) * PAGE);
+    ask_l2(key_row(i & 1, from), (to - from) * HEAD_DIM * 2);
+  }
+#else
+  for (int i = tid; i < min(2048, (hi - lo) * (HEAD_DIM / 64)); i += ATTENTION_WARPS * 32) {
     const int key = lo + i / (HEAD_DIM / 64), part = i % (HEAD_DIM / 64) * 64;
-    if (i >= 2048) break;
     prefetch_l2(key_row(0, key) + part);
     prefetch_l2(key_row(1, key) + part);
   }
+#endif
+  uint4 k[2][J], v[2][J];
+  auto load = [&](int b, int key) {
+    const bf16 *kp = key_row(0, key) + t * 8, *vp = key_row(1, key) + t * 8;
+#pragma unroll
+    for (int j = 0; j < J; j++) k[b][j] = load_uint4(kp + j * 32);
+#pragma unroll
+    for (int j = 0; j < J; j++) v[b][j] = load_uint4(vp + j * 32);
+  };
+  // With registers to spare, the first keys a warp looks at are fetched at once, those of this step again later.
+  const int own = lo + warp * 16 + g;
+  const bool early = SOON && lo + warp * 16 < hi;
+  if (early) load(0, own), load(1, own + 8);
   depend_wait();
   depend_launch();
-
-  uint4 q[J][2];
-#pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const int row = g + r * 8;
-    const bf16* p = a.q + ((size_t)(first + row / GROUP) * KV_HEADS * GROUP + head * GROUP + row % GROUP) * HEAD_DIM;
-#pragma unroll
-    for (int j = 0; j < J; j++) q[j][r] = row < rows ? load_uint4(p + j * 32 + t * 8) : make_uint4(0, 0, 0, 0);
+  if (early) {
+    if (min(own, hi - 1) >= p0) load(0, own);
+    if (min(own + 8, hi - 1) >= p0) load(1, own + 8);
   }
+
+  // The queries, shared by all warps; rows 16 bytes longer than they are, for the banks.
+  for (int i = tid; i < 16 * (HEAD_DIM / 8); i += ATTENTION_WARPS * 32) {
+    const int row = i / (HEAD_DIM / 8), d = i % (HEAD_DIM / 8) * 8;
+    const bf16* p = a.q + ((size_t)(first + row / GROUP) * KV_HEADS * GROUP + head * GROUP + row % GROUP) * HEAD_DIM + d;
+    *(uint4*)&queries[row][d] = row < rows ? load_uint4(p) : make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
   float o[J][4][4];
 #pragma unroll
   for (int j = 0; j < J; j++)
@@ -82,24 +106,15 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * 32) attention(con
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
 
   for (int base = lo + warp * 16; base < hi; base += step) {
-    uint4 k[2][J], v[2][J];
+    if (!SOON || base != lo + warp * 16) load(0, base + g), load(1, base + 8 + g);
+    float s[2][4] = {{0.f, 0.f, 0.f, 0.f}, {0.f, 0.f, 0.f, 0.f}};
 #pragma unroll
-    for (int b = 0; b < 2; b++) {
-      const bf16* kp = key_row(0, base + b * 8 + g) + t * 8;
-      const bf16* vp = key_row(1, base + b * 8 + g) + t * 8;
+    for (int j = 0; j < J; j++) {
+      const uint4 q0 = *(const uint4*)&queries[g][j * 32 + t * 8], q1 = *(const uint4*)&queries[g + 8][j * 32 + t * 8];
 #pragma unroll
-      for (int j = 0; j < J; j++) k[b][j] = load_uint4(kp + j * 32);
-#pragma unroll
-      for (int j = 0; j < J; j++) v[b][j] = load_uint4(vp + j * 32);
-    }
-    float s[2][4];
-#pragma unroll
-    for (int b = 0; b < 2; b++) {
-      s[b][0] = s[b][1] = s[b][2] = s[b][3] = 0.f;
-#pragma unroll
-      for (int j = 0; j < J; j++) {
-        mma(s[b], q[j][0].x, q[j][1].x, q[j][0].y, q[j][1].y, k[b][j].x, k[b][j].y);
-        mma(s[b], q[j][0].z, q[j][1].z, q[j][0].w, q[j][1].w, k[b][j].z, k[b][j].w);
+      for (int b = 0; b < 2; b++) {
+        mma(s[b], q0.x, q1.x, q0.y, q1.y, k[b][j].x, k[b][j].y);
+        mma(s[b], q0.z, q1.z, q0.w, q1.w, k[b][j].z, k[b][j].w);
       }
     }
     float high[2] = {-INFINITY, -INFINITY};

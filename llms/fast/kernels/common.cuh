@@ -1,5 +1,6 @@
 // Shared by all kernels. No header is included, so that NVRTC needs nothing but itself.
-// Compiled with -DPDL=0|1 (programmatic dependent launch, from compute capability 9.0 on).
+// Compiled with -DPDL=0|1 (programmatic dependent launch, from compute capability 9.0 on) and -DWGMMA=0|1 (products of
+// several columns by warpgroups' tensor core instructions, compute capability 9.0 alone).
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
@@ -69,16 +70,66 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 a0, const u32 a1, c
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Where activation (k, column m) lies, in bf16 elements: the B fragments of two k16 steps side by side, so
-// that one 16-byte load a lane feeds two mma. NT = columns / 8; NT = 0: one column, no padding to 8.
+// Where activation (k, column m) lies, in bf16 elements. NT = columns / 8; NT = 0: one column, no padding to 8.
+// For mma: the B fragments of two k16 steps side by side, so that one 16-byte load a lane feeds two of them.
+// For wgmma: 8 columns x 8 k a core matrix of 128 bytes, the matrices of one k8 step side by side.
 __device__ __forceinline__ int packed(int k, int m, int nt) {
   const int t = (k >> 1) & 3, in = ((k >> 4) & 1) * 4 + ((k >> 3) & 1) * 2 + (k & 1);
   if (nt == 0) return ((k >> 5) * 4 + t) * 8 + in;
+#if WGMMA
+  return ((k >> 3) * nt + (m >> 3)) * 64 + (m & 7) * 8 + (k & 7);
+#else
   return (((k >> 5) * nt + (m >> 3)) * 32 + (m & 7) * 4 + t) * 8 + in;
+#endif
+}
+
+// What the next product reads first, asked into L2 while this kernel no longer needs the memory: the first bytes
+// of each of `pieces` equal parts of its records. Its blocks then start with data at twice the memory's rate.
+struct Ahead {
+  const char* records;
+  int n, pieces, grain, bytes;  // part j starts at (n * j / pieces) * grain
+};
+
+// Ask for `bytes` (a multiple of 16, as p is) into L2.
+__device__ __forceinline__ void ask_l2(const void* p, int bytes) {
+#if PDL
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+__device__ __forceinline__ void look_ahead(const Ahead& a, int worker, int workers) {
+#if PDL
+  const int lane = threadIdx.x & 31, chunks = (a.bytes + 4095) >> 12;
+  for (int i = worker + lane * workers; i < a.pieces * chunks; i += 32 * workers) {
+    const int piece = i / chunks, at = (i % chunks) << 12;
+    const char* from = a.records + (size_t)((long long)a.n * piece / a.pieces) * a.grain + at;
+    ask_l2(from, min(4096, a.bytes - at));
+  }
+#endif
 }
 
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
   return v;
+}
+
+// 8 values of the residual stream, normalized with the model's own two roundings.
+__device__ __forceinline__ uint4 normed(const uint4& x, const u32 (&gain)[4], float rstd) {
+  const u32 xs[4] = {x.x, x.y, x.z, x.w};
+  u32 r[4];
+#pragma unroll
+  for (int e = 0; e < 4; e++)
+    r[e] = pack_bf16(round_bf16(to_float(xs[e] & 0xffff) * rstd) * to_float(gain[e] & 0xffff),
+                     round_bf16(to_float(xs[e] >> 16) * rstd) * to_float(gain[e] >> 16));
+  return make_uint4(r[0], r[1], r[2], r[3]);
+}
+__device__ __forceinline__ float squares(const uint4& x) {
+  const u32 xs[4] = {x.x, x.y, x.z, x.w};
+  float s = 0.f;
+#pragma unroll
+  for (int e = 0; e < 4; e++) s += to_float(xs[e] & 0xffff) * to_float(xs[e] & 0xffff) + to_float(xs[e] >> 16) * to_float(xs[e] >> 16);
+  return s;
+}
+__device__ __forceinline__ u32 add_pair(u32 a, u32 b) {
+  return pack_bf16(to_float(a & 0xffff) + to_float(b & 0xffff), to_float(a >> 16) + to_float(b >> 16));
 }

@@ -1,7 +1,8 @@
 // The two ends of a step, and what prefill needs beside cuBLAS.
 // Compiled with -DHEAD_DIM, -DKV_HEADS, -DPAGE, -DNESTED.
 
-// Residual stream, packed activations and sum of squares of each column's token. One block a column.
+// Residual stream, packed activations (one column: as they are, else times the gain) and sum of squares of each
+// column's token. One block a column.
 struct Embed {
   const int* tokens;
   const bf16* table;  // [vocabulary][width]
@@ -35,7 +36,8 @@ extern "C" __global__ void embed(const __grid_constant__ Embed a) {
     for (int e = 0; e < 4; e++) {
       const float lo = to_float(vs[e] & 0xffff), hi = to_float(vs[e] >> 16);
       *(float2*)(a.h + (size_t)m * a.width + k + e * 2) = make_float2(lo, hi);
-      *(u32*)(a.x + packed(k + e * 2, m, a.nt)) = pack_bf16(lo * to_float(gs[e] & 0xffff), hi * to_float(gs[e] >> 16));
+      *(u32*)(a.x + packed(k + e * 2, m, a.nt)) =
+          a.nt ? pack_bf16(lo * to_float(gs[e] & 0xffff), hi * to_float(gs[e] >> 16)) : vs[e];
       s += lo * lo + hi * hi;
     }
   }
@@ -73,6 +75,7 @@ struct Unpack {
   const float* codes;  // [16]
   bf16* out;
   int num_tiles, units, blocks_per_row, width;
+  int low, high;  // what is taken off the row numbers of the tiles' low and high runs
 };
 
 extern "C" __global__ void __launch_bounds__(256) unpack(const __grid_constant__ Unpack a) {
@@ -114,9 +117,40 @@ extern "C" __global__ void __launch_bounds__(256) unpack(const __grid_constant__
 #pragma unroll
     for (int j = 0; j < 4; j++) {  // 4 rows of 128 bytes at a time
       const int r = j * 4 + (lane >> 3);
-      const size_t row = (r < 8 ? tile.low : tile.high - 8) + r;
-      *(uint4*)(a.out + row * a.width + k + (lane & 7) * 8) = *(const uint4*)&block[warp][r][(lane & 7) * 8];
+      const int row = r < 8 ? tile.low - a.low + r : tile.high - a.high + r - 8;
+      *(uint4*)(a.out + (size_t)row * a.width + k + (lane & 7) * 8) = *(const uint4*)&block[warp][r][(lane & 7) * 8];
     }
+  }
+}
+
+// Prefill: the residual stream takes a layer's result up, and is normalized for what reads it next, each rounded where
+// the model itself rounds. One block a token, 8 values a thread at a time.
+struct AddNorm {
+  bf16* h;          // [tokens][width]
+  const bf16* y;    // added to h where not null
+  const bf16* gain;
+  bf16* x;
+  int width;
+  float eps;
+};
+
+extern "C" __global__ void __launch_bounds__(512) add_norm(const __grid_constant__ AddNorm a) {
+  const size_t row = (size_t)blockIdx.x * a.width;
+  float s = 0.f;
+  for (int k = threadIdx.x * 8; k < a.width; k += blockDim.x * 8) {
+    uint4 h = *(const uint4*)(a.h + row + k);
+    if (a.y) {
+      const uint4 y = *(const uint4*)(a.y + row + k);
+      h = make_uint4(add_pair(h.x, y.x), add_pair(h.y, y.y), add_pair(h.z, y.z), add_pair(h.w, y.w));
+      *(uint4*)(a.h + row + k) = h;
+    }
+    s += squares(h);
+  }
+  const float r = rsqrtf(block_sum(s) / a.width + a.eps);
+  for (int k = threadIdx.x * 8; k < a.width; k += blockDim.x * 8) {
+    const uint4 g = *(const uint4*)(a.gain + k);
+    const u32 gain[4] = {g.x, g.y, g.z, g.w};
+    *(uint4*)(a.x + row + k) = normed(*(const uint4*)(a.h + row + k), gain, r);
   }
 }
 
@@ -145,8 +179,8 @@ extern "C" __global__ void rotate_store(const __grid_constant__ Rotate a) {
       for (int e = 0; e < 4; e++) {
         const float2 r0 = rope[d + e * 2], r1 = rope[d + e * 2 + 1];
         const float x0 = to_float(ls[e] & 0xffff), x1 = to_float(ls[e] >> 16), y0 = to_float(hs[e] & 0xffff), y1 = to_float(hs[e] >> 16);
-        ls[e] = pack_bf16(x0 * r0.x - y0 * r0.y, x1 * r1.x - y1 * r1.y);
-        hs[e] = pack_bf16(y0 * r0.x + x0 * r0.y, y1 * r1.x + x1 * r1.y);
+        ls[e] = pack_bf16(rotate(x0, r0.x, -y0, r0.y), rotate(x1, r1.x, -y1, r1.y));
+        hs[e] = pack_bf16(rotate(y0, r0.x, x0, r0.y), rotate(y1, r1.x, x1, r1.y));
       }
       *(uint4*)row = lo, *(uint4*)(row + HEAD_DIM / 2) = hi;
     }
@@ -157,16 +191,17 @@ extern "C" __global__ void rotate_store(const __grid_constant__ Rotate a) {
   }
 }
 
-// Prefill: act = silu(gate) * up over [tokens][2 * width], in place of gate.
+// Prefill: act = silu(gate) * up over [tokens][2 * width] of joined, into rows of `stride` values.
 struct Product {
-  bf16* joined;
-  int width;
+  const bf16* joined;
+  bf16* act;
+  int width, stride;
 };
 
 extern "C" __global__ void silu_product(const __grid_constant__ Product a) {
   const int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
   if (i >= a.width) return;
-  bf16* row = a.joined + (size_t)blockIdx.y * 2 * a.width;
+  const bf16* row = a.joined + (size_t)blockIdx.y * 2 * a.width;
   const uint4 gate = *(const uint4*)(row + i), up = *(const uint4*)(row + a.width + i);
   const u32 gs[4] = {gate.x, gate.y, gate.z, gate.w}, us[4] = {up.x, up.y, up.z, up.w};
   u32 r[4];
@@ -174,5 +209,5 @@ extern "C" __global__ void silu_product(const __grid_constant__ Product a) {
   for (int e = 0; e < 4; e++)
     r[e] = pack_bf16(round_bf16(silu(to_float(gs[e] & 0xffff))) * to_float(us[e] & 0xffff),
                      round_bf16(silu(to_float(gs[e] >> 16))) * to_float(us[e] >> 16));
-  *(uint4*)(row + i) = make_uint4(r[0], r[1], r[2], r[3]);
+  *(uint4*)(a.act + (size_t)blockIdx.y * a.stride + i) = make_uint4(r[0], r[1], r[2], r[3]);
 }

@@ -1,16 +1,46 @@
-// 8, 16, 32 or 64 columns: Y = W X for a step of several tokens. A block owns RT row tiles a warp and a share of K; the activations of 256 columns of W are fetched once into shared memory for all 8 warps, the
-// weights go through the same private ring as in gemv.cu. Where the rows alone do not fill the GPU, K is split
-// over blocks, all of which run at once: each writes its fp32 sums, waits for the others, and adds up an equal share
-// of the row tiles in a fixed order.
-// RT = 2 from 32 columns on: there, reading activations from shared memory is what limits, and two tiles share it.
+// 8, 16, 32 or 64 columns: Y = W X for a step of several tokens. A block owns RT row tiles a warp and a share of K;
+// the activations of 256 columns of W are fetched once into shared memory for all its warps, the weights go through
+// the same private ring as in gemv.cu. Where the rows alone do not fill the GPU, K is split over blocks, all of which
+// run at once: each writes its fp32 sums, waits for the others, and adds up an equal share of the row tiles in a fixed
+// order.
+// -DX_UNITS: see WHOLE below; 0: never. WGMMA: 16 warps, four of which share one instruction: 64 rows of weights, decoded into registers, times all columns
+// straight from shared memory. Else mma, 8 warps, and RT = 2 from 32 columns on: there, reading activations from
+// shared memory is what limits, and two tiles share it.
+#if WGMMA
+#define WARPS 16
+#else
+#define WARPS 8
+#endif
 
-enum { QKV, RESIDUAL, SILU };
-
-// d: rows g, g+8 (two runs of 8) by columns n*8 + 2t, +1
 // d: rows g, g+8 (two runs of 8) by columns n*8 + 2t, +1; ssq: this tile's row of sums of squares.
+// What finishing a tile's columns n*8 .. needs from far: the residual stream, [column][run]; or, to have them near, what
+// leads to the place of keys and values.
+struct Far {
+  float h[2][2];
+};
+
+template <int KIND>
+__device__ __forceinline__ Far from_far(const Linear& a, const Tile& tile, int n, int lane) {
+  const int g = lane >> 2, m = n * 8 + (lane & 3) * 2;
+  Far far{};
+#pragma unroll
+  for (int e = 0; e < 2; e++) {
+    if (m + e >= a.columns) continue;
+    if (KIND == RESIDUAL) {
+      far.h[e][0] = load_float(a.h + (size_t)(m + e) * a.width + tile.low + g);
+      far.h[e][1] = load_float(a.h + (size_t)(m + e) * a.width + tile.high + g);
+    } else if (KIND == QKV) {
+      const int p = a.pos[m + e], page = a.pages[a.slot[m + e] * a.max_pages + p / PAGE];
+      const float2 r = a.rope[(size_t)p * (HEAD_DIM / 2) + (tile.low + g) % (HEAD_DIM / 2)];
+      asm volatile("" ::"r"(page), "f"(r.x));
+    }
+  }
+  return far;
+}
+
 template <int KIND, int NT>
 __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const float (&d)[4], int n, const float* rstd,
-                                       float* ssq, int lane) {
+                                       float* ssq, int lane, const Far& far) {
   const int g = lane >> 2, t = lane & 3, m = n * 8 + t * 2;
   if (KIND == QKV) {
 #pragma unroll
@@ -24,17 +54,12 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const 
     const float other = __shfl_xor_sync(~0u, (g & 1) ? v[0] : v[1], 4);
     *(u32*)(a.x_out + packed(tile.low + (g & ~1), m + (g & 1), NT)) = (g & 1) ? pack_bf16(other, v[1]) : pack_bf16(v[0], other);
   } else {
-    float h[2][2];  // [column][run]
-#pragma unroll
-    for (int e = 0; e < 2; e++)
-#pragma unroll
-      for (int r = 0; r < 2; r++)
-        h[e][r] = m + e < a.columns ? load_float(a.h + (size_t)(m + e) * a.width + (r ? tile.high : tile.low) + g) : 0.f;
+    float h[2][2];
 #pragma unroll
     for (int e = 0; e < 2; e++)
 #pragma unroll
       for (int r = 0; r < 2; r++) {
-        h[e][r] = round_bf16(h[e][r] + round_bf16(d[e + r * 2]));
+        h[e][r] = round_bf16(far.h[e][r] + round_bf16(d[e + r * 2] * a.code_scale));
         if (m + e < a.columns) a.h[(size_t)(m + e) * a.width + (r ? tile.high : tile.low) + g] = h[e][r];
         else h[e][r] = 0.f;
       }
@@ -43,9 +68,8 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const 
     const float oa = __shfl_xor_sync(~0u, (mine ? h[0][0] : h[1][0]) * ga, 4);
     const float ob = __shfl_xor_sync(~0u, (mine ? h[0][1] : h[1][1]) * gb, 4);
     const float va = (mine ? h[1][0] : h[0][0]) * ga, vb = (mine ? h[1][1] : h[0][1]) * gb;
-    // low + g and high + g = low + 8 + g are the two halves of one k16 step
-    *(uint2*)(a.x_out + packed(tile.low + (g & ~1), m + mine, NT)) =
-        make_uint2(mine ? pack_bf16(oa, va) : pack_bf16(va, oa), mine ? pack_bf16(ob, vb) : pack_bf16(vb, ob));
+    *(u32*)(a.x_out + packed(tile.low + (g & ~1), m + mine, NT)) = mine ? pack_bf16(oa, va) : pack_bf16(va, oa);
+    *(u32*)(a.x_out + packed(tile.high + (g & ~1), m + mine, NT)) = mine ? pack_bf16(ob, vb) : pack_bf16(vb, ob);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float s = h[e][0] * h[e][0] + h[e][1] * h[e][1];
@@ -57,7 +81,7 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const 
   }
 }
 
-// 1 / rms of every column into shared memory, by all threads; ends with a barrier.
+// 1 / rms of every column, times what the codes are to be multiplied by, into shared memory, by all threads; ends with a barrier.
 template <int NT>
 __device__ __forceinline__ void norms(const Linear& a, float* rstd, float* scratch, int tid) {
   constexpr int M = NT * 8, PARTS = WARPS * 32 / M;
@@ -76,20 +100,29 @@ __device__ __forceinline__ void norms(const Linear& a, float* rstd, float* scrat
     s = 0.f;
 #pragma unroll
     for (int i = 0; i < PARTS; i++) s += scratch[i * M + tid];
-    rstd[tid] = rsqrtf(s * a.inv_width + a.eps);
+    rstd[tid] = rsqrtf(s * a.inv_width + a.eps) * a.code_scale;
   }
   __syncthreads();
 }
 
-template <int KIND, int NT, int RT, int DEPTH>
+// What this thread has copied into shared memory becomes visible to wgmma, which reads past plain accesses' order.
+__device__ __forceinline__ void publish() {
+#if WGMMA
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// WHOLE: all activations of the block's share of K lie in shared memory before the first product, so that no barrier
+// holds the warps of the block together; X_UNITS of 256 columns are the largest share.
+template <int KIND, int NT, int RT, int DEPTH, bool WHOLE>
 __device__ __forceinline__ void gemm(const Linear& a) {
   extern __shared__ __align__(128) char shared[];
   char* lut = shared;
   float* code2 = (float*)(shared + LUT_BYTES);
   float* rstd = code2 + 256;  // [64]
-  float* ssq = rstd + 64;     // [WARPS * RT][NT * 8], at least 256: `norms` works there too
-  char* xs = (char*)(ssq + max(WARPS * RT * NT * 8, 256));
-  char* rings = xs + DEPTH * NT * 4096;
+  float* ssq = rstd + 64;     // [WARPS * RT][NT * 8], at least a float a thread: `norms` works there too
+  char* xs = (char*)(ssq + max(WARPS * RT * NT * 8, WARPS * 32));
+  char* rings = xs + (WHOLE ? X_UNITS : DEPTH) * NT * 4096;
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2;
   char* ring = rings + warp * (DEPTH * RT * RECORD);
   const int index = (blockIdx.x * WARPS + warp) * RT;
@@ -105,21 +138,29 @@ __device__ __forceinline__ void gemm(const Linear& a) {
   auto fetch_x = [&](int u, int stage) {
     if (u < u1)
 #pragma unroll
-      for (int i = 0; i < NT; i++)
-        copy16(xs + (stage * NT + i) * 4096 + tid * 16, a.x + ((size_t)u * NT + i) * 256 + tid);
+      for (int i = tid; i < NT * 256; i += WARPS * 32) copy16(xs + stage * NT * 4096 + i * 16, a.x + (size_t)u * NT * 256 + i);
   };
   const Tables tables = ask_tables(a, tid);
   Tile tile[RT];
 #pragma unroll
   for (int r = 0; r < RT; r++) tile[r] = a.tiles[min(index + r, a.num_tiles - 1)];
-  fetch_w(u0, 0);
-  fill_tables(lut, code2, tables, tid);
-  depend_wait();
+  if (WHOLE) {
 #pragma unroll
-  for (int s = 0; s < DEPTH - 1; s++) {
-    fetch_x(u0 + s, s);  // before the next weights: it would queue behind them
-    if (s) fetch_w(u0 + s, s);
+    for (int s = 0; s < DEPTH; s++) fetch_w(u0 + s, s), copy_commit();
+    fill_tables(lut, code2, tables, tid);
+    depend_wait();
+    for (int u = u0; u < u1; u++) fetch_x(u, u - u0);
     copy_commit();
+  } else {
+    fetch_w(u0, 0);
+    fill_tables(lut, code2, tables, tid);
+    depend_wait();
+#pragma unroll
+    for (int s = 0; s < DEPTH - 1; s++) {
+      fetch_x(u0 + s, s);  // before the next weights: it would queue behind them
+      if (s) fetch_w(u0 + s, s);
+      copy_commit();
+    }
   }
   depend_launch();
 
@@ -130,7 +171,7 @@ __device__ __forceinline__ void gemm(const Linear& a) {
     for (int n = 0; n < NT; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) y[r][n][i] = 0.f;
-  const u32 lut_lane = shared_address(lut) + lane * 4;
+  const u32 table = shared_address(lut);
   int stage = 0;
   for (int u = u0; u < u1; u++) {
     float s2[RT][2];
@@ -142,59 +183,30 @@ __device__ __forceinline__ void gemm(const Linear& a) {
       s2[r][1] = __ldg(a.absmax2 + ((tile[r].start_high + g * a.blocks_per_row + u * 4) >> 8));
 #endif
     }
-    copy_wait<DEPTH - 2>();
-    __syncthreads();  // this stage has arrived for everyone, and the one to be overwritten has been read
-    {
+    if (WHOLE && u > u0) {
+      copy_wait<DEPTH - 1>();
+      __syncwarp();
+    } else {
+      copy_wait<WHOLE ? 0 : DEPTH - 2>();
+      publish();
+      __syncthreads();  // this stage has arrived for everyone, and the one to be overwritten has been read
+    }
+    if (!WHOLE) {
       const int next = stage ? stage - 1 : DEPTH - 1;
       fetch_w(u + DEPTH - 1, next);
       fetch_x(u + DEPTH - 1, next);
       copy_commit();
     }
+    if (u == max(u0, u1 - DEPTH + 1)) {
+      const int block = blockIdx.y * gridDim.x + blockIdx.x;
+      look_ahead(a.ahead, block * WARPS + warp, gridDim.x * gridDim.y * WARPS);
+    }
     const char* rec = ring + stage * RT * RECORD;
-    const uint4* x = (const uint4*)(xs + stage * NT * 4096);
-#pragma unroll(NT * RT > 8 ? 1 : 4)
-    for (int i = 0; i < 4; i++) {
-      float d[RT][NT][4];
-      uint4 w[RT];
-#pragma unroll
-      for (int r = 0; r < RT; r++) {
-        w[r] = *(const uint4*)(rec + r * RECORD + i * 512 + lane * 16);
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) d[r][n][e] = 0.f;
-      }
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        u32 f[RT][2][4];
-#pragma unroll
-        for (int r = 0; r < RT; r++) {
-          decode(f[r][0], h ? w[r].z : w[r].x, lut_lane);
-          decode(f[r][1], h ? w[r].w : w[r].y, lut_lane);
-        }
-#pragma unroll
-        for (int n0 = 0; n0 < NT; n0 += 2) {  // an mma waits for the one before it on the same sums: alternate
-          uint4 b[2];
-#pragma unroll
-          for (int n = 0; n < 2 && n0 + n < NT; n++) b[n] = x[((i * 2 + h) * NT + n0 + n) * 32 + lane];
-#pragma unroll
-          for (int e = 0; e < 2; e++)
-#pragma unroll
-            for (int r = 0; r < RT; r++)
-#pragma unroll
-              for (int n = 0; n < 2 && n0 + n < NT; n++)
-                mma(d[r][n0 + n], f[r][e][0], f[r][e][1], f[r][e][2], f[r][e][3], e ? b[n].z : b[n].x, e ? b[n].w : b[n].y);
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < RT; r++) {
-        const float2 sc = scales(rec + r * RECORD, code2, g, i, s2[r][0], s2[r][1], tile[r].offset_low, tile[r].offset_high);
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-          y[r][n][0] += sc.x * d[r][n][0], y[r][n][1] += sc.x * d[r][n][1];
-          y[r][n][2] += sc.y * d[r][n][2], y[r][n][3] += sc.y * d[r][n][3];
-        }
-      }
+    multiply<NT, RT>(y, rec, xs + (WHOLE ? u - u0 : stage) * NT * 4096, code2, s2, tile, table, lane);
+    if (WHOLE) {
+      __syncwarp();
+      fetch_w(u + DEPTH, stage);
+      copy_commit();
     }
     if (++stage == DEPTH) stage = 0;
   }
@@ -221,18 +233,27 @@ __device__ __forceinline__ void gemm(const Linear& a) {
 #pragma unroll
       for (int n = 0; n < NT; n++)
         if (index + r < a.num_tiles)
-          finish<KIND, NT>(a, tile[r], y[r][n], n, rstd, ssq + (warp * RT + r) * NT * 8, lane);
+          finish<KIND, NT>(a, tile[r], y[r][n], n, rstd, ssq + (warp * RT + r) * NT * 8, lane, from_far<KIND>(a, tile[r], n, lane));
   } else {
+    // Each warp takes items (a tile's 8 columns) in turn; what its first one needs comes while the others are awaited.
+    from = WARPS * RT * blockIdx.y / a.splits, to = min(tiles_here, WARPS * RT * (int)(blockIdx.y + 1) / a.splits);
+    Tile mine;
+    Far far;
+    auto ask = [&](int item) {
+      mine = a.tiles[blockIdx.x * WARPS * RT + from + item / NT];
+      far = from_far<KIND>(a, mine, item % NT, lane);
+    };
+    const int items = (to - from) * NT;
+    if (warp < items) ask(warp);
     if (tid == 0) {
       u32 seen;
       do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(a.counters + blockIdx.x) : "memory");
       while (seen < a.splits);
-      if (atomicAdd(a.counters + blockIdx.x, 1u) == 2 * a.splits - 1) a.counters[blockIdx.x] = 0;  // all have seen it
     }
     __syncthreads();
-    from = WARPS * RT * blockIdx.y / a.splits, to = min(tiles_here, WARPS * RT * (int)(blockIdx.y + 1) / a.splits);
-    for (int item = warp; item < (to - from) * NT; item += WARPS) {
+    for (int item = warp; item < items; item += WARPS) {
       const int local = from + item / NT, n = item % NT, ti = blockIdx.x * WARPS * RT + local;
+      if (item != warp) ask(item);
       const float4* p = a.partial + ((size_t)ti * NT + n) * 32 + lane;
       const size_t step = (size_t)a.num_tiles * NT * 32;
       float d[4] = {0.f, 0.f, 0.f, 0.f};
@@ -243,8 +264,9 @@ __device__ __forceinline__ void gemm(const Linear& a) {
 #pragma unroll
         for (int i = 0; i < 8; i++) d[0] += v[i].x, d[1] += v[i].y, d[2] += v[i].z, d[3] += v[i].w;
       }
-      finish<KIND, NT>(a, a.tiles[ti], d, n, rstd, ssq + local * NT * 8, lane);
+      finish<KIND, NT>(a, mine, d, n, rstd, ssq + local * NT * 8, lane, far);
     }
+    if (tid == 0 && atomicAdd(a.counters + blockIdx.x, 1u) == 2 * a.splits - 1) a.counters[blockIdx.x] = 0;  // all have seen it
   }
   if (KIND == RESIDUAL) {
     __syncthreads();
@@ -256,16 +278,20 @@ __device__ __forceinline__ void gemm(const Linear& a) {
   }
 }
 
-#define KERNELS(NT, RT, DEPTH, BLOCKS)                                                                                \
-  extern "C" __global__ void __launch_bounds__(256, BLOCKS) gemm##NT##_qkv(const __grid_constant__ Linear a) { gemm<QKV, NT, RT, DEPTH>(a); } \
-  extern "C" __global__ void __launch_bounds__(256, BLOCKS) gemm##NT##_residual(const __grid_constant__ Linear a) { gemm<RESIDUAL, NT, RT, DEPTH>(a); } \
-  extern "C" __global__ void __launch_bounds__(256, BLOCKS) gemm##NT##_silu(const __grid_constant__ Linear a) { gemm<SILU, NT, RT, DEPTH>(a); }
+#define KERNEL(KIND, NAME, NT, RT, DEPTH, BLOCKS, WHOLE)                                                                  \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) gemm##NT##_##NAME(const __grid_constant__ Linear a) { \
+    gemm<KIND, NT, RT, DEPTH, WHOLE>(a);                                                                                  \
+  }
+#define KERNELS(NT, RT, DEPTH, BLOCKS, WHOLE)            \
+  KERNEL(QKV, qkv, NT, RT, DEPTH, BLOCKS, WHOLE)           \
+  KERNEL(RESIDUAL, residual, NT, RT, DEPTH, BLOCKS, WHOLE) \
+  KERNEL(SILU, silu, NT, RT, DEPTH, BLOCKS, WHOLE)
 // Tiles a warp and records in flight, as machine.py has them: STAGES1 .. STAGES8, RT1 .. RT8
-KERNELS(1, RT1, STAGES1, 2)
-KERNELS(2, RT2, STAGES2, 2)
+KERNELS(1, RT1, STAGES1, WGMMA ? 1 : 2, (X_UNITS > 0))
+KERNELS(2, RT2, STAGES2, WGMMA ? 1 : 2, false)
 #if STAGES4
-KERNELS(4, RT4, STAGES4, 1)
+KERNELS(4, RT4, STAGES4, 1, false)
 #endif
 #if STAGES8
-KERNELS(8, RT8, STAGES8, 1)
+KERNELS(8, RT8, STAGES8, 1, false)
 #endif

@@ -2,54 +2,41 @@
 // A block owns whole row tiles; its warps take their records in turn and meet in shared memory once, at the end, so
 // no partial sums leave the multiprocessor. Each lane fetches its own bytes with cp.async into a private ring and
 // reads them back itself: no barrier guards the ring. One block fills a multiprocessor: the next kernel's block
-// starts on it when this one ends, and fills its ring while the last blocks of this kernel still work. (Two smaller
-// blocks a multiprocessor were slower: the early ones of the next kernel then pair up on the first free ones.)
-// What limits next is reading shared memory: a table look-up a byte is 64 of the ~110 cycles that a record takes
-// there, of the ~165 that memory takes. So B holds in its column i the activations of block i alone (the other
-// columns would be idle), and each lane reads an eighth of them and half of the absmax values.
-// Handing tiles out as blocks get there, against the fifth by which multiprocessors differ in how fast memory
-// serves them, was slower (25 us against 23 for gate/up).
-// Compiled with -DGEMV_WARPS, -DGEMV_BLOCKS (a multiprocessor), -DSTAGES (records in flight a warp).
+// starts on it when this one ends, and fills its ring while the last blocks of this kernel still work.
+// B holds in its column i the activations of block i alone (the other columns would be idle), so that each lane reads
+// an eighth of them and half of the absmax values.
+// Measured on an H100, a whole step (2.03 ms): two smaller blocks a multiprocessor 2.65 ms (some then get both blocks
+// of one kernel and end last by half); 12, 20 or 24 warps 2.04, 2.05, 2.13; three or four records in flight 2.14,
+// 2.19; records loaded straight into registers 2.02 to 2.13; the first bytes of the next product asked into L2 2.10;
+// a window of 4 to 16 records asked into L2 2.17 to 2.42; a quarter or half of the codes decoded by byte permutations
+// in place of the table 2.09, 2.30. Multiprocessors end between 18 and 25 us after the start of gate/up's 22 us.
+// Compiled with -DGEMV_WARPS, -DSTAGES (records in flight a warp).
 #define W GEMV_WARPS
 
-enum { QKV, RESIDUAL, SILU };
-
-// What finishing a row needs beside its sum; loaded early, for it comes from far.
-struct Row {
-  float h, gain;
-};
-
+// The residual stream where a row's result goes; loaded early, for it comes from far.
 template <int KIND>
-__device__ __forceinline__ Row row_of(const Linear& a, const Tile& tile, int lane) {
-  Row r{0.f, 0.f};
-  if (KIND == RESIDUAL) {
-    const int row = ((lane & 8) ? tile.high : tile.low) + (lane & 7);
-    r.h = load_float(a.h + row);
-    r.gain = to_float(a.gain[row]);
-  }
-  return r;
+__device__ __forceinline__ float residual_of(const Linear& a, const Tile& tile, int lane) {
+  return KIND == RESIDUAL ? load_float(a.h + ((lane & 8) ? tile.high : tile.low) + (lane & 7)) : 0.f;
 }
 
 template <int KIND>
-__device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const Row& row, int index, int lane, float y, float rstd) {
+__device__ __forceinline__ void finish(const Linear& a, const Tile& tile, float residual, int lane, float y) {
   const int r = lane & 15, g = r & 7;
+  y *= a.code_scale;
   if (KIND == QKV) {
-    y *= rstd;
     const float other = __shfl_xor_sync(~0u, y, 8);
     if (lane < 8) store_qkv(a, tile, g, 0, y, other);
   } else if (KIND == SILU) {
-    y = round_bf16(y * rstd);
+    y = round_bf16(y);
     const float up = __shfl_xor_sync(~0u, y, 8);
     if (lane < 8) a.x_out[packed(tile.low + g, 0, 0)] = to_bf16(round_bf16(silu(y)) * up);
   } else {
     const int k = (r < 8 ? tile.low : tile.high) + g;
-    const float h = round_bf16(row.h + round_bf16(y));  // where the model rounds
+    const float h = round_bf16(residual + round_bf16(y));  // where the model rounds
     if (lane < 16) {
       a.h[k] = h;
-      a.x_out[packed(k, 0, 0)] = to_bf16(h * row.gain);
+      a.x_out[packed(k, 0, 0)] = to_bf16(h);
     }
-    const float s = warp_sum(lane < 16 ? h * h : 0.f);
-    if (lane == 0) a.ssq_out[index] = s;
   }
 }
 
@@ -59,8 +46,8 @@ __device__ __forceinline__ void gemv(const Linear& a) {
   extern __shared__ __align__(128) char shared[];
   char* lut = shared;
   float* code2 = (float*)(shared + LUT_BYTES);
-  float* ssq = code2 + 256;  // as many as there are row tiles in x
-  float* sums = ssq + (KIND == RESIDUAL ? 0 : a.units * 16);  // [TOGETHER][W][16]
+  float* square = code2 + 256;  // [32]
+  float* sums = square + 32;    // [TOGETHER][W][16]
   uint4* x = (uint4*)(sums + TOGETHER * W * 16);
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
   char* ring = (char*)(x + a.units * 32) + warp * (DEPTH * RECORD);
@@ -78,33 +65,48 @@ __device__ __forceinline__ void gemv(const Linear& a) {
   const Tables tables = ask_tables(a, tid);
   Tile mine = a.tiles[min(first + warp, last - 1)];  // the tile this warp finishes first
   fetch(0);
+  // Gains of the 8 values of chunk i, in the order in which `packed` has them.
+  auto gains = [&](u32 (&gain)[4], int i) {
+    const int k = (i >> 2) * 32 + (i & 3) * 2;
+#pragma unroll
+    for (int e = 0; e < 4; e++) gain[e] = k < a.width ? *(const u32*)(a.gain + k + e * 8) : 0;
+  };
+  u32 gain[4];
+  if (KIND != RESIDUAL) gains(gain, tid);
   fill_tables(lut, code2, tables, tid);
   depend_wait();
-  {
-    uint4 v[8];
-    const float s = tid < a.ssq_count && KIND != RESIDUAL ? load_float(a.ssq_in + tid) : 0.f;
-    for (int i = tid; i < max(a.units * 32, W * 32); i += 8 * W * 32) {
+  float s = 0.f;
+  for (int i = tid; i < max(a.units * 32, W * 32); i += 4 * W * 32) {
+    uint4 v[4];
 #pragma unroll
-      for (int j = 0; j < 8; j++)
-        if (i + j * W * 32 < a.units * 32) v[j] = load_uint4(a.x + i + j * W * 32);
-      if (i == tid) {  // the rest of the ring queues behind the activations, not before them
+    for (int j = 0; j < 4; j++)
+      if (i + j * W * 32 < a.units * 32) v[j] = load_uint4(a.x + i + j * W * 32);
+    if (i == tid) {  // the rest of the ring queues behind the activations, not before them
 #pragma unroll
-        for (int d = 1; d < DEPTH; d++) fetch(d);
-      }
-#pragma unroll
-      for (int j = 0; j < 8; j++)
-        if (i + j * W * 32 < a.units * 32) x[i + j * W * 32] = v[j];
+      for (int d = 1; d < DEPTH; d++) fetch(d);
     }
-    if (KIND != RESIDUAL) {
-      if (tid < a.ssq_count) ssq[tid] = s;
-      for (int i = tid + W * 32; i < a.ssq_count; i += W * 32) ssq[i] = load_float(a.ssq_in + i);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      if (i + j * W * 32 < a.units * 32) {
+        x[i + j * W * 32] = v[j];
+        if (KIND != RESIDUAL && (i + j * W * 32 >> 2) * 32 < a.width) s += squares(v[j]);  // padding may hold anything
+      }
+  }
+  float residual = residual_of<KIND>(a, mine, lane);
+  depend_launch();
+  if (KIND != RESIDUAL) {  // each thread normalizes what it has just written
+    s = warp_sum(s);
+    if (lane == 0) square[warp] = s;
+    __syncthreads();
+    const float rstd = rsqrtf(warp_sum(lane < W ? square[lane] : 0.f) * a.inv_width + a.eps);
+    for (int i = tid; i < a.units * 32; i += W * 32) {
+      if (i != tid) gains(gain, i);
+      x[i] = normed(x[i], gain, rstd);
     }
   }
-  Row row = row_of<KIND>(a, mine, lane);
-  depend_launch();
   __syncthreads();
 
-  const u32 lut_lane = shared_address(lut) + lane * 4;
+  const u32 table = shared_address(lut);
   int stage = 0, u = warp;
   for (int begin = first; begin < last; begin += TOGETHER) {
     const int end = min(begin + TOGETHER, last);
@@ -128,13 +130,13 @@ __device__ __forceinline__ void gemv(const Linear& a) {
           const uint4 w = *(const uint4*)(rec + i * 512 + lane * 16);
           const bool mine = g == i;
           u32 f[4];
-          decode(f, w.x, lut_lane);
+          decode(f, w.x, lane * 4, table);
           mma(d[0], f[0], f[1], f[2], f[3], mine ? x0.x : 0, mine ? x0.y : 0);
-          decode(f, w.y, lut_lane);
+          decode(f, w.y, lane * 4, table);
           mma(d[1], f[0], f[1], f[2], f[3], mine ? x0.z : 0, mine ? x0.w : 0);
-          decode(f, w.z, lut_lane);
+          decode(f, w.z, lane * 4, table);
           mma(d[0], f[0], f[1], f[2], f[3], mine ? x1.x : 0, mine ? x1.y : 0);
-          decode(f, w.w, lut_lane);
+          decode(f, w.w, lane * 4, table);
           mma(d[1], f[0], f[1], f[2], f[3], mine ? x1.z : 0, mine ? x1.w : 0);
         }
         float s[4];  // absmax of rows g, g+8 in block 2t, then in block 2t+1
@@ -159,25 +161,19 @@ __device__ __forceinline__ void gemv(const Linear& a) {
       if (t == 0) sum[g] = y0, sum[g + 8] = y1;
     }
     __syncthreads();
-    float rstd = 1.f;
-    if (KIND != RESIDUAL) {
-      float s = 0.f;
-      for (int i = lane; i < a.ssq_count; i += 32) s += ssq[i];
-      rstd = rsqrtf(warp_sum(s) * a.inv_width + a.eps);
-    }
     for (int ti = begin + warp; ti < end; ti += W) {
-      if (ti != first + warp) mine = a.tiles[ti], row = row_of<KIND>(a, mine, lane);
+      if (ti != first + warp) mine = a.tiles[ti], residual = residual_of<KIND>(a, mine, lane);
       const float* sum = sums + (ti - begin) * W * 16 + (lane >> 4) * (W / 2) * 16 + (lane & 15);
       float y = 0.f;
 #pragma unroll
       for (int i = 0; i < W / 2; i++) y += sum[i * 16];
       y += __shfl_xor_sync(~0u, y, 16);
-      finish<KIND>(a, mine, row, ti, lane, y, rstd);
+      finish<KIND>(a, mine, residual, lane, y);
     }
     if (end < last) __syncthreads();
   }
 }
 
-extern "C" __global__ void __launch_bounds__(W * 32, GEMV_BLOCKS) gemv_qkv(const __grid_constant__ Linear a) { gemv<QKV, STAGES, 4>(a); }
-extern "C" __global__ void __launch_bounds__(W * 32, GEMV_BLOCKS) gemv_residual(const __grid_constant__ Linear a) { gemv<RESIDUAL, STAGES, 4>(a); }
-extern "C" __global__ void __launch_bounds__(W * 32, GEMV_BLOCKS) gemv_silu(const __grid_constant__ Linear a) { gemv<SILU, STAGES, 16>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_qkv(const __grid_constant__ Linear a) { gemv<QKV, STAGES, 4>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_residual(const __grid_constant__ Linear a) { gemv<RESIDUAL, STAGES, 4>(a); }
+extern "C" __global__ void __launch_bounds__(W * 32, 1) gemv_silu(const __grid_constant__ Linear a) { gemv<SILU, STAGES, 16>(a); }

@@ -1,6 +1,6 @@
 // What the two NF4 products share: the record, its decoding, and where a result goes.
 // Compiled with -DNESTED=0|1 (absmax in 8 bits and nested, as bitsandbytes' double quantization leaves it, or
-// fp32), -DHEAD_DIM=.., -DPAGE=.. (tokens a page of the KV cache), -DKV_HEADS=..
+// fp32), -DTABLE_ROW=128|256 (bytes of the table for a byte of codes), -DHEAD_DIM=.., -DPAGE=.. (tokens a page of the KV cache), -DKV_HEADS=..
 //
 // A record is 16 rows x 256 columns: 4 blocks of 64 columns, each 16 bytes a lane whose words are k16 steps and
 // whose bytes are the lane's A fragment (rows g, g+8; columns 2t, 2t+8); then the absmax of 16 rows x 4 blocks.
@@ -11,8 +11,9 @@
 #else
 #define RECORD 2304
 #endif
-#define WARPS 8
-#define LUT_BYTES 32768
+#define LUT_BYTES (256 * TABLE_ROW)
+
+enum { QKV, RESIDUAL, SILU };
 
 struct Tile {
   int low, high;              // first row of each run of 8, in the joined matrix
@@ -25,14 +26,14 @@ struct Linear {
   const Tile* tiles;
   const float* absmax2;
   const float* code2;  // [256]
-  const u32* lut;      // [256] byte -> bf16 pair
+  const u32* lut;      // [256] byte -> bf16 pair, codes times 1 / code_scale
   const uint4* x;      // packed activations
   const float* ssq_in; // [ssq_count][columns] partial sums of squares, or null: no norm
   float4* partial;     // [splits][tiles][NT][32]
   u32* counters;       // [row blocks], zero between launches
   float* h;            // [columns][width] residual stream
   bf16* x_out;
-  const bf16* gain;    // of the norm that follows
+  const bf16* gain;    // one column: of the norm ahead (qkv, silu); else of the norm that follows (residual)
   float* ssq_out;
   bf16* q;             // [columns][q_rows]
   bf16* kv;            // this layer's pages: [page][2][KV_HEADS][PAGE][HEAD_DIM]
@@ -42,7 +43,8 @@ struct Linear {
   const float2* rope;  // [position][HEAD_DIM / 2] cos, sin
   int num_tiles, units, ssq_count, splits;
   int q_rows, k_rows, max_pages, columns, width, blocks_per_row;
-  float eps, inv_width;
+  float eps, inv_width, code_scale;
+  Ahead ahead;
 };
 
 // The tables, in two halves: asked for before the weights are, or their few bytes queue behind those (2 us).
@@ -56,7 +58,7 @@ __device__ __forceinline__ Tables ask_tables(const Linear& a, int tid) { return 
 __device__ __forceinline__ void fill_tables(char* lut, float* code2, const Tables& v, int tid) {
   const int e = tid & 255, parts = blockDim.x >> 8;
   const uint4 q = make_uint4(v.pair, v.pair, v.pair, v.pair);
-  for (int i = tid >> 8; i < 8; i += parts) ((uint4*)lut)[e * 8 + ((i + e) & 7)] = q;
+  for (int i = tid >> 8; i < 8; i += parts) ((uint4*)lut)[e * (TABLE_ROW / 16) + ((i + e) & 7)] = q;
   if (tid < 256) code2[tid] = v.code2;
 }
 
@@ -78,16 +80,27 @@ __device__ __forceinline__ float2 scales(const char* ring, const float* code2, i
 #endif
 }
 
-// A fragment of one k16 step; lut_lane is the shared address of this lane's copy of the table.
-__device__ __forceinline__ void decode(u32 (&a)[4], u32 w, u32 lut_lane) {
+// A fragment of one k16 step, by a table of which each lane has its own copy, in its own bank; `at` = lane * 4, `lut` is
+// the table's shared address. With 256 bytes a row, half of them unused, one permutation makes an address of a byte of
+// w and `at`: integer arithmetic, at half rate, is what limits.
+__device__ __forceinline__ void decode(u32 (&a)[4], u32 w, u32 at, u32 lut) {
 #pragma unroll
-  for (int b = 0; b < 4; b++) a[b] = shared_u32(__byte_perm(w, 0, 0x4440 + b) * 128 + lut_lane);
+  for (int b = 0; b < 4; b++) {
+#if TABLE_ROW == 256
+    a[b] = shared_u32(__byte_perm(w, at, 0x5504 + b * 16) + lut);
+#else
+    a[b] = shared_u32(__byte_perm(w, 0, 0x4440 + b) * TABLE_ROW + (lut + at));
+#endif
+  }
 }
 
 __device__ __forceinline__ bf16* kv_row(const Linear& a, int m, int which, int head) {
   const int p = a.pos[m], page = a.pages[a.slot[m] * a.max_pages + p / PAGE];
   return a.kv + ((((size_t)page * 2 + which) * KV_HEADS + head) * PAGE + p % PAGE) * HEAD_DIM;
 }
+
+// Half of a rotated pair, rounded where the model itself rounds: both products and their sum.
+__device__ __forceinline__ float rotate(float a, float c, float b, float s) { return round_bf16(a * c) + round_bf16(b * s); }
 
 // One rotary pair, or two plain rows, of q, k or v for column m. `row` is the row of `lo`.
 __device__ __forceinline__ void store_qkv(const Linear& a, const Tile& tile, int g, int m, float lo, float hi) {
@@ -96,7 +109,7 @@ __device__ __forceinline__ void store_qkv(const Linear& a, const Tile& tile, int
   if (row < a.q_rows + a.k_rows) {
     const int d = row % HEAD_DIM;
     const float2 r = a.rope[(size_t)a.pos[m] * (HEAD_DIM / 2) + d];
-    const float x = lo * r.x - hi * r.y, y = hi * r.x + lo * r.y;
+    const float x = rotate(lo, r.x, -hi, r.y), y = rotate(hi, r.x, lo, r.y);
     bf16* to = row < a.q_rows ? a.q + (size_t)m * a.q_rows + row : kv_row(a, m, 0, (row - a.q_rows) / HEAD_DIM) + d;
     to[0] = to_bf16(x);
     to[HEAD_DIM / 2] = to_bf16(y);
