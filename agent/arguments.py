@@ -13,7 +13,27 @@ from typing import Any
 from agent.notes import asked_to_remember
 from agent.route_signals import python_in
 
-_SUM = re.compile(r"[\d\s.,()+\-*/^%]+")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_SUM = re.compile(r"[(\-]*\d[\d\s.,()+\-*/^%]*")
+_OPERATOR = re.compile(r"(?<=[\d)%])\s*[+\-*/^%]")
+_SIGNS = [
+    (re.compile(pattern), sign)
+    for pattern, sign in (
+        (
+            r"(?<=\d)\s*(?:%|percent|per cent|prozent|por ciento|pour cent)\s*(?:of|von|de)\s+(?=[\d(])",
+            " / 100 * ",
+        ),
+        (r"(?<=[\d)])\s*(?:plus|and then plus)\s+(?=[\d(])", " + "),
+        (r"(?<=[\d)])\s*(?:minus|less)\s+(?=[\d(])", " - "),
+        (r"(?<=[\d)])\s*(?:times|multiplied by|mal|[x\u00d7])\s*(?=[\d(])", " * "),
+        (r"(?<=[\d)])\s*(?:divided by|geteilt durch|\u00f7)\s*(?=[\d(])", " / "),
+        (r"(?<=[\d)])\s*(?:to the power of|hoch)\s+(?=[\d(])", " ^ "),
+    )
+]
+"""Words for signs between numbers; a percentage of something is a product."""
+_WORD = r"['\"]?\w[\w-]*['\"]?"
+_CHOICE = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*,?\s+(?:or|oder|o|ou)\s+{_WORD}", re.IGNORECASE)
+_COMMA_OR = re.compile(r"\s*,\s*(?:(?:or|oder|o|ou)\s+)?|\s+(?:or|oder|o|ou)\s+", re.IGNORECASE)
 _LEAST_TEXT = 40
 """Shorter pieces after a colon are no text to summarize."""
 
@@ -32,9 +52,32 @@ def plain_arguments(tool: str, message: str) -> dict[str, Any] | None:
         text = _after_the_request(message)
         return {"text": text} if text else None
     if tool == "calculator":
-        asked = message.strip().rstrip("?= ")
-        return {"expression": asked} if _SUM.fullmatch(asked) and any(c.isdigit() for c in asked) else None
+        expression = sum_in(message)
+        return {"expression": expression} if expression else None
+    if tool == "classify":
+        return _labels_and_text(message)
     return None
+
+
+def sum_in(message: str) -> str | None:
+    """The one sum of a message, with words for its signs or without; None where numbers stand elsewhere too."""
+    text = message.casefold()
+    for words, sign in _SIGNS:
+        text = words.sub(sign, text)
+    numbers = len(_NUMBER.findall(text))
+    spans = [span.strip(" ,.=?") for span in _SUM.findall(text)]
+    spans = [span for span in spans if len(_NUMBER.findall(span)) == numbers and _OPERATOR.search(span)]
+    return spans[0] if len(spans) == 1 else None
+
+
+def _labels_and_text(message: str) -> dict[str, Any] | None:
+    """What "… positive, negative or neutral: TEXT" names: the labels before the colon, the text after it."""
+    head, colon, text = (part.strip() for part in message.partition(":"))
+    found = _CHOICE.search(head)
+    if not colon or not text or found is None:
+        return None
+    labels = [label.strip(" '\"") for label in _COMMA_OR.split(found[0]) if label.strip(" '\"")]
+    return {"text": text.strip("'\""), "labels": labels} if len(set(labels)) == len(labels) >= 2 else None
 
 
 def _after_the_request(message: str) -> str | None:
