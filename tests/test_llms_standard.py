@@ -94,7 +94,9 @@ class TestChatLocalNF4Integration(TestChatLocalIntegration):
         return {**super().chat_model_params, "quantization": "nf4"}
 
 
-class TestEmbeddingsUnit(EmbeddingsUnitTests):
+class PackagedEmbeddings:
+    """Which embeddings the suites below take."""
+
     @property
     def embeddings_class(self) -> type[Embeddings]:
         return type(default_embeddings())
@@ -104,11 +106,9 @@ class TestEmbeddingsUnit(EmbeddingsUnitTests):
         return {"folder": default_model_dir()}
 
 
-class TestEmbeddingsIntegration(EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self) -> type[Embeddings]:
-        return type(default_embeddings())
+class TestEmbeddingsUnit(PackagedEmbeddings, EmbeddingsUnitTests):
+    pass
 
-    @property
-    def embedding_model_params(self) -> dict[str, Any]:
-        return {"folder": default_model_dir()}
+
+class TestEmbeddingsIntegration(PackagedEmbeddings, EmbeddingsIntegrationTests):
+    pass
