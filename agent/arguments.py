@@ -19,6 +19,7 @@ _OPERATOR = re.compile(r"(?<=[\d)%])\s*[+\-*/^%]")
 _SIGNS = [
     (re.compile(pattern), sign)
     for pattern, sign in (
+        (r"(?<=\d),(?=\d{3}\b)", ""),
         (
             r"(?<=\d)\s*(?:%|percent|per cent|prozent|por ciento|pour cent)\s*(?:of|von|de)\s+(?=[\d(])",
             " / 100 * ",
@@ -30,7 +31,7 @@ _SIGNS = [
         (r"(?<=[\d)])\s*(?:to the power of|hoch)\s+(?=[\d(])", " ^ "),
     )
 ]
-"""Words for signs between numbers; a percentage of something is a product."""
+"""Words for signs between numbers; a percentage of something is a product, a comma may group thousands."""
 _WORD = r"['\"]?\w[\w-]*['\"]?"
 _CHOICE = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*,?\s+(?:or|oder|o|ou)\s+{_WORD}", re.IGNORECASE)
 _COMMA_OR = re.compile(r"\s*,\s*(?:(?:or|oder|o|ou)\s+)?|\s+(?:or|oder|o|ou)\s+", re.IGNORECASE)
@@ -60,14 +61,14 @@ def plain_arguments(tool: str, message: str) -> dict[str, Any] | None:
 
 
 def sum_in(message: str) -> str | None:
-    """The one sum of a message, with words for its signs or without; None where numbers stand elsewhere too."""
+    """The one sum of a message, in words or signs; None where another number stands beside."""
     text = message.casefold()
     for words, sign in _SIGNS:
         text = words.sub(sign, text)
     numbers = len(_NUMBER.findall(text))
     spans = [span.strip(" ,.=?") for span in _SUM.findall(text)]
     spans = [span for span in spans if len(_NUMBER.findall(span)) == numbers and _OPERATOR.search(span)]
-    return spans[0] if len(spans) == 1 else None
+    return spans[0] if len(spans) == 1 and "," not in spans[0] else None
 
 
 def _labels_and_text(message: str) -> dict[str, Any] | None:
