@@ -35,7 +35,10 @@ def to_stderr(line: str) -> None:
 
 def _cache_from_env() -> str | None:
     home = os.environ.get("AGENT_HOME")
-    return os.environ.get("AGENT_CACHE_DIR") or (str(Path(home) / "cache") if home else None)
+    folder = os.environ.get("AGENT_CACHE_DIR")
+    if folder == "platform":  # as the command line reads it: the platform's own, whatever AGENT_HOME says
+        return None
+    return folder or (str(Path(home) / "cache") if home else None)
 
 
 class LocalFields(Serializable):
