@@ -151,3 +151,25 @@ def test_a_server_that_is_not_there_is_named_and_nothing_is_lost(tmp_path: Path)
         with pytest.raises(errors.IndexUnavailable, match=re.escape("127.0.0.1:9")):
             store.ingest(docs)
         assert store.retriever(k=1).invoke("herons")  # the exact index answers
+
+
+@leaky
+def test_a_server_that_is_gone_is_told_and_what_it_held_is_not_thrown_away(tmp_path: Path) -> None:
+    from chains.retrieval import errors
+
+    docs = write(tmp_path / "docs", {"a.txt": "Herons stand.", "b.txt": "Otters swim."})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:
+        store.ingest(docs)
+    with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=gone) as store:
+        # As a writer left it before the server went away.
+        store._nearest._record(dirty=0, generation=store.generation, count=2, seal="", files="")
+        assert "Herons" in store.search("herons")[0].text
+        assert any("unreachable" in problem for problem in store.verify().problems)
+        assert store.stats()["index"] == "clean"  # nothing says that it must be written anew
+        (docs / "c.txt").write_text("Ferries leave.")
+        with pytest.raises(errors.IndexUnavailable, match="chroma run"):
+            store.ingest(docs)
+        assert len(store.sources()) == 2

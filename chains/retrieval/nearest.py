@@ -80,9 +80,10 @@ class NearestNeighbours:
             return self._exact
 
     def state(self, *, thorough: bool = False) -> str:
-        """One word: "exact" (no Chroma kept), "clean", "dirty", "stale" or, where `thorough`, "damaged".
+        """One word: "exact" (no Chroma kept), "clean", "dirty", "stale", "damaged" or "unreachable".
 
-        `thorough` reads every byte of Chroma's graph, for bits that flipped without a trace.
+        The last two only where `thorough`, which reads every byte of Chroma's graph, for bits that flipped
+        without a trace, and opens it.
         """
         if self._chroma is None:
             return "exact"
@@ -91,8 +92,13 @@ class NearestNeighbours:
         written = self._written()
         if written < 0 or self._manifest.lag(written) > self._most_lag():
             return "stale"
-        whole = not thorough or self._chroma.remote or self._chroma.seal() == self._recorded("seal")
-        return "clean" if whole else "damaged"
+        if not thorough:
+            return "clean"
+        if not self._chroma.remote and self._chroma.seal() != self._recorded("seal"):
+            return "damaged"
+        if self._usable():
+            return "clean"
+        return "unreachable" if self._chroma.remote else "damaged"
 
     def _recorded(self, what: str) -> str:
         assert self._chroma is not None
@@ -137,7 +143,8 @@ class NearestNeighbours:
         if not self._sealed(chroma):
             self._refuse(written, seal, "its files are not the ones that were closed")
         elif self._guarded(lambda chroma: chroma.open(written)) is False or chroma.generation < 0:
-            self._refuse(written, seal, "it cannot be opened")
+            # A server may be back in a minute, with all it held.
+            self._refuse(written, seal, "it cannot be opened", lasting=not chroma.remote)
         elif not self._holds_up(written):
             self._guarded(lambda chroma: chroma.rest())
             self._refuse(written, seal, "it does not find what the manifest holds")
@@ -151,7 +158,7 @@ class NearestNeighbours:
             return True
         return chroma.fingerprint() == self._recorded("files") or chroma.seal() == self._recorded("seal")
 
-    def _refuse(self, generation: int, seal: str, why: str) -> None:
+    def _refuse(self, generation: int, seal: str, why: str, *, lasting: bool = True) -> None:
         assert self._chroma is not None
         self._refused = f"{generation} {seal}"
         logger.warning(
@@ -159,6 +166,8 @@ class NearestNeighbours:
             self._chroma.target,
             why,
         )
+        if not lasting:
+            return
         # The next writer, in whichever process, rebuilds it; a store that cannot be written has none.
         with contextlib.suppress(StoreError), self._manifest.transaction():
             if self._recorded("seal") == seal and self._written() == generation:
@@ -214,7 +223,7 @@ class NearestNeighbours:
             if chroma is None:
                 return
             state = self.state(thorough=thorough)
-            if state == "clean" and self._sealed(chroma) and (not thorough or self._usable()):
+            if state == "clean" and self._sealed(chroma):
                 return
             chroma.rest()
             # Only what was closed cleanly is built upon; anything else starts over.
