@@ -120,7 +120,7 @@ class Parts:
 
     def has_documents(self) -> bool:
         """Whether there is a store with at least one document; makes no folder and loads no embedder."""
-        return self.settings.store.exists() and bool(self.store.sources())
+        return self.settings.store.exists() and not self.store.empty
 
     @cached_property
     def retriever(self) -> BaseRetriever:

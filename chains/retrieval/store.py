@@ -230,6 +230,11 @@ class DocumentStore:
         """Every document in the store, by path."""
         return self._manifest.sources()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no passage is in it; costs the same however many there are."""
+        return self._manifest.empty
+
     def text(self, source: str, start: int = 0, end: int | None = None) -> str:
         """A span of a document's stored text, offsets in characters; empty where there is no such source."""
         found = self._manifest.text(source, start, end)
