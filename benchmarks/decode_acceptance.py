@@ -67,8 +67,8 @@ def _around(data: Path, name: str, evidence: str) -> str:
 
 
 def _runs(loaded: Any, decoder: Any, prompts: list[str], seconds: float) -> Runs:
-    from llms.fast.speculate import Pace, Speculation, lookup
     from llms.sampling import Sampling
+    from llms.speculation import Pace, Speculation, lookup
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id

@@ -8,11 +8,13 @@ thread to start or stop (`engine_lead`), and a full memory ends no request that 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import torch
 
 from llms.decoder import Decoder
+from llms.engine_guess import Guesser
 from llms.engine_lead import Lead, Waiter
 from llms.engine_logits import choose
 from llms.engine_queue import Queue
@@ -45,6 +47,7 @@ class Engine:
         self._clear = False
         self._lock = threading.Lock()
         self._jobs: list[ScoreJob] = []
+        self.guesser = Guesser(decoder, self.table)
         self.queue = Queue(self.table, max_batch=self.max_batch, lock=self._lock)
         self.lead = Lead(self._lock, lambda: self._step())
 
@@ -139,7 +142,11 @@ class Engine:
         if job is not None:
             self._run_job(job)
         if ready := self.queue.decoding():
-            self._run(ready)
+            began = time.perf_counter()
+            guesses = self.guesser.guess(ready, len(self.queue.active))
+            if not guesses or not self._verify(ready[0], guesses):
+                self._run(ready)
+            self.guesser.took(ready[0], bool(guesses), time.perf_counter() - began)
 
     def _run(self, batch: list[Handle]) -> None:
         """Run the pending tokens of a batch (a chunk of them, for a long prompt) and take the next ones."""
@@ -160,6 +167,19 @@ class Engine:
             handle.pending -= len(lists[index])
             if handle.pending == 0 and not handle.done:
                 self._take(handle, logits[index], tokens[index])
+
+    def _verify(self, handle: Handle, guesses: list[int]) -> bool:
+        """Decide 1 + guesses tokens in one step; False where memory has no room for it."""
+        try:
+            new = self.guesser.run(handle, guesses)
+        except Exception as error:
+            if _out_of_memory(error):
+                return False
+            self._fail([handle], error)
+            return True
+        handle.pending = 1 - len(new)  # all of them but the last are in the cache
+        self._deliver(handle, [(token, False) for token in new])
+        return True
 
     def _begin(self, handle: Handle) -> None:
         """Write what a request's grammar forces before its first token is asked for."""

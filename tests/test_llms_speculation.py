@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from llms.fast.speculate import Pace, Speculation, lookup, verify
+from llms.decoder import StepResult
+from llms.engine import Engine
+from llms.engine_request import Handle, Request
 from llms.reference import ReferenceDecoder
 from llms.sampling import Sampling
+from llms.speculation import Pace, Speculation, lookup, verify
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,60 @@ def test_guessing_stops_where_it_does_not_pay() -> None:
     for _ in range(20):
         pace.learn(5, 4)
     assert pace.wanted() == 5
+
+
+def asked(start: int, how: Sampling, **kwargs: Any) -> Request:
+    prompt = tuple((start + i * i) % 24 for i in range(12)) * 2
+    return Request(prompt=prompt, max_tokens=60, decode=lambda ids: "." * len(ids), sampling=how, **kwargs)
+
+
+class Counting(ReferenceDecoder):
+    """Says that guesses pay, and counts steps."""
+
+    guesses = 7
+    steps = 0
+
+    def step(self, *arguments: Any, **options: Any) -> StepResult:
+        self.steps += 1
+        return super().step(*arguments, **options)
+
+
+def tokens_of(handle: Handle) -> list[int]:
+    return [token for piece in handle.result() for token in piece.tokens]
+
+
+@pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.6, top_p=0.9, seed=11)])
+@pytest.mark.parametrize("start", [0, 5, 9])
+def test_the_engine_gives_the_same_tokens_with_guesses(
+    decoder: ReferenceDecoder, how: Sampling, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llms.speculation.Pace.took", lambda *arguments: None)  # a CPU's own times say no
+    plain_engine = Engine(ReferenceDecoder(decoder._model, window=200, max_slots=4))
+    guessing = Counting(decoder._model, window=200, max_slots=4)
+    engine = Engine(guessing)
+    end = frozenset({tokens_of(plain_engine.submit(asked(start, how)))[40]})
+    for kwargs in ({}, {"end_ids": end}, {"stops": ("." * 33,)}):
+        expected = tokens_of(plain_engine.submit(asked(start, how, **kwargs)))
+        assert tokens_of(engine.submit(asked(start, how, **kwargs))) == expected
+    if how.temperature == 0:
+        assert guessing.steps < 120
+    two = [engine.submit(asked(start, how)), engine.submit(asked(start + 1, how))]
+    expected_two = [tokens_of(plain_engine.submit(asked(start + i, how))) for i in range(2)]
+    assert [tokens_of(handle) for handle in two] == expected_two
+
+
+def test_guesses_stop_by_themselves_where_steps_are_dear() -> None:
+    pace = Pace()
+    for _ in range(30):
+        pace.took(False, 0.002)
+        pace.took(True, 0.008)
+    assert pace.cost == pytest.approx(4.0) and [pace.wanted() for _ in range(15)] == [0] * 15
+    for _ in range(60):
+        pace.took(True, 0.0022)
+    assert pace.wanted() == 7
+
+
+def test_a_decoder_that_names_no_guesses_is_asked_for_one_token_at_a_time(decoder: ReferenceDecoder) -> None:
+    engine = Engine(ReferenceDecoder(decoder._model, window=200, max_slots=2))
+    handle = engine.submit(asked(0, Sampling()))
+    assert tokens_of(handle) and engine.guesser.guess([handle], 1) == []

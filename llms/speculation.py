@@ -42,18 +42,19 @@ def lookup(tokens: Sequence[int], most: int, longest: int = LONGEST, shortest: i
 
 @dataclass
 class Pace:
-    """Decides how many tokens to guess, from how the last guesses fared.
+    """Decides how many tokens to guess, from how the last guesses fared and what steps took.
 
     Attributes:
         most: Most tokens to guess; the verifying step has one column more.
-        cost: Time of a verifying step over that of a plain one; guessing stops where it does not pay.
-        kept: Running mean of guesses kept a step.
+        cost: Time of a verifying step over that of a plain one, until `took` has measured both.
+        kept: Running mean of guesses kept a step; guessing stops where it is less than the cost.
     """
 
     most: int = 7
     cost: float = 1.3
     kept: float = 1.0
     _idle: int = field(default=0, repr=False)
+    _seconds: dict[bool, float] = field(default_factory=dict, repr=False)
 
     def wanted(self) -> int:
         """Return how many tokens to guess now: none while it does not pay, but for a try now and then."""
@@ -66,6 +67,13 @@ class Pace:
         """Take note of one step that had guesses."""
         if guessed:
             self.kept += 0.15 * (kept - self.kept)
+
+    def took(self, guessed: bool, seconds: float) -> None:
+        """Take note of how long a step took, from the host's request to its tokens."""
+        before = self._seconds.get(guessed, seconds)
+        self._seconds[guessed] = before + 0.15 * (seconds - before)
+        if len(self._seconds) == 2:
+            self.cost = self._seconds[True] / self._seconds[False]
 
 
 def verify(logits: Tensor, guesses: Sequence[int], how: Sampling, position: int) -> tuple[list[int], Tensor]:
