@@ -14,7 +14,8 @@ matrices that lie side by side (q, k and v; gate and up):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,33 @@ class Product:
         return torch.cat(self._weights) if len(self._weights) > 1 else self._weights[0]
 
 
+@cache
 def _packs(dtype: torch.dtype) -> bool:
-    return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Tell whether oneDNN multiplies by reordered weights of this dtype, here and in this PyTorch."""
+    return dtype == torch.bfloat16 and _agrees(
+        lambda x, w: torch.ops.mkldnn._linear_pointwise(
+            x, torch.ops.mkldnn._reorder_linear_weight(w, 16), None, "none", [], ""
+        )
+    )
 
 
+@cache
 def four_bit_kernel() -> bool:
-    """Tell whether PyTorch's 4-bit kernel for this CPU is a vectorized one."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    """Tell whether this PyTorch has a vectorized 4-bit kernel for this CPU that computes what it should."""
+    fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return fast and _agrees(lambda x, w: Product([w], four_bit=True)(x))
+
+
+def _agrees(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Try a kernel that PyTorch does not promise to keep, on small integers, which all add exactly."""
+    weight = (torch.arange(32 * 64) ** 2 % 89 % 16).view(32, 64).bfloat16()
+    weight[:, ::BLOCK], weight[:, 1::BLOCK] = 0, 15
+    x = (torch.arange(2 * 64) % 3 == 0).view(2, 64).bfloat16()
+    try:
+        with torch.inference_mode():
+            return torch.equal(product(x, weight), F.linear(x, weight))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 def lattice(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from gguf import quants
 from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
-from llms.lean_weights import FEW_ROWS, Product, lattice, on_lattice
+from llms.lean_weights import FEW_ROWS, Product, _agrees, four_bit_kernel, lattice, on_lattice
 
 
 def random(rows: int, width: int, seed: int = 0) -> Tensor:
@@ -90,3 +90,17 @@ def test_damage_shows_in_the_product() -> None:
     out: Tensor = Product([weight], four_bit=True)(random(1, 64, 1).bfloat16())
     assert out[0, 3].isnan() and not out[0, :3].isnan().any()
     assert F.linear(random(1, 64, 1).bfloat16(), weight)[0, 3].isnan()
+
+
+def test_a_kernel_that_is_missing_or_computes_something_else_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _agrees(F.linear)
+    assert not _agrees(lambda x, w: F.linear(x, w) + 1)
+    assert not _agrees(lambda x, w: torch.no_such_kernel(x, w))
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert four_bit_kernel()
+        monkeypatch.delattr(torch, "_weight_int4pack_mm_for_cpu")
+        four_bit_kernel.cache_clear()
+        assert not four_bit_kernel()
+        four_bit_kernel.cache_clear()
