@@ -175,6 +175,18 @@ def test_long_and_chunked_prompts(pair: tuple[Any, FastDecoder], length: int) ->
     assert (chunked - expected).abs().max() < 0.4 and (at_once - expected).abs().max() < 0.4
 
 
+def test_a_step_of_a_long_list_gives_what_prefill_and_short_steps_give(pair: tuple[Any, FastDecoder]) -> None:
+    model, decoder = pair
+    ids, short = random_ids(decoder, 150), random_ids(decoder, 5, 1)
+    for slot in range(2):
+        decoder.free(slot)
+    both = decoder.step([0, 1], [ids, short], all_logits=True).logits
+    assert [len(rows) for rows in both] == [150, 5]
+    assert (both[0].log_softmax(-1) - logprobs(model, ids)).abs().max() < 0.4
+    assert (both[1].log_softmax(-1) - logprobs(model, short)).abs().max() < 0.4
+    assert decoder.length(0) == 150 and decoder.length(1) == 5
+
+
 def test_kernels_without_overlap_compute_the_same(kernels: Path) -> None:
     model = synthetic_model("cuda", **SIZES["mistral-7b"])
     two = [

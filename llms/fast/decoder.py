@@ -129,13 +129,15 @@ class FastDecoder(SlotChecks):
             return self._pass([slot], [tokens], None)[0][-1]
         return self._prefill.logits(self._append(slot, tokens)[-1:])[0]
 
-    def _append(self, slot: int, tokens: list[int]) -> Tensor:
-        """Append tokens chunk by chunk; return bf16 [tokens, width], what `Prefill.run` does."""
+    def _append(self, slot: int, tokens: list[int], whole: bool = False) -> Tensor:
+        """Append tokens chunk by chunk; return what `Prefill.run` does, of the last chunk or of all."""
         self._grow([slot], [len(tokens)])
-        table, parts = self._tables[slot], []
+        table = self._tables[slot]
+        parts: list[Tensor] = []
         for start in range(0, len(tokens), self._prefill.chunk):
             part = torch.tensor(tokens[start : start + self._prefill.chunk], device=self.device)
-            parts.append(self._prefill.run(part, table, self._pages.lengths[slot]))
+            h = self._prefill.run(part, table, self._pages.lengths[slot])
+            parts = [*parts, h] if whole else [h]
             self._pages.lengths[slot] += len(part)
         return parts[-1] if len(parts) == 1 else torch.cat(parts)
 
@@ -157,7 +159,7 @@ class FastDecoder(SlotChecks):
         heads: dict[int, Tensor] = {}
         for i, (slot, ids) in enumerate(zip(slots, lists, strict=True)):
             if len(ids) > self.machine.columns:  # one pass over the weights, not one per 64 tokens
-                heads[i], lists[i] = self._append(slot, ids[:-1]), ids[-1:]
+                heads[i], lists[i] = self._append(slot, ids[:-1], all_logits), ids[-1:]
         rows: list[Tensor] = [torch.empty(0)] * len(slots)
         chosen: list[Tensor] = [torch.empty(0)] * len(slots)
         for piece in pieces([len(t) for t in lists], self.machine.columns):
