@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from llms.fast.layout import Packed
 from llms.fast.machine import Machine
 from llms.fast.weights import Shape
 
@@ -93,3 +94,18 @@ def test_choices_can_be_overridden_for_measuring(monkeypatch: pytest.MonkeyPatch
     chosen = machine._choose({"STAGES": 4, "RT1": 2})
     assert chosen["gemv"]["STAGES"] == 4 and chosen["gemm"]["RT1"] == 2 and "STAGES" not in chosen["gemm"]
     assert chosen["attention/8"]["ATTENTION_WARPS"] == 8
+
+
+@pytest.mark.parametrize(("tiles", "units"), [(384, 16), (256, 56), (36, 3), (1, 1)])
+def test_what_is_asked_for_ahead_lies_within_the_weights(
+    tiles: int, units: int, gpu: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, _ = build(MISTRAL, monkeypatch)
+    records = torch.empty(tiles, units, 2112, dtype=torch.uint8)
+    packed = Packed(records=records, tiles=records, absmax2=records, rows=tiles * 16, width=units * 256)
+    assert machine.ahead(packed, 0).pieces == 0  # type: ignore[attr-defined]
+    for nt in (1, 2):
+        asked: Any = machine.ahead(packed, nt)
+        for piece in (0, asked.pieces - 1):  # as kernels/common.cuh has it
+            start = asked.n * piece // asked.pieces * asked.grain
+            assert 0 < asked.bytes and start + asked.bytes <= records.numel()
