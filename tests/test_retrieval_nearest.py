@@ -137,3 +137,18 @@ def test_what_an_ingest_reads_does_not_grow_with_the_store(tmp_path: Path) -> No
             store._manifest._connection.set_progress_handler(None, 1)
             steps.append(len(counted))
     assert steps[1] < 1.5 * steps[0], steps  # steps of SQLite's machine: 15 times the documents, equal work
+
+
+def test_many_removed_neighbours_hide_none_that_are_left(tmp_path: Path) -> None:
+    docs = write(tmp_path / "docs", {f"same{n}.txt": f"Herons stand, {n} of them." for n in range(60)})
+    numbered(docs, range(10))
+    with DocumentStore(tmp_path / "s", WordEmbeddings()) as store:
+        store.ingest(docs)
+        first = store._nearest._written()
+        for number in range(58):
+            (docs / f"same{number}.txt").unlink()
+        store.ingest(docs)
+        assert store._nearest._written() == first  # Chroma still holds all sixty
+        found = store.search("Herons stand, 3 of them.", DENSE)
+        assert [os.path.basename(hit.chunk.source) for hit in found[:2]] == ["same58.txt", "same59.txt"]
+        assert len(found) == 3

@@ -15,6 +15,7 @@ from chains.retrieval.index import ExactIndex
 from chains.retrieval.manifest import Manifest
 
 Pairs = list[tuple[int, float]]
+_SPARE = 32
 
 
 class Recent:
@@ -50,8 +51,13 @@ class Recent:
 
     def merged(self, vector: NDArray[np.float32], k: int, ask: Callable[[int], Pairs | None]) -> Pairs | None:
         """The `k` nearest rows as of now, where `ask(k)` tells them as of `since`; None where it fails."""
-        before = ask(k + len(self._removed))
-        if before is None:
-            return None
-        kept = [(row, score) for row, score in before if row not in self._removed]
+        kept: Pairs = []
+        # A graph is asked for a few more than wanted; for all that might be gone only where those few are.
+        for spare in sorted({min(len(self._removed), _SPARE), len(self._removed)}):
+            before = ask(k + spare)
+            if before is None:
+                return None
+            kept = [(row, score) for row, score in before if row not in self._removed]
+            if len(kept) >= k:
+                break
         return sorted(kept + self._added.search(vector, k), key=lambda pair: (-pair[1], pair[0]))[:k]
