@@ -184,3 +184,15 @@ class DecoderContract:
             decoder.free(slot)
             alone = decoder.step([slot], [prompt], [how[slot]]).tokens
             assert alone is not None and int(alone[0]) == int(batch[slot])
+
+
+class EmbeddedContract(DecoderContract):
+    """The same on the embedded model in fp32; override `decoder` alone."""
+
+    @pytest.fixture
+    def model(self, embedded: Any) -> Any:
+        return embedded.model
+
+    @pytest.fixture
+    def tokenizer(self, embedded: Any) -> Any:
+        return embedded.tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_contract import DecoderContract
+from decoder_contract import EmbeddedContract
 
 from llms.decoder import Decoder
 from llms.errors import UnsupportedModel
@@ -14,15 +14,7 @@ from llms.reference import ReferenceDecoder
 from llms.sampling import Sampling, sample, uniform
 
 
-class TestReferenceOnTheEmbeddedModel(DecoderContract):
-    @pytest.fixture
-    def model(self, embedded: Any) -> Any:
-        return embedded.model
-
-    @pytest.fixture
-    def tokenizer(self, embedded: Any) -> Any:
-        return embedded.tokenizer
-
+class TestReferenceOnTheEmbeddedModel(EmbeddedContract):
     @pytest.fixture
     def decoder(self, embedded: Any) -> Decoder:
         return ReferenceDecoder(embedded.model, window=512, max_slots=16)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_contract import DecoderContract
+from decoder_contract import EmbeddedContract
 from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -22,15 +22,7 @@ from llms.load import adopt, make_decoder
 from llms.reference import ReferenceDecoder
 
 
-class TestLeanOnTheEmbeddedModel(DecoderContract):
-    @pytest.fixture
-    def model(self, embedded: Any) -> Any:
-        return embedded.model
-
-    @pytest.fixture
-    def tokenizer(self, embedded: Any) -> Any:
-        return embedded.tokenizer
-
+class TestLeanOnTheEmbeddedModel(EmbeddedContract):
     @pytest.fixture
     def decoder(self, embedded: Any) -> Decoder:
         return LeanDecoder(embedded.model, window=512, max_slots=16)
@@ -123,8 +115,9 @@ def test_forced_tokens_of_bf16_weights_are_as_probable_as_in_fp32(embedded: Any,
     taken = torch.tensor(ids[1:])[:, None]
 
     def log_probs(decoder: Decoder) -> torch.Tensor:
-        rows = [decoder.prefill(0, [token]) for token in ids]
-        return torch.stack(rows[:-1]).log_softmax(-1).gather(1, taken)[:, 0]
+        steps = [[token] for token in ids] if isinstance(decoder, LeanDecoder) else [ids]
+        rows = [decoder.step([0], [step], all_logits=True).logits[0] for step in steps]
+        return torch.cat(rows)[:-1].log_softmax(-1).gather(1, taken)[:, 0]
 
     exact = log_probs(ReferenceDecoder(embedded.model))
     lean = LeanDecoder(loaded.model)
@@ -225,7 +218,9 @@ def test_the_cpu_takes_it_by_itself_and_says_why_where_it_does_not() -> None:
     taken = make_decoder(adopt(tiny_model(), tiny_tokenizer()), max_slots=2)
     assert isinstance(taken, LeanDecoder) and taken.describe().startswith("lean")
     refused = make_decoder(adopt(biased(), tiny_tokenizer()), max_slots=2)
-    assert type(refused) is ReferenceDecoder and refused.describe().endswith("no faster one: a Linear with a bias")
+    assert type(refused) is ReferenceDecoder and refused.describe().endswith(
+        "no faster one: a Linear with a bias"
+    )
     asked = make_decoder(adopt(tiny_model(), tiny_tokenizer()), max_slots=2, kind="reference")
     assert type(asked) is ReferenceDecoder and asked.describe().endswith("on cpu")
 
