@@ -135,6 +135,8 @@ def test_signals_end_with_their_codes(tmp_path: Path, number: signal.Signals, co
         stderr=subprocess.PIPE,
         cwd=ROOT,
         env=os.environ | {"AGENT_HOME": str(tmp_path)},
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stderr is not None
     assert b"standard input" in child.stderr.readline()  # it waits for the pipe, which stays open

@@ -24,7 +24,7 @@ def test_verbose_names_model_decoder_and_speed(chat: ChatLocal, capsys: pytest.C
     report_run(cast("Any", SimpleNamespace(model=chat)), _trace(step), QUIET)
     said = capsys.readouterr().err
     assert "model smollm2-135m, quantization none, bfloat16, on cpu" in said
-    assert "decoder reference" in said
+    assert f"decoder {chat.runtime().engine.decoder.describe()}" in said
     assert "prompt 12 tokens, decoded 30 tokens, 20.0 tokens/s" in said
 
 
