@@ -2,7 +2,7 @@
 
 The baseline is `generate` on the same weights in the same run, round by round in turn; the reference decoder
 is printed beside it. With `--data FOLDER` of texts, perplexity is measured as well: weights as `transformers`
-reads them, and as the lean decoder reads them in a prompt and token by token. Passed: at least 3 times the
+reads them, and as the lean decoder reads them in a prompt and by the few. Passed: at least 3 times the
 tokens a second at batch 1, nothing slower than the reference decoder, perplexity within 1 %.
 """
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llms.decoder import Decoder
 from llms.lean import LeanDecoder
+from llms.lean_weights import FEW_ROWS
 from llms.load import LoadSpec, load
 from llms.loaded import LoadedModel
 from llms.reference import ReferenceDecoder
@@ -105,7 +106,7 @@ def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, flo
     """Return perplexity by who reads the weights, over the beginnings of some texts of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".rst", ".txt", ".md"))
     lean, reference = LeanDecoder(loaded.model), ReferenceDecoder(loaded.model)
-    sums = {"reference": 0.0, "lean, prompt": 0.0, "lean, by token": 0.0}
+    sums = {"reference": 0.0, "lean, prompt": 0.0, "lean, few rows": 0.0}
     count = 0
     for path in files[:: max(1, len(files) // texts)][:texts]:
         ids = loaded.tokenizer(path.read_text(encoding="utf-8")[: 8 * EXCERPT])["input_ids"][:EXCERPT]
@@ -114,7 +115,7 @@ def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, flo
         rows = {
             "reference": forced(reference, ids, len(ids)),
             "lean, prompt": forced(lean, ids, len(ids)),
-            "lean, by token": forced(lean, ids, 1),
+            "lean, few rows": forced(lean, ids, FEW_ROWS),
         }
         for who, logits in rows.items():
             chosen = logits[:-1].log_softmax(-1).gather(1, taken[:, None])
