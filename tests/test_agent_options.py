@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_command import Done, Run, command_line
 from agent_stage import staged
 
 import agent.build
-from agent.cli.main import main
-
-
-class Done:
-    """What a command left."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture
@@ -41,18 +26,8 @@ def run(
     monkeypatch.setenv("AGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
     monkeypatch.setattr(agent.build, "Parts", staged(tmp_path))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def command(*args: str, stdin: bytes = b"") -> Done:
-        (tmp_path / "stdin").write_bytes(stdin)
-        with (tmp_path / "stdin").open() as file:
-            monkeypatch.setattr(sys, "stdin", file)
-            code = main(args)
-        return Done(code, *capsys.readouterr())
-
-    yield command
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with command_line(tmp_path, monkeypatch, capsys) as command:
+        yield command
 
 
 def ask(run: Run, *args: str, stdin: bytes = b"") -> Done:

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from agent.cli.main import main
+from agent_command import Run, command_line
 
 ROOT = Path(__file__).parent.parent
 HANDBOOK = ROOT / "examples" / "docs"
 QUESTION = "What does double quantization save?"
-
-
-class Done:
-    """What a command left: exit code, stdout, stderr."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +35,11 @@ def agent(
     """The command line in this process, where the model is loaded once for all tests."""
     monkeypatch.setenv("AGENT_HOME", str(home))
     monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*args: str, stdin: bytes | None = None) -> Done:
-        (tmp_path / "stdin").write_bytes(stdin or b"")
-        with (tmp_path / "stdin").open() as file:
-            monkeypatch.setattr(sys, "stdin", file)
-            code = main(args)
-        return Done(code, *capsys.readouterr())
-
-    if not (home / "store").exists():
-        done = run("ingest", str(HANDBOOK))
-        assert done.code == 0 and "11 added" in done.err, done
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with command_line(tmp_path, monkeypatch, capsys) as run:
+        if not (home / "store").exists():
+            done = run("ingest", str(HANDBOOK))
+            assert done.code == 0 and "11 added" in done.err, done
+        yield run
 
 
 def test_a_child_process_answers_from_the_documents_with_sources(

@@ -1,0 +1,45 @@
+"""The command line in this process, where a model is loaded once for all tests."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import main
+
+
+class Done:
+    """What a command left: exit code, stdout, stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+Run = Callable[..., Done]
+
+
+@contextmanager
+def command_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """A function that runs one command, with bytes for its standard input; the signal handlers come back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*args: str, stdin: bytes | None = None) -> Done:
+        (folder / "stdin").write_bytes(stdin or b"")
+        with (folder / "stdin").open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            code = main(args)
+        return Done(code, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
