@@ -12,8 +12,10 @@ import sys
 import time
 from typing import Any
 
+import bitsandbytes
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging
 
 from llms import ChatLocal, ChatMistralNF4
 from llms.load import LoadSpec, load
@@ -35,6 +37,8 @@ def the_usual_recipe(folder: str) -> tuple[Any, Any]:
 def main() -> None:
     """Load both ways, compare the logits of one prompt, then ask a question."""
     name = sys.argv[1] if len(sys.argv) > 1 else "auto"
+    logging.disable_progress_bar()
+    print(f"bitsandbytes {bitsandbytes.__version__}")  # imported before either clock starts
     ours = load(LoadSpec(model=name, quantization="nf4", notify=lambda line: print(line, file=sys.stderr)))
     print(f"ours: {ours.name}, {ours.quantization} on {ours.device}, {ours.load_s:.1f} s")
 

@@ -25,6 +25,8 @@ and 32 layers of Mistral-7B in NF4.
 """
 FAST_CHUNK = 4096
 """Most tokens of a prompt that the fast decoder takes at once."""
+FAST_SLICE = 28 * 2**20
+"""Weights that it unpacks at once (`llms.fast.prompt.SLICE`)."""
 FAST_HOLES = 0.245
 """Share of the 4-bit matrices that packing leaves unusable between blocks: 26.8 MB a layer of Mistral-7B."""
 FAST_BATCH = 32_768
@@ -171,16 +173,16 @@ def fast(facts: Facts, setting: Setting) -> Use:
     """Return what the fast decoder takes (`llms.fast`).
 
     Its cache is one pool of pages, made at once: room for the window, for what the engine keeps of finished
-    sequences, and, where there is room, for a batch of short ones. A pass of a prompt unpacks one joined
-    matrix (gate and up) and holds its product; a later chunk gathers the keys and values before it and
-    expands them for every query head (44 kB a token of Mistral-7B: 8 kB gathered, twice 16 kB expanded).
+    sequences, and, where there is room, for a batch of short ones. A pass of a prompt unpacks a slice of one
+    matrix and holds its product and the hidden activations; a later chunk gathers the keys and values before
+    it and expands them for every query head (44 kB a token of Mistral-7B: 8 kB gathered, twice 16 kB expanded).
     """
     config, item, token = facts.config, _BYTES[setting.dtype], token_bytes(facts, setting.dtype)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
     tokens = min(FAST_CHUNK, setting.window)
-    unpacked = 2 * inner * hidden * item
-    product = FAST_CHUNK * 2 * inner * item
+    unpacked = FAST_SLICE * item
+    product = FAST_CHUNK * (FAST_SLICE // hidden + inner) * item
     residual = tokens * 6 * hidden * item
     gathered = 2 * token // config["num_hidden_layers"] + 4 * config["num_attention_heads"] * head_dim * item
     deep = max(0, setting.window - tokens) * gathered

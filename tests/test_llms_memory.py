@@ -178,7 +178,10 @@ def test_the_plan_is_within_a_tenth_of_the_measured_peak(
 def test_a_gpu_s_plan_is_within_a_tenth_of_what_an_h100_measured(
     layers: int, decoder: footprint.Footprint, window: int, measured_mb: int
 ) -> None:
-    """`max_memory_reserved` after a prompt that fills the window, from benchmarks/load.py --gpu."""
+    """`max_memory_reserved` after a prompt that fills the window, from benchmarks/load.py --gpu.
+
+    The fast decoder's figures are from before it unpacked matrices in slices, which spares 0.2 GB.
+    """
     found = plan(
         mistral_7b(layers),
         quantization="nf4",
@@ -202,14 +205,15 @@ def test_a_gpu_with_room_to_spare_gets_a_cache_for_a_batch() -> None:
     assert tight.total <= 0.95 * 7.5e9
 
 
+@pytest.mark.parametrize("kind", ["auto", "reference"])
 @pytest.mark.parametrize("cut", [7, 64])
-def test_the_cache_honours_a_sliding_window(cut: int) -> None:
+def test_the_cache_honours_a_sliding_window(cut: int, kind: str) -> None:
     """At three times the window, chunked or not, the logits are those of transformers' own cache."""
     model = tiny_model(sliding_window=64)
     tokens = [(37 * i) % 300 + 3 for i in range(3 * 64)]
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).logits[0].float()
-    decoder = make_decoder(adopt(model, tiny_tokenizer()), max_slots=2)
+    decoder = make_decoder(adopt(model, tiny_tokenizer()), max_slots=2, kind=kind)
     decoder.prefill(0, tokens[:cut])
     for start in range(cut, len(tokens), cut):
         logits = decoder.prefill(0, tokens[start : start + cut])
