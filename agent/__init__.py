@@ -16,14 +16,27 @@ if TYPE_CHECKING:
     from agent.errors import AgentError
     from agent.events import stream_events
     from agent.settings import Settings, load_settings
+    from agent.stop import Stop, Stopped
 
-__all__ = ["AgentError", "Parts", "RunContext", "Settings", "build_agent", "load_settings", "stream_events"]
+__all__ = [
+    "AgentError",
+    "Parts",
+    "RunContext",
+    "Settings",
+    "Stop",
+    "Stopped",
+    "build_agent",
+    "load_settings",
+    "stream_events",
+]
 
 _HOMES = {
     "AgentError": "agent.errors",
     "Parts": "agent.build",
     "RunContext": "agent.context",
     "Settings": "agent.settings",
+    "Stop": "agent.stop",
+    "Stopped": "agent.stop",
     "build_agent": "agent.build",
     "load_settings": "agent.settings",
     "stream_events": "agent.events",
