@@ -33,35 +33,24 @@ def plan(
         RequestError: Options, messages or schema that cannot be served.
         LLMError: What loading the model raises.
     """
-    options = dict(kwargs)
+    options = {name: value for name, value in kwargs.items() if name != "strict"}
     model = options.pop("model", None)
     tools = options.pop("tools", None) or []
     # A schema bound as a tool wants text made up; a tool's arguments are what the message says.
     copy = "ls_structured_output_format" not in options
-    choice = normal_choice(options.pop("tool_choice", None), checked_tools(tools))
+    choice = normal_choice(options.pop("tool_choice", None), checked_tools(tools)) or "auto"
     response_format = options.pop("response_format", None)
     parallel = options.pop("parallel_tool_calls", None) is not False
-    options.pop("strict", None)
     params = chat.params().merged(options, stop)
     runtime = chat.runtime(model)
+    if response_format is None and (not tools or choice == "none"):
+        return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
+    from llms.tool_plan import plan_schema, plan_tools
+
     if response_format is not None:
-        from llms.tool_plan import plan_schema
-
         return plan_schema(runtime, messages, params, _schema_of(response_format))
-    if tools and choice != "none":
-        from llms.tool_plan import plan_tools
-
-        return plan_tools(
-            runtime,
-            messages,
-            params,
-            tools,
-            choice or "auto",
-            parallel=parallel,
-            copy=copy,
-            scorer=chat.tool_scorer,
-        )
-    return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
+    how = {"parallel": parallel, "copy": copy}
+    return plan_tools(runtime, messages, params, tools, choice, scorer=chat.tool_scorer, **how)
 
 
 def _schema_of(response_format: Any) -> dict[str, Any] | None:
