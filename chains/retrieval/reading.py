@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -117,7 +118,9 @@ class ManifestReader:
         return found
 
     def lag(self, since: int) -> int:
-        """How many rows came or went after generation `since`."""
+        """How many rows came or went after generation `since`; beyond all bounds where that is forgotten."""
+        if since < int(self.meta("removed_floor") or 0):
+            return sys.maxsize
         sql = (
             "SELECT (SELECT count(*) FROM chunks WHERE generation > ?1) "
             "+ (SELECT count(*) FROM removed WHERE generation > ?1)"
