@@ -175,7 +175,7 @@ def fast(facts: Facts, setting: Setting) -> Use:
     Its cache is one pool of pages, made at once: room for the window, for what the engine keeps of finished
     sequences, and, where there is room, for a batch of short ones. A pass of a prompt unpacks a slice of one
     matrix and holds its product and the hidden activations; a later chunk gathers the keys and values before
-    it and expands them for every query head (44 kB a token of Mistral-7B: 8 kB gathered, twice 16 kB expanded).
+    it and expands them for every query head (44 kB a token of Mistral-7B: 8 gathered, twice 16 expanded).
     """
     config, item, token = facts.config, _BYTES[setting.dtype], token_bytes(facts, setting.dtype)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
