@@ -10,6 +10,7 @@ from agent.cli import console
 if TYPE_CHECKING:
     from agent.build import Parts
     from agent.trace import Trace
+    from llms.engine_shared import Runtime
 
 
 def report_passages(parts: Parts, question: str) -> None:
@@ -36,7 +37,7 @@ def report_run(parts: Parts, trace: Trace, args: argparse.Namespace) -> None:
             console.say(row)
     if args.verbose:
         _report_model(parts)
-        _report_work(trace)
+        _report_work(trace, parts)
 
 
 def _report_model(parts: Parts) -> None:
@@ -53,13 +54,28 @@ def _report_model(parts: Parts) -> None:
     console.say(f"decoder {runtime.engine.decoder.describe()}")
 
 
-def _report_work(trace: Trace) -> None:
-    """Say how many tokens went through the model, how fast, and what memory the process has."""
+def _report_work(trace: Trace, parts: Parts) -> None:
+    """Say how many tokens went through the model, how fast, and what memory the process has.
+
+    A decoder that knows the most its memory allows is held against that.
+    """
     import psutil
 
     models = [step for step in trace.steps if step.kind == "model"]
     tokens, seconds = sum(s.output_tokens for s in models), sum(s.seconds or 0 for s in models)
     speed = f"{tokens / seconds:.1f} tokens/s" if seconds else "no tokens"
+    runtime = parts.model.loaded_runtime()
+    ceiling = getattr(runtime.engine.decoder, "ceiling", None) if runtime else None
+    if ceiling and seconds:
+        speed += f", {tokens / seconds / ceiling:.0%} of what the memory's bandwidth allows one sequence"
     memory = psutil.Process().memory_info().rss / 2**20
     console.say(f"prompt {sum(s.input_tokens for s in models)} tokens, decoded {tokens} tokens, {speed}")
-    console.say(f"memory {memory:.0f} MiB")
+    console.say(f"memory {memory:.0f} MiB{_gpu_memory(runtime)}")
+
+
+def _gpu_memory(runtime: Runtime | None) -> str:
+    if runtime is None or runtime.loaded.device.type != "cuda":
+        return ""
+    import torch
+
+    return f", on the GPU {torch.cuda.max_memory_reserved(runtime.loaded.device) / 2**20:.0f} MiB"

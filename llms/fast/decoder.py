@@ -100,15 +100,18 @@ class FastDecoder(SlotChecks):
             )
         return count
 
+    @property
+    def ceiling(self) -> float:
+        """Return the most tokens a second that this GPU's memory allows one sequence."""
+        p: Any = torch.cuda.get_device_properties(self.device)
+        return float(2 * p.memory_clock_rate * 1e3 * p.memory_bus_width / 8 / self.weights.step_bytes)
+
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and what this GPU's memory allows at most."""
-        p: Any = torch.cuda.get_device_properties(self.device)
-        rate = 2 * p.memory_clock_rate * 1e3 * p.memory_bus_width / 8
-        most = rate / self.weights.step_bytes
+        size, name = self.weights.step_bytes, torch.cuda.get_device_name(self.device)
         return (
-            f"fast (own NF4 kernels, CUDA graphs) on {p.name}: a token reads "
-            f"{self.weights.step_bytes / 1e9:.2f} GB, so at {rate / 1e12:.2f} TB/s at most {most:,.0f} "
-            "tokens/s"
+            f"fast (own NF4 kernels, CUDA graphs) on {name}: a token reads {size / 1e9:.2f} GB, so at "
+            f"{self.ceiling * size / 1e12:.2f} TB/s at most {self.ceiling:,.0f} tokens/s"
         )
 
     def length(self, slot: int) -> int:
