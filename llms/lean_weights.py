@@ -4,9 +4,9 @@ Knows weights and PyTorch's CPU kernels; refuses to know layers, caches and mode
 matrices that lie side by side (q, k and v; gate and up):
 
 - fp32: one plain product a matrix, exact;
-- bf16: joined, and reordered for oneDNN at their second use (a plain `linear` reorders at every call, to the
-  same bits: 437 us against 220 for 3072 x 576 at one row, 1,524 against 1,300 at 64, one thread of a Zen 4;
-  the first token of a process does not wait for copies of every weight);
+- bf16: one plain product a matrix at first; joined, and reordered for oneDNN, once they are used often. A
+  plain `linear` reorders at every call, to the same bits: 437 us against 220 for 3072 x 576 at one row, 1,524
+  against 1,300 at 64, one thread of a Zen 4. Copies of all take 250 ms: a short run never saves that;
 - bf16 weights that came from a GGUF file in Q4_1 lie on a lattice of 16 values in every block of 32. For up
   to `FEW_ROWS` rows they are read as those 4-bit codes: the same weights but for the rounding of scale and
   offset to bf16, a relative error of 0.0024 where rounding them to bf16 had cost 0.0014. 96 us at one row.
@@ -24,6 +24,9 @@ from torch import Tensor
 FEW_ROWS = 4
 """Rows up to which 4-bit codes are read faster than bf16 weights (one thread: 172 against 271 us at 4 rows of
 3072 x 576, 340 against 323 at 6)."""
+
+PAID_OFF = 10
+"""Uses after which a copy in oneDNN's order is made: by then what it would have saved is what it costs."""
 
 BLOCK = 32
 """Weights that share a scale and an offset in GGUF's Q4_1."""
@@ -44,7 +47,7 @@ class Product:
     def __init__(self, weights: Sequence[Tensor], *, four_bit: bool = False) -> None:
         self._weights = [w.detach() for w in weights]
         self._packed: Tensor | None = None
-        self._used = False
+        self._uses = 0
         self.codes: tuple[Tensor, Tensor] | None = None
         self.four_bit = four_bit
 
@@ -53,9 +56,9 @@ class Product:
         if self.four_bit and x.shape[0] <= FEW_ROWS:
             codes, scales = self.codes or self.encode()
             return torch._weight_int4pack_mm_for_cpu(x.contiguous(), codes, BLOCK, scales)
-        if self._used and self._packed is None and _packs(self._weights[0].dtype):
+        self._uses += 1
+        if self._packed is None and self._uses >= PAID_OFF and _packs(self._weights[0].dtype):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self._joined(), 16)
-        self._used = True
         if self._packed is not None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
             return out

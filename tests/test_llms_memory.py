@@ -38,8 +38,8 @@ loaded = load(LoadSpec(model="smollm2-135m", quantization=sys.argv[2], window=wi
                        cache_dir=Path(sys.argv[1])))
 decoder = make_decoder(loaded, max_slots=1)
 tokens = [(7919 * i) % 40_000 + 20 for i in range(window - 4)]
-decoder.prefill(0, tokens[:64])
-decoder.prefill(0, tokens[64:])
+for start in range(0, len(tokens), 40):
+    decoder.prefill(0, tokens[start : start + 40])
 for _ in range(4):
     decoder.step([0], [[5]])
 print(json.dumps({"measured": status("VmHWM") - before, "planned": loaded.memory.total}))
