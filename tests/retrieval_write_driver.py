@@ -118,7 +118,7 @@ def round_(folder: Path, base: Path, fails: Callable[[int], int]) -> tuple[dict[
     write(folder / "docs", AFTER)
     told, count = write_faults.run(lambda: work(folder), folder / "store", fails)
     if not told.startswith("{"):
-        raise SystemExit(told)
+        raise SystemExit(f"the worker {told}")
     return json.loads(told), count
 
 
@@ -137,6 +137,7 @@ def main() -> None:
         places = sorted(random.Random(int(seed)).sample(places, int(sample)))
     met: Counter[str] = Counter()
     for place in places:
+        sys.stderr.write(f"write {place}\n")
         told, _ = round_(
             folder, base, lambda n, p=place: number if (n == p if how == "once" else n >= p) else 0
         )

@@ -12,6 +12,7 @@ from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, SearchOptions
 from chains.retrieval.chroma_index import ChromaIndex
+from chains.retrieval.graph_files import whole
 from chains.retrieval.nearest import NearestNeighbours
 from chains.retrieval.schema import FILE_NAME, MIGRATIONS, VERSION
 
@@ -152,3 +153,17 @@ def test_many_removed_neighbours_hide_none_that_are_left(tmp_path: Path) -> None
         found = store.search("Herons stand, 3 of them.", DENSE)
         assert [os.path.basename(hit.chunk.source) for hit in found[:2]] == ["same58.txt", "same59.txt"]
         assert len(found) == 3
+
+
+@pytest.mark.parametrize("name", ["header.bin", "data_level0.bin", "link_lists.bin"])
+def test_a_graph_that_was_not_written_to_its_end_is_told(tmp_path: Path, name: str) -> None:
+    with DocumentStore(tmp_path / "s", WordEmbeddings()) as store:
+        store.ingest(numbered(tmp_path / "docs", range(100)))
+    graph = next((tmp_path / "s" / "chroma").rglob(name))
+    assert whole(graph.parent)
+    good = graph.read_bytes()
+    graph.write_bytes(good[: 40 if name == "header.bin" else len(good) - 70])
+    assert not whole(graph.parent)
+    if name != "header.bin":  # as long as it was, with what the memory held before
+        graph.write_bytes(good[:500] + b"\xa5" * (len(good) - 500))
+        assert not whole(graph.parent)

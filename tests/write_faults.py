@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -82,12 +83,16 @@ def run(
     try:
         count = _supervise(listeners[0], str(folder.resolve()) + os.sep, fails, timeout_s) if listeners else 0
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        time.sleep(0.05)  # the last thread may be on its way out
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
         for listener in listeners:
             os.close(listener)
     with os.fdopen(reading) as pipe:
-        return pipe.read() or "ended without a word", count
+        how = f"ended by signal {os.WTERMSIG(status)}" if ended else f"wrote nothing for {timeout_s} s"
+        return pipe.read() or how, count
 
 
 def _supervise(listener: int, folder: str, fails: Callable[[int], int], timeout_s: float) -> int:

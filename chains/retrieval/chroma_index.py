@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chains.retrieval.errors import IndexUnavailable
+from chains.retrieval.graph_files import whole
 from chains.retrieval.index import DECIMALS
 from chains.retrieval.records import Changes
 
@@ -134,6 +135,11 @@ class ChromaIndex:
         """The graph's files; Chroma's SQLite file, which every reader writes to, SQLite looks after."""
         root = Path(self.target)
         return sorted(path for path in root.rglob("*") if path.is_file() and path.parent != root)
+
+    def whole(self) -> bool:
+        """Whether every graph of the closed folder was written to its end; a server looks after its own."""
+        folders = {path.parent for path in self._graph_files()} if not self.remote else set()
+        return all(whole(folder) for folder in folders)
 
     def fingerprint(self) -> str:
         """Sizes and times of the closed folder's graph files: equal means untouched; empty for a server."""

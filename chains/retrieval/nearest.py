@@ -250,7 +250,7 @@ class NearestNeighbours:
             if index.count() != total:
                 return False
             index.rest()
-            return True
+            return index.whole()
 
         if not self._guarded(apply):
             self._guarded(lambda c: c.rest())
