@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from agent_command import Run, command_line
 from hub_standin import Hub, Repo, serving
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint, tiny_gguf
-
-from agent.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 TINY = "owner/tiny"
@@ -68,35 +66,15 @@ def shot(home: Path) -> dict[str, Any]:
     }
 
 
-class Done:
-    """What a command left."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
-def agent(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def agent(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
     """The command line in this process: no import is paid twice."""
     monkeypatch.setenv("AGENT_HOME", str(home))
     monkeypatch.setenv("COLUMNS", "300")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*args: str) -> Done:
-        with Path(os.devnull).open() as nothing:
-            monkeypatch.setattr(sys, "stdin", nothing)
-            code = main(args)
-        return Done(code, *capsys.readouterr())
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with command_line(tmp_path, monkeypatch, capsys) as run:
+        yield run
 
 
 def test_a_model_is_pulled_shown_chosen_and_used_without_a_network_then(
