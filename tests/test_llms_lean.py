@@ -242,4 +242,5 @@ def test_what_will_be_served_is_told_from_the_checkpoint(
     facts, setting = read(embedded_dir), Setting(**how, window=512)  # type: ignore[arg-type]
     assert lean_plan.expects(facts, setting) is expected
     copies = lean_plan.footprint(facts, setting).total - reference(facts, setting).total
-    assert copies == (0 if setting.dtype != "bfloat16" else pytest.approx(2.5 * facts.parameters, rel=0.05))
+    low, high = (2.4, 3.0) if setting.dtype == "bfloat16" else (0, 0)  # bytes a weight: 2, and 4 bits of most
+    assert low * facts.parameters <= copies <= high * facts.parameters
