@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint
 
 from llms import checkpoint, quantized
-from llms.errors import NoSpace
+from llms.errors import NoSpace, QuantizationUnavailable
 from llms.load import LoadedModel, LoadSpec, load
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -143,3 +144,14 @@ def test_a_folder_that_is_quantized_already_loads_as_it_is(folder: Path, tmp_pat
     loaded = load(LoadSpec(model=str(stored), device="cpu", cache_dir=tmp_path / "other"))
     assert loaded.quantization == "nf4"
     assert torch.equal(logits(loaded), expected)
+
+
+def test_without_bitsandbytes_the_error_names_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("llms.quantized.importlib.metadata.version", version)
+    with pytest.raises(QuantizationUnavailable, match="pip install bitsandbytes"):
+        nf4(folder, tmp_path)

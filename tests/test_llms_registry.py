@@ -11,6 +11,7 @@ import pytest
 from tiny_models import tiny_checkpoint, tiny_gguf
 
 from llms import model_rows
+from llms.catalog import resolve
 from llms.errors import BadRequest, CacheNotWritable, UnknownModel
 from llms.load import LoadSpec, load
 from llms.model_rows import Row, fits
@@ -196,3 +197,28 @@ def test_listing_imports_no_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_removing_a_model_leaves_the_4_bit_copies_of_its_longer_named_cousins(registry: Registry) -> None:
+    made = registry.cache / "quantized"
+    own, cousin = made / "mistral-7b-nf4-0123456789", made / "mistral-7b-v0.1-nf4-0123456789"
+    for path in (own, cousin):
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_bytes(b"x" * 100)
+    assert registry.show("mistral-7b").quantized == (own,)
+    assert registry.remove("mistral-7b") == 100
+    assert not own.exists() and cousin.exists()
+
+
+def test_a_hub_model_is_named_with_its_revision() -> None:
+    source = resolve("owner/name@v2")
+    assert (source.kind, source.location, source.revision, source.name) == (
+        "hub",
+        "owner/name",
+        "v2",
+        "owner/name@v2",
+    )
+    assert resolve("mistral-7b@abc").location == "mistralai/Mistral-7B-Instruct-v0.3"
+    for name, revision in (("owner/name@v2", "v3"), ("smollm2-135m@v2", None), ("no-such@v2", None)):
+        with pytest.raises(UnknownModel):
+            resolve(name, revision)
