@@ -2,7 +2,7 @@
 
 Chroma does not look at whether a write to these files succeeded: on a full or failing disk it reports success
 over a graph that is cut short or holds what the memory held before, and searching that kills the process. So
-every list of neighbours is checked before the files are sealed. Knows hnswlib's layout (`saveIndex`, with the
+every vector and every list of neighbours is checked before the files are sealed. Knows hnswlib's layout (`saveIndex`, with the
 version that Chroma's fork puts before it) and nothing of Chroma.
 """
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 _HEADER = struct.Struct("<i6QiI2Q")
 _VERSION = 1
 _WORD = 4
+_SHORTEST, _LONGEST = 0.98, 1.02
 
 
 def whole(folder: Path) -> bool:
@@ -27,13 +28,20 @@ def whole(folder: Path) -> bool:
         header = (folder / "header.bin").read_bytes()
         if len(header) < _HEADER.size:
             return False
-        version, first, _, elements, size, *_, entry, upper, lower = _HEADER.unpack_from(header)
+        version, first, _, elements, size, label, vector, _, entry, upper, lower = _HEADER.unpack_from(header)
         if version != _VERSION or not elements:
             return True
         level0 = np.fromfile(folder / "data_level0.bin", np.uint8, elements * size)
         if len(level0) < elements * size or entry >= elements:
             return False
-        lists = level0.reshape(elements, size)[:, first : first + _WORD * (1 + lower)]
+        rows = level0.reshape(elements, size)
+        lists = rows[:, first : first + _WORD * (1 + lower)]
+        vectors = np.ascontiguousarray(rows[:, vector:label]).view(np.float32)
+        with np.errstate(all="ignore"):
+            norms = np.linalg.norm(vectors, axis=1)
+        # The store's vectors are unit vectors; what stands there by accident is not.
+        if not ((norms > _SHORTEST) & (norms < _LONGEST)).all():
+            return False
         return _sound(lists, elements, lower) and _upper_sound(folder / "link_lists.bin", elements, upper)
     except (OSError, ValueError):
         return False
