@@ -2,8 +2,8 @@
 
 Chroma does not look at whether a write to these files succeeded: on a full or failing disk it reports success
 over a graph that is cut short or holds what the memory held before, and searching that kills the process. So
-every vector and every list of neighbours is checked before the files are sealed. Knows hnswlib's layout (`saveIndex`, with the
-version that Chroma's fork puts before it) and nothing of Chroma.
+every vector and every list of neighbours is checked before the files are sealed. Knows hnswlib's layout
+(`saveIndex`, with the version that Chroma's fork puts before it) and nothing of Chroma.
 """
 
 from __future__ import annotations
