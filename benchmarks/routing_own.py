@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -49,13 +50,13 @@ def interval(hits: list[bool]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def tool_cases(embeddings: Any, half: str) -> dict[str, list[bool]]:
+def tool_cases(embeddings: Any, cache: Path, half: str) -> dict[str, list[bool]]:
     """Whether each case was routed to a tool at all, to the right one, and what the baseline picks."""
     tools = json.loads((CASES / "tool_cases_tools.json").read_text(encoding="utf-8"))
     found: dict[str, list[bool]] = {"own.called": [], "own.right": [], "own.nearest_description": []}
     for case in read(CASES / "tool_cases.jsonl", half):
         described = {name: tools[name]["function"]["description"] for name in case["offered"]}
-        decision = Router(embeddings, tools=described).route(case["message"])
+        decision = Router(embeddings, cache=cache, tools=described).route(case["message"])
         found["own.called"].append(decision.tool is not None)
         found["own.right"].append(decision.tool == case["tool"])
         vector = np.array(embeddings.embed_query(case["message"]))
@@ -110,8 +111,12 @@ def main() -> None:
     from chains.retrieval import default_embeddings
 
     embeddings = default_embeddings()
+    folder = tempfile.TemporaryDirectory()  # the router's weights are learned once
     rows = read(args.data / "routing.jsonl", args.half)
-    found = {**tool_cases(embeddings, args.half), "own.others_kept": taken_away(embeddings, rows)}
+    found = {
+        **tool_cases(embeddings, Path(folder.name), args.half),
+        "own.others_kept": taken_away(embeddings, rows),
+    }
     report: dict[str, Any] = {}
     for name, hits in found.items():
         low, high = interval(hits)
