@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -155,7 +156,13 @@ def test_watch_follows_changes_and_a_reader_sees_them_soon(tmp_path: Path) -> No
     docs = write(tmp_path / "docs", {"first.txt": "The ferry leaves at six."})
     environment = os.environ | {"AGENT_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "agent", "ingest", "--watch", str(docs)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as watcher:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job passes on SIG_IGN
+    ) as watcher:
         assert watcher.stderr is not None
         try:
             while "1 added" not in (line := watcher.stderr.readline()):
@@ -175,7 +182,9 @@ def test_watch_follows_changes_and_a_reader_sees_them_soon(tmp_path: Path) -> No
                 assert not reader.search("ferry", find)
         finally:
             watcher.send_signal(signal.SIGINT)
-            watcher.wait(timeout=30)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                watcher.wait(timeout=30)
+            watcher.kill()
     assert watcher.returncode == 130
 
 
