@@ -30,11 +30,11 @@ Run = Callable[..., Done]
 def command_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    """A function that runs one command, with bytes for its standard input; the signal handlers come back."""
+    """A function that runs one command, with its standard input; the signal handlers come back."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
-    def run(*args: str, stdin: bytes | None = None) -> Done:
-        (folder / "stdin").write_bytes(stdin or b"")
+    def run(*args: str, stdin: str | bytes = b"") -> Done:
+        (folder / "stdin").write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
         with (folder / "stdin").open() as file:
             monkeypatch.setattr(sys, "stdin", file)
             code = main(args)

@@ -7,34 +7,20 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_command import Run, command_line
 
 from agent.cli import console
-from agent.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 HANDBOOK = ROOT / "examples" / "docs"
 TEXT = "The striker scored twice in the final match. The crowd sang all night."
-
-
-class Done:
-    """What a command left: exit code, stdout, stderr."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +39,8 @@ def agent(
     """The command line in this process, where the models are loaded once for all tests."""
     monkeypatch.setenv("AGENT_HOME", str(home))
     monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*args: str, stdin: str | bytes = b"") -> Done:
-        (tmp_path / "stdin").write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
-        with (tmp_path / "stdin").open() as file:
-            monkeypatch.setattr(sys, "stdin", file)
-            code = main(args)
-        return Done(code, *capsys.readouterr())
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with command_line(tmp_path, monkeypatch, capsys) as run:
+        yield run
 
 
 # summarize -------------------------------------------------------------------------------------------------

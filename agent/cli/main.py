@@ -22,16 +22,12 @@ from agent.cli.verbs import EXAMPLES, PURPOSE, VERBS, module_of
 class _Ended(BaseException):
     """A signal asked the program to end; not an Exception, so that no handler keeps it alive."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
     debug = "--debug" in argv
+    caught = _catch_signals()
     try:
-        _catch_signals()
         verb, words = _split(list(argv))
         module = import_module(module_of(verb))
         parser = verb_parser(verb)
@@ -44,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return exit_codes.DONE
-    except KeyboardInterrupt:
+    except _Ended:
+        return caught[-1]
+    except KeyboardInterrupt:  # watchfiles makes one of whatever a signal handler raised
         sys.stderr.write("\n")
-        return exit_codes.INTERRUPTED
-    except _Ended as end:
-        return end.code
+        return caught[-1] if caught else exit_codes.INTERRUPTED
     except Exception as error:  # the last line of defence: every error becomes an exit code and one message
         return _report(error, debug)
 
@@ -132,14 +128,17 @@ def _report(error: Exception, debug: bool) -> int:
     return exit_codes.exit_code(error)
 
 
-def _catch_signals() -> None:
-    """SIGTERM and SIGHUP end the program through `finally` blocks, with their own codes."""
+def _catch_signals() -> list[int]:
+    """SIGTERM and SIGHUP end the program through `finally` blocks; their exit codes are added to the list."""
+    caught: list[int] = []
 
     def end(number: int, _: object) -> None:
-        raise _Ended(128 + number)
+        caught.append(128 + number)
+        raise _Ended
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
+    return caught
 
 
 def _forget_stdout() -> None:
