@@ -56,13 +56,10 @@ class Plan:
 
 def plan(
     facts: Facts,
+    setting: Setting,
     *,
-    quantization: str,
-    dtype: str,
-    device: str,
     longest: int,
-    window: int | None = None,
-    slots: int = 1,
+    narrow: bool,
     name: str = "the model",
     free: int | None = None,
     ready: bool = False,
@@ -72,20 +69,18 @@ def plan(
 
     Args:
         facts: The checkpoint.
-        quantization: `nf4`, `fp4`, `int8` or `none`.
-        dtype: What is not quantized, and the KV cache.
-        device: `cpu` or `cuda:N`.
+        setting: How it is to run.
         longest: Longest sequence that the model knows, in tokens.
-        window: What was asked for; None for the longest that fits.
-        slots: How many sequences to make room for.
+        narrow: Whether the longest window that fits will do where the setting's does not.
         name: How to name the model in the message.
         free: Free bytes on the device; None to look.
         ready: A checkpoint with this very quantization is at hand, so that nothing is converted.
         footprint: How the decoder that will run it spends memory.
 
     Raises:
-        NotEnoughMemory: It does not fit, or `window` is longer than the model knows.
+        NotEnoughMemory: It does not fit, or the window is longer than the model knows.
     """
+    quantization, dtype, device = setting.quantization, setting.dtype, setting.device
     free = free_bytes(device) if free is None else free
     budget = int(free * (1 - MARGIN))
 
@@ -93,8 +88,7 @@ def plan(
     loading = 0 if ready else loading_bytes(facts, quantization, dtype, device)
 
     def at(tokens: int, narrowed: bool = False) -> Plan:
-        setting = Setting(quantization=quantization, dtype=dtype, device=device, window=tokens, slots=slots)
-        use = footprint(facts, setting)
+        use = footprint(facts, replace(setting, window=tokens))
         needed = Plan(
             device=device,
             weights=weights,
@@ -104,21 +98,21 @@ def plan(
             overhead=use.overhead,
             free=free,
             window=tokens,
-            slots=slots,
+            slots=setting.slots,
             narrowed=narrowed,
         )
         return replace(needed, cache=use.cache + max(0, min(use.welcome, budget - needed.total)))
 
-    wanted = at(min(window or longest, longest))
-    if window is not None and window > longest:
+    if setting.window > longest:
         raise NotEnoughMemory(
-            f"expected window of at most {longest:,} tokens, all that {name} was made for, found {window:,}; "
-            f"ask for less"
+            f"expected window of at most {longest:,} tokens, all that {name} was made for, "
+            f"found {setting.window:,}; ask for less"
         )
+    wanted = at(setting.window)
     if wanted.total <= budget:
         return wanted
     fitting = _largest_window(at, min(SMALLEST_WINDOW, wanted.window), wanted.window, budget)
-    if window is None and fitting is not None:
+    if narrow and fitting is not None:
         return at(fitting, narrowed=True)
     raise NotEnoughMemory(_refusal(facts, wanted, fitting, quantization, dtype, name))
 

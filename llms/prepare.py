@@ -129,7 +129,7 @@ def prepare(spec: LoadSpec, kinds: Sequence[Kind]) -> Prepared:
         adapter=spec.adapter is not None and not spec.merge_adapter,
     )
     likely = expected(kinds, facts, setting, spec.decoder)
-    kind, memory = _planned(likely, facts, setting, spec.window, longest, source.name, ready)
+    kind, memory = _planned(likely, facts, setting, spec.window is None, longest, source.name, ready)
     return Prepared(
         spec=spec,
         cache=cache,
@@ -148,7 +148,7 @@ def _planned(
     kinds: Sequence[Kind],
     facts: Facts,
     setting: Setting,
-    window: int | None,
+    narrow: bool,
     longest: int,
     name: str,
     ready: bool,
@@ -158,12 +158,9 @@ def _planned(
         try:
             return kind, plan(
                 facts,
-                quantization=setting.quantization,
-                dtype=setting.dtype,
-                device=setting.device,
-                slots=setting.slots,
-                window=window,
+                setting,
                 longest=longest,
+                narrow=narrow,
                 name=name,
                 ready=ready,
                 footprint=kind.footprint,

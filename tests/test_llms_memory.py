@@ -14,7 +14,7 @@ from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 from llms import footprint, memory
 from llms.errors import ContextOverflow, NotEnoughMemory
 from llms.facts import Facts, Tensor, read
-from llms.footprint import token_bytes, weight_bytes
+from llms.footprint import Setting, token_bytes, weight_bytes
 from llms.load import adopt, make_decoder
 from llms.memory import plan
 
@@ -94,15 +94,17 @@ def mistral_7b(layers: int = 32) -> Facts:
 
 
 def planned(free_gb: float, **settings: object) -> memory.Plan:
-    defaults: dict[str, object] = {
-        "quantization": "nf4",
-        "dtype": "bfloat16",
-        "device": "cuda:0",
-        "longest": 32_768,
-        "name": "mistral-7b",
-        "free": int(free_gb * 1e9),
-    }
-    return plan(mistral_7b(), **{**defaults, **settings})  # type: ignore[arg-type]
+    decoder = settings.pop("footprint", footprint.reference)
+    how = {"quantization": "nf4", "dtype": "bfloat16", "device": "cuda:0", "window": 32_768} | settings
+    return plan(
+        mistral_7b(),
+        Setting(**how),  # type: ignore[arg-type]
+        longest=32_768,
+        narrow="window" not in settings,
+        name="mistral-7b",
+        free=int(free_gb * 1e9),
+        footprint=decoder,  # type: ignore[arg-type]
+    )
 
 
 def test_mistral_7b_has_the_sizes_that_are_known() -> None:
@@ -184,11 +186,9 @@ def test_a_gpu_s_plan_is_within_a_tenth_of_what_an_h100_measured(
     """
     found = plan(
         mistral_7b(layers),
-        quantization="nf4",
-        dtype="bfloat16",
-        device="cuda:0",
+        Setting(quantization="nf4", dtype="bfloat16", device="cuda:0", window=window),
         longest=32_768,
-        window=window,
+        narrow=False,
         free=84 * 10**9,
         ready=True,
         footprint=decoder,
