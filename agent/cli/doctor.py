@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
     for finding in check_all(settings_from(args)):
         findings.append(finding)
         if not args.json:
-            advice = f"; {finding.advice}" if finding.advice else ""
-            console.line(f"{finding.state:<7} {finding.name:<9} {finding.text}{advice}")
+            fix = f"; {finding.fix}" if finding.fix else ""
+            console.line(f"{finding.state:<7} {finding.name:<9} {finding.detail}{fix}")
     if args.json:
         console.line(json.dumps({"findings": [asdict(finding) for finding in findings]}, ensure_ascii=False))
     return int(any(finding.state == "broken" for finding in findings))
