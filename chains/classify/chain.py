@@ -1,7 +1,7 @@
 """classify_chain: a text in, always one of the labels out, with calibrated probabilities.
 
 Knows the options, LangChain's calling conventions and how results are made of rows of probabilities; the way
-of scoring is chosen in way.py.
+of scoring is chosen in `chains.classify.scoring`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from chains.classify.examples import Examples, read_examples
 from chains.classify.guard import guarded
 from chains.classify.labels import Labels, read_labels
 from chains.classify.result import Classification, Method, choose
-from chains.classify.way import Model, Wanted, Way
+from chains.classify.scoring import Model, Scoring, Wanted
 from chains.errors import OptionError, require_text
 from chains.sentences import split_sentences
 
@@ -72,14 +72,16 @@ def classify_chain(
         raise OptionError(f"expected method to be one of {get_args(Wanted)}, found {method!r}: choose one")
     read = read_labels(labels)
     shots = read_examples(examples, read) if examples is not None else []
-    way = Way(llm=llm, labels=tuple(read), embeddings=embeddings, shots=tuple(shots), progress=progress)
+    scoring = Scoring(
+        llm=llm, labels=tuple(read), embeddings=embeddings, shots=tuple(shots), progress=progress
+    )
     if transductive and embeddings is None:
         raise OptionError(
             f"expected embeddings with transductive=True, found {embeddings!r}: pass embeddings="
         )
-    chosen = way.choose_method(method, multi=multi_label)
+    chosen = scoring.choose_method(method, multi=multi_label)
     return ClassifyChain(
-        way,
+        scoring,
         chosen,
         multi=multi_label,
         abstain_below=abstain_below,
@@ -93,7 +95,7 @@ class ClassifyChain(Runnable[str, Classification]):
 
     def __init__(
         self,
-        way: Way,
+        scoring: Scoring,
         method: Method,
         *,
         multi: bool,
@@ -104,14 +106,14 @@ class ClassifyChain(Runnable[str, Classification]):
         """Keep the way of scoring and how results are made."""
         self.name = "classify_chain"
         self.method = method
-        self._way = way
+        self._scoring = scoring
         self._multi, self._abstain_below = multi, abstain_below
         self._transductive, self._explain = transductive, explain
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """The labels, in order, as they are returned."""
-        return tuple(label.name for label in self._way.labels)
+        return tuple(label.name for label in self._scoring.labels)
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
         """Classify one text.
@@ -178,14 +180,18 @@ class ClassifyChain(Runnable[str, Classification]):
         text = require_text(
             "a text to classify", given.page_content if isinstance(given, Document) else given
         )
-        return guarded(text, [name for label in self._way.labels for name in (label.name, label.path[-1])])
+        return guarded(
+            text, [name for label in self._scoring.labels for name in (label.name, label.path[-1])]
+        )
 
     def _results(self, texts: Sequence[str], config: RunnableConfig) -> list[Classification]:
-        rows = self._way.probabilities(
+        rows = self._scoring.probabilities(
             texts, self.method, config, multi=self._multi, together=self._transductive
         )
         found = [
-            choose(self._way.labels, row, self.method, multi=self._multi, abstain_below=self._abstain_below)
+            choose(
+                self._scoring.labels, row, self.method, multi=self._multi, abstain_below=self._abstain_below
+            )
             for row in rows
         ]
         if not self._explain:
@@ -199,10 +205,10 @@ class ClassifyChain(Runnable[str, Classification]):
         parts = [part.flat for part in split_sentences(text) if part.kind != "code"]
         if found.label is None or not parts or self.method == "reply":
             return None
-        rows = self._way.probabilities(parts, self.method, config, multi=self._multi, together=False)
+        rows = self._scoring.probabilities(parts, self.method, config, multi=self._multi, together=False)
         spoken_for = [
             place
-            for place, label in enumerate(self._way.labels)
+            for place, label in enumerate(self._scoring.labels)
             if found.label in (label.name, *label.groups)
         ]
         return parts[int(np.argmax(rows[:, spoken_for].sum(axis=1)))]

@@ -33,7 +33,7 @@ Model = Runnable[LanguageModelInput, Any]
 
 
 @dataclass(kw_only=True)
-class Way:
+class Scoring:
     """The models at hand, each made ready on first use."""
 
     llm: Model | None
