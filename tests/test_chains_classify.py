@@ -84,7 +84,7 @@ def test_examples_make_it_better() -> None:
 
 def _prompts(chain: Any) -> list[Any]:
     chain.invoke(MATCH)
-    return [prompt for prompt, _ in chain._way.scorer.scored]
+    return [prompt for prompt, _ in chain._scoring.scorer.scored]
 
 
 def test_hierarchy_gives_paths_and_examples_may_name_the_leaf() -> None:
