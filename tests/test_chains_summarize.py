@@ -231,6 +231,17 @@ def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
         _extractive().invoke(tmp_path / "absent.md")
 
 
+@pytest.mark.parametrize("refine", [False, True])
+def test_no_model_is_loaded_for_a_file_that_is_not_there(refine: bool, tmp_path: Path) -> None:
+    class Unloaded(ScriptedChat):
+        def runtime(self) -> Any:
+            raise AssertionError("a model was loaded")
+
+    chain = summarize_chain(Unloaded(replies=[]), refine=refine)
+    with pytest.raises(SourceNotFound, match="found nothing at"):
+        chain.invoke(tmp_path / "none.txt")
+
+
 def test_inputs_texts_documents_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("# One\n\nThe first file talks of geese and ducks.")
     (tmp_path / "b.txt").write_text("The second file talks of trains and rails.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -63,13 +64,18 @@ class Work:
     def __init__(self, settings: Settings, config: RunnableConfig) -> None:
         """Keep the settings, and the config that calls of the model get."""
         self._set = settings
-        self._writer = Writer(settings.llm, settings.style, config) if settings.writes() else None
+        self._config = config
         self.parts: list[Part] = []
         self.unread: dict[str, Exception] = {}
         self._digests: list[Digest] = []
         self._sentences: list[SummarySentence] = []
         self._text = ""
         self._cached = self._repaired = self._dropped = 0
+
+    @cached_property
+    def _writer(self) -> Writer | None:
+        """The model as a writer, where it is one; asked once there is a text, for that may load it."""
+        return Writer(self._set.llm, self._set.style, self._config) if self._set.writes() else None
 
     def whole(self, parts: Sequence[Part]) -> Summary:
         """Return the summary of `parts`."""
