@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -20,8 +21,8 @@ from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 from retrieval_fakes import WordEmbeddings, write
 
-from chains.retrieval import DocumentStore, StoreRetriever, errors
-from chains.retrieval.chroma_index import release
+from chains.retrieval import DocumentStore, StoreRetriever, errors, nearest
+from chains.retrieval.chroma_index import ChromaIndex, release
 from chains.retrieval.vectorstore import StoreVectorStore
 
 
@@ -94,13 +95,9 @@ leaky = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Chroma server on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("chroma-server")
+@contextlib.contextmanager
+def served(folder: Path, port: int) -> Iterator[str]:
+    """A Chroma server on the loopback interface; gives its URL once it answers."""
     command = [Path(sys.executable).with_name("chroma"), "run", "--path", folder, "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     settings = os.environ | {"ANONYMIZED_TELEMETRY": "False"}
@@ -117,6 +114,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(child.pid, signal.SIGTERM)
         child.wait(timeout=20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("chroma-server"), free_port()) as url:
+        yield url
 
 
 @leaky
@@ -158,9 +167,7 @@ def test_a_server_that_is_gone_is_told_and_what_it_held_is_not_thrown_away(tmp_p
     from chains.retrieval import errors
 
     docs = write(tmp_path / "docs", {"a.txt": "Herons stand.", "b.txt": "Otters swim."})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        gone = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    gone = f"http://127.0.0.1:{free_port()}"
     with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:
         store.ingest(docs)
     with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=gone) as store:
@@ -173,3 +180,36 @@ def test_a_server_that_is_gone_is_told_and_what_it_held_is_not_thrown_away(tmp_p
         with pytest.raises(errors.IndexUnavailable, match="chroma run"):
             store.ingest(docs)
         assert len(store.sources()) == 2
+
+
+@leaky
+def test_a_reader_asks_a_server_again_once_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = write(tmp_path / "docs", {"a.txt": "Herons stand.", "b.txt": "Otters swim."})
+    asked: list[int] = []
+    ask = ChromaIndex.search
+    monkeypatch.setattr(
+        ChromaIndex, "search", lambda self, vector, k: asked.append(k) or ask(self, vector, k)
+    )
+    port = free_port()
+    with (
+        served(tmp_path / "chroma", port) as url,
+        DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=url) as s,
+    ):
+        s.ingest(docs)
+    with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=url) as reader:
+        assert "Herons" in reader.search("herons")[0].text and not asked
+        with served(tmp_path / "chroma", port):
+            assert "Herons" in reader.search("herons")[0].text and not asked  # not at every search
+            monkeypatch.setattr(nearest, "_RETRY_S", 0.0)
+            reader._nearest._retry_at = 0.0
+            assert "Herons" in reader.search("herons")[0].text and asked
+        asked.clear()
+        for _ in range(3):  # and again it is away
+            assert "Herons" in reader.search("herons")[0].text
+        with served(tmp_path / "chroma", port):
+            asked.clear()
+            assert "Herons" in reader.search("herons")[0].text and asked
+    told = [record for record in caplog.records if "cannot be opened" in record.message]
+    assert len(told) == 2, "one warning each time it goes, not one a search"

@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -40,6 +41,8 @@ _HNSW = {
     "batch_size": 2,
 }
 _BATCH = 5000
+# Chroma's HTTP client sets itself no limit: on a host that swallows packets it would hold up every search.
+_REACH_S = 3.0
 
 
 class ChromaIndex:
@@ -76,28 +79,39 @@ class ChromaIndex:
                 with contextlib.suppress(BaseException):
                     release(chromadb.PersistentClient(self.target, settings=settings))
                 raise
-        url = urlsplit(self.target)
-        try:
-            client = chromadb.HttpClient(
-                host=url.hostname or "127.0.0.1",
-                port=url.port or (443 if url.scheme == "https" else 8000),
-                ssl=url.scheme == "https",
-                settings=settings,
-            )
+        host, port, secure = self._address()
+        with self._reached():
+            client = chromadb.HttpClient(host=host, port=port, ssl=secure, settings=settings)
             client.heartbeat()
+        return client
+
+    def _address(self) -> tuple[str, int, bool]:
+        """Host, port and whether to speak TLS, out of the server's URL."""
+        url = urlsplit(self.target)
+        secure = url.scheme == "https"
+        return url.hostname or "127.0.0.1", url.port or (443 if secure else 8000), secure
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Runs what talks to the server if it can be reached at all; raises IndexUnavailable."""
+        try:
+            socket.create_connection(self._address()[:2], timeout=_REACH_S).close()
+            yield
         except Exception as error:
             raise IndexUnavailable(
                 f"expected a Chroma server at {self.target!r}, found {type(error).__name__} "
                 f"{str(error)[:200]!r}; start it with `chroma run`, or leave out --chroma"
             ) from error
-        return client
 
     def open(self, generation: int) -> None:
         """Connects to the collection, made where it is not there; raises IndexUnavailable."""
         if self._client is None or not self.remote:
             self.close()
             self._client = self._open_client()
-        self._attach()
+            self._attach()
+        else:
+            with self._reached():
+                self._attach()
         self.generation = generation
 
     def _attach(self) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -37,6 +39,8 @@ _COSINE_OF_ITSELF = 0.9999
 # Chroma is brought up to date once a sixteenth of the store has changed, and answers until twice that has.
 _LAG_LEAST = 64
 _LAG_SHARE = 16
+# After so many seconds a server that could not be reached is tried again.
+_RETRY_S = 30.0
 
 
 class NearestNeighbours:
@@ -54,7 +58,8 @@ class NearestNeighbours:
         self._exact = ExactIndex()
         self._chroma: ChromaIndex | None = None
         self._recent = Recent(-1)
-        self._refused = ""  # the seal of a Chroma that failed its checks: not tried again until it changes
+        self._refused = ""  # the seal of a Chroma that failed its checks: not tried again until it changes,
+        self._retry_at = math.inf  # or until this moment, seconds of the monotonic clock
         if kind == "chroma":
             target = server or str(Path(manifest.folder) / "chroma")
             self._chroma = ChromaIndex(target, manifest.store_id)
@@ -96,6 +101,8 @@ class NearestNeighbours:
             return "clean"
         if not self._chroma.remote and self._chroma.seal() != self._recorded("seal"):
             return "damaged"
+        if self._chroma.remote:
+            self._retry_at = 0.0  # who asks so thoroughly wants to know of now
         if self._usable():
             return "clean"
         return "unreachable" if self._chroma.remote else "damaged"
@@ -134,7 +141,7 @@ class NearestNeighbours:
             return True
         self._guarded(lambda chroma: chroma.rest())
         seal = self._recorded("seal")
-        if self._refused == f"{written} {seal}":
+        if self._refused == f"{written} {seal}" and time.monotonic() < self._retry_at:
             return False
         return self._opened(chroma, written, seal)
 
@@ -149,6 +156,7 @@ class NearestNeighbours:
             self._guarded(lambda chroma: chroma.rest())
             self._refuse(written, seal, "it does not find what the manifest holds")
         else:
+            self._refused = ""
             return True
         return False
 
@@ -160,8 +168,10 @@ class NearestNeighbours:
 
     def _refuse(self, generation: int, seal: str, why: str, *, lasting: bool = True) -> None:
         assert self._chroma is not None
-        self._refused = f"{generation} {seal}"
-        logger.warning(
+        known, self._refused = self._refused, f"{generation} {seal}"
+        self._retry_at = math.inf if lasting else time.monotonic() + _RETRY_S
+        logger.log(
+            logging.DEBUG if known == self._refused else logging.WARNING,
             "the Chroma index at %s is not used: %s; the exact index answers until it is rebuilt",
             self._chroma.target,
             why,
