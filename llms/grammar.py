@@ -7,8 +7,10 @@ a text run out of tokens half-way: once what is left only just suffices, it take
 from __future__ import annotations
 
 import json
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llms.errors import UnsupportedModel, UnsupportedSchema
-from llms.grammar_close import Closer, JsonState
+from llms.grammar_close import MAX_PATH, Closer, JsonState
 from llms.grammar_schema import OPTIONS, Schema, prepared
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Grammars:
             "" if self.banned[i] or i in runtime.end_ids else tokenizer.decode_str([i])
             for i in range(self.vocab_size)
         ]
-        self.closer = Closer(self.texts)
+        self.closer = Closer(self.texts, min(runtime.end_ids))
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
     def schema(self, schema: Schema | None) -> JsonConstraint:
@@ -120,10 +122,11 @@ class JsonConstraint:
         self._state = JsonState()
         self._closing: list[int] | None = None
         self._after: list[int] | None = None
-        self._check_at: int | None = None
+        self._check_at = sys.maxsize
+        self._checked_depth = 0
 
     def mask(self, remaining: int) -> Tensor:
-        """Return the allowed tokens; the next of the closing path alone once it is taken."""
+        """Return the allowed tokens."""
         allowed = self._grammars.mask(self._matcher)
         if not allowed.any():
             problem = self._matcher.get_error()
@@ -138,24 +141,35 @@ class JsonConstraint:
             remaining: Tokens left in the budget, this one included.
         """
         self._after = None
-        if self._check_at is not None and remaining > self._check_at:
+        state = replace(self._state)
+        state.feed(self._grammars.texts[token])
+        if remaining > self._check_at and state.depth <= self._checked_depth:
             return token
         after = self._matcher.deep_copy()
-        state = JsonState(self._state.depth, self._state.in_string, self._state.escaped)
-        state.feed(self._grammars.texts[token])
         if not after.consume_token(token) or after.is_stopped():
             return token
-        path = self._grammars.closer.path(after, state, self._grammars.mask)
-        if path is not None and len(path) <= remaining - 1:
+        self._checked_depth = state.depth
+        path = self._grammars.closer.path(after, state, remaining - 1)
+        if path is not None:
             slack = remaining - 1 - len(path)
             self._check_at = remaining - 1 if slack < CLOSE_SLACK else remaining - slack // 8
             self._after = path
             return token
-        if not self._closing:
+        # Before this token there was a way, checked then.
+        path = self._closing or self.close(remaining)
+        if not path:  # no text of this schema is that short: the limit will cut it
+            self._check_at = remaining - 1 - remaining // 8
             return token
-        # The path that was found one token ago still fits: it was checked then.
-        self._after = self._closing[1:]
-        return self._closing[0]
+        self._check_at, self._after = remaining - 1, path[1:]
+        return path[0]
+
+    def close(self, limit: int = MAX_PATH) -> list[int] | None:
+        """Return tokens that complete the text from here, the end token included where it needs one.
+
+        Args:
+            limit: Most tokens of interest; None is returned where no way that short is found.
+        """
+        return self._grammars.closer.path(self._matcher, self._state, limit)
 
     def accept(self, token: int) -> bool:
         """Take a token; True where the text is complete."""

@@ -1,24 +1,28 @@
-"""The shortest way to close a JSON text that a grammar is in the middle of.
+"""A short way to close a JSON text that a grammar is in the middle of.
 
 Knows a matcher's masks and how tokens move through JSON; refuses to know schemas and models. A greedy search,
 not an optimum: it follows what the grammar forces, and else takes the allowed token that leaves the least
-open. Measured with SmolLM2's vocabulary: about 60 us a token of the path.
+open. Measured with SmolLM2's vocabulary: about 15 us a token of the path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PATH = 400
+MAX_PATH = 4096
 """Longest path that is searched, in tokens."""
 
+_ATTEMPTS = 3
 _STRUCTURE = set('{}[]":, ')
+_NUMBER = set("0123456789.-+eE")
 _ATOMS = {"null": 1.0, "true": 1.5, "false": 1.5, "n": 2.0, "t": 2.0, "f": 2.0, "-": 3.0}
+_SEPARATORS = "@:/.-_T "
+"""Tried first in a string that may not end yet: what formats and patterns wait for stands between words."""
 
 
 @dataclass(slots=True)
@@ -29,11 +33,13 @@ class JsonState:
         depth: Open brackets.
         in_string: Whether a string is open.
         escaped: Whether the last character was a backslash inside a string.
+        last: The last character; "" at the beginning.
     """
 
     depth: int = 0
     in_string: bool = False
     escaped: bool = False
+    last: str = ""
 
     def feed(self, text: str) -> None:
         """Advance over text."""
@@ -51,6 +57,26 @@ class JsonState:
                 self.depth += 1
             elif character in "}]":
                 self.depth -= 1
+        self.last = text[-1:] or self.last
+
+    @property
+    def in_number(self) -> bool:
+        """Whether the last character belongs to a number."""
+        return not self.in_string and self.last in _NUMBER and self.last != ""
+
+
+class _Ranking:
+    """Token ids, best first, and where their bits stand in a packed mask."""
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self._ids = np.array(list(ids), dtype=np.int64)
+        self._bytes, self._shifts = self._ids >> 3, (self._ids & 7).astype(np.uint8)
+
+    def first(self, packed: NDArray[np.uint8]) -> int | None:
+        """Return the best allowed token, None where none is."""
+        allowed = (packed[self._bytes] >> self._shifts) & 1
+        best = int(allowed.argmax()) if allowed.size else 0
+        return int(self._ids[best]) if allowed.size and allowed[best] else None
 
 
 class Closer:
@@ -58,18 +84,31 @@ class Closer:
 
     Args:
         texts: Text of each token id, "" for control tokens.
+        end: The token that ends a text which could go on (a number without brackets around it).
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], end: int) -> None:
         self._texts = texts
+        self._end = end
         structural = [i for i, text in enumerate(texts) if text and set(text) <= _STRUCTURE]
-        digits = [i for i, text in enumerate(texts) if len(text) == 1 and text in "0123456789"]
         atoms = [i for i, text in enumerate(texts) if text in _ATOMS]
-        self._outside = self._ranked([*structural, *digits, *atoms], in_string=False)
-        self._inside = self._ranked([i for i in structural if texts[i].startswith('"')], in_string=True)
+        single = {text: i for i, text in enumerate(texts) if len(text) == 1}
+        digits = [single[d] for d in "0123456789" if d in single]
+        self._outside = _Ranking(self._ranked([*structural, *digits, *atoms], in_string=False))
+        self._inside = _Ranking(
+            self._ranked([i for i in structural if texts[i].startswith('"')], in_string=True)
+        )
+        after_number = self._ranked(structural, in_string=False)
+        # "-36.500…" may be excluded however many noughts follow: another digit each time ends the number.
+        self._numbers = [
+            _Ranking([*after_number, *digits[turn:], *digits[:turn]]) for turn in range(len(digits))
+        ]
+        self._separators = _Ranking(single[c] for c in _SEPARATORS if c in single)
         self._lengths = np.array([len(text) if text.isascii() else 0 for text in texts], dtype=np.int32)
+        self._written = np.array([bool(text) for text in texts])
+        self._marks = np.array([len(text) == 1 and text.isascii() and not text.isalnum() for text in texts])
 
-    def _ranked(self, ids: list[int], *, in_string: bool) -> NDArray[np.int64]:
+    def _ranked(self, ids: list[int], *, in_string: bool) -> list[int]:
         """Sort tokens by how much they leave open, from a place outside or inside a string."""
 
         def cost(token: int) -> tuple[float, int]:
@@ -80,46 +119,65 @@ class Closer:
             # A comma asks for another value; blanks alone lead nowhere.
             return open_cost + 3.0 * text.rstrip().endswith(",") + 5.0 * (not text.strip()), len(text)
 
-        return np.array(sorted(ids, key=cost), dtype=np.int64)
+        return sorted(ids, key=cost)
 
-    def path(
-        self, matcher: Any, state: JsonState, mask: Callable[[Any], NDArray[np.bool_]]
-    ) -> list[int] | None:
+    def path(self, matcher: Any, state: JsonState, limit: int = MAX_PATH) -> list[int] | None:
         """Return tokens that complete the text from here, [] where it is complete; None where none is found.
 
         Args:
             matcher: An `llguidance.LLMatcher`; it is copied.
             state: Where the text stands; it is copied.
-            mask: Matcher -> allowed tokens [V].
+            limit: Longest path of interest, in tokens.
         """
-        matcher = matcher.deep_copy()
-        state = JsonState(state.depth, state.in_string, state.escaped)
+        for attempt in range(_ATTEMPTS):
+            found = self._attempt(matcher.deep_copy(), replace(state), min(limit, MAX_PATH), attempt)
+            if found is not None:
+                return found
+        return None
+
+    def _attempt(self, matcher: Any, state: JsonState, limit: int, turn: int) -> list[int] | None:
+        """Follow one way; where it is too long another `turn` takes other characters."""
         path: list[int] = []
-        while len(path) < MAX_PATH:
+        while not matcher.is_stopped():
             if matcher.is_accepting():
-                return path
-            tokens = matcher.compute_ff_tokens() or self._next(mask(matcher), state, len(path))
-            if not tokens or not matcher.consume_tokens(tokens):
+                tokens = [self._end]
+            elif not (tokens := matcher.compute_ff_tokens()):
+                tokens = self._next(matcher, state, len(path) + turn)
+            if len(path) + len(tokens) > limit or not tokens or not matcher.consume_tokens(tokens):
                 return None
             path += tokens
             for token in tokens:
                 state.feed(self._texts[token])
-        return None
+        return path
 
-    def _next(self, allowed: NDArray[np.bool_], state: JsonState, turn: int) -> list[int]:
+    def _next(self, matcher: Any, state: JsonState, turn: int) -> list[int]:
         """Pick the allowed token that leaves the least open."""
-        ranked = self._inside if state.in_string and not state.escaped else self._outside
-        if state.escaped:
-            ranked = ranked[:0]
-        usable = ranked[allowed[ranked]]
-        if usable.size:
-            return [int(usable[0])]
-        left = np.flatnonzero(allowed)
-        if not left.size:
+        packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        ranking = self._outside
+        if state.in_string:
+            ranking = self._inside
+        elif state.in_number and self._numbers:
+            ranking = self._numbers[3 * turn % len(self._numbers)]
+        found = None if state.escaped else ranking.first(packed)
+        draw = turn * 0x9E3779B1 >> 7  # no rhythm that a pattern's own could keep in step with
+        if found is None and state.in_string and draw % 4 == 1:
+            found = self._separators.first(packed)
+        if found is not None:
+            return [found]
+        allowed = np.unpackbits(packed, count=len(self._texts), bitorder="little").view(np.bool_)
+        return self._writing(np.flatnonzero(allowed & self._written), draw)
+
+    def _writing(self, allowed: NDArray[np.int64], draw: int) -> list[int]:
+        """Pick a token of a string that may not end yet.
+
+        The longest one gets furthest; single characters take turns, so that what a pattern waits for comes.
+        """
+        lengths = self._lengths[allowed]
+        if not allowed.size:
             return []
-        lengths = self._lengths[left]
-        # In a string that may not end yet the longest token gets furthest; every third turn the shortest one,
-        # so that a repeated class (a+b) comes to its end.
-        longest = state.in_string and turn % 3 != 2
-        order = np.argsort(-lengths if longest else np.where(lengths > 0, lengths, 99), kind="stable")
-        return [int(left[order[0]])]
+        if draw % 4 < 2 and lengths.max() > 0:
+            return [int(allowed[lengths.argmax()])]
+        marks = allowed[self._marks[allowed]]
+        single = marks if marks.size and draw % 4 == 2 else allowed[lengths == 1]
+        choices = single if single.size else allowed
+        return [int(choices[(draw >> 2) % choices.size])]

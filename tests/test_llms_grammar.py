@@ -62,8 +62,9 @@ TREE = {
 
 def drawn(seed: int) -> dict[str, Any]:
     """Return the schema of one seed: an object with one value."""
-    properties = {"value": schema(random.Random(seed))}
-    return {"type": "object", "properties": properties, "required": ["value"], "$defs": {"tree": TREE}}
+    value = schema(random.Random(seed))
+    wanted: dict[str, Any] = {"type": "object", "properties": {"value": value}, "required": ["value"]}
+    return wanted | ({"$defs": {"tree": TREE}} if "$ref" in json.dumps(value) else {})
 
 
 def validate(text: str, expected: dict[str, Any]) -> None:
@@ -91,6 +92,47 @@ def test_random_choices_under_a_grammar_close_in_time_and_are_valid(chat: ChatLo
             complete += 1
             validate(chat.runtime().decode(ids), wanted)
     assert complete >= 0.98 * 60
+
+
+NUMBER: dict[str, Any] = {"type": "number"}
+STRINGS = {
+    "pattern": [{"pattern": "^a+b$"}, {"pattern": "^[a-z]+(-[a-z]+)+!$"}, {"pattern": "^(x|yz)*$"}],
+    "format": [{"format": name} for name in ("date-time", "uuid", "email", "ipv4", "uri", "hostname")],
+    "length": [{"minLength": 60}, {"minLength": 7, "maxLength": 9}],
+}
+HARD_TO_CLOSE = {
+    "numbers": [NUMBER, NUMBER],
+    "numbers just below a bound": [{**NUMBER, "minimum": -44, "exclusiveMaximum": -36.5}, NUMBER],
+    "numbers in a narrow range": [{**NUMBER, "exclusiveMinimum": 0.999, "exclusiveMaximum": 1}],
+    "multiples": [{"type": "integer", "multipleOf": 7, "minimum": 100}, {**NUMBER, "multipleOf": 0.25}],
+    "arrays": [{"type": "array", "items": NUMBER, "minItems": 4}],
+    "maps": [{"type": "object", "additionalProperties": NUMBER}, {}],
+    "trees": [{"$ref": "#/$defs/tree"}],
+} | {name: [{"type": "string", **how} for how in hows] for name, hows in STRINGS.items()}
+
+
+@pytest.mark.parametrize("name", HARD_TO_CLOSE)
+def test_every_place_in_a_text_has_a_way_to_close(chat: ChatLocal, name: str) -> None:
+    values = {f"v{place}": value for place, value in enumerate(HARD_TO_CLOSE[name])}
+    wanted = {"type": "object", "properties": values, "required": [*values], "$defs": {"tree": TREE}}
+    runtime = chat.runtime()
+    constraint, choose = runtime.grammars.schema(wanted), np.random.default_rng(0)
+    ids, done = list[int](), False
+    while not done and len(ids) < 40:
+        path = constraint.close()
+        assert path is not None and len(path) < 128, runtime.decode(ids)
+        validate(runtime.decode([*ids, *path]), wanted)
+        ids.append(int(choose.choice(np.flatnonzero(constraint.mask(999).numpy()))))
+        done = constraint.accept(ids[-1])
+
+
+def test_a_text_that_could_go_on_is_ended_within_its_budget(chat: ChatLocal) -> None:
+    for wanted in ({"type": "integer"}, {"type": "number"}, {"type": "array", "items": {"type": "null"}}):
+        form = {"type": "json_schema", "json_schema": {"schema": wanted}}
+        for limit in (2, 3, 5):
+            found = chat.invoke("Count.", response_format=form, temperature=9.0, seed=limit, max_tokens=limit)
+            assert found.response_metadata["finish_reason"] == "stop", (wanted, limit, found.text)
+            validate(found.text, wanted)
 
 
 PROMPTS = ("Describe a town.", "Invent a person.", "List what is on a desk.", "Say anything.")
