@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from agent.router import ROUTES, Router, read_examples
+from agent.route_examples import read_examples
+from agent.router import ROUTES, Router
 
 
 def measures(predicted: list[str], rows: list[dict[str, Any]]) -> dict[str, float]:
