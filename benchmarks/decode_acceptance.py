@@ -1,6 +1,7 @@
 """How many guesses of prompt lookup hold on real text: the embedded model on summaries and answers over PEPs.
 
-Runs on the CPU with the reference decoder: acceptance depends on the model's text, not on who computes it.
+Runs on the CPU, where the engine is told a GPU's prices: acceptance depends on the model's text, not on who
+computes it. Steps without guesses while guesses do not pay count as well: they are the text's too.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ def measure_acceptance(data: Path | None, seconds: float = 240.0) -> dict[str, R
     """
     if data is None or not (data / "peps").is_dir():
         raise SystemExit(f"expected --data to name a folder with peps/, found {data}")
-    from llms.load import LoadSpec, load
-    from llms.reference import ReferenceDecoder
+    from llms.load import LoadSpec, load, make_decoder
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu"))
-    decoder = ReferenceDecoder(loaded.model, window=2048, max_slots=1)
+    decoder = make_decoder(loaded, max_slots=1, kind="auto")
     return {
         "summaries": _runs(loaded, decoder, _summaries(data), seconds / 2),
         "answers": _runs(loaded, decoder, _answers(data), seconds / 2),
@@ -67,8 +67,9 @@ def _around(data: Path, name: str, evidence: str) -> str:
 
 
 def _runs(loaded: Any, decoder: Any, prompts: list[str], seconds: float) -> Runs:
-    from llms.sampling import Sampling
-    from llms.speculation import Pace, Speculation, lookup
+    """Decode greedily through the engine, which decides when to guess; its prices are those of a GPU."""
+    from llms.engine import Engine
+    from llms.engine_request import Request
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id
@@ -79,13 +80,37 @@ def _runs(loaded: Any, decoder: Any, prompts: list[str], seconds: float) -> Runs
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
         ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        decoder.free(0)
-        decoder.prefill(0, ids[:-1])
-        request = Speculation(decoder, 0, ids, Sampling(), Pace())
-        run: list[tuple[int, int]] = []
-        while len(request.tokens) < len(ids) + 128 and stop not in request.tokens[len(ids) :]:
-            pace = Pace(request.pace.most, request.pace.cost, request.pace.kept, request.pace._idle)
-            guessed = len(lookup(request.tokens, pace.wanted()))
-            run.append((guessed, len(request.advance())))
-        runs.append(run)
+        engine = Engine(decoder)
+        engine.run.guesser = recorder = _recorder(decoder, engine.table)
+        request = Request(
+            prompt=tuple(ids), max_tokens=128, decode=loaded.tokenizer.decode, end_ids=frozenset([stop])
+        )
+        engine.submit(request).result()
+        runs.append([(0, 1), *recorder.steps])
+        engine.table.clear()
     return runs
+
+
+def _recorder(decoder: Any, table: Any) -> Any:
+    from llms.engine_guess import Guesser
+
+    class Recorder(Guesser):
+        """Keeps what each step had guessed and decided; a CPU's own times do not count."""
+
+        def __init__(self) -> None:
+            super().__init__(decoder, table)
+            self._most = 7
+            self.steps: list[tuple[int, int]] = []
+            self._guessed = 0
+
+        def run(self, handle: Any, guesses: Any) -> list[int]:
+            self._guessed = len(guesses)
+            return super().run(handle, guesses)
+
+        def saw(self, handle: Any, tokens: Any, kind: Any) -> None:
+            if course := self._courses.get(handle):
+                course.note(tokens)
+                self.steps.append((self._guessed, len(tokens)))
+            self._guessed = 0
+
+    return Recorder()

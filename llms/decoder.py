@@ -29,10 +29,12 @@ class StepResult:
             `all_logits`, a list of n tensors fp32 [k_i, V], row j after the j-th token given.
         tokens: int64 [n] on the decoder's device, the sampled next token of each slot (not yet in its cache);
             None unless `sampling` was given.
+        drawn: With `all_logits`, a list of n tensors int64 [k_i]: what was sampled after each token given.
     """
 
     logits: Tensor | list[Tensor]
     tokens: Tensor | None = None
+    drawn: list[Tensor] | None = None
 
 
 @runtime_checkable
@@ -45,6 +47,11 @@ class Decoder(Protocol):
         max_slots: Number of slots.
         device: Where logits and sampled tokens live.
         bytes_per_token: Size of one token's keys and values over all layers, in bytes.
+
+    An implementation may say more of itself, and the engine asks for it with a default:
+        runs_ahead (False): A step returns before it has run, so that the next can be launched meanwhile.
+        guesses (0): Tokens worth guessing and verifying in one step.
+        room(): How many more tokens the cache holds over all slots, where that has a bound.
     """
 
     vocab_size: int
@@ -77,6 +84,7 @@ class Decoder(Protocol):
         tokens: Sequence[Sequence[int]] | Tensor,
         sampling: Sequence[Sampling] | None = None,
         all_logits: bool = False,
+        given: Tensor | None = None,
     ) -> StepResult:
         """Append 1..k tokens to each of n different slots in one forward pass.
 
@@ -85,7 +93,10 @@ class Decoder(Protocol):
             tokens: n lists of 1..k tokens (ragged), or an int64 [n] tensor of one token a slot: the `tokens`
                 of the step before may be given back without the host waiting for them.
             sampling: n settings: sample the next token of each slot on the device.
-            all_logits: Return the logits after every token given instead of those after the last.
+            all_logits: Return the logits after every token given instead of those after the last, and what
+                is sampled there as `drawn`.
+            given: int64 [m], one token for each of the first m slots; `tokens` are then the n - m lists of
+                the others.
 
         Raises:
             ValueError: Slots repeat, a list is empty, lengths differ, or a token is outside the vocabulary.

@@ -1,6 +1,6 @@
 """What every decoder refuses, said once: slots, lengths and tokens outside what the contract allows.
 
-Knows numbers only; refuses to know tensors and caches. A decoder inherits it and supplies `max_slots`,
+Knows numbers; refuses to know what tensors hold, and caches. A decoder inherits it and supplies `max_slots`,
 `window`, `vocab_size` and `length`.
 """
 
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+
+from torch import Tensor
+
+from llms.sampling import MOST_BIASES, Sampling
 
 
 class SlotChecks:
@@ -47,3 +51,24 @@ class SlotChecks:
                 raise IndexError(
                     f"Expected at most {self.window} tokens in slot {slot}, found {have} + {len(row)}."
                 )
+
+    def _check_sampling(self, sampling: Sequence[Sampling], count: int) -> None:
+        """Refuse settings that are not one a slot, and biases that are too many or of no token."""
+        if len(sampling) != count:
+            raise ValueError(f"Expected {count} settings, one a slot, found {len(sampling)}.")
+        for how in sampling:
+            if len(how.logit_bias) > MOST_BIASES:
+                raise ValueError(f"Expected at most {MOST_BIASES} biases, found {len(how.logit_bias)}.")
+            for token, _ in how.logit_bias:
+                if not 0 <= token < self.vocab_size:
+                    raise ValueError(f"Expected biased tokens in range({self.vocab_size}), found {token!r}.")
+
+
+def rows_of(
+    tokens: Sequence[Sequence[int]] | Tensor, given: Tensor | None
+) -> tuple[list[list[int]], Tensor | None]:
+    """Return a step's lists, [0] for each slot whose token is given as a tensor, and that tensor."""
+    if isinstance(tokens, Tensor):
+        return [[0] for _ in range(len(tokens))], tokens
+    first = [[0] for _ in range(0 if given is None else len(given))]
+    return [*first, *(list(row) for row in tokens)], given

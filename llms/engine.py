@@ -8,23 +8,18 @@ thread to start or stop (`engine_lead`), and a full memory ends no request that 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
-
-import torch
+from dataclasses import replace
 
 from llms.decoder import Decoder
-from llms.engine_guess import Guesser
 from llms.engine_lead import Lead, Waiter
-from llms.engine_logits import choose
+from llms.engine_memory import not_enough, out_of_memory
 from llms.engine_queue import Queue
 from llms.engine_request import Handle, Request, TokenInfo
+from llms.engine_run import PREFILL_TOKENS, Runner
 from llms.engine_score import ScoreItem, ScoreJob, packed
-from llms.errors import BadRequest, ContextOverflow, DamagedCheckpoint, NotEnoughMemory, RequestTooLarge
+from llms.errors import BadRequest, ContextOverflow
 from llms.prefix import SlotTable
-
-PREFILL_TOKENS = 1024
-"""Prompt tokens (padding included) that one step prefills: running requests wait no longer than that."""
 
 
 class Engine:
@@ -47,8 +42,8 @@ class Engine:
         self._clear = False
         self._lock = threading.Lock()
         self._jobs: list[ScoreJob] = []
-        self.guesser = Guesser(decoder, self.table)
         self.queue = Queue(self.table, max_batch=self.max_batch, lock=self._lock)
+        self.run = Runner(decoder, self.table, self.queue, self._lock)
         self.lead = Lead(self._lock, lambda: self._step())
 
     def submit(self, request: Request) -> Handle:
@@ -56,7 +51,7 @@ class Engine:
 
         Raises:
             ContextOverflow: The prompt leaves no room in the window; both lengths are in the message.
-            BadRequest: The prompt is empty.
+            BadRequest: The prompt is empty, or a biased token is not in the vocabulary.
         """
         length, window = len(request.prompt), self.decoder.window
         if length == 0:
@@ -68,6 +63,13 @@ class Engine:
                 prompt_tokens=length,
                 window=window,
             )
+        if strange := [t for t in request.logit_bias if not 0 <= t < self.decoder.vocab_size]:
+            raise BadRequest(
+                f"Expected logit_bias of tokens from 0 to {self.decoder.vocab_size - 1}, found "
+                f"{strange[0]!r}. Give token ids of this model's own tokenizer."
+            )
+        if length + request.max_tokens > window + 1:  # the last token needs no place
+            request = replace(request, max_tokens=window + 1 - length)
         handle = Handle(self, request, self._lock)
         self.queue.add(handle)
         return handle
@@ -127,163 +129,42 @@ class Engine:
     # One step; only the leader is here.
 
     def _step(self) -> None:
-        """Reap, admit, prefill a chunk, score a chunk, decode one token for everybody who wants one."""
+        """Reap, admit, prefill a chunk, score a chunk, launch a token for everybody who wants one.
+
+        What was launched before is read last, while the latest launch runs.
+        """
         self.steps += 1
+        self.run.settle()
         self.queue.reap()
         if self._clear:
             self._clear = False
             self.table.clear()
-        self.queue.admit(self._begin)
+        self.queue.admit(self.run.begin)
+        under_way = len(self.run.flights)
         late = self.queue.prefilling()
         for batch in packed(late, lambda h: min(h.pending, PREFILL_TOKENS), PREFILL_TOKENS)[:1]:
-            self._run(batch)
+            self.run.launch(batch)
         with self._lock:
             job = self._jobs[0] if self._jobs else None
         if job is not None:
             self._run_job(job)
         if ready := self.queue.decoding():
-            began = time.perf_counter()
-            guesses = self.guesser.guess(ready, len(self.queue.active))
-            if not guesses or not self._verify(ready[0], guesses):
-                self._run(ready)
-            self.guesser.took(ready[0], bool(guesses), time.perf_counter() - began)
-
-    def _run(self, batch: list[Handle]) -> None:
-        """Run the pending tokens of a batch (a chunk of them, for a long prompt) and take the next ones."""
-        slots = [handle.slot for handle in batch if handle.slot is not None]
-        lists = [handle.due(PREFILL_TOKENS) for handle in batch]
-        try:
-            result = self.decoder.step(slots, lists, [h.request.sampling for h in batch])
-        except Exception as error:
-            if not _out_of_memory(error):
-                self._fail(batch, error)
-            elif not self.queue.make_room():
-                self._fail(batch, _too_large(batch[0], error))
-            return
-        assert result.tokens is not None
-        logits, tokens = result.logits, result.tokens.tolist()
-        for index, handle in enumerate(batch):
-            self.table.extend(slots[index], lists[index])
-            handle.pending -= len(lists[index])
-            if handle.pending == 0 and not handle.done:
-                self._take(handle, logits[index], tokens[index])
-
-    def _verify(self, handle: Handle, guesses: list[int]) -> bool:
-        """Decide 1 + guesses tokens in one step; False where memory has no room for it."""
-        try:
-            new = self.guesser.run(handle, guesses)
-        except Exception as error:
-            if _out_of_memory(error):
-                return False
-            self._fail([handle], error)
-            return True
-        handle.pending = 1 - len(new)  # all of them but the last are in the cache
-        self._deliver(handle, [(token, False) for token in new])
-        return True
-
-    def _begin(self, handle: Handle) -> None:
-        """Write what a request's grammar forces before its first token is asked for."""
-        try:
-            forced = self._forced(handle)
-        except Exception as error:
-            self._fail([handle], error)
-            return
-        self._deliver(handle, forced)
-
-    def _take(self, handle: Handle, logits: torch.Tensor, token: int) -> None:
-        """Deliver one request's next token, and those that its grammar forces after it."""
-        request = handle.request
-        info: TokenInfo | None = None
-        complete = False
-        try:
-            if not handle.checked and bool(logits.isnan().any()):
-                raise DamagedCheckpoint(
-                    "Expected finite logits, found NaN at the first token. The weights are damaged, or "
-                    "overflow in this dtype: load with dtype='float32', or fetch the checkpoint anew."
-                )
-            handle.checked = True
-            if request.on_host:
-                token, info = choose(logits, handle)
-            if request.constraint is not None:
-                complete = request.constraint.accept(token)
-            forced = [] if complete else self._forced(handle, spent=1)
-        except Exception as error:
-            self._fail([handle], error)
-            return
-        self._deliver(handle, [(token, complete), *forced], info)
-
-    def _forced(self, handle: Handle, spent: int = 0) -> list[tuple[int, bool]]:
-        """Return the tokens that a grammar forces now, each with whether it completes the text.
-
-        They need no logits, so all of them run in the pass that gives the next free token's. Where
-        log-probabilities are reported each token is asked for.
-        """
-        request = handle.request
-        if request.constraint is None or request.top_logprobs is not None:
-            return []
-        left = request.max_tokens - len(handle.generated) - spent
-        found: list[tuple[int, bool]] = []
-        for token in request.constraint.forced()[: max(0, left)]:
-            found.append((token, request.constraint.accept(token)))
-        return found
-
-    def _deliver(
-        self, handle: Handle, tokens: Sequence[tuple[int, bool]], info: TokenInfo | None = None
-    ) -> None:
-        """Hand tokens to their reader; they are pending for the decoder."""
-        with self._lock:
-            for token, complete in tokens:
-                if not handle.done:
-                    handle.push(token, info, complete)
-                    handle.pending += 1
+            self.run.decode(ready)
+        self.run.land(max(under_way, len(self.run.flights) - 1))
 
     def _run_job(self, job: ScoreJob) -> None:
         """Run one chunk of a scoring job; without memory for it, make room and try again."""
         try:
             job.run_chunk(self.decoder, self.table)
         except Exception as error:
-            if _out_of_memory(error) and self.queue.make_room():
+            if out_of_memory(error) and (self.table.evict() or job.shrink() or self.queue.make_room()):
                 return
-            job.error = _not_enough(error) if _out_of_memory(error) else error
+            job.error = not_enough(error) if out_of_memory(error) else error
         if job.satisfied:
             with self._lock:
                 if job in self._jobs:
                     self._jobs.remove(job)
                 job.wake()
-
-    def _fail(self, batch: Sequence[Handle], error: BaseException) -> None:
-        """End requests with an error."""
-        with self._lock:
-            for handle in batch:
-                self.queue.drop(handle)
-                handle.fail(error)
-        self.queue.discard(batch)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error).lower()
-    )
-
-
-def _too_large(handle: Handle, error: Exception) -> Exception:
-    """Name a request that does not fit in memory by itself."""
-    length = len(handle.request.prompt) + len(handle.generated)
-    failure = RequestTooLarge(
-        f"Expected room for the KV cache of one sequence of {length} tokens, found none, with no other "
-        f"request running ({error}). Shorten the prompt, or load the model with a smaller window."
-    )
-    failure.__cause__ = error
-    return failure
-
-
-def _not_enough(error: Exception) -> Exception:
-    """Name an out-of-memory error in this package's terms."""
-    failure = NotEnoughMemory(
-        f"Expected room for the KV cache of this scoring batch, found none ({error}). Use shorter prompts."
-    )
-    failure.__cause__ = error
-    return failure
 
 
 __all__ = ["Engine", "Handle", "Request", "TokenInfo"]

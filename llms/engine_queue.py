@@ -23,6 +23,9 @@ class Queue:
         table: The decoder's slots.
         max_batch: Most requests that hold a slot at once.
         lock: The engine's lock.
+
+    Attributes:
+        left: Called with each request that loses its slot, before the slot is given back.
     """
 
     def __init__(self, table: SlotTable, *, max_batch: int, lock: threading.Lock) -> None:
@@ -31,6 +34,7 @@ class Queue:
         self._table = table
         self._lock = lock
         self._max_batch = self._limit = max_batch
+        self.left: Callable[[Handle], None] = lambda handle: None
 
     def add(self, handle: Handle) -> None:
         """Queue a request."""
@@ -50,7 +54,7 @@ class Queue:
     def decoding(self) -> list[Handle]:
         """Return the active requests that want their next token now."""
         with self._lock:
-            return [h for h in self.active if h.pending <= SHORT and not h.ahead and not h.done]
+            return [h for h in self.active if 0 < h.wants <= SHORT and not h.ahead and not h.done]
 
     def reap(self) -> None:
         """Take back the slots of requests that are over."""
@@ -79,6 +83,8 @@ class Queue:
                 return
             if self._table.available == 0 or self._shares_soon(handle):
                 continue
+            if self.active and self._missing(handle) > self._table.room:
+                return  # its prompt would push out those that run, or itself
             if not handle.generated:
                 begin(handle)
             if not handle.done:
@@ -98,6 +104,11 @@ class Queue:
         if not handle.started:
             handle.cached_tokens, handle.started = min(cached, len(handle.request.prompt)), True
 
+    def _missing(self, handle: Handle) -> int:
+        """Return how many tokens of a waiting request are not cached."""
+        sequence = [*handle.request.prompt, *handle.generated]
+        return len(sequence) - self._table.best(sequence)[1]
+
     def _shares_soon(self, handle: Handle) -> bool:
         """Tell whether waiting for a running prefill spares more than the cache does now."""
         prompt = handle.request.prompt
@@ -114,14 +125,11 @@ class Queue:
         return paused is not None
 
     def make_room(self) -> bool:
-        """Free memory for the requests that run: cached prefixes first, then the youngest request's KV.
+        """Take the youngest request's KV for the others, once no cached prefix is left to evict.
 
         What lost its slot waits until another request is over. False where one request alone is left: it is
         too large by itself.
         """
-        if self._table.idle_bytes:
-            self._table.clear()
-            return True
         with self._lock:
             running = [h for h in self.active if not h.done]
         if len(running) < 2:
@@ -147,5 +155,6 @@ class Queue:
 
     def _release(self, handle: Handle, *, keep: bool = True) -> None:
         assert handle.slot is not None
+        self.left(handle)
         self._table.release(handle.slot, keep=keep)
         handle.slot = None

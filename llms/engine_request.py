@@ -10,16 +10,17 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
 from llms.engine_text import Detokenizer, StopScanner
-from llms.sampling import Sampling
+from llms.sampling import MOST_BIASES, Sampling
 
 if TYPE_CHECKING:
     from llms.engine import Engine
+    from llms.engine_flight import Flight
 
 FinishReason = Literal["stop", "length"]
 
@@ -77,13 +78,14 @@ class Request:
 
     @property
     def on_host(self) -> bool:
-        """Whether a token needs the logits on the host."""
-        return (
-            self.constraint is not None
-            or self.repetition_penalty != 1.0
-            or bool(self.logit_bias)
-            or self.top_logprobs is not None
-        )
+        """Whether the host must see the logits before a token can be picked."""
+        return self.constraint is not None or len(self.logit_bias) > MOST_BIASES
+
+    @property
+    def steering(self) -> Sampling:
+        """How to pick tokens, penalty and biases included."""
+        bias = tuple(sorted(self.logit_bias.items()))
+        return replace(self.sampling, repetition_penalty=self.repetition_penalty, logit_bias=bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class Handle:
         slot: The decoder's slot, while it has one.
         pending: Tokens at the end of the sequence that the decoder has not seen yet.
         started: Whether it has ever had a slot. checked: Whether logits were looked at for NaN.
+        sampling: How a decoder picks its tokens; the plainest way where the host does.
+        flight: The latest launched step that gives a token of it which the host has not read.
     """
 
     def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
@@ -133,6 +137,8 @@ class Handle:
         self.started = False
         self.checked = False
         self.done = False
+        self.sampling = Sampling() if request.on_host else request.steering
+        self.flight: Flight | None = None
         self.ready = threading.Condition(lock)
         self.collect = False
         self._engine = engine
@@ -152,8 +158,19 @@ class Handle:
     @property
     def ahead(self) -> bool:
         """Whether the caller lags too far behind for more work on its behalf."""
-        limit = self.request.run_ahead
-        return not self.collect and limit > 0 and len(self._pieces) >= limit
+        limit, coming = self.request.run_ahead, int(self.flight is not None)
+        return not self.collect and limit > 0 and len(self._pieces) + coming >= limit
+
+    @property
+    def wants(self) -> int:
+        """How many tokens it could give a step now; 0 where the host must read its last step first.
+
+        A step that is under way gives one token, which the next step can take without the host having seen
+        it, unless the host picks it, or it is the last.
+        """
+        if self.flight is None:
+            return self.pending
+        return int(not self.request.on_host and len(self.generated) + 1 < self.request.max_tokens)
 
     def due(self, limit: int) -> list[int]:
         """Return the next pending tokens, at most `limit`."""

@@ -102,6 +102,7 @@ class ScoreJob:
         self.results: list[list[float]] = [[0.0] * len(continuations) for _, continuations in items]
         self.error: BaseException | None = None
         self._keep = keep
+        self._tokens = CHUNK_TOKENS
         rows = [_Row(i, list(p), [list(c) for c in cs]) for i, (p, cs) in enumerate(items) if cs]
         # Sorted, prompts with a common beginning are neighbours.
         self._todo = _grouped(sorted(rows, key=lambda row: row.prompt))
@@ -119,6 +120,7 @@ class ScoreJob:
     def run_chunk(self, decoder: Decoder, table: SlotTable) -> None:
         """Score as many groups as a chunk may hold."""
         groups = self._next_chunk(table.available)
+        table.reserve(sum(len(row.prompt) for group in groups for row in group.rows))
         busy: list[int] = []
         try:
             rows = [row for group in groups for row in group.rows]
@@ -139,6 +141,12 @@ class ScoreJob:
         for group in groups:
             self._todo.remove(group)
 
+    def shrink(self) -> bool:
+        """Ask for half as much a chunk, where one did not fit; False where it was one row already."""
+        chunk = self._next_chunk(CHUNK_ROWS)
+        self._tokens = sum(len(row.prompt) for group in chunk for row in group.rows) // 2
+        return len(chunk) > 1 or len(chunk[0].rows) > 1
+
     def _next_chunk(self, available: int) -> list[_Group]:
         """Take groups off the list while rows and tokens last; one group larger than a chunk is split."""
         limit = max(1, min(CHUNK_ROWS, available - 2))
@@ -146,9 +154,9 @@ class ScoreJob:
         rows = tokens = 0
         for place, group in enumerate(self._todo):
             size = sum(len(row.prompt) for row in group.rows)
-            if chunk and (rows + len(group.rows) + 1 > limit or tokens + size > CHUNK_TOKENS):
+            if chunk and (rows + len(group.rows) + 1 > limit or tokens + size > self._tokens):
                 break
-            if len(group.rows) + 1 > limit or size > CHUNK_TOKENS:
+            if len(group.rows) + 1 > limit or size > self._tokens:
                 group = self._split(place, limit)
             chunk.append(group)
             rows += len(group.rows) + (len(group.rows) > 1)
@@ -160,7 +168,7 @@ class ScoreJob:
         group = self._todo[place]
         count = tokens = 0
         for row in group.rows:
-            if count and (count + 2 > limit or tokens + len(row.prompt) > CHUNK_TOKENS):
+            if count and (count + 2 > limit or tokens + len(row.prompt) > self._tokens):
                 break
             count, tokens = count + 1, tokens + len(row.prompt)
         head = _Group(group.shared, group.rows[:count])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import inf
 
 from llms.decoder import Decoder
 
@@ -56,6 +57,13 @@ class SlotTable:
     def idle_bytes(self) -> int:
         """Size of the KV that idle slots keep, in bytes."""
         return sum(len(self._tokens[slot]) for slot in self._idle) * self._decoder.bytes_per_token
+
+    @property
+    def room(self) -> float:
+        """How many tokens more the cache holds, what idle slots keep counted as free; inf without a bound."""
+        room = getattr(self._decoder, "room", None)
+        idle = sum(len(self._tokens[slot]) for slot in self._idle)
+        return inf if room is None else room() + idle
 
     def best(self, prompt: Sequence[int]) -> tuple[int | None, int]:
         """Return (slot, length) of the longest prefix of `prompt` that any slot holds.
@@ -114,14 +122,32 @@ class SlotTable:
         del self._tokens[slot][length:]
 
     def release(self, slot: int, *, keep: bool = True) -> None:
-        """Give a slot back; with `keep` its KV stays as cache while the bounds allow."""
+        """Give a slot back; with `keep` its KV stays as cache while the bounds allow.
+
+        Tokens of the slot that were never noted here (launched ahead, and dropped) are no part of it.
+        """
         self._busy.discard(slot)
+        if self._decoder.length(slot) > len(self._tokens[slot]):
+            self._decoder.truncate(slot, len(self._tokens[slot]))
         if keep and len(self._tokens[slot]) >= MIN_SHARED and not self._redundant(slot):
             self._idle[slot] = None
             while self._idle and (self.idle_bytes > self._max_bytes or len(self._idle) > self._max_idle):
                 self._drop(next(iter(self._idle)))
         else:
             self._drop(slot)
+
+    def evict(self) -> bool:
+        """Drop the idle slot that was used least recently; False where none is left."""
+        slot = next(iter(self._idle), None)
+        if slot is not None:
+            self._drop(slot)
+        return slot is not None
+
+    def reserve(self, tokens: int) -> None:
+        """Drop idle slots, least recently used first, until the cache has room for so many tokens."""
+        room = getattr(self._decoder, "room", None)
+        while room is not None and room() < tokens and self.evict():
+            pass
 
     def clear(self) -> None:
         """Drop every idle slot."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llms.decoder import StepResult
-from llms.decoder_slots import SlotChecks
+from llms.decoder_slots import SlotChecks, rows_of
 from llms.errors import UnsupportedModel
 from llms.openmp import bound_spinning_late
 from llms.reference_cache import Plan, Shape, SlotCache, SlotStore
@@ -97,18 +97,34 @@ class ReferenceDecoder(SlotChecks):
         tokens: Sequence[Sequence[int]] | Tensor,
         sampling: Sequence[Sampling] | None = None,
         all_logits: bool = False,
+        given: Tensor | None = None,
     ) -> StepResult:
         """Append 1..k tokens to each slot in one pass."""
-        lists = (
-            [[int(t)] for t in tokens.tolist()] if isinstance(tokens, Tensor) else [list(t) for t in tokens]
-        )
+        lists, given = rows_of(tokens, given)
+        if given is not None:
+            lists[: len(given)] = [[int(t)] for t in given.tolist()]
         self._check(slots, lists)
-        rows = self._forward(list(slots), lists, 0 if all_logits else 1)
-        last = torch.stack([row[-1] for row in rows]) if len(rows) > 1 else rows[0][-1:]
-        chosen = None
         if sampling is not None:
-            chosen = sample(last, sampling, [self._kv.lengths[slot] for slot in slots])
-        return StepResult(rows if all_logits else last, chosen)
+            self._check_sampling(sampling, len(slots))
+        rows = self._forward(list(slots), lists, 0 if all_logits else 1)
+        if all_logits:
+            return StepResult(rows, *(() if sampling is None else self._drawn(slots, rows, sampling)))
+        last = torch.stack([row[-1] for row in rows]) if len(rows) > 1 else rows[0][-1:]
+        return StepResult(last, None if sampling is None else sample(last, sampling, *self._before(slots)))
+
+    def _before(self, slots: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        """Return how many tokens each slot holds, and which."""
+        return [self._kv.lengths[slot] for slot in slots], [self._kv.tokens[slot] for slot in slots]
+
+    def _drawn(
+        self, slots: Sequence[int], rows: list[Tensor], sampling: Sequence[Sampling]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Sample after each token just given, rows fp32 [k, V] a slot; return the last ones, and all."""
+        found = []
+        for logits, how, length, held in zip(rows, sampling, *self._before(slots), strict=True):
+            ends = range(length - len(logits) + 1, length + 1)
+            found.append(sample(logits, [how] * len(logits), ends, [held[:end] for end in ends]))
+        return torch.stack([tokens[-1] for tokens in found]), found
 
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         """Copy the source's first `length` tokens over the target."""
@@ -128,6 +144,7 @@ class ReferenceDecoder(SlotChecks):
             self.free(slot)
         else:
             self._kv.lengths[slot] = length
+            del self._kv.tokens[slot][length:]
 
     @torch.inference_mode()
     def free(self, slot: int) -> None:
@@ -145,6 +162,7 @@ class ReferenceDecoder(SlotChecks):
         out = self._pass(ids, positions, plan, keep)
         for slot, row in zip(slots, tokens, strict=True):
             self._kv.lengths[slot] += len(row)
+            self._kv.tokens[slot] += row
         result: list[Tensor] = [torch.empty(0)] * len(slots)
         for index, which in enumerate(order):
             count = keep or len(tokens[which])

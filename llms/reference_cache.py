@@ -67,6 +67,7 @@ class SlotStore:
         self.window = window
         self.rows: dict[int, int] = {}
         self.lengths: dict[int, int] = {}
+        self.tokens: dict[int, list[int]] = {}
         none = torch.zeros(shape.layers, 0, shape.heads, 0, 1, dtype=shape.dtype, device=shape.device)
         self.keys = none.expand(-1, -1, -1, -1, shape.key_dim)
         self.values = none.expand(-1, -1, -1, -1, shape.value_dim)
@@ -76,7 +77,7 @@ class SlotStore:
         if slot not in self.rows:
             used = set(self.rows.values())
             self.rows[slot] = next(i for i in range(len(used) + 1) if i not in used)
-            self.lengths[slot] = 0
+            self.lengths[slot], self.tokens[slot] = 0, []
         return self.rows[slot]
 
     def reserve(self, rows: int, capacity: int) -> None:
@@ -132,12 +133,13 @@ class SlotStore:
         self.reserve(b + 1, length)
         for store in (self.keys, self.values):
             store[:, b, :, :length] = store[:, a, :, :length]
-        self.lengths[target] = length
+        self.lengths[target], self.tokens[target] = length, self.tokens[source][:length]
 
     def free(self, slot: int) -> None:
         """Drop a slot and zero what it wrote (it may hold NaN, which would reach its row's next reader)."""
         row = self.rows.pop(slot, None)
         length = self.lengths.pop(slot, 0)
+        self.tokens.pop(slot, None)
         if row is not None and length:
             self.keys[:, row, :, :length] = 0
             self.values[:, row, :, :length] = 0

@@ -1,4 +1,4 @@
-"""Choosing the next token from logits: temperature, top-k, top-p, min-p, and a counter-based random number.
+"""Choosing the next token: penalty, biases, temperature, top-k, top-p, min-p, a counter-based random number.
 
 Knows logits and `Sampling`; refuses to know text, slots and requests. The random number of a token depends
 only on (seed, position), so a request draws the same numbers in any batch shape and on any decoder.
@@ -6,11 +6,14 @@ only on (seed, position), so a request draws the same numbers in any batch shape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+MOST_BIASES = 1024
+"""Longest `Sampling.logit_bias` that a decoder takes."""
 
 _MASK64 = (1 << 64) - 1
 
@@ -25,6 +28,9 @@ class Sampling:
         top_p: Keep the smallest set of most probable tokens whose mass reaches this; 1 keeps all.
         min_p: Keep tokens at least this fraction as probable as the most probable one; 0 keeps all.
         seed: 64-bit seed of the request; the draw at a position is a hash of both.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens that the slot holds
+            (Keskar et al. 2019); 1 is off.
+        logit_bias: (token, what is added to its logit), each token once, at most `MOST_BIASES`.
     """
 
     temperature: float = 0.0
@@ -32,6 +38,13 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def steers(self) -> bool:
+        """Whether logits are changed before a token is picked."""
+        return self.repetition_penalty != 1.0 or bool(self.logit_bias)
 
 
 def uniform(seed: int, position: int) -> float:
@@ -47,20 +60,49 @@ def uniform(seed: int, position: int) -> float:
     return ((z ^ (z >> 31)) >> 11) * 2.0**-53
 
 
-def sample(logits: Tensor, sampling: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
+def steer(logits: Tensor, how: Sampling, held: Collection[int]) -> Tensor:
+    """Return one row of logits after penalty and biases: a copy, or the row itself where there are none.
+
+    Args:
+        logits: fp32 [V].
+        how: The request's settings.
+        held: The tokens before the one picked; each is penalized once.
+    """
+    if not how.steers:
+        return logits
+    steered = logits.clone()
+    if how.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted(set(held)), device=logits.device)
+        values, penalty = steered[seen], how.repetition_penalty
+        steered[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    for token, bias in how.logit_bias:
+        steered[token] += bias
+    return steered
+
+
+def sample(
+    logits: Tensor,
+    sampling: Sequence[Sampling],
+    positions: Sequence[int],
+    held: Sequence[Collection[int]] | None = None,
+) -> Tensor:
     """Pick one token a row.
 
-    Filters apply in the order temperature, top-k, top-p, min-p, as in `transformers`; then the inverse of the
-    cumulative distribution is read at `uniform(seed, position)`.
+    Filters apply in the order penalty, biases, temperature, top-k, top-p, min-p, as in `transformers`; then
+    the inverse of the cumulative distribution is read at `uniform(seed, position)`.
 
     Args:
         logits: fp32 [n, V] on any device.
         sampling: n settings.
         positions: n numbers of tokens before the one sampled.
+        held: n collections of the tokens before it, for who has a penalty.
 
     Returns:
         int64 [n] on the device of the logits.
     """
+    if any(how.steers for how in sampling):
+        before = held or [()] * len(sampling)
+        logits = torch.stack([steer(*row) for row in zip(logits, sampling, before, strict=True)])
     chosen = logits.argmax(-1)
     for row, (how, position) in enumerate(zip(sampling, positions, strict=True)):
         if how.temperature > 0:

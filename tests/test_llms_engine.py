@@ -261,12 +261,18 @@ class Crowded(ReferenceDecoder):
         super().__init__(MODEL, max_slots=12)
         self.capacity, self.refusals, self.passes = capacity, 0, 0
 
-    def step(self, slots: Any, tokens: Any, *args: Any, **kwargs: Any) -> Any:
-        held = sum(self.length(slot) for slot in range(self.max_slots))
-        if held + sum(len(row) for row in tokens) > self.capacity:
+    def refuse(self, count: int) -> None:
+        if sum(self.length(slot) for slot in range(self.max_slots)) + count > self.capacity:
             self.refusals += 1
             raise NotEnoughMemory("no page left")
         self.passes += 1
+
+    def prefill(self, slot: int, tokens: Any) -> Any:
+        self.refuse(len(tokens))
+        return super().prefill(slot, tokens)
+
+    def step(self, slots: Any, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        self.refuse(sum(len(row) for row in tokens))
         return super().step(slots, tokens, *args, **kwargs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llms.errors import NotEnoughMemory
-from llms.fast.columns import encode, lay_out
-from llms.fast.decoder import pieces
+from llms.fast.columns import encode, lay_out, pieces
 from llms.fast.graphs import FIELDS, tiles_of_columns
 from llms.fast.pages import Pages
 from llms.sampling import Sampling, sample, uniform
@@ -87,7 +87,7 @@ def test_page_zero_is_never_handed_out() -> None:
 
 
 def test_ragged_lists_become_columns_and_groups() -> None:
-    how = [Sampling(temperature=0.5, top_k=7, seed=2**63 + 5), Sampling()]
+    how = [Sampling(temperature=0.5, top_k=7, seed=2**63 + 5), Sampling(repetition_penalty=1.5)]
     columns = lay_out([3, 1], [[10, 11, 12, 13, 14], [20]], [0, 4, 0, 8], how, group_tokens=4)
     assert [c.token for c in columns] == [10, 11, 12, 13, 14, 20]
     assert [c.pos for c in columns] == [8, 9, 10, 11, 12, 4]
@@ -100,6 +100,11 @@ def test_ragged_lists_become_columns_and_groups() -> None:
     assert rows["top_k"] == [0, 0, 0, 0, 7, 0, 0, 0] and rows["temperature"][5] == 0
     low, high = rows["seed_low"][4] & 0xFFFFFFFF, rows["seed_high"][4] & 0xFFFFFFFF
     assert high << 32 | low == 2**63 + 5
+    assert rows["penalty"][4] == 0
+    assert struct.unpack("<f", struct.pack("<i", rows["penalty"][5]))[0] == 1.5
+    assert rows["biases"][5] == 0
+    biased = lay_out([0], [[3, 4]], [6], [Sampling(logit_bias=((1, 2.0), (2, 3.0)))], 4, every=True)
+    assert encode(biased, spare_slot=9, width=8)[FIELDS.index("biases") * 8 :] == [2, 2, 0, 0, 0, 0, 0, 0]
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=12), st.sampled_from([16, 64]))
@@ -115,14 +120,47 @@ def test_buckets_are_whole_tiles() -> None:
 
 
 class KernelSampler:
-    """kernels/sample.cu in integers: weights of 2^32, halvings of a 16-bit key, ties by token id."""
+    """kernels/sample.cu in integers: weights of 2^32, halvings of a 32-bit key, ties by token id.
 
-    def __init__(self, logits: torch.Tensor, how: Sampling, position: int) -> None:
-        bits = logits.to(torch.bfloat16).view(torch.int16).tolist()
-        self.keys = [0xFFFF & ~(b & 0xFFFF) if b < 0 else b | 0x8000 for b in bits]
+    Args:
+        logits: fp32 [V] of bf16 values.
+        history: The slot's tokens before this step's.
+        step: (slot, position, token) of each column up to this one, which is the last.
+    """
+
+    def __init__(
+        self, logits: torch.Tensor, how: Sampling, history: list[int], step: list[tuple[int, int, int]]
+    ) -> None:
+        self.how, self.position, self.grain = how, step[-1][1] + 1, 1 << 16
+        if how.steers:
+            logits, self.grain = self.changed(logits, history, step), 1
+        bits = logits.view(torch.int32).tolist()
+        self.keys = [~b & 0xFFFFFFFF if b < 0 else b | 0x80000000 for b in bits]
+        self.best = max(range(len(bits)), key=lambda i: (self.keys[i], -i))
         top = float(logits.max())
-        self.weights = [int(math.exp((float(x) - top) / how.temperature) * 2**32) for x in logits]
-        self.cut, self.least, self.how, self.position = (0, len(bits)), 0, how, position
+        warmth = how.temperature or 1.0
+        self.weights = [int(math.exp((float(x) - top) / warmth) * 2**32) for x in logits]
+        self.cut, self.least = (0, len(bits)), 0
+
+    def changed(
+        self, logits: torch.Tensor, history: list[int], step: list[tuple[int, int, int]]
+    ) -> torch.Tensor:
+        wide, seen, slot = logits.clone(), set(), step[-1][0]
+        if self.how.repetition_penalty != 1:
+            first = min(position for s, position, _ in step if s == slot)
+            for i in range(first + len(step)):
+                if i >= first and step[i - first][0] != slot:
+                    continue
+                token = history[i] if i < first else step[i - first][2]
+                if token not in seen:
+                    seen.add(token)
+                    v = wide[token]
+                    wide[token] = (
+                        v / self.how.repetition_penalty if v > 0 else v * self.how.repetition_penalty
+                    )
+        for token, bias in self.how.logit_bias:
+            wide[token] += bias
+        return wide
 
     def kept(self) -> list[int]:
         key, last = self.cut
@@ -132,11 +170,11 @@ class KernelSampler:
     def find(self, weights: list[int], target: int, by_id: bool = False) -> int:
         kept, at = self.kept(), 0
         if not by_id:
-            for bit in (1 << b for b in range(15, -1, -1)):
+            for bit in (1 << b for b in range(31, -1, -1) if 1 << b >= self.grain):
                 if sum(weights[i] for i in kept if self.keys[i] >= at | bit) > target:
                     at |= bit
-            target -= sum(weights[i] for i in kept if self.keys[i] > at)
-            kept = [i for i in kept if self.keys[i] == at]
+            target -= sum(weights[i] for i in kept if self.keys[i] >= at + self.grain)
+            kept = [i for i in kept if at <= self.keys[i] < at + self.grain]
         for i in kept:
             target -= weights[i]
             if target < 0:
@@ -145,6 +183,8 @@ class KernelSampler:
 
     def draw(self) -> int:
         how = self.how
+        if how.temperature == 0:
+            return self.best
         if 0 < how.top_k < len(self.keys):
             last = self.find([1] * len(self.keys), how.top_k - 1)
             self.cut = (self.keys[last], last)
@@ -164,16 +204,23 @@ class KernelSampler:
     [
         {}, {"top_k": 1}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.05},
         {"top_k": 40, "top_p": 0.9, "min_p": 0.02},
+        {"repetition_penalty": 1.3}, {"repetition_penalty": 0.8, "temperature": 0.0},
+        {"logit_bias": ((3, 5.0), (70, -2.5), (11, 8.25))},
+        {"logit_bias": ((5, 1.1),), "repetition_penalty": 1.7, "top_k": 12, "top_p": 0.9},
     ],
 )  # fmt: skip
-def test_the_kernels_sampling_agrees_with_the_rules(how: dict[str, float]) -> None:
+def test_the_kernels_sampling_agrees_with_the_rules(how: dict[str, Any]) -> None:
     random = torch.Generator().manual_seed(0)
     agree = 0
     for seed in range(40):
         # Distinct bf16 values: among equal logits, which ones top-k keeps is not defined.
         logits = torch.unique((torch.randperm(600, generator=random).float() / 64).to(torch.bfloat16))
         logits = logits[torch.randperm(len(logits), generator=random)].float()
-        setting = Sampling(temperature=0.9, seed=seed, **how)  # type: ignore[arg-type]
-        found = KernelSampler(logits, setting, position=seed + 3).draw()
-        agree += found == int(sample(logits[None], [setting], [seed + 3]))
+        setting = Sampling(**{"temperature": 0.9, "seed": seed} | how)
+        held = torch.randint(0, len(logits), (seed + 3,), generator=random).tolist()
+        # Columns of another slot lie between, and the slot has 1 to 3 of its own in this step.
+        own = [(7, at, held[at]) for at in range(len(held) - 1 - seed % 3, len(held))]
+        step = [(2, 50, 0), *(column for one in own for column in ((4, 9, 1), one))]
+        found = KernelSampler(logits, setting, held[: own[0][1]], step).draw()
+        agree += found == int(sample(logits[None], [setting], [seed + 3], [held]))
     assert agree == 40

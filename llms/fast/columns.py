@@ -36,6 +36,7 @@ def lay_out(
     lengths: Sequence[int],
     sampling: Sequence[Sampling] | None,
     group_tokens: int,
+    every: bool = False,
 ) -> list[Column]:
     """Lay a ragged step out as columns, the slots one after the other.
 
@@ -45,15 +46,33 @@ def lay_out(
         lengths: How many tokens each slot (all slots, by number) holds already.
         sampling: n settings, for the last column of each slot.
         group_tokens: Most columns in one group.
+        every: Sample in all columns.
     """
     columns: list[Column] = []
     for index, (slot, tokens) in enumerate(zip(slots, lists, strict=True)):
         for at, token in enumerate(tokens):
             left = len(tokens) - at
             group = min(left, group_tokens) if at % group_tokens == 0 else 0
-            how = sampling[index] if sampling is not None and left == 1 else None
+            how = sampling[index] if sampling is not None and (every or left == 1) else None
             columns.append(Column(token, slot, lengths[slot] + at, how, group))
     return columns
+
+
+def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int]]]:
+    """Cut ragged lists into passes of at most `columns` tokens: [(list, begin, end)], in order."""
+    passes: list[list[tuple[int, int, int]]] = [[]]
+    room = columns
+    for index, count in enumerate(counts):
+        begin = 0
+        while begin < count:
+            if room == 0:
+                passes.append([])
+                room = columns
+            take = min(count - begin, room)
+            passes[-1].append((index, begin, begin + take))
+            begin += take
+            room -= take
+    return passes
 
 
 def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> list[int]:
@@ -67,14 +86,19 @@ def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> list[
     starts = [(i, c.group) for i, c in enumerate(columns) if c.group]
     rest = [0] * (width - len(starts))
     rows = [token, slot, pos, [i for i, _ in starts] + rest, [n for _, n in starts] + rest]
-    drawn = [(i, c.sampling) for i, c in enumerate(columns) if c.sampling is not None]
-    params = [[0] * width for _ in range(6)]
-    for i, how in drawn:
+    params = [[0] * width for _ in range(8)]
+    for i, c in enumerate(columns):
+        how = c.sampling
+        if how is None:
+            continue
         if how.temperature > 0:
             bits = struct.unpack("<3i", struct.pack("<3f", how.temperature, how.top_p, how.min_p))
             seed = struct.unpack("<2i", struct.pack("<Q", how.seed & (2**64 - 1)))
-            for row, value in zip(params, (how.top_k, *bits, *seed), strict=True):
+            for row, value in zip(params, (how.top_k, *bits, *seed), strict=False):
                 row[i] = value
+        if how.steers:
+            (params[6][i],) = struct.unpack("<i", struct.pack("<f", how.repetition_penalty))
+            params[7][i] = len(how.logit_bias)
     return [value for row in (*rows, *params) for value in row]
 
 

@@ -8,6 +8,7 @@ on their way. See `llms.decoder.Decoder` for the contract.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from llms.catalog import cache_dir
 from llms.decoder import StepResult
-from llms.decoder_slots import SlotChecks
+from llms.decoder_slots import SlotChecks, rows_of
 from llms.errors import NotEnoughMemory
-from llms.fast.columns import Staging, lay_out
+from llms.fast.columns import Staging, lay_out, pieces
 from llms.fast.graphs import Graphs
 from llms.fast.machine import PAGE, Machine
 from llms.fast.pages import Pages
@@ -48,6 +49,7 @@ class FastDecoder(SlotChecks):
         NotEnoughMemory: The GPU has no room for a cache of one window.
     """
 
+    runs_ahead = True
     guesses = 7
     """Tokens worth guessing: a step of 8 columns reads the same weights as one of one column."""
 
@@ -138,8 +140,9 @@ class FastDecoder(SlotChecks):
         table = self._tables[slot]
         parts: list[Tensor] = []
         for start in range(0, len(tokens), self._prefill.chunk):
-            part = torch.tensor(tokens[start : start + self._prefill.chunk], device=self.device)
+            part = self._upload(tokens[start : start + self._prefill.chunk])
             h = self._prefill.run(part, table, self._pages.lengths[slot])
+            self.graphs.sampler.note(slot, self._pages.lengths[slot], part)
             parts = [*parts, h] if whole else [h]
             self._pages.lengths[slot] += len(part)
         return parts[-1] if len(parts) == 1 else torch.cat(parts)
@@ -151,46 +154,66 @@ class FastDecoder(SlotChecks):
         tokens: Sequence[Sequence[int]] | Tensor,
         sampling: Sequence[Sampling] | None = None,
         all_logits: bool = False,
+        given: Tensor | None = None,
     ) -> StepResult:
-        """Append 1..k tokens to each slot."""
+        """Append 1..k tokens to each slot; returns before the GPU has done it."""
         slots = list(slots)
-        if isinstance(tokens, Tensor):
-            return self._step_tensor(slots, tokens, sampling, all_logits)
-        lists = [list(t) for t in tokens]
+        lists, given = rows_of(tokens, given)
+        if given is not None and given.device.type == "cpu":
+            lists[: len(given)], given = [[t] for t in given.tolist()], None
         self._check(slots, lists)
-        self._check_room(slots, [len(t) for t in lists])
-        heads: dict[int, Tensor] = {}
-        for i, (slot, ids) in enumerate(zip(slots, lists, strict=True)):
-            if len(ids) > self.machine.columns:  # one pass over the weights, not one per 64 tokens
-                heads[i], lists[i] = self._append(slot, ids[:-1], all_logits), ids[-1:]
-        rows: list[Tensor] = [torch.empty(0)] * len(slots)
-        chosen: list[Tensor] = [torch.empty(0)] * len(slots)
-        for piece in pieces([len(t) for t in lists], self.machine.columns):
-            how = [sampling[i] for i, _, _ in piece] if sampling is not None else None
-            parts = [lists[i][a:b] for i, a, b in piece]
-            logits, sampled = self._pass([slots[i] for i, _, _ in piece], parts, how)
-            at = 0
-            for row, (i, a, b) in enumerate(piece):
-                got = logits[at : at + b - a]
-                rows[i] = torch.cat([rows[i], got]) if a and all_logits else got
-                at += b - a
-                if sampled is not None:
-                    chosen[i] = sampled[row]
-        if all_logits:
-            for i, h in heads.items():
-                rows[i] = torch.cat([self._prefill.logits(h), rows[i]])
-        out: Tensor | list[Tensor] = rows if all_logits else torch.stack([r[-1] for r in rows])
-        return StepResult(out, torch.stack(chosen) if sampling is not None else None)
+        if sampling is not None:
+            self._check_sampling(sampling, len(slots))
+        if sum(map(len, lists)) <= self.machine.columns:
+            return self._result(*self._pass(slots, lists, sampling, given, all_logits), lists, all_logits)
+        return self._long_step(slots, lists, sampling, all_logits, given)
 
-    def _step_tensor(
-        self, slots: list[int], tokens: Tensor, sampling: Sequence[Sampling] | None, all_logits: bool
+    def _result(
+        self, logits: Tensor, sampled: Tensor | None, lists: list[list[int]], every: bool
     ) -> StepResult:
-        """Append one token a slot, given on the device: nothing here waits for their values."""
-        if tokens.device.type == "cpu" or len(slots) > self.machine.columns:
-            return self.step(slots, [[t] for t in tokens.tolist()], sampling, all_logits)
-        self._check(slots, [[0]] * len(tokens))
-        logits, sampled = self._pass(slots, [[0]] * len(slots), sampling, tokens)
-        return StepResult(list(logits.unsqueeze(1)) if all_logits else logits, sampled)
+        """Cut one pass into slots: logits fp32 [columns, V] and sampled int64 [columns]."""
+        counts = [len(row) for row in lists]
+        drawn = list(torch.split(sampled, counts)) if every and sampled is not None else None
+        chosen, last = sampled, logits
+        if len(logits) > len(counts):
+            index = self._upload([end - 1 for end in accumulate(counts)])
+            chosen, last = sampled if sampled is None else sampled[index], logits[index]
+        return StepResult(list(torch.split(logits, counts)) if every else last, chosen, drawn)
+
+    def _long_step(
+        self,
+        slots: list[int],
+        lists: list[list[int]],
+        sampling: Sequence[Sampling] | None,
+        every: bool,
+        given: Tensor | None,
+    ) -> StepResult:
+        """Take more tokens than one pass has columns: long lists as prompts, the rest pass by pass."""
+        self._check_room(slots, [len(t) for t in lists])
+        rows: list[list[Tensor]] = [[] for _ in slots]
+        drawn: list[list[Tensor]] = [[] for _ in slots]
+        for i, (slot, ids) in enumerate(zip(slots, lists, strict=True)):
+            if len(ids) > self.machine.columns and not (every and sampling):
+                h, lists[i] = self._append(slot, ids[:-1], every), ids[-1:]  # one pass over the weights
+                if every:
+                    rows[i].append(self._prefill.logits(h))
+        for piece in pieces([len(t) for t in lists], self.machine.columns):
+            which = [i for i, _, _ in piece]
+            how = None if sampling is None else [sampling[i] for i in which]
+            parts = [lists[i][a:b] for i, a, b in piece]
+            first = None if given is None else given[which[0] : which[-1] + 1]
+            logits, sampled = self._pass([slots[i] for i in which], parts, how, first, every)
+            counts = [len(part) for part in parts]
+            for i, row in zip(which, torch.split(logits, counts), strict=True):
+                rows[i].append(row)
+            if sampled is not None:
+                for i, row in zip(which, torch.split(sampled, counts), strict=True):
+                    drawn[i].append(row)
+        chosen = None if sampling is None else torch.stack([parts[-1][-1] for parts in drawn])
+        if not every:
+            return StepResult(torch.stack([parts[-1][-1] for parts in rows]), chosen)
+        whole = None if sampling is None else [torch.cat(parts) for parts in drawn]
+        return StepResult([torch.cat(parts) for parts in rows], chosen, whole)
 
     def _pass(
         self,
@@ -198,23 +221,21 @@ class FastDecoder(SlotChecks):
         lists: list[list[int]],
         sampling: Sequence[Sampling] | None,
         given: Tensor | None = None,
+        every: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """One graph replay: fp32 logits [columns, V] of all tokens, the sampled token of each slot."""
+        """One graph replay: fp32 logits [columns, V] and int64 [columns], what was sampled where asked."""
         counts = [len(t) for t in lists]
         self._grow(slots, counts)
-        columns = lay_out(slots, lists, self._pages.lengths, sampling, self.machine.group_tokens)
+        for slot, how in zip(slots, sampling or (), strict=False):
+            self.graphs.sampler.bias(slot, how.logit_bias)
+        columns = lay_out(slots, lists, self._pages.lengths, sampling, self.machine.group_tokens, every)
         bucket = next(b for b in self.graphs.buckets if b >= len(columns))
         self._staging.upload(columns, self.max_slots, given)
         self.graphs.replay(bucket)
         for slot, count in zip(slots, counts, strict=True):
             self._pages.lengths[slot] += count
         logits = self.graphs.logits[: len(columns)].float()
-        if sampling is None:
-            return logits, None
-        if len(columns) == len(slots):
-            return logits, self.graphs.sampled[: len(slots)].clone()
-        last = torch.tensor(counts, device=self.device).cumsum(0) - 1
-        return logits, self.graphs.sampled[last]
+        return logits, None if sampling is None else self.graphs.sampled[: len(columns)].clone()
 
     @torch.inference_mode()
     def fork(self, source: int, target: int, length: int | None = None) -> None:
@@ -222,6 +243,7 @@ class FastDecoder(SlotChecks):
         length = self._check_length(source, self.length(source) if length is None else length)
         self._check_slot(target)
         self._pages.fork(source, target, length)
+        self.graphs.sampler.fork(source, target, length)
         self._upload_table(target)
 
     def truncate(self, slot: int, length: int) -> None:
@@ -252,23 +274,10 @@ class FastDecoder(SlotChecks):
             )
 
     def _upload_table(self, slot: int) -> None:
-        """Copy one slot's page table up; from pageable memory, so later changes here cannot race with it."""
+        """Copy one slot's page table up."""
         if table := self._pages.tables[slot]:
-            self._tables[slot, : len(table)] = torch.tensor(table, dtype=torch.int32)
+            self._tables[slot, : len(table)] = self._upload(table, torch.int32)
 
-
-def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int]]]:
-    """Cut ragged lists into passes of at most `columns` tokens: [(list, begin, end)], in order."""
-    passes: list[list[tuple[int, int, int]]] = [[]]
-    room = columns
-    for index, count in enumerate(counts):
-        begin = 0
-        while begin < count:
-            if room == 0:
-                passes.append([])
-                room = columns
-            take = min(count - begin, room)
-            passes[-1].append((index, begin, begin + take))
-            begin += take
-            room -= take
-    return passes
+    def _upload(self, values: list[int], dtype: torch.dtype = torch.int64) -> Tensor:
+        """Copy integers up behind what is under way: a copy from pageable memory would wait for all of it."""
+        return torch.tensor(values, dtype=dtype, pin_memory=True).to(self.device, non_blocking=True)

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from llms.fast.layout import Packed
-from llms.fast.machine import PAGE, Ahead, Attention, Embed, Linear, Machine, Norm, Sample
+from llms.fast.machine import PAGE, Ahead, Attention, Embed, Linear, Machine, Norm
+from llms.fast.sampler import Sampler
 from llms.fast.weights import Weights
 
 FIELDS = (
     "token", "slot", "pos", "group_first", "group_count",
-    "top_k", "temperature", "top_p", "min_p", "seed_low", "seed_high",
+    "top_k", "temperature", "top_p", "min_p", "seed_low", "seed_high", "penalty", "biases",
 )  # fmt: skip
 CODE_SCALE = 1.4367
 """NF4 codes times this lose least when rounded to bf16: 7.8e-4 of normal weights, against 1.36e-3 at 1."""
@@ -67,6 +68,8 @@ class Graphs:
         self.counters = zeros(4096, dtype=torch.int32)
         self.partial = zeros(self._partial_floats(), dtype=torch.float32)
         self.lut = _lut(weights.codes)
+        size = {"slots": tables.shape[0], "window": tables.shape[1] * PAGE}
+        self.sampler = Sampler(machine, **size, meta=self.meta, fields=FIELDS)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory = torch.cuda.graph_pool_handle()
         # One for all captures: cuBLAS keeps 32 MB of workspace for every stream it has seen.
@@ -135,10 +138,7 @@ class Graphs:
         norm = Norm(self.h.data_ptr(), w.gain.data_ptr(), self.normed.data_ptr(), s.width, s.eps)
         m.final_norm((bucket,), norm)
         torch.mm(self.normed[:bucket], w.head.t(), out=self.logits[:bucket])
-        fields = ("top_k", "temperature", "top_p", "min_p", "seed_low", "seed_high", "pos")
-        m.sample((bucket,), Sample(
-            self.logits.data_ptr(), *map(self._meta, fields), self.sampled.data_ptr(), s.vocabulary,
-        ))  # fmt: skip
+        self.sampler.launch(bucket, self.logits, self.sampled)
 
     def linear(
         self,

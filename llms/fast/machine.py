@@ -63,7 +63,12 @@ Unpack = _struct(
 Rotate = _struct("Rotate", "qkv kv pages rope", "first q_heads")
 AddNorm = _struct("AddNorm", "h y gain x", "width", "eps")
 Product = _struct("Product", "joined act", "width stride")
-Sample = _struct("Sample", "logits top_k temperature top_p min_p seed_low seed_high pos out", "vocabulary")
+Sample = _struct(
+    "Sample",
+    "logits wide history bias_ids bias_values token slot pos "
+    "top_k temperature top_p min_p seed_low seed_high penalty biases out",
+    "vocabulary window most",
+)
 
 
 class Machine:
@@ -179,7 +184,8 @@ class Machine:
         self.add_norm = edges.kernel("add_norm", threads=512)
         self.rotate_store = edges.kernel("rotate_store", threads=128)
         self.silu_product = edges.kernel("silu_product", threads=128)
-        self.sample = modules["sample"].kernel("sample", threads=1024)
+        seen = 4 * -(-self.shape.vocabulary // 32)
+        self.sample = modules["sample"].kernel("sample", threads=1024, shared_bytes=seen)
 
     def _gemv_bytes(self, kind: str, units: int, depth: int) -> int:
         sums = (16 if kind == "silu" else 4) * self._warps * 64
