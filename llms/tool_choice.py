@@ -33,9 +33,9 @@ CONVERSATION = (
 )
 """What an answer without a tool may be. Each competes as if it were a tool: with them the decision was right
 in .79 of a labelled tuning half (balanced; .52 against the first alone), with no threshold to tune. The mean
-over three wordings ranked better there (.88 of the pairs instead of .84) but decided no better (.76 to .82 with
-trifles of the wording) at three times the cost; subtracting the evidence of messages without content (Zhao et
-al. 2021) changed nothing beyond noise."""
+over three wordings ranked better there (.88 of the pairs instead of .84) but decided no better (.76 to .82
+with trifles of the wording) at three times the cost; subtracting the evidence of messages without content
+(Zhao et al. 2021) changed nothing beyond noise."""
 
 _LONGEST = 400
 """Characters of the message that are scored: what it asks for stands at its ends."""
