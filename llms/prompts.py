@@ -1,11 +1,13 @@
 """From LangChain messages to the prompt's text, by the tokenizer's own chat template.
 
 Knows messages and templates; refuses to know models and sampling. The template is rendered once, and its text
-is tokenized without special tokens: it already holds them, and a second BOS costs quality.
+is tokenized without special tokens: it already holds them, and a second BOS costs quality. What a message
+says cannot become a control token: `<|im_end|>` in a document ends no turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +30,8 @@ _SILENT_BLOCKS = {
     "thinking", "reasoning", "redacted_thinking", "tool_use", "tool_call", "tool_call_chunk",
     "invalid_tool_call", "server_tool_call", "function_call",
 }  # fmt: skip
+_BREAK = "\u200b"
+"""Zero-width space: a reader sees the same text, a tokenizer another one."""
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "system": "system"}
 
 
@@ -43,6 +47,7 @@ class PromptBuilder:
         self._template = _template_text(tokenizer)
         self.tool_format: ToolFormat = detect(self._template)
         self._system: bool | None = None
+        self._controls = _controls(tokenizer)
 
     def render(self, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """Return the prompt up to the start of the model's answer.
@@ -108,7 +113,7 @@ class PromptBuilder:
 
     def _turn(self, message: BaseMessage, place: int) -> list[Turn]:
         """Return the turns of one message: one, or none for an empty system or assistant message."""
-        text = message_text(message)
+        text = self._harmless(message_text(message))
         if isinstance(message, AIMessage):
             return self._assistant(message, text)
         if isinstance(message, ToolMessage):
@@ -122,11 +127,13 @@ class PromptBuilder:
         return [{"role": role, "content": text}] if text.strip() else []
 
     def _assistant(self, message: AIMessage, text: str) -> list[Turn]:
-        calls = message.tool_calls
+        calls = self._harmless(
+            [{"name": c["name"], "args": c["args"], "id": c["id"]} for c in message.tool_calls]
+        )
         if not calls:
             return [{"role": "assistant", "content": text}] if text.strip() else []
         if self.tool_format.name == "generic":
-            written = calls_text(self.tool_format, [dict(call) for call in calls])
+            written = calls_text(self.tool_format, calls)
             return [{"role": "assistant", "content": f"{text}\n{written}" if text.strip() else written}]
         native = [
             {
@@ -137,6 +144,16 @@ class PromptBuilder:
             for call in calls
         ]
         return [{"role": "assistant", "content": text, "tool_calls": native}]
+
+    def _harmless(self, value: Any) -> Any:
+        """Break the names of control tokens in a text, and in the texts of lists and dictionaries."""
+        if isinstance(value, str) and self._controls is not None:
+            return self._controls.sub(lambda found: f"{found[0][0]}{_BREAK}{found[0][1:]}", value)
+        if isinstance(value, list):
+            return [self._harmless(item) for item in value]
+        if isinstance(value, dict):
+            return {self._harmless(key): self._harmless(item) for key, item in value.items()}
+        return value
 
     def _tool_result(self, message: ToolMessage, text: str) -> Turn:
         error = message.status == "error"
@@ -224,6 +241,15 @@ def _merged(turns: list[Turn]) -> list[Turn]:
         else:
             merged.append(dict(turn))
     return merged
+
+
+def _controls(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return a pattern of the texts that a tokenizer reads as control tokens; None where it has none."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {str(token) for token in added if getattr(token, "special", False)}
+    names |= set(getattr(tokenizer, "all_special_tokens", ()))
+    longest_first = sorted((name for name in names if len(name) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 def _template_text(tokenizer: Any) -> str:

@@ -1,8 +1,9 @@
 """Mistral's prompt format: what mistral-common writes for the same conversations.
 
 The expected texts were made once with mistral-common 1.13.1, `MistralTokenizer.v3(is_tekken=False)` (the
-tokenizer of Mistral-7B-Instruct-v0.3), whose `text` shows a space as U+2581 and a newline as <0x0A>.
-mistral-common itself needs numpy < 2.4 and is not installed beside this package.
+tokenizer of Mistral-7B-Instruct-v0.3) and `v1()` (v0.1 and v0.2), whose `text` shows a space as U+2581 and a
+newline as <0x0A>. Through the vocabularies that it ships, read by `transformers`, the token ids of all of these
+conversations were equal to its own, too. mistral-common itself needs numpy < 2.4 and is not installed here.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ TEMPLATE = """{%- set found = namespace(system='', last=-1, turns=0) -%}
 {%- elif m.role == 'tool' -%}
 [TOOL_RESULTS] {"content": {{ m.content | tojson }}, "call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]
 {%- endif -%}
+{%- endfor -%}"""
+
+# The rules of v0.1 and v0.2: no tools, no system role, instructions are plain text.
+TEMPLATE_V1 = """{{- bos_token -}}
+{%- for m in messages -%}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}{{ raise_exception('must alternate') }}{%- endif -%}
+{%- if m.role == 'user' -%}{{ ' [INST] ' + m.content + ' [/INST]' }}
+{%- elif m.role == 'assistant' -%}{{ ' ' + m.content + eos_token }}
+{%- else -%}{{ raise_exception('user and assistant only') }}{%- endif -%}
 {%- endfor -%}"""
 
 WEATHER: dict[str, Any] = {
@@ -97,11 +107,29 @@ TABLE: dict[str, tuple[list[BaseMessage], bool, str]] = {
 }
 
 
-@pytest.fixture
-def prompts() -> PromptBuilder:
-    tokenizer = tiny_tokenizer(TEMPLATE)
+TABLE_V1: dict[str, tuple[list[BaseMessage], str]] = {
+    "plain": ([HumanMessage("Hello, world!")], "<s>▁[INST]▁Hello,▁world!▁[/INST]"),
+    "system": (
+        [SystemMessage("Be brief."), HumanMessage("Hi")],
+        "<s>▁[INST]▁Be▁brief.<0x0A><0x0A>Hi▁[/INST]",
+    ),
+    "system before turns": (
+        [SystemMessage("Be brief."), *TURNS],
+        "<s>▁[INST]▁Be▁brief.<0x0A><0x0A>a▁[/INST]▁b</s>▁[INST]▁c▁[/INST]",
+    ),
+    "turns": (TURNS, "<s>▁[INST]▁a▁[/INST]▁b</s>▁[INST]▁c▁[/INST]"),
+}
+
+
+def builder(template: str) -> PromptBuilder:
+    tokenizer = tiny_tokenizer(template)
     tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
     return PromptBuilder(tokenizer)
+
+
+@pytest.fixture
+def prompts() -> PromptBuilder:
+    return builder(TEMPLATE)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -109,6 +137,22 @@ def test_prompts_are_what_mistral_common_writes(prompts: PromptBuilder, name: st
     messages, tools, expected = TABLE[name]
     found = prompts.render(messages, [WEATHER] if tools else [])
     assert found == expected.replace("▁", " ").replace("<0x0A>", "\n")
+
+
+@pytest.mark.parametrize("name", TABLE_V1)
+def test_prompts_of_the_first_versions_are_what_mistral_common_writes(name: str) -> None:
+    messages, expected = TABLE_V1[name]
+    assert builder(TEMPLATE_V1).render(messages) == expected.replace("▁", " ").replace("<0x0A>", "\n")
+
+
+def test_the_first_versions_are_told_of_tools_in_the_first_user_turn() -> None:
+    text = builder(TEMPLATE_V1).render(
+        [ASKED, CALL, ToolMessage("sunny", tool_call_id="abc123XYZ")], [WEATHER]
+    )
+    first, rest = text.split(" [/INST]", 1)
+    assert "get_weather" in first and "Get the weather at a place." in first
+    assert '<tool_call>\n{"name": "get_weather", "arguments": {"location": "Oslo"}}' in rest
+    assert rest.rstrip().endswith("[/INST]") and "sunny" in rest
 
 
 def test_a_foreign_id_is_mapped_in_the_call_and_its_result(prompts: PromptBuilder) -> None:
