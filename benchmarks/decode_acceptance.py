@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Runs = list[list[tuple[int, int]]]
-"""Per answer, per step: (guessed tokens, tokens decided)."""
+"""Per answer, per step: (guessed tokens, tokens decided); -1 guessed: it would have been launched ahead."""
 
 
 def measure_acceptance(data: Path | None, seconds: float = 240.0) -> dict[str, Runs]:
@@ -86,7 +86,7 @@ def _runs(loaded: Any, decoder: Any, prompts: list[str], seconds: float) -> Runs
             prompt=tuple(ids), max_tokens=128, decode=loaded.tokenizer.decode, end_ids=frozenset([stop])
         )
         engine.submit(request).result()
-        runs.append([(0, 1), *recorder.steps])
+        runs.append([(-1, 1), *recorder.steps])
         engine.table.clear()
     return runs
 
@@ -110,7 +110,7 @@ def _recorder(decoder: Any, table: Any) -> Any:
         def saw(self, handle: Any, tokens: Any, kind: Any) -> None:
             if course := self._courses.get(handle):
                 course.note(tokens)
-                self.steps.append((self._guessed, len(tokens)))
+                self.steps.append((-1 if kind == "ahead" else self._guessed, len(tokens)))
             self._guessed = 0
 
     return Recorder()

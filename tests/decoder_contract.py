@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llms.decoder import Decoder, StepResult
-from llms.sampling import Sampling
+from llms.sampling import MOST_BIASES, Sampling, sample
 
 TOLERANCE = 1e-3
 """Logits of any batch shape stay this close to those of one plain pass (fp32; 8e-5 was measured)."""
@@ -26,6 +26,8 @@ class DecoderContract:
     """Inherit in a class named Test...; override the fixtures."""
 
     tolerance = TOLERANCE
+    slips = 0
+    """Tokens of a test that may be drawn otherwise, by a decoder that adds probabilities in another order."""
 
     @pytest.fixture
     def decoder(self) -> Decoder:
@@ -131,6 +133,63 @@ class DecoderContract:
             decoder.truncate(slot, len(prompt))
         lists = decoder.step([0, 1], [[t] for t in first.tokens.tolist()], [Sampling()] * 2).logits
         self.close(tensor, torch.as_tensor(lists).float().cpu())
+
+    def test_some_tokens_may_be_given_as_a_tensor_and_others_as_lists(
+        self, decoder: Decoder, model: Any, prompts: list[list[int]]
+    ) -> None:
+        first = decoder.step([0, 1], prompts[:2], [Sampling()] * 2).tokens
+        assert first is not None
+        result = decoder.step([1, 0, 2, 3], [prompts[2], [7]], given=first.flip(0))
+        texts = [[*prompts[1], int(first[1])], [*prompts[0], int(first[0])], prompts[2], [7]]
+        for row, text in zip(result.logits, texts, strict=True):
+            self.close(row, self.plain(model, text)[-1])
+        assert [decoder.length(slot) for slot in (1, 0, 2, 3)] == [len(text) for text in texts]
+
+    def test_penalty_and_biases_are_those_of_the_rules(
+        self, decoder: Decoder, prompts: list[list[int]]
+    ) -> None:
+        """Steered by each decoder's own logits, over a fork, a longer list and tokens sampled before."""
+        hows = [
+            Sampling(repetition_penalty=1.4), Sampling(logit_bias=((9, 30.0), (4, -3.0))),
+            Sampling(temperature=0.9, seed=5, repetition_penalty=0.6, logit_bias=((11, 2.5),)),
+            Sampling(temperature=0.8, seed=6, top_k=8, top_p=0.9, min_p=0.01, repetition_penalty=2.0),
+        ]  # fmt: skip
+        decoder.prefill(0, prompts[0])
+        decoder.fork(0, 1, 3)
+        held = [list(prompts[0]), prompts[0][:3], [], []]
+        lists, wrong = [prompts[3], prompts[1], prompts[2], prompts[3]], 0
+        for _ in range(8):
+            result = decoder.step([0, 1, 2, 3], lists, hows)
+            held = [before + row for before, row in zip(held, lists, strict=True)]
+            expected = sample(torch.as_tensor(result.logits), hows, [len(h) for h in held], held).tolist()
+            assert result.tokens is not None
+            lists = [[token] for token in result.tokens.tolist()]
+            wrong += sum(row != [token] for row, token in zip(lists, expected, strict=True))
+            assert lists[1] == [9]
+        assert wrong <= self.slips
+
+    def test_every_token_of_a_list_may_be_sampled_after(
+        self, decoder: Decoder, prompts: list[list[int]]
+    ) -> None:
+        how = Sampling(temperature=1.0, seed=3, repetition_penalty=1.3)
+        result = decoder.step([0, 1], prompts[:2], [how, Sampling()], all_logits=True)
+        assert result.drawn is not None and result.tokens is not None
+        assert [len(row) for row in result.drawn] == [len(p) for p in prompts[:2]]
+        assert [int(row[-1]) for row in result.drawn] == result.tokens.tolist()
+        assert result.drawn[1].tolist() == result.logits[1].argmax(-1).tolist()
+        ends = range(1, len(prompts[0]) + 1)
+        held = [prompts[0][:end] for end in ends]
+        expected = sample(result.logits[0], [how] * len(ends), ends, held)
+        assert int((result.drawn[0] != expected).sum()) <= self.slips
+
+    def test_biases_are_checked(self, decoder: Decoder) -> None:
+        many = tuple((i, 1.0) for i in range(MOST_BIASES + 1))
+        for bias in (((decoder.vocab_size, 1.0),), ((-1, 1.0),), many):
+            with pytest.raises(ValueError):
+                decoder.step([0], [[1]], [Sampling(logit_bias=bias)])
+        with pytest.raises(ValueError):
+            decoder.step([0], [[1]], [])
+        assert decoder.length(0) == 0
 
     def test_fork_copies_and_parts(self, decoder: Decoder, model: Any, prompts: list[list[int]]) -> None:
         decoder.prefill(0, prompts[1])

@@ -57,6 +57,7 @@ class TestFastContract(DecoderContract):
     """bf16 rounds where fp32 does not: logits of deviation 2 differ by up to 0.25 between batch shapes."""
 
     tolerance = 0.45
+    slips = 1
 
     def test_the_same_seed_draws_the_same_in_any_batch(
         self, decoder: Decoder, prompts: list[list[int]]

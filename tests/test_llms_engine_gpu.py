@@ -1,0 +1,147 @@
+"""The engine over the fast decoder on a GPU: steps launched ahead, pools that run full, guesses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llms.engine import Engine
+from llms.engine_request import Handle, Request
+from llms.fast import FastDecoder
+from llms.fast.synthetic import synthetic_model
+from llms.sampling import Sampling
+from llms.speculation import Pace
+
+pytestmark = pytest.mark.gpu
+
+SIZES: dict[str, Any] = {"num_hidden_layers": 2, "vocab_size": 4096}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module")
+def decoder(kernels: Path) -> FastDecoder:
+    return FastDecoder(
+        synthetic_model("cuda", **SIZES), max_slots=66, window=1024, cache=kernels, cache_tokens=9000
+    )
+
+
+def random_ids(decoder: FastDecoder, count: int, seed: int = 0) -> list[int]:
+    random = torch.Generator().manual_seed(seed)
+    return [int(i) for i in torch.randint(0, decoder.vocab_size, (count,), generator=random)]
+
+
+def asked(decoder: FastDecoder, seed: int, count: int = 40, **more: Any) -> Request:
+    def text(ids: list[int]) -> str:
+        return "".join(chr(0x4E00 + i) for i in ids)
+
+    prompt = tuple(random_ids(decoder, 5 + seed % 3, seed))
+    return Request(prompt=prompt, max_tokens=count, decode=text, run_ahead=0, **more)
+
+
+class Even:
+    """A grammar: even tokens only."""
+
+    def __init__(self, size: int) -> None:
+        self.allowed = torch.arange(size) % 2 == 0
+
+    def mask(self, remaining: int) -> torch.Tensor:
+        return self.allowed
+
+    def settle(self, token: int, remaining: int) -> int:
+        return token
+
+    def accept(self, token: int) -> bool:
+        return False
+
+    def forced(self) -> list[int]:
+        return []
+
+
+def engine_tokens(decoder: FastDecoder, ahead: bool, masked: bool) -> list[list[int]]:
+    """Eight requests at once, of which one is left after ten tokens and two meet an end token."""
+    for slot in range(66):
+        decoder.free(slot)
+    decoder.runs_ahead = ahead  # type: ignore[misc]
+    engine = Engine(decoder, max_batch=8)
+    warm = Sampling(temperature=0.9, top_p=0.95, seed=3)
+    requests = [asked(decoder, i) for i in range(3)]
+    requests += [asked(decoder, 3, sampling=warm), asked(decoder, 4, repetition_penalty=1.3)]
+    requests += [asked(decoder, 5, logit_bias={7: 3.0}, sampling=warm), asked(decoder, 6, top_logprobs=2)]
+    requests.append(asked(decoder, 7, constraint=Even(decoder.vocab_size) if masked else None))
+    handles: list[Handle] = [engine.submit(one) for one in requests]
+    while len(handles[0].generated) < 10:
+        handles[0].next_piece()
+    handles[0].close()
+    for handle in handles[1:]:
+        handle.result()
+    decoder.runs_ahead = True  # type: ignore[misc]
+    return [handle.generated[: 10 if index == 0 else None] for index, handle in enumerate(handles)]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_engine_gives_ahead_of_the_host_what_it_gives_in_turn(decoder: FastDecoder, masked: bool) -> None:
+    ahead, turn = (engine_tokens(decoder, how, masked) for how in (True, False))
+    assert ahead == turn and all(len(row) == 40 for row in ahead[1:])
+    assert not masked or not any(token % 2 for token in ahead[7])
+
+
+def test_launching_steps_waits_for_nothing(decoder: FastDecoder) -> None:
+    """Neither where tokens are given on the device, nor where a slot gets a page or a bias."""
+    for slot in range(4):
+        decoder.free(slot)
+        decoder.prefill(slot, random_ids(decoder, 62, slot))
+    how = [Sampling(logit_bias=((3, 1.0),)), Sampling(repetition_penalty=1.2), Sampling(), Sampling()]
+    tokens = decoder.step([0, 1, 2, 3], [[5]] * 4, how).tokens
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1_500_000_000)  # about a second of the GPU's clock
+    how[0] = Sampling(logit_bias=((4, 1.0), (5, 2.0)))
+    for _ in range(4):
+        assert tokens is not None
+        tokens = decoder.step([0, 1, 2, 3], [], how, given=tokens).tokens
+    done = torch.cuda.Event()
+    done.record()
+    assert not done.query(), "the host waited for the GPU"
+    assert tokens is not None and len(tokens.tolist()) == 4 and decoder.length(0) == 67
+
+
+def test_a_full_pool_makes_requests_wait_and_ends_none(kernels: Path) -> None:
+    model = synthetic_model("cuda", **SIZES)
+    decoder = FastDecoder(model, max_slots=12, window=512, cache=kernels, cache_tokens=64)
+    decoder.guesses = 0  # type: ignore[misc]
+    engine = Engine(decoder, max_batch=8)
+    handles = [engine.submit(asked(decoder, i, 200)) for i in range(8)]
+    for handle in handles:
+        handle.result()
+    assert all(len(handle.generated) == 200 for handle in handles)
+
+
+@pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.7, top_p=0.9, seed=5)])
+def test_guesses_are_verified_on_the_device_and_change_no_token(
+    decoder: FastDecoder, how: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the guesses are the text itself: a bucket of eight columns for plain steps too."""
+    for slot in range(66):
+        decoder.free(slot)
+    prompt = random_ids(decoder, 90)
+    decoder.prefill(0, prompt)
+    text = [7]
+    result = decoder.step([0], [[7] * 1], [how])
+    for _ in range(23):
+        assert result.tokens is not None
+        text.append(int(result.tokens[0]))
+        result = decoder.step([0], [[text[-1]]], [how])
+    decoder.truncate(0, 90)
+    drawn = decoder.step([0], [text[:8]], [how], all_logits=True).drawn
+    assert drawn is not None
+    # One column and eight round otherwise: near ties may fall the other way.
+    assert sum(a != b for a, b in zip(drawn[0].tolist(), text[1:9], strict=True)) <= 1
+    monkeypatch.setattr(Pace, "pays", lambda pace: True)
+    handle = Engine(decoder).submit(asked(decoder, 1, 60, sampling=how))
+    assert len(handle.result()) == 60
