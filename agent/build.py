@@ -51,6 +51,14 @@ class Parts:
         if "mcp" in self.__dict__:
             self.mcp.close()
 
+    def changed(self, values: dict[str, Any]) -> Parts:
+        """Parts of the same tools and filter with some settings of other values; these parts are closed."""
+        self.close()
+        fresh = object.__new__(type(self))  # of the same class, and without what was built already
+        fresh.settings = type(self.settings).model_construct(**{**self.settings.model_dump(), **values})
+        fresh._added, fresh._filter = self._added, self._filter
+        return fresh
+
     def __enter__(self) -> Parts:
         return self
 

@@ -1,13 +1,14 @@
 """Middleware that keeps a long conversation inside the window, and says what it did.
 
 Long before the window is full the model is no longer shown old tool results; shortly before, the oldest turns
-are replaced by a summary. LangChain's ContextEditingMiddleware and SummarizationMiddleware do the work; here
-are only the numbers, which come from the model's own window and tokenizer once it is loaded, and the line for
-the user.
+are replaced by a summary, down to half of that, so that it happens rarely. LangChain's
+ContextEditingMiddleware and SummarizationMiddleware do the work; here are only the numbers, which come from
+the model's own window and tokenizer once it is loaded, and the line for the user.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langgraph.runtime import Runtime
 
-_KEPT_MESSAGES = 6
 _KEPT_RESULTS = 3
 _LONG = 0.5
 """Share of the same room from which on old tool results are left out of what the model is shown."""
 _FULL = 0.75
 """Share of what the window has beside the answer; the rest is room for tools and templates."""
+_KEPT, _SUMMARY = 3 / 8, 1 / 8
+"""Shares of that which the newest turns and the summary may take: half is free again for what comes."""
 
 
 class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
@@ -93,6 +95,10 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
         """Tokens that the window has beside the answer."""
         return _window(self._model) - self._answer_tokens
 
+    def _trigger(self) -> int:
+        """Tokens of conversation that call for a summary."""
+        return max(int(self._room() * _FULL), 64)
+
     def _edit(self) -> ContextEditingMiddleware[Any, Any]:
         if self._editing is None:
             edit = ClearToolUsesEdit(trigger=max(int(self._room() * _LONG), 128), keep=_KEPT_RESULTS)
@@ -104,11 +110,11 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
 
     def _middleware(self) -> SummarizationMiddleware[Any, Any]:
         if self._inner is None:
-            trigger = max(int(self._room() * _FULL), 256)
+            trigger = self._trigger()
             self._inner = SummarizationMiddleware(
                 self._model,
                 trigger=("tokens", trigger),
-                keep=("messages", _KEPT_MESSAGES),
+                keep=("tokens", int(trigger * _KEPT)),
                 token_counter=self._count,
                 trim_tokens_to_summarize=trigger // 2 if self._summarize is None else None,
                 summarizer=self._summary if self._summarize is not None else None,
@@ -120,14 +126,22 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
         assert self._summarize is not None
         said = "\n\n".join(message.text for message in messages if message.text)
         try:
-            return self._summarize(said)
+            return self._shortened(self._summarize(said))
         except Exception as error:  # the turn matters more than what was said long ago
             return f"(The earlier turns were left out: {type(error).__name__}.)"
+
+    def _shortened(self, summary: str) -> str:
+        """The first sentences of a summary, as many as its share of the window holds; at least one."""
+        sentences = re.split(r"(?<=[.!?\u3002\uff01\uff1f])\s+", summary.strip())
+        limit = int(self._trigger() * _SUMMARY)
+        while len(sentences) > 1 and self._count([HumanMessage(" ".join(sentences))]) > limit:
+            sentences.pop()
+        return " ".join(sentences)
 
 
 def _may_summarize(messages: list[AnyMessage]) -> bool:
     """Only between turns: in the middle of one its own question would be among the oldest messages."""
-    return len(messages) > _KEPT_MESSAGES and isinstance(messages[-1], HumanMessage)
+    return len(messages) > 2 and isinstance(messages[-1], HumanMessage)
 
 
 def _has_old_results(request: ModelRequest[RunContext]) -> bool:

@@ -104,6 +104,20 @@ class Threads:
         self._db.execute("DELETE FROM threads WHERE id = ?", (thread.id,))
         self._db.commit()
 
+    def settle(self, thread: Thread) -> None:
+        """Forget the steps that led to where a thread is now.
+
+        Each step holds the whole conversation: kept, they would make the file grow with the square of the
+        number of turns (21 MB after 100 turns).
+        """
+        newest = "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?)"
+        with self._db:
+            for table in ("writes", "checkpoints"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < {newest}",
+                    (thread.id, thread.id),
+                )
+
     def messages(self, thread: Thread) -> list[AnyMessage]:
         """The messages of a thread, oldest first."""
         kept = self.saver.get_tuple({"configurable": {"thread_id": thread.id}})
@@ -162,19 +176,24 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
 
 
 @contextmanager
-def open_threads(path: Path) -> Iterator[Threads]:
-    """Open the file of conversations, made private where it is missing; raises ThreadError, FolderError."""
-    private_file(path)
+def open_threads(path: Path | None) -> Iterator[Threads]:
+    """Open the file of conversations, made private where it is missing; raises ThreadError, FolderError.
+
+    None opens threads in memory, which end with the block.
+    """
+    if path is not None:
+        private_file(path)
     connection: sqlite3.Connection | None = None
     try:
         # SqliteSaver wants the WAL journal; FULL makes a step survive a power cut.
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=5)
+        connection = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=5)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise ThreadError(
                 f"expected threads of version {VERSION} or older at {str(path)!r}, found {version}; "
                 "update this program, or set AGENT_HOME to another folder"
             )
+        connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         yield Threads(connection)

@@ -35,6 +35,8 @@ def answer(messages: list[Any]) -> Any:
         return MARKDOWN
     if word == "code":
         return CODE
+    if word == "count":
+        return f"{sum(m.type != 'system' for m in messages)} messages"
     if word == "fail":
         raise RuntimeError("the weights are on fire")
     if word == "system":

@@ -66,6 +66,30 @@ async def test_the_same_asynchronously() -> None:
     assert LINE in told and "short" in messages_of(agent)[0].text
 
 
+@pytest.mark.parametrize("window", [200, 500, 1000])
+def test_a_summary_makes_room_for_many_turns_not_for_one(window: int) -> None:
+    def short(messages: list[Any]) -> str:
+        return "seven words are in this short answer"
+
+    agent, model = talk(lambda text: "It was a long talk. " * 100, scripted(short, window=window))
+    told, turns = 0, window // 4
+    for n in range(turns):
+        events = list(stream_events(agent, f"question number {n}", config=CONFIG))
+        told += sum(isinstance(event, Notice) for event in events)
+    longest = max(sum(len(m.text.split()) for m in seen) for seen in model.seen)
+    # A turn has some ten tokens; half of the three quarters of the room lies between two summaries.
+    least = (window - 100) * 3 // 8 / 20
+    assert 1 <= told <= turns / least and longest <= window - 100
+
+
+def test_few_messages_too_long_for_a_tiny_window_are_summarized_as_well() -> None:
+    agent, model = talk(lambda text: "It was about cats.", scripted(answer, window=220))
+    for n in range(3):
+        list(stream_events(agent, f"question {n} " + "cat " * 30, config=CONFIG))
+    assert "It was about cats." in messages_of(agent)[0].text
+    assert max(sum(len(m.text.split()) for m in seen) for seen in model.seen) <= 120
+
+
 def test_a_capable_model_summarizes_itself() -> None:
     def say(messages: list[Any]) -> str:
         return "its own summary" if "context" in messages[-1].text.lower() else answer(messages)

@@ -32,6 +32,7 @@ from agent.settings import Settings
 from agent.threads import config_of, open_threads
 from chains.rag import Answer, AnswerDelta
 from chains.runnable import generator_chain
+from llms import ChatLocal
 from llms.errors import LLMError
 
 FAULTS: tuple[type[Exception], ...] = (
@@ -161,12 +162,36 @@ def test_a_fault_is_said_and_the_next_turn_works(
                 answered.append(question)
                 assert printer.final.text
         assert answered[-1] == "question 3"
-        assert session.threads is not None and session.thread is not None
+        assert session.thread is not None
         messages = session.threads.messages(session.thread)
         asked = [m.text for m in messages if isinstance(m, HumanMessage)]
         assert asked == sorted(set(asked)) and set(answered) <= set(asked)
         open_calls = {c["id"] for m in messages if m.type == "ai" for c in m.tool_calls}
         assert open_calls == {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+
+
+def speak_at_once(agent: Any, talks: list[Any], turns: int) -> list[list[str]]:
+    """Hold as many conversations as there are threads at the same time; what was answered in each."""
+    answered: list[list[str]] = [[] for _ in talks]
+    failures: list[BaseException] = []
+
+    def speak(number: int) -> None:
+        try:
+            for turn in range(turns):
+                asked = f"{number}.{turn}"
+                final = list(stream_events(agent, asked, config=config_of(talks[number])))[-1]
+                assert isinstance(final, Final)
+                answered[number].append(final.text)
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=speak, args=(n,)) for n in range(len(talks))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert failures == []
+    return answered
 
 
 def test_many_conversations_at_once_on_one_model(tmp_path: Path) -> None:
@@ -177,26 +202,23 @@ def test_many_conversations_at_once_on_one_model(tmp_path: Path) -> None:
     with open_threads(tmp_path / "t.sqlite") as threads:
         agent = build_graph(scripted(answer), checkpointer=threads.saver)
         talks = [threads.new(f"talk {n}") for n in range(8)]
-        failures: list[BaseException] = []
-
-        def speak(number: int) -> None:
-            try:
-                for turn in range(5):
-                    asked = f"{number}.{turn}"
-                    final = list(stream_events(agent, asked, config=config_of(talks[number])))[-1]
-                    assert isinstance(final, Final) and final.text == f"answer to {asked}"
-            except BaseException as error:
-                failures.append(error)
-
-        workers = [threading.Thread(target=speak, args=(n,)) for n in range(8)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(timeout=60)
-        assert failures == []
+        speak_at_once(agent, talks, 5)
         for number, talk in enumerate(talks):
             said = [m.text for m in threads.messages(talk)]
             assert said == [x for t in range(5) for x in (f"{number}.{t}", f"answer to {number}.{t}")]
+
+
+def test_many_conversations_at_once_say_what_each_says_alone(embedded: Any, tmp_path: Path) -> None:
+    """On the real engine, in fp32: conversations that share a batch do not meet in it."""
+    model = ChatLocal.from_model(embedded.model, embedded.tokenizer, temperature=0, max_tokens=8)
+    with open_threads(tmp_path / "t.sqlite") as threads:
+        agent = build_graph(model, checkpointer=threads.saver)
+        together = speak_at_once(agent, [threads.new(f"talk {n}") for n in range(8)], 2)
+        alone = [
+            [list(stream_events(agent, f"{n}.{t}", config=config_of(talk)))[-1].text for t in range(2)]
+            for n, talk in ((n, threads.new("alone")) for n in (0, 7))
+        ]
+    assert [together[0], together[7]] == alone and all(text for talk in together for text in talk)
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(15, marks=pytest.mark.slow)])

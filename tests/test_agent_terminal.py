@@ -93,6 +93,24 @@ def test_every_command_of_the_chat(start: Start, tmp_path: Path) -> None:
     assert again.wait() == 0
 
 
+def test_a_chat_that_is_not_kept_remembers_until_it_ends_or_is_cleared(start: Start, tmp_path: Path) -> None:
+    chat = start("chat", "--no-log", "--no-tools", "--no-docs")
+    for typed, expected in (
+        ("first words", "answer to first words"),
+        ("/system Talk like a pirate", "system prompt: Talk like a pirate"),
+        ("count", "3 messages"),  # another system prompt forgets nothing
+        ("/clear", "a new thread"),
+        ("count", "1 messages"),
+        ("/save title", "agent logs on"),
+        ("/load last", "agent logs on"),
+    ):
+        chat.line(typed)
+        chat.expect(expected)
+    chat.line("/bye")
+    assert chat.wait() == 0 and "to go on" not in chat.text
+    assert not (tmp_path / "home" / "threads.sqlite").exists()
+
+
 def test_approval_by_yes_no_edit_and_always(start: Start, tmp_path: Path) -> None:
     chat = start("chat")
     chat.line("act alpha")

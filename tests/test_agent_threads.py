@@ -47,6 +47,46 @@ def test_a_thread_is_kept_listed_exported_and_removed(tmp_path: Path) -> None:
                 threads.find(name)
 
 
+def test_a_long_thread_keeps_what_was_said_and_none_of_the_steps_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "threads.sqlite"
+    with open_threads(file) as threads:
+        other, thread = threads.new("other"), threads.new("long")
+        agent = build_graph(scripted(lambda messages: f"answer {len(messages)}"), checkpointer=threads.saver)
+        list(stream_events(agent, "hello", config=config_of(other)))
+        rows = []
+        for n in range(40):
+            list(stream_events(agent, f"question {n}", config=config_of(thread)))
+            threads.settle(thread)
+            counts = [threads._db.execute(f"SELECT count(*) FROM {t}") for t in ("checkpoints", "writes")]
+            rows.append([cursor.fetchone()[0] for cursor in counts])
+        assert rows[0] == rows[-1]
+        said = [m.text for m in threads.messages(thread)]
+        assert said == [x for n in range(40) for x in (f"question {n}", f"answer {2 * n + 1}")]
+        assert [m.text for m in threads.messages(other)] == ["hello", "answer 1"]
+    assert file.stat().st_size < 200_000  # 2 MB with every step
+
+
+def test_what_is_removed_is_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "threads.sqlite"
+    with open_threads(file) as threads:
+        thread = threads.new("a title that is secret")
+        agent = build_graph(scripted("an answer that is secret"), checkpointer=threads.saver)
+        list(stream_events(agent, "a question that is secret", config=config_of(thread)))
+        threads.settle(thread)
+        threads.remove(thread)
+    assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_threads_in_memory_touch_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_threads(None) as threads:
+        thread = threads.new("x")
+        agent = build_graph(scripted("a"), checkpointer=threads.saver)
+        list(stream_events(agent, "q", config=config_of(thread)))
+        assert [m.text for m in threads.messages(thread)] == ["q", "a"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     file = tmp_path / "threads.sqlite"
     with sqlite3.connect(file) as db:

@@ -76,6 +76,7 @@ class Repl:
 
     def __exit__(self, *error: Any) -> None:
         self._session.__exit__(*error)
+        self._parts.close()
 
     def loop(self, stream: IO[str]) -> None:
         """Read and answer until the end."""
@@ -95,7 +96,7 @@ class Repl:
                     raise
                 interrupted = True
                 console.say("\n(Ctrl-C again, or /bye, ends the chat)")
-        if self._session.thread is not None:
+        if self._session.thread is not None and self._session.keep:
             console.note(f"to go on: agent chat --thread {self._session.thread.id}")
 
     def handle(self, text: str) -> None:
@@ -119,7 +120,7 @@ class Repl:
         """Go on in a thread and show its last exchange."""
         self._session.continue_last(name or None)
         thread = self._session.thread
-        if thread is not None and self._session.threads is not None:
+        if thread is not None:
             console.say(f"thread {thread.id}: {thread.title}")
             for message in self._session.threads.messages(thread)[-2:]:
                 console.say(f"  {message.type}: {console.shorten(message.text, 300)}")
@@ -164,20 +165,13 @@ class Repl:
 
     def _rebuild(self) -> None:
         """A session with other settings on the same thread."""
-        thread = self._session.thread
-        self._session.__exit__(None, None, None)
-        self._session = Session(self._parts, self._context, keep=not self._args.no_log)
-        self._session.__enter__()
-        self._session.thread = thread
+        self._session.rebuild(self._parts, self._context)
 
     def _set(self, **values: Any) -> None:
-        from agent.build import Parts
         from agent.settings import check_values
 
-        changed = {**self._parts.settings.model_dump(), **values}
         check_values(values)
-        self._parts.close()
-        self._parts = Parts(type(self._parts.settings).model_construct(**changed))
+        self._parts = self._parts.changed(values)
         self._rebuild()
 
     def _model(self, name: str) -> None:
@@ -235,7 +229,9 @@ class Repl:
         self._rebuild()
 
     def _save(self, title: str) -> None:
-        if not title or self._session.threads is None or self._session.thread is None:
+        if not self._session.keep:
+            raise RequestError("expected threads to be kept, found logging off; switch it on: agent logs on")
+        if not title or self._session.thread is None:
             raise RequestError(
                 f"expected a title for a thread that has begun, found {title!r}; say something first"
             )

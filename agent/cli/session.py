@@ -22,39 +22,46 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """An agent, the thread it talks in, and the log; use it as a context manager."""
+    """An agent, the thread it talks in, and the log; use it as a context manager.
+
+    Without `keep` its threads are in memory, and gone with it.
+    """
+
+    threads: Threads
 
     def __init__(self, parts: Parts, context: RunContext, *, keep: bool, trace: Trace | None = None) -> None:
         self.parts = parts
-        self.context = replace(context, approve=parts.settings.approve or ("ask" if can_ask() else "deny"))
+        self.context = context
         self.keep = keep and parts.settings.logging
         self.trace = trace
-        self.threads: Threads | None = None
         self.thread: Thread | None = None
         self._stack = ExitStack()
         self._agent: Any = None
 
     def __enter__(self) -> Session:
-        from langgraph.checkpoint.memory import InMemorySaver
+        from agent.threads import open_threads
 
-        if self.keep:
-            from agent.threads import open_threads
-
-            self.threads = self._stack.enter_context(open_threads(self.parts.settings.folders.threads))
-        saver = self.threads.saver if self.threads is not None else InMemorySaver()
-        self._agent = self.parts.agent(
-            documents=self.context.docs != "off", tools=self.context.tools != "off", checkpointer=saver
-        )
+        path = self.parts.settings.folders.threads if self.keep else None
+        self.threads = self._stack.enter_context(open_threads(path))
+        self.rebuild(self.parts, self.context)
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
 
+    def rebuild(self, parts: Parts, context: RunContext) -> None:
+        """Go on in the same thread with other parts or another context."""
+        self.parts = parts
+        self.context = replace(context, approve=parts.settings.approve or ("ask" if can_ask() else "deny"))
+        self._agent = parts.agent(
+            documents=context.docs != "off", tools=context.tools != "off", checkpointer=self.threads.saver
+        )
+
     def continue_last(self, name: str | None = None) -> None:
         """Go on in the named thread, or in the one used last; raises ThreadError where there is none."""
         from agent.errors import ThreadError
 
-        if self.threads is None:
+        if not self.keep:
             raise ThreadError("expected threads to be kept, found logging off; switch it on: agent logs on")
         self.thread = self.threads.find(name) if name else self.threads.last()
         if self.thread is None:
@@ -65,8 +72,9 @@ class Session:
         config = self._config(question)
         self._finish_waiting(config, printer)
         final = self._run(inputs, printer, config)
-        if self.threads is not None and self.thread is not None:
+        if self.thread is not None:
             self.threads.touch(self.thread)
+            self.threads.settle(self.thread)
         if final is not None and self.keep:
             self._log(question, final)
         return final
@@ -103,15 +111,12 @@ class Session:
     def _config(self, question: str) -> dict[str, Any]:
         from agent.threads import config_of
 
-        if self.thread is None and self.threads is not None:
+        if self.thread is None:
             self.thread = self.threads.new(question)
-        config = (
-            config_of(self.thread) if self.thread is not None else {"configurable": {"thread_id": "this"}}
-        )
         callbacks: list[Any] = [self.trace] if self.trace is not None else []
         if self.parts.settings.otel:
             callbacks.append(self.parts.spans)
-        return {**config, "callbacks": callbacks}
+        return {**config_of(self.thread), "callbacks": callbacks}
 
     def _finish_waiting(self, config: dict[str, Any], printer: Printer) -> None:
         """A turn of this thread that was killed, or waits for an approval, ends before the next begins."""
