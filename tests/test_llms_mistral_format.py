@@ -2,7 +2,7 @@
 
 The expected texts were made once with mistral-common 1.13.1, `MistralTokenizer.v3(is_tekken=False)` (the
 tokenizer of Mistral-7B-Instruct-v0.3) and `v1()` (v0.1 and v0.2), whose `text` shows a space as U+2581 and a
-newline as <0x0A>. Through the vocabularies that it ships, read by `transformers`, the token ids of all of these
+newline as <0x0A>. Through the vocabularies that it ships, read by `transformers`, the token ids of all these
 conversations were equal to its own, too. mistral-common itself needs numpy < 2.4 and is not installed here.
 """
 
