@@ -1,9 +1,9 @@
 """Which route a message takes where the model is too small to plan: one scored decision, with its reason.
 
 The weights are learned from described examples (`agent.route_weights`). Tools that a user adds are routed by
-their descriptions alone. Knows no model and no tool; the embedder is an argument. The language model's own
-Yes/No was measured too and is near chance with 135M weights (balanced accuracy .52 raw, .65 calibrated), so
-it has no vote here.
+their descriptions alone. Knows no model and no tool; the embedder is an argument. The language model has no
+vote here: added to these scores at any weight, its log-probabilities only cost (135M weights, tuning half:
+.95 of the routes right without them, .93 with a twentieth to a fifth, .51 alone, 0.36 s a message).
 """
 
 from __future__ import annotations
