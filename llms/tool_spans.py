@@ -57,9 +57,30 @@ def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
     copies, digits = candidates(text, schema), numbers(text)
     narrowed = dict(schema)
     narrowed["properties"] = {
-        name: _narrowed(inner, copies, digits) for name, inner in schema.get("properties", {}).items()
+        name: _narrowed(_named(inner, text), copies, digits)
+        for name, inner in schema.get("properties", {}).items()
     }
     return narrowed
+
+
+def _named(schema: Any, text: str) -> Any:
+    """Narrow an enum to the values that the message names, where it names some."""
+    if not isinstance(schema, Mapping):
+        return schema
+    if isinstance(values := schema.get("enum"), list):
+        said = [value for value in values if isinstance(value, str) and _says(text, value)]
+        return {**schema, "enum": said} if said else schema
+    inner = {"items": _named(schema["items"], text)} if "items" in schema else {}
+    if isinstance(branches := schema.get("anyOf"), list):
+        inner["anyOf"] = [_named(branch, text) for branch in branches]
+    return {**schema, **inner}
+
+
+def _says(text: str, value: str) -> bool:
+    """Tell whether a text has a value as words of its own; two letters ("in") are words too often."""
+    words = re.escape(value.replace("_", " "))
+    found = re.search(rf"(?<!\w){words}(?!\w)", text.replace("_", " "), re.IGNORECASE)
+    return found is not None and len(value) > 2
 
 
 def candidates(text: str, schema: Mapping[str, Any], argument: Mapping[str, Any] | None = None) -> list[str]:

@@ -365,6 +365,27 @@ def test_candidates_leave_numbers_to_arguments_that_are_numbers() -> None:
     assert limited_to_spans(schema, "50 dollars")["properties"]["amount"] == {"enum": [50]}
 
 
+def test_an_enum_is_narrowed_to_what_the_message_names(chat: ChatLocal) -> None:
+    unit = {"enum": ["celsius", "degrees_fahrenheit", "in"]}
+    schema: dict[str, Any] = {"properties": {"unit": unit, "all": {"type": "array", "items": unit}}}
+    maybe = {"anyOf": [unit, {"type": "null"}]}
+    schema["properties"]["maybe"] = maybe
+    found = limited_to_spans(schema, "Oslo in Degrees Fahrenheit, please")["properties"]
+    said = {"enum": ["degrees_fahrenheit"]}
+    assert (found["unit"], found["all"]["items"], found["maybe"]["anyOf"][0]) == (said, said, said)
+    assert limited_to_spans(schema, "Oslo in June")["properties"]["unit"] == unit
+
+    @tool
+    def get_temperature(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> str:
+        """Get the current temperature in a city."""
+        return city + unit
+
+    model = chat.bind_tools([get_temperature], tool_choice="any")
+    for name in ("celsius", "fahrenheit"):
+        call = model.invoke(f"How warm is it in Oslo, in {name}?").tool_calls[0]
+        assert call["args"] == {"city": "Oslo", "unit": name}
+
+
 def test_a_message_without_words_to_copy_is_written_freely(chat: ChatLocal) -> None:
     tool = {"type": "function", "function": EMAIL}
     call = chat.bind_tools([tool], tool_choice="send_email").invoke("?!", max_tokens=40).tool_calls[0]
