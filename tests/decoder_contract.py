@@ -113,6 +113,10 @@ class DecoderContract:
             )
             assert self.same_up_to_near_ties(model, prompt, row, out[0, len(prompt) :].tolist())
 
+    def sampled(self, logits: torch.Tensor, hows: list[Sampling], held: list[list[int]]) -> torch.Tensor:
+        """What the rules draw from logits [n, V] after the tokens held."""
+        return sample(logits, hows, [len(tokens) for tokens in held], held)
+
     def same_up_to_near_ties(
         self, model: Any, prompt: list[int], found: list[int], expected: list[int]
     ) -> bool:
@@ -161,7 +165,7 @@ class DecoderContract:
         for _ in range(8):
             result = decoder.step([0, 1, 2, 3], lists, hows)
             held = [before + row for before, row in zip(held, lists, strict=True)]
-            expected = sample(torch.as_tensor(result.logits), hows, [len(h) for h in held], held).tolist()
+            expected = self.sampled(torch.as_tensor(result.logits), hows, held).tolist()
             assert result.tokens is not None
             lists = [[token] for token in result.tokens.tolist()]
             wrong += sum(row != [token] for row, token in zip(lists, expected, strict=True))
@@ -177,9 +181,8 @@ class DecoderContract:
         assert [len(row) for row in result.drawn] == [len(p) for p in prompts[:2]]
         assert [int(row[-1]) for row in result.drawn] == result.tokens.tolist()
         assert result.drawn[1].tolist() == result.logits[1].argmax(-1).tolist()
-        ends = range(1, len(prompts[0]) + 1)
-        held = [prompts[0][:end] for end in ends]
-        expected = sample(result.logits[0], [how] * len(ends), ends, held)
+        held = [prompts[0][:end] for end in range(1, len(prompts[0]) + 1)]
+        expected = self.sampled(result.logits[0], [how] * len(held), held)
         assert int((result.drawn[0] != expected).sum()) <= self.slips
 
     def test_biases_are_checked(self, decoder: Decoder) -> None:

@@ -59,6 +59,10 @@ class TestFastContract(DecoderContract):
     tolerance = 0.45
     slips = 1
 
+    def sampled(self, logits: torch.Tensor, hows: list[Sampling], held: list[list[int]]) -> torch.Tensor:
+        """In fp64: the kernel adds integers, where fp32 sums over 49,152 tokens move a draw now and then."""
+        return super().sampled(logits.double(), hows, held)
+
     def test_the_same_seed_draws_the_same_in_any_batch(
         self, decoder: Decoder, prompts: list[list[int]]
     ) -> None:

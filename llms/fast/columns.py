@@ -6,14 +6,18 @@ column a token; columns of one slot that fit one block of attention form a group
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llms.sampling import Sampling
+
+FIELD_COUNT = 13
+"""Rows of `graphs.FIELDS`."""
 
 RING = 8
 """Uploads under way at once, before the host waits for the oldest to have been read."""
@@ -75,31 +79,28 @@ def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int
     return passes
 
 
-def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> list[int]:
-    """Return the int32 values [fields x width] of `graphs.FIELDS`, row by row.
+def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> NDArray[np.int32]:
+    """Return int32 [fields, width] for `graphs.FIELDS`, floats as their bits.
 
     Columns beyond the last belong to the spare slot, whose page table is page 0 throughout.
     """
-    token, slot, pos = [0] * width, [spare_slot] * width, [0] * width
-    for i, c in enumerate(columns):
-        token[i], slot[i], pos[i] = c.token, c.slot, c.pos
+    rows = np.zeros((FIELD_COUNT, width), np.int32)
+    rows[1] = spare_slot
+    rows[:3, : len(columns)] = np.array([(c.token, c.slot, c.pos) for c in columns], np.int32).T
     starts = [(i, c.group) for i, c in enumerate(columns) if c.group]
-    rest = [0] * (width - len(starts))
-    rows = [token, slot, pos, [i for i, _ in starts] + rest, [n for _, n in starts] + rest]
-    params = [[0] * width for _ in range(8)]
+    rows[3:5, : len(starts)] = np.array(starts, np.int32).T
+    floats, unsigned = rows.view(np.float32), rows.view(np.uint32)
     for i, c in enumerate(columns):
         how = c.sampling
         if how is None:
             continue
         if how.temperature > 0:
-            bits = struct.unpack("<3i", struct.pack("<3f", how.temperature, how.top_p, how.min_p))
-            seed = struct.unpack("<2i", struct.pack("<Q", how.seed & (2**64 - 1)))
-            for row, value in zip(params, (how.top_k, *bits, *seed), strict=False):
-                row[i] = value
+            rows[5, i] = how.top_k
+            floats[6:9, i] = how.temperature, how.top_p, how.min_p
+            unsigned[9:11, i] = how.seed & (2**32 - 1), how.seed >> 32 & (2**32 - 1)
         if how.steers:
-            (params[6][i],) = struct.unpack("<i", struct.pack("<f", how.repetition_penalty))
-            params[7][i] = len(how.logit_bias)
-    return [value for row in (*rows, *params) for value in row]
+            floats[11, i], rows[12, i] = how.repetition_penalty, len(how.logit_bias)
+    return rows
 
 
 class Staging:
@@ -128,7 +129,7 @@ class Staging:
         if event is not None:
             event.synchronize()
         pinned = self._pinned[at]
-        pinned.copy_(torch.tensor(encode(columns, spare_slot), dtype=torch.int32).view(pinned.shape))
+        pinned.copy_(torch.from_numpy(encode(columns, spare_slot)))
         self._meta.copy_(pinned, non_blocking=True)
         if given is not None:
             self._meta[0, : len(given)].copy_(given)
