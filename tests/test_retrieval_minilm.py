@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from chains.retrieval import default_embeddings
-from chains.retrieval.embedder import default_model_dir
+from chains.retrieval.embedder import Embedder, default_model_dir
 from chains.retrieval.errors import EmbedderUnavailable
 from chains.retrieval.minilm import MiniLM
 
@@ -42,6 +42,17 @@ def test_vectors_equal_those_of_sentence_transformers() -> None:
     single = np.array(ours.embed_query(TEXTS[3])) - np.array(theirs.embed_query(TEXTS[3]))
     assert np.abs(single).max() < 1e-5
     assert ours.embed_documents([]) == []
+
+
+def test_half_the_digits_give_nearly_the_same_vectors() -> None:
+    full, half = default_embeddings(), default_embeddings("bfloat16")
+    expected, found = np.array(full.embed_documents(TEXTS)), np.array(half.embed_documents(TEXTS))
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
+    cosines = (found * expected).sum(axis=1)
+    assert 0.9995 < cosines.min() < 1  # and it is not the same arithmetic under another name
+    assert Embedder(half).key == Embedder(full).key == Embedder().key
+    with pytest.raises(EmbedderUnavailable, match="float16"):
+        MiniLM(default_model_dir(), "float16")  # type: ignore[arg-type]
 
 
 def test_a_search_imports_neither_transformers_nor_scikit_learn() -> None:

