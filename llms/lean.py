@@ -5,7 +5,8 @@ and batch shapes are the reference decoder's; only the pass over the layers is i
 model is thirty layers of tiny products: what counts is how few operators there are, that q, k and v (gate and
 up) are one product, and how the weights lie in memory (see `llms.lean_weights`).
 
-In fp32 it computes what transformers computes, rounding aside. In bf16 it rounds less often.
+In fp32 it computes what transformers computes, rounding aside. In bf16 it rounds less often, and the whole
+pass is one call of machine code where that can be had (see `llms.lean_machine`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llms import lean_plan
 from llms.errors import UnsupportedModel
 from llms.lean_attention import Attention
 from llms.lean_codes import CodeFile
+from llms.lean_compiler import code
+from llms.lean_machine import Machine, packed
 from llms.lean_plan import LARGEST
 from llms.lean_weights import FEW_ROWS, Product, four_bit_kernel, on_lattice
 from llms.reference import ReferenceDecoder
@@ -89,6 +93,9 @@ class LeanDecoder(ReferenceDecoder):
         codes: Where 4-bit codes are kept; None: nowhere, they are found anew when they are first needed.
         four_bit: Whether to read weights on a 4-bit lattice as such (see `llms.lean_weights`); None: where
             the weights of every layer lie on one, and this CPU has the kernel.
+        machine: Whether to run machine code where it can be had: for bf16 weights in shapes that it was
+            written for, on a machine for which `llms.lean_compiler` has it. It reads weights in as few bits
+            as lose nothing.
 
     Raises:
         UnsupportedModel: `why_not` has something against the model.
@@ -102,6 +109,7 @@ class LeanDecoder(ReferenceDecoder):
         max_slots: int = 64,
         codes: CodeFile | None = None,
         four_bit: bool | None = None,
+        machine: bool = True,
     ) -> None:
         if reason := why_not(model):
             raise UnsupportedModel(f"Expected a model that the lean decoder serves, found {reason}.")
@@ -109,16 +117,22 @@ class LeanDecoder(ReferenceDecoder):
         inner = model.model
         self._heads = int(self._config.num_attention_heads)
         self._embedding, self._norm = inner.embed_tokens.weight.detach(), Norm(inner.norm)
+        self._cos, self._sin = self._rotation(inner.rotary_emb)
+        self._codes = codes
+        self._machine = self._find_machine() if machine and four_bit is not False else None
+        if self._machine:
+            self.four_bit = self._machine.four_bit
+            return
         self.four_bit = _is_four_bit(model) if four_bit is None else four_bit
         self._layers = [_layer(layer, self.four_bit) for layer in inner.layers]
         self._head = Product([model.lm_head.weight])
-        self._codes, self._coded = codes, not self.four_bit
-        self._cos, self._sin = self._rotation(inner.rotary_emb)
+        self._coded = not self.four_bit
 
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and on what it runs."""
         weights = "4-bit weights" if self.four_bit else str(self._embedding.dtype).removeprefix("torch.")
-        return f"lean (own forward pass, {weights}) on {self.device}"
+        how = "machine code" if self._machine else "own forward pass"
+        return f"lean ({how}, {weights}) on {self.device}"
 
     @torch.inference_mode()
     def _rotation(self, rotary: Any) -> tuple[Tensor, Tensor]:
@@ -128,7 +142,7 @@ class LeanDecoder(ReferenceDecoder):
         """
         cos, sin = rotary(self._embedding[:1], torch.arange(self.window)[None])
         low, high = sin.transpose(0, 1).chunk(2, -1)
-        return cos.transpose(0, 1), torch.cat([-low, high], -1)
+        return cos.transpose(0, 1).contiguous(), torch.cat([-low, high], -1)
 
     def _forward(self, slots: list[int], tokens: list[list[int]], keep: int) -> list[Tensor]:
         """Run the last token of a lone prompt as a step of its own, where steps read the weights in 4 bits.
@@ -136,7 +150,7 @@ class LeanDecoder(ReferenceDecoder):
         So a prompt that is cached but for its last token goes on with the very same bits as one that is not:
         the same seed gives the same answer again.
         """
-        if self.four_bit and keep and len(slots) == 1 and len(tokens[0]) > FEW_ROWS:
+        if self.four_bit and not self._machine and keep and len(slots) == 1 and len(tokens[0]) > FEW_ROWS:
             super()._forward(slots, [tokens[0][:-1]], NOTHING)
             tokens = [tokens[0][-1:]]
         return super()._forward(slots, tokens, keep)
@@ -157,7 +171,23 @@ class LeanDecoder(ReferenceDecoder):
             self._codes.write(found)
         self._coded = True
 
+    def _find_machine(self) -> Machine | None:
+        """Set up the machine code over packed weights: the kept ones, else new ones, which are kept."""
+        if self._kv.shape.dtype != torch.bfloat16 or not lean_plan.suits(self._config.to_dict()):
+            return None
+        if (compiled := code()) is None:
+            return None
+        file = CodeFile(self._codes.folder, blocks=True) if self._codes else None
+        found = file.read() if file else None
+        if not found:
+            found = packed(self._model)
+            if file:
+                file.write(found)
+        return Machine(compiled, self._model, found, self._cos, self._sin, sliding=self._sliding)
+
     def _pass(self, ids: Tensor, positions: Tensor, plan: Plan, keep: int) -> Tensor:
+        if self._machine:
+            return self._machine(ids, positions, plan, self._kv, keep)
         n, k = ids.shape
         if not self._coded and n * k <= FEW_ROWS:
             self._find_codes()

@@ -1,4 +1,4 @@
-"""The lean decoder's 4-bit codes, kept beside a checkpoint of the cache: to find them takes 0.5 s of CPU.
+"""The lean decoder's codes, kept beside a checkpoint of the cache: to find them takes 0.5 s to 2 s of CPU.
 
 Knows a file of tensors and what it was made of. Refuses to know weights and kernels. The file is only a
 convenience: one that is missing, torn, or made of other weights, by another PyTorch or for another CPU is as
@@ -18,24 +18,32 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llms.checkpoint import MANIFEST
+from llms.lean_plan import BLOCKS
+
+LAYOUT = "1"
+"""To be counted up when `llms.lean_pack` orders a block in another way."""
 
 
 class CodeFile:
-    """The codes of one checkpoint, for this PyTorch on this kind of CPU, as their layout depends on both.
+    """The codes of one checkpoint.
 
     Args:
         folder: A checkpoint that was made in the cache: its manifest names the weights by their hash.
+        blocks: Keep `llms.lean_pack`'s blocks. Else: what this PyTorch wants on this kind of CPU, as that
+            layout depends on both.
     """
 
-    def __init__(self, folder: Path) -> None:
-        cpu = torch.backends.cpu.get_cpu_capability()
+    def __init__(self, folder: Path, *, blocks: bool = False) -> None:
         made_of = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b""
-        self.path = folder / f"four-bit-{cpu.lower()}.safetensors"
-        self._facts = {
-            "torch": torch.__version__,
-            "cpu": cpu,
-            "of": hashlib.sha256(made_of).hexdigest(),
-        }
+        self.folder = folder
+        self._facts = {"of": hashlib.sha256(made_of).hexdigest()}
+        if blocks:
+            self.path = folder / BLOCKS
+            self._facts |= {"layout": LAYOUT}
+        else:
+            cpu = torch.backends.cpu.get_cpu_capability()
+            self.path = folder / f"four-bit-{cpu.lower()}.safetensors"
+            self._facts |= {"torch": torch.__version__, "cpu": cpu}
 
     def read(self) -> dict[str, Tensor] | None:
         """Return the tensors by name, as they lie in the mapped file; None where there are none of use."""

@@ -30,7 +30,7 @@ class Plan:
         loading: What loading takes for a while beside the weights: the file that they are converted from.
         cache: What the KV cache takes with every slot full, its growth included.
         workspace: Activations of one prefill pass.
-        overhead: What threads, kernels and their packed buffers take, whatever the model.
+        overhead: What threads, kernels and their packed buffers take, less what they leave unread of weights.
         free: What was free on the device when it was planned.
         window: Longest sequence, in tokens.
         slots: How many sequences of that length.
@@ -50,8 +50,12 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Return the expected peak: while loading, or with every slot full."""
-        return self.weights + max(self.loading, self.cache + self.workspace + self.overhead)
+        """Return the expected peak: while loading, or with every slot full.
+
+        What the decoder takes is negative where it leaves most of a mapped file of weights unread.
+        """
+        full = self.cache + self.workspace + self.overhead
+        return self.weights + (max(self.loading, full) if self.loading else full)
 
 
 def plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,26 @@ def test_what_will_be_served_is_told_from_the_checkpoint(
     how = {"quantization": "none", "dtype": "bfloat16", "device": "cpu", **changes}
     facts, setting = read(embedded_dir), Setting(**how, window=512)  # type: ignore[arg-type]
     assert lean_plan.expects(facts, setting) is expected
+
+
+@pytest.mark.parametrize("stage", ["fp32", "operators", "any bf16", "of a GGUF file", "blocks at hand"])
+def test_what_it_takes_beside_the_weights_is_planned(
+    embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr("llms.lean_plan.possible", lambda: stage != "operators")
+    facts = replace(read(embedded_dir), folder=tmp_path)
+    if stage in ("of a GGUF file", "blocks at hand"):
+        (tmp_path / "manifest.json").write_text("{}")
+    if stage == "blocks at hand":
+        (tmp_path / lean_plan.BLOCKS).write_bytes(bytes(1000))
+    dtype = "float32" if stage == "fp32" else "bfloat16"
+    setting = Setting(quantization="none", dtype=dtype, device="cpu", window=8192)
     copies = lean_plan.footprint(facts, setting).total - reference(facts, setting).total
-    low, high = (2.4, 3.0) if setting.dtype == "bfloat16" else (0, 0)  # bytes a weight: 2, and 4 bits of most
+    low, high = {  # bytes a weight
+        "fp32": (0, 0),
+        "operators": (2.4, 3.0),  # 2, and 4 bits of most
+        "any bf16": (1.99, 2.01),
+        "of a GGUF file": (0.65, 0.75),  # 4 bits, 8 of the head, and scales
+        "blocks at hand": (-1.6, -1.5),  # all that is not the embedding stays on the disk
+    }[stage]
     assert low * facts.parameters <= copies <= high * facts.parameters

@@ -17,6 +17,7 @@ from torch import nn
 from llms.decoder import Decoder
 from llms.lean import LeanDecoder
 from llms.lean_codes import CodeFile
+from llms.lean_compiler import code
 from llms.reference import ReferenceDecoder
 from llms.sampling import Sampling
 
@@ -37,6 +38,7 @@ class TestLeanInFourBits(DecoderContract):
     """The contract with weights in 4 bits and bf16: its logits are about 0.5, of which bf16 keeps 0.002."""
 
     tolerance = 0.01
+    machine = False
 
     @pytest.fixture
     def model(self, model: Any) -> Any:
@@ -48,7 +50,7 @@ class TestLeanInFourBits(DecoderContract):
 
     @pytest.fixture
     def decoder(self, model: Any) -> Decoder:
-        return LeanDecoder(model, max_slots=16)
+        return LeanDecoder(model, max_slots=16, machine=self.machine)
 
     def test_the_same_seed_draws_the_same_in_any_batch(
         self, decoder: Decoder, prompts: list[list[int]]
@@ -65,6 +67,14 @@ class TestLeanInFourBits(DecoderContract):
         assert drawn[0] == drawn[1]
 
 
+@pytest.fixture(params=[False, True], ids=["operators", "machine code"])
+def machine(request: pytest.FixtureRequest) -> bool:
+    """Both ways that 4-bit weights are read, each with a file of its own."""
+    if request.param and code() is None:
+        pytest.skip("no g++, or a CPU without AVX512-BF16")
+    return bool(request.param)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     (tmp_path / "manifest.json").write_text('{"files": {}}')
@@ -72,8 +82,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
-def test_batches_of_any_size_give_the_reference_s_logits(model: Any, count: int) -> None:
-    lean, reference = LeanDecoder(model, max_slots=8), ReferenceDecoder(model, max_slots=8)
+def test_batches_of_any_size_give_the_reference_s_logits(model: Any, machine: bool, count: int) -> None:
+    lean, reference = LeanDecoder(model, max_slots=8, machine=machine), ReferenceDecoder(model, max_slots=8)
     assert lean.four_bit
     slots, prompts = list(range(count)), [[(5 * i + j) % 250 for i in range(3 + j)] for j in range(count)]
     for tokens in (prompts, [[7 + slot] for slot in slots], [[9, 11] for _ in slots]):
@@ -84,8 +94,10 @@ def test_batches_of_any_size_give_the_reference_s_logits(model: Any, count: int)
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 6, 40])
-def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(model: Any, length: int) -> None:
-    decoder, prompt = LeanDecoder(model, max_slots=4), [(5 * i) % 250 for i in range(length)]
+def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(
+    model: Any, machine: bool, length: int
+) -> None:
+    decoder, prompt = LeanDecoder(model, max_slots=4, machine=machine), [(5 * i) % 250 for i in range(length)]
     first = decoder.step([0], [prompt], [Sampling()])
     again = [decoder.step([0], [[token]]).logits for token in (3, 4)]
     decoder.fork(0, 2, length - 1)
@@ -97,53 +109,59 @@ def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(model
 
 
 def test_the_next_process_reads_the_codes_that_this_one_found(
-    model: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, machine: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = [1, 2, 3]
-    found = LeanDecoder(model, codes=CodeFile(checkpoint)).prefill(0, prompt)
+    found = LeanDecoder(model, codes=CodeFile(checkpoint), machine=machine).prefill(0, prompt)
     assert sorted(path.suffix for path in checkpoint.iterdir()) == [".json", ".safetensors"]
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("the codes are at hand")
 
     monkeypatch.setattr("llms.lean_weights.lattice", refuse)
-    again = LeanDecoder(model, codes=CodeFile(checkpoint), four_bit=True).prefill(0, prompt)
+    monkeypatch.setattr("llms.lean_pack.lattice", refuse)
+    again = LeanDecoder(model, codes=CodeFile(checkpoint), four_bit=True, machine=machine).prefill(0, prompt)
     assert torch.equal(found, again)
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "noise", "other weights", "other torch", "folder"])
-def test_codes_of_no_use_are_found_anew(model: Any, checkpoint: Path, harm: str) -> None:
-    expected = LeanDecoder(model, codes=CodeFile(checkpoint)).prefill(0, [1, 2, 3])
-    path = CodeFile(checkpoint).path
-    whole = path.read_bytes()
+HARMS = ["cut", "empty", "noise", "other weights", "another layout", "folder"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_codes_of_no_use_are_found_anew(model: Any, machine: bool, checkpoint: Path, harm: str) -> None:
+    def logits() -> torch.Tensor:
+        return LeanDecoder(model, codes=CodeFile(checkpoint), machine=machine).prefill(0, [1, 2, 3])
+
+    expected, file = logits(), CodeFile(checkpoint, blocks=machine)
+    whole = file.path.read_bytes()
     if harm == "other weights":
         (checkpoint / "manifest.json").write_text('{"files": {"a": 1}}')
-    elif harm == "other torch":
-        other = CodeFile(checkpoint)
-        other._facts["torch"] = "9.9"
-        other.write({"0.qkv": torch.zeros(1)})
+    elif harm == "another layout":
+        file._facts["layout" if machine else "torch"] = "9.9"
+        file.write({"0.qkv": torch.zeros(1)})
     elif harm == "folder":
-        path.unlink()
-        path.mkdir()
+        file.path.unlink()
+        file.path.mkdir()
     else:
-        path.write_bytes({"cut": whole[:-100], "empty": b"", "noise": b"\x07" * 999}[harm])
-    assert CodeFile(checkpoint).read() is None
-    assert torch.equal(LeanDecoder(model, codes=CodeFile(checkpoint)).prefill(0, [1, 2, 3]), expected)
-    assert harm == "folder" or CodeFile(checkpoint).read() is not None
+        file.path.write_bytes({"cut": whole[:-100], "empty": b"", "noise": b"\x07" * 999}[harm])
+    assert CodeFile(checkpoint, blocks=machine).read() is None
+    assert torch.equal(logits(), expected)
+    assert harm == "folder" or CodeFile(checkpoint, blocks=machine).read() is not None
     assert not list(checkpoint.glob("*.partial"))
 
 
 def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, machine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = LeanDecoder(model, codes=CodeFile(tmp_path / "gone"))
+    decoder = LeanDecoder(model, codes=CodeFile(tmp_path / "gone"), machine=machine)
     assert decoder.prefill(0, [1, 2, 3]).isfinite().all() and not list(tmp_path.iterdir())
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llms.lean_codes.save_file", full)
-    assert LeanDecoder(model, codes=CodeFile(tmp_path)).prefill(0, [1, 2, 3]).isfinite().all()
+    decoder = LeanDecoder(model, codes=CodeFile(tmp_path), machine=machine)
+    assert decoder.prefill(0, [1, 2, 3]).isfinite().all()
     assert not list(tmp_path.iterdir())
 
 
@@ -153,5 +171,6 @@ def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> No
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
     make_decoder(loaded).prefill(0, [1, 2, 3])
-    assert loaded.folder is not None and CodeFile(loaded.folder).read() is not None
+    assert loaded.folder is not None
+    assert CodeFile(loaded.folder, blocks=code() is not None).read() is not None
     assert damage(loaded.folder) is None
