@@ -6,6 +6,7 @@ import math
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,7 +93,9 @@ def test_ragged_lists_become_columns_and_groups() -> None:
     assert [c.token for c in columns] == [10, 11, 12, 13, 14, 20]
     assert [c.pos for c in columns] == [8, 9, 10, 11, 12, 4]
     assert [c.group for c in columns] == [4, 0, 0, 0, 1, 1]
-    rows = dict(zip(FIELDS, encode(columns, spare_slot=9, width=8).tolist(), strict=True))
+    values = np.full((len(FIELDS), 8), 99, np.int32)
+    encode(columns, 9, values)
+    rows = dict(zip(FIELDS, values.tolist(), strict=True))
     assert rows["slot"] == [3, 3, 3, 3, 3, 1, 9, 9]
     assert rows["group_first"][:3] == [0, 4, 5] and rows["group_count"] == [4, 1, 1, 0, 0, 0, 0, 0]
     assert struct.unpack("<f", struct.pack("<i", rows["temperature"][4]))[0] == 0.5
@@ -103,7 +106,8 @@ def test_ragged_lists_become_columns_and_groups() -> None:
     assert struct.unpack("<f", struct.pack("<i", rows["penalty"][5]))[0] == 1.5
     assert rows["biases"][5] == 0
     biased = lay_out([0], [[3, 4]], [6], [Sampling(logit_bias=((1, 2.0), (2, 3.0)))], 4, every=True)
-    assert encode(biased, spare_slot=9, width=8)[FIELDS.index("biases")].tolist() == [2, 2, 0, 0, 0, 0, 0, 0]
+    encode(biased, 9, values)
+    assert values[FIELDS.index("biases")].tolist() == [2, 2, 0, 0, 0, 0, 0, 0]
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=12), st.sampled_from([16, 64]))

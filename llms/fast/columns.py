@@ -16,9 +16,6 @@ from torch import Tensor
 
 from llms.sampling import Sampling
 
-FIELD_COUNT = 13
-"""Rows of `graphs.FIELDS`."""
-
 RING = 8
 """Uploads under way at once, before the host waits for the oldest to have been read."""
 
@@ -79,12 +76,12 @@ def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int
     return passes
 
 
-def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> NDArray[np.int32]:
-    """Return int32 [fields, width] for `graphs.FIELDS`, floats as their bits.
+def encode(columns: Sequence[Column], spare_slot: int, rows: NDArray[np.int32]) -> None:
+    """Write int32 [fields, width] for `graphs.FIELDS`, floats as their bits.
 
     Columns beyond the last belong to the spare slot, whose page table is page 0 throughout.
     """
-    rows = np.zeros((FIELD_COUNT, width), np.int32)
+    rows.fill(0)
     rows[1] = spare_slot
     rows[:3, : len(columns)] = np.array([(c.token, c.slot, c.pos) for c in columns], np.int32).T
     starts = [(i, c.group) for i, c in enumerate(columns) if c.group]
@@ -100,7 +97,6 @@ def encode(columns: Sequence[Column], spare_slot: int, width: int = 64) -> NDArr
             unsigned[9:11, i] = how.seed & (2**32 - 1), how.seed >> 32 & (2**32 - 1)
         if how.steers:
             floats[11, i], rows[12, i] = how.repetition_penalty, len(how.logit_bias)
-    return rows
 
 
 class Staging:
@@ -113,6 +109,7 @@ class Staging:
     def __init__(self, meta: Tensor) -> None:
         self._meta = meta
         self._pinned = [torch.empty(meta.shape, dtype=torch.int32, pin_memory=True) for _ in range(RING)]
+        self._rows = [pinned.numpy() for pinned in self._pinned]
         self._read: list[torch.cuda.Event | None] = [None] * RING
         self._next = 0
 
@@ -124,15 +121,17 @@ class Staging:
             spare_slot: Slot of unused columns.
             given: int64 [n] on the device, tokens that replace those of the columns.
         """
-        at, self._next = self._next, (self._next + 1) % RING
-        event = self._read[at]
+        event = self._read[self._next]
         if event is not None:
             event.synchronize()
-        pinned = self._pinned[at]
-        pinned.copy_(torch.from_numpy(encode(columns, spare_slot)))
-        self._meta.copy_(pinned, non_blocking=True)
+        encode(columns, spare_slot, self._rows[self._next])
+        self._meta.copy_(self._pinned[self._next], non_blocking=True)
         if given is not None:
             self._meta[0, : len(given)].copy_(given)
-        event = event or torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def launched(self) -> None:
+        """Take note that what was uploaded is under way; after the launch, which it would only hold up."""
+        event = self._read[self._next] or torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        self._read[at] = event
+        self._read[self._next] = event
+        self._next = (self._next + 1) % RING

@@ -232,6 +232,7 @@ class FastDecoder(SlotChecks):
         bucket = next(b for b in self.graphs.buckets if b >= len(columns))
         self._staging.upload(columns, self.max_slots, given)
         self.graphs.replay(bucket)
+        self._staging.launched()
         for slot, count in zip(slots, counts, strict=True):
             self._pages.lengths[slot] += count
         logits = self.graphs.logits[: len(columns)].float()
