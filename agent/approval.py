@@ -77,9 +77,11 @@ class Gate(AgentMiddleware[ApprovalState, RunContext, Any]):
         found = self.judge_call(call, request.state, _context(request))
         if found.verdict != "deny":
             return None
+        # Untrusted text in the conversation: then no setting may stand in for a person.
+        unasked = "" if found.origins else "; to allow such calls unasked: --approve never-ask"
         text = (
             f"Not done, it needs approval. {describe(call['name'], call['args'], found)}\n"
-            "To be asked, use a terminal or pass --approve ask."
+            f"To be asked, use a terminal (--approve ask){unasked}."
         )
         return ToolMessage(content=text, name=call["name"], tool_call_id=call["id"] or "", status="error")
 

@@ -52,8 +52,7 @@ class Parts:
             self.mcp.close()
 
     def changed(self, values: dict[str, Any]) -> Parts:
-        """Parts of the same tools and filter with some settings of other values; these parts are closed."""
-        self.close()
+        """Parts of the same tools and filter, with some settings of other values."""
         fresh = object.__new__(type(self))  # of the same class, and without what was built already
         fresh.settings = type(self.settings).model_construct(**{**self.settings.model_dump(), **values})
         fresh._added, fresh._filter = self._added, self._filter

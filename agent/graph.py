@@ -20,6 +20,7 @@ from agent.context import RunContext
 from agent.documents import DocumentsFirst
 from agent.limits import Limits, TurnLimits
 from agent.policy import kind_of
+from agent.repetition import Repetition
 from agent.router import Router
 from agent.steering import Routing, Steering
 
@@ -66,6 +67,7 @@ def build_graph(
             *before,
             *_approval(tools, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
             Limits(limits or TurnLimits()),
+            Repetition(),
             *_at_tools(tools, max_tool_calls, sandboxed),
         ],
         context_schema=RunContext,

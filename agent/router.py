@@ -47,6 +47,8 @@ class Decision:
     probability: float
     reason: str
     tool: str | None = None
+    missing: str | None = None
+    """The route it would have been, where that is not available."""
 
 
 class Router:
@@ -75,7 +77,8 @@ class Router:
         shown = f"{ROUTES[best]} {scores[best]:.2f}; signals: {why}"
         if ROUTES[best] != "direct" and ROUTES[best] not in available:
             reason = f"{shown}; {ROUTES[best]} is not available here"
-            return Decision(route="direct", probability=float(scores[best]), reason=reason)
+            missing = ROUTES[best]
+            return Decision(route="direct", probability=float(scores[best]), reason=reason, missing=missing)
         return Decision(route=ROUTES[best], probability=float(scores[best]), reason=shown)
 
     def scores(self, message: str) -> NDArray[np.float64]:

@@ -41,6 +41,13 @@ ANSWERS_BY_ITSELF = frozenset({"calculator", "classify", "remember", "run_python
 """Beside these, any tool whose metadata has `"answers": True`."""
 
 
+WAY_OUT: Mapping[str, str] = {
+    "docs": "there are no documents here to look it up in; add some: agent ingest PATH",
+    "file": "files are not read unless you say where they lie: --files DIR",
+}
+"""What to say where a message asks for what is not there."""
+
+
 class RouteState(AgentState[Any]):
     """Adds where this turn goes."""
 
@@ -72,6 +79,8 @@ class Routing(AgentMiddleware[RouteState, RunContext, Any]):
         decision = self._router.route(question, available=self._available)
         shown = f"route {decision.tool or decision.route}: {decision.reason}"
         runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})
+        if decision.missing in WAY_OUT and not (decision.missing == "docs" and context.docs == "off"):
+            runtime.stream_writer({"type": "notice", "kind": "status", "text": WAY_OUT[decision.missing]})
         return {
             "route": {"route": decision.route, "tool": decision.tool or TOOL_OF_ROUTE.get(decision.route)}
         }

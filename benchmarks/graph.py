@@ -69,7 +69,9 @@ def main() -> None:
                     stream_events(kept, question, context=context, config=config_of(talk))
                 )
                 firsts.append((turn % 10 == 0, first))
+                threads.settle(talk)  # as the command line does after each turn
                 memory.append(psutil.Process().memory_info().rss / 2**20)
+            kept_kib = Path(folder, "threads.sqlite").stat().st_size / 2**10
     overhead = statistics.median(g - b for g, b in zip(graph, bare, strict=True)) * 1000
     share = statistics.median(graph) / statistics.median(bare) - 1
     later = statistics.median(first for cold, first in firsts if not cold)
@@ -83,6 +85,7 @@ def main() -> None:
         "first_token_later_turns_ms": round(later * 1000, 1),
         "first_token_later_share_of_cold": round(later / statistics.median(f for c, f in firsts if c), 3),
         "memory_growth_mib_second_half": round(memory[-1] - memory[half], 1),
+        "threads_file_kib": round(kept_kib),
         "turns": args.turns,
     }
     for name, value in report.items():

@@ -16,6 +16,7 @@ from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, tool
 
 import agent.build
+from llms.errors import LLMError
 
 MARKDOWN = "# Title\n\nSome **bold** words and a list that is long enough to be wrapped:\n\n- one\n- two\n"
 CODE = "Here it is:\n\n```python\nprint(1)\n```\n\nAnd another:\n\n```\nls\n```\n"
@@ -66,6 +67,8 @@ def staged(folder: Path, *, pace: float = 0.0) -> type[agent.build.Parts]:
 
         @cached_property
         def model(self) -> Any:
+            if self.settings.model == "missing":
+                raise LLMError("unknown model 'missing'")
             return scripted(answer, pace=pace, window=self.settings.window or 8192)
 
     return Staged

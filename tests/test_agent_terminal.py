@@ -54,6 +54,8 @@ def test_every_command_of_the_chat(start: Start, tmp_path: Path) -> None:
         ("hello there", "answer to hello there"),
         ("/model", "model auto"),
         ("/model other", "model other"),
+        ("/model missing", "error: unknown model 'missing'"),
+        ("/model", "model other"),  # the chat goes on with the one it has
         ("/system Talk like a pirate", "system prompt: Talk like a pirate"),
         ("system please", "Talk like a pirate"),
         ("/tokens", "token counts: on"),

@@ -56,7 +56,8 @@ def test_without_a_checkpointer_acting_is_denied_with_the_way_out() -> None:
     final = last(events := list(stream_events(graph(calls("act", what="x"), "sorry"), "do x")))
     assert ACTS == [] and final.text == "sorry"
     result = next(event for event in events if isinstance(event, ToolResult))
-    assert result.status == "error" and "--approve ask" in result.text and "what: x" in result.text
+    assert result.status == "error" and "what: x" in result.text
+    assert "--approve ask" in result.text and "--approve never-ask" in result.text
 
 
 def test_never_ask_acts_and_reading_needs_no_approval() -> None:
@@ -229,8 +230,8 @@ def test_tool_calls_are_counted() -> None:
 class FixedRouter:
     """Always the same route."""
 
-    def __init__(self, route: str, tool: str | None = None) -> None:
-        self.decision = Decision(route=route, probability=1.0, reason="fixed", tool=tool)
+    def __init__(self, route: str, tool: str | None = None, missing: str | None = None) -> None:
+        self.decision = Decision(route=route, probability=1.0, reason="fixed", tool=tool, missing=missing)
 
     def route(self, message: str, *, available: Any) -> Decision:
         return self.decision
@@ -270,6 +271,26 @@ def test_steering_without_a_tool(context: RunContext) -> None:
     model = scripted("hello")
     agent = build_graph(model, tools=[calculator], router=route, steered=True)  # type: ignore[arg-type]
     assert last(list(stream_events(agent, "hi", context=context))).text == "hello" and model.choices == [None]
+
+
+@pytest.mark.parametrize(
+    ("missing", "docs", "said"),
+    [
+        ("file", "auto", "--files DIR"),
+        ("docs", "auto", "agent ingest PATH"),
+        ("docs", "off", None),  # the user's own choice
+        ("run", "auto", None),
+        (None, "auto", None),
+    ],
+)
+def test_what_is_asked_for_and_not_there_is_said_with_the_way_out(
+    missing: str | None, docs: Any, said: str | None
+) -> None:
+    router: Any = FixedRouter("direct", missing=missing)
+    agent = build_graph(scripted("hello"), tools=[calculator], router=router, steered=True)
+    events = list(stream_events(agent, "open it", context=RunContext(docs=docs)))
+    told = [event.text for event in events if isinstance(event, Notice) and event.kind == "status"]
+    assert len(told) == (said is not None) and all(said in text for text in told if said)
 
 
 def test_routes_without_their_tool_are_not_available() -> None:

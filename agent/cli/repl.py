@@ -171,8 +171,14 @@ class Repl:
         from agent.settings import check_values
 
         check_values(values)
-        self._parts = self._parts.changed(values)
-        self._rebuild()
+        fresh = self._parts.changed(values)
+        try:
+            self._session.rebuild(fresh, self._context)
+        except Exception:  # such a model is not here: the chat goes on with the one it has
+            fresh.close()
+            raise
+        self._parts.close()
+        self._parts = fresh
 
     def _model(self, name: str) -> None:
         if name:

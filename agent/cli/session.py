@@ -50,12 +50,12 @@ class Session:
         self._stack.close()
 
     def rebuild(self, parts: Parts, context: RunContext) -> None:
-        """Go on in the same thread with other parts or another context."""
-        self.parts = parts
-        self.context = replace(context, approve=parts.settings.approve or ("ask" if can_ask() else "deny"))
+        """Go on in the same thread with other parts or another context; an error changes nothing."""
         self._agent = parts.agent(
             documents=context.docs != "off", tools=context.tools != "off", checkpointer=self.threads.saver
         )
+        self.parts = parts
+        self.context = replace(context, approve=parts.settings.approve or ("ask" if can_ask() else "deny"))
 
     def continue_last(self, name: str | None = None) -> None:
         """Go on in the named thread, or in the one used last; raises ThreadError where there is none."""
