@@ -17,7 +17,7 @@ from typing import Literal
 from llms.catalog import cache_dir, resolve
 from llms.choose import choose
 from llms.errors import LLMError
-from llms.gpu import ENOUGH_GB, driver, gpus
+from llms.gpu import ENOUGH_GB, bandwidth, driver, gpus
 from llms.prepare import LoadSpec, prepare
 from llms.quiet import quiet
 from llms.sources import here
@@ -84,12 +84,23 @@ def judge(spec: LoadSpec) -> Iterator[Finding]:
     if choice.why:
         text, better = f"{text}; {choice.why}", f"for better: {choice.better}"
     yield Finding(name="model", state="ok", detail=text, fix=better)
-    yield Finding(name="decoder", state="ok", detail=_decoder(found.decoder, found.device))
+    yield Finding(name="decoder", state="ok", detail=_decoder(found.decoder, found.device, plan.weights))
 
 
-def _decoder(name: str, device: str) -> str:
+def _decoder(name: str, device: str, weights: int) -> str:
+    """Name the decoder and, of the fast one, the limit that it is held against.
+
+    Args:
+        name: Its kind.
+        device: Where it runs.
+        weights: What a token reads, in bytes.
+    """
     if name == "fast":
-        return "fast: own NF4 kernels and CUDA graphs"
+        rate = bandwidth(device)
+        return (
+            f"fast: own NF4 kernels and CUDA graphs; this GPU's memory ({rate / 1e12:.2f} TB/s) allows one "
+            f"sequence about {rate / weights:,.0f} tokens/s; `agent ask --verbose` says which share was had"
+        )
     if device.startswith("cuda"):
         return f"{name}; `fast` serves Mistral's and Llama's layers in NF4"
     return f"{name}; `fast` needs a CUDA GPU"

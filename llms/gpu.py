@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 ENOUGH_GB = 6.0
 """Mistral-7B in NF4: 4.14 GB of weights, 0.54 GB of KV cache for 4,096 tokens, workspace, CUDA context."""
@@ -47,6 +48,14 @@ def gpus() -> list[Gpu]:
         name = torch.cuda.get_device_name(index)
         found.append(Gpu(index=index, name=name, total=total, free=free, bf16=major >= 8))
     return found
+
+
+def bandwidth(device: object) -> float:
+    """Return what a CUDA GPU's memory moves at most, in bytes a second: two transfers a clock."""
+    import torch
+
+    found: Any = torch.cuda.get_device_properties(device)  # type: ignore[arg-type]
+    return float(2e3 * found.memory_clock_rate * found.memory_bus_width / 8)
 
 
 def free_gpu_bytes() -> int:

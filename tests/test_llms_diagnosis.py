@@ -118,3 +118,18 @@ def test_what_cannot_be_loaded_is_broken_with_the_reason(
     folder = tiny_checkpoint(tmp_path / "tiny")
     (found,) = judge(LoadSpec(**{"model": str(folder), "cache_dir": tmp_path, **settings}))  # type: ignore[arg-type]
     assert found.state == "broken" and words in found.detail
+
+
+def test_the_fast_decoder_is_named_with_the_limit_it_is_held_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from llms.diagnosis import _decoder
+
+    h100 = SimpleNamespace(memory_clock_rate=2_619_000, memory_bus_width=5120)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: h100)
+    said = _decoder("fast", "cuda:0", 4_130_000_000)
+    assert "fast: own NF4 kernels" in said and "(3.35 TB/s) allows one sequence about 812 tokens/s" in said
+    assert "`agent ask --verbose` says which share" in said
+    assert "`fast` serves" in _decoder("reference", "cuda:0", 1) and "needs a CUDA" in _decoder(
+        "lean", "cpu", 1
+    )

@@ -25,6 +25,7 @@ from llms.fast.machine import PAGE, Machine
 from llms.fast.pages import Pages
 from llms.fast.prompt import Prefill
 from llms.fast.weights import Weights, extract
+from llms.gpu import bandwidth
 from llms.sampling import Sampling
 
 HEADROOM = 600 * 2**20
@@ -105,8 +106,7 @@ class FastDecoder(SlotChecks):
     @property
     def ceiling(self) -> float:
         """Return the most tokens a second that this GPU's memory allows one sequence."""
-        p: Any = torch.cuda.get_device_properties(self.device)
-        return float(2 * p.memory_clock_rate * 1e3 * p.memory_bus_width / 8 / self.weights.step_bytes)
+        return bandwidth(self.device) / self.weights.step_bytes
 
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and what this GPU's memory allows at most."""
