@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,15 +122,10 @@ def test_what_cannot_be_loaded_is_broken_with_the_reason(
 
 
 def test_the_fast_decoder_is_named_with_the_limit_it_is_held_against(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from llms.diagnosis import _decoder
-
     h100 = SimpleNamespace(memory_clock_rate=2_619_000, memory_bus_width=5120)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: h100)
-    said = _decoder("fast", "cuda:0", 4_130_000_000)
+    said = diagnosis._decoder("fast", "cuda:0", 4_130_000_000)
     assert "fast: own NF4 kernels" in said and "(3.35 TB/s) allows one sequence about 812 tokens/s" in said
     assert "`agent ask --verbose` says which share" in said
-    assert "`fast` serves" in _decoder("reference", "cuda:0", 1) and "needs a CUDA" in _decoder(
-        "lean", "cpu", 1
-    )
+    assert "`fast` serves" in diagnosis._decoder("reference", "cuda:0", 1)
+    assert "needs a CUDA" in diagnosis._decoder("lean", "cpu", 1)
