@@ -82,12 +82,13 @@ NOTEBOOK = json.dumps(
 
 def pdf(
     pages: tuple[str, ...] = ("The first page speaks of herons.", "The second page speaks of otters."),
+    title: str = "River animals",
 ) -> bytes:
     from reportlab.pdfgen.canvas import Canvas
 
     target = io.BytesIO()
     canvas = Canvas(target)
-    canvas.setTitle("River animals")
+    canvas.setTitle(title)
     for page in pages:
         canvas.drawString(72, 720, page)
         canvas.showPage()

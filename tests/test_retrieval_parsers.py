@@ -95,6 +95,11 @@ def test_pdf_pages_are_numbered() -> None:
     assert "otters" in document.text[second.start : second.end]
 
 
+def test_a_pdf_without_a_title_goes_by_its_name() -> None:
+    assert parsed("river.pdf", files.pdf()).title == "River animals"
+    assert parsed("river.pdf", files.pdf(title="untitled")).title == "river"
+
+
 def test_a_scan_says_that_it_has_no_text_layer() -> None:
     answer = failed("scan.pdf", files.scanned_pdf())
     assert answer["error"] == "EmptyDocument" and "no text layer" in answer["message"]

@@ -163,12 +163,17 @@ def test_one_bad_file_stops_no_other(store: DocumentStore, docs: Path) -> None:
     found = {os.path.basename(f.path): type(f.error).__name__ for f in report.failed}
     assert found == {
         "bad.pdf": found["bad.pdf"],
-        "empty.md": "EmptyDocument",
         "raw.md": "BinaryDocument",
         "big.txt": "DocumentTooLarge",
     }
     assert found["bad.pdf"] in {"DamagedDocument", "EmptyDocument"}
-    assert len(report.added) == 3 and names(report.skipped) == ["photo.jpg"]
+    assert len(report.added) == 3 and names(report.skipped) == ["empty.md", "photo.jpg"]
+    named = store.ingest([docs / "empty.md", docs / "photo.jpg"])
+    assert [type(f.error).__name__ for f in named.failed] == ["EmptyDocument", "UnsupportedFormat"]
+    (docs / "harbour.txt").write_text(" ")  # what was stored is kept, and that is news
+    assert names(tuple(f.path for f in store.ingest(docs, max_file_bytes=100_000).failed)).count(
+        "harbour.txt"
+    )
 
 
 def test_a_file_that_became_bad_keeps_what_was_stored(store: DocumentStore, docs: Path) -> None:

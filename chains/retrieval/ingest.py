@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from chains.retrieval.document import Block, Chunk, ParsedDocument
 from chains.retrieval.embedder import Embedder
-from chains.retrieval.errors import NothingToIngest, SourceError, UnsupportedFormat
+from chains.retrieval.errors import EmptyDocument, NothingToIngest, SourceError, UnsupportedFormat
 from chains.retrieval.manifest import PARSER_VERSION, Manifest
 from chains.retrieval.parsing import FileParser
 from chains.retrieval.records import FileFacts, SourceRecord
@@ -91,6 +91,7 @@ class Ingest:
         if known and current and facts.stat and facts.stat == known.stat:
             self._tally.unchanged.append(path)
             return
+        data = b""
         try:
             data = self._parser.read(path)
             facts = replace(facts, content_hash=hashlib.blake2b(data, digest_size=20).digest())
@@ -101,14 +102,13 @@ class Ingest:
                 return
             if not dry_run:
                 self._queue(facts, self._parser.parse(path, data))
-        except UnsupportedFormat as error:
-            if path in found.named:
-                self._tally.fail(path, error)
-            else:
-                self._tally.skipped.append(path)
-            return
         except SourceError as error:
-            self._tally.fail(path, error)
+            # In a folder of sources, what no parser reads and empty files are no news.
+            blank = isinstance(error, EmptyDocument) and known is None and not data.strip()
+            if path not in found.named and (blank or isinstance(error, UnsupportedFormat)):
+                self._tally.skipped.append(path)
+            else:
+                self._tally.fail(path, error)
             return
         (self._tally.updated if known else self._tally.added).append(path)
 

@@ -20,7 +20,7 @@ from chains.retrieval.reading import ManifestReader, keyword_text, marks
 from chains.retrieval.records import FileFacts
 
 # Raised when a parser's output changes: files that an older one read are read again.
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 # Documents that an app added have an id, not a file: this prefix keeps the two apart.
 APP_PREFIX = "app:"
 # How many removals a reader can catch up with; an index that is further behind starts over.

@@ -54,9 +54,9 @@ class IngestReport:
     """The outcome of one ingest: paths by what happened to them.
 
     added, updated, unchanged, deleted: paths. moved: (old path, new path) of files found elsewhere with equal
-    content. failed: files with their errors. skipped: paths that no parser reads, in a folder that was
-    walked. chunks: chunks written; embedded: vectors computed, the rest was known; seconds: wall-clock time.
-    dry_run: nothing was written.
+    content. failed: files with their errors. skipped: paths that no parser reads, and empty files, in a
+    folder that was walked. chunks: chunks written; embedded: vectors computed, the rest was known; seconds:
+    wall-clock time. dry_run: nothing was written.
     """
 
     added: tuple[str, ...] = ()

@@ -17,11 +17,13 @@ from chains.retrieval.errors import DamagedDocument
 from chains.retrieval.parsers.builder import Builder
 from chains.retrieval.parsers.plain import stem
 
+# What programs write where nobody gave a title.
+_NO_TITLES = {"", "untitled", "untitled document", "(untitled)", "unknown", "none"}
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of each oddity that it copes with
 
 
 def parse_pdf(name: str, data: bytes) -> ParsedDocument:
-    """PDF: a block a page, numbered from 1; titled by the file's own metadata, else its name.
+    """PDF: a block a page, numbered from 1; titled by the file's own metadata where it tells, else its name.
 
     Raises:
         EmptyDocument: no page has a text layer.
@@ -42,7 +44,9 @@ def parse_pdf(name: str, data: bytes) -> ParsedDocument:
         "date": _text(facts.get("/CreationDate")),
         "pages": len(reader.pages),
     }
-    title = _text(facts.get("/Title")) or stem(name)
+    title = _text(facts.get("/Title"))
+    if title.casefold() in _NO_TITLES:
+        title = stem(name)
     return builder.document(title, metadata, "no text layer (a scan?); run it through OCR first")
 
 
