@@ -52,6 +52,22 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 300)), min_size=1, max_size=8), st.integers(1, 16)
+)
+def test_what_a_step_writes_of_a_slot_begins_no_further_back_than_attention_looks(
+    parts: list[tuple[int, int]], group_tokens: int
+) -> None:
+    """kernels/attention.cu fetches keys from `pos - column` of a group's first column on after the wait."""
+    lengths = [length for _, length in parts]
+    lists = [[0] * count for count, _ in parts]
+    columns = lay_out(range(len(parts)), lists, lengths, None, group_tokens)
+    for index, column in enumerate(columns):
+        if column.group:
+            assert column.pos - index <= lengths[column.slot]
+
+
+@settings(max_examples=200, deadline=None)
 @given(ACTIONS)
 def test_pages_behave_like_lists(actions: list[tuple[str, int, int, int]]) -> None:
     count = 24

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from llms.fast.attend import attention
 from llms.fast.layout import Packed
 from llms.fast.machine import Machine
 from llms.fast.weights import Shape
@@ -80,6 +81,20 @@ def test_blocks_that_wait_for_each_other_all_run_at_once(
             rows, splits = machine.blocks(tiles, units, nt)
             assert rows * machine._together * machine._rows[nt] >= tiles and 1 <= splits <= units
             assert splits == 1 or rows * splits <= room
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("kv_heads", [1, 3, 8, 32])
+@pytest.mark.parametrize("length", [1, 16, 17, 250, 256, 257, 4096, 32_000])
+def test_attention_sees_every_key_once(columns: int, kv_heads: int, length: int) -> None:
+    plan = attention(132, kv_heads, columns)
+    step = plan.warps * 16
+    assert plan.least % step == 0 and 1 <= plan.splits <= 32
+    share = (length + plan.splits - 1) // plan.splits
+    run = max(plan.least, (share + step - 1) // step * step)  # as kernels/attention.cu has it
+    runs = [(i * run, min((i + 1) * run, length)) for i in range(-(-length // run))]
+    assert len(runs) <= plan.splits
+    assert [key for a, b in runs for key in range(a, b)] == list(range(length))
 
 
 def test_choices_can_be_overridden_for_measuring(monkeypatch: pytest.MonkeyPatch) -> None:

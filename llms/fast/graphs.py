@@ -184,15 +184,15 @@ class Graphs:
     def attend(self, layer: int, bucket: int) -> None:
         """Launch one layer's attention."""
         m, s, nt = self.machine, self.weights.shape, tiles_of_columns(bucket)
-        splits = m.attention_splits(bucket)
+        plan = m.attend(bucket)
         arguments = Attention(
             self.q.data_ptr(), self.pool[layer].data_ptr(), self.att.data_ptr(),
             *map(self._meta, ("slot", "pos")), self.tables.data_ptr(),
             *map(self._meta, ("group_first", "group_count")), self.partial.data_ptr(),
-            self.counters.data_ptr() + 4 * 2048, self.tables.shape[1], splits, s.sliding,
-            nt, math.log2(math.e) / math.sqrt(s.head_dim),
+            self.counters.data_ptr() + 4 * 2048, self.tables.shape[1], plan.splits, s.sliding,
+            nt, plan.least, plan.soon, math.log2(math.e) / math.sqrt(s.head_dim),
         )  # fmt: skip
-        m.attention[8 if bucket == 1 else 4]((splits, s.kv_heads, bucket), arguments)
+        m.attention[plan.warps]((plan.splits, s.kv_heads, bucket), arguments)
 
     def _meta(self, field: str) -> int:
         return self.meta[FIELDS.index(field)].data_ptr()
@@ -201,7 +201,7 @@ class Graphs:
         m, s = self.machine, self.weights.shape
         most = 0
         for bucket in self.buckets:
-            groups = bucket * s.kv_heads * m.attention_splits(bucket)
+            groups = bucket * s.kv_heads * m.attend(bucket).splits
             most = max(most, groups * 16 * (s.head_dim + 2))
             nt = tiles_of_columns(bucket)
             for p in _products(self.weights):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from llms.fast.attend import Attend, attention
 from llms.fast.compiler import Kernel, Module
 from llms.fast.layout import Packed, record_bytes
 from llms.fast.weights import Shape
@@ -52,7 +53,7 @@ Linear = _struct(
 Attention = _struct(
     "Attention",
     "q kv out slot pos pages group_first group_count partial counters",
-    "max_pages splits sliding nt",
+    "max_pages splits sliding nt least soon",
     "scale_log2",
 )
 Embed = _struct("Embed", "tokens table gain h x ssq", "width nt")
@@ -238,10 +239,9 @@ class Machine:
         count = min(2, units // splits)
         return Ahead(p.records.data_ptr(), tiles * units, tiles * splits, self._record, count * self._record)
 
-    def attention_splits(self, columns: int) -> int:
-        """Return over how many blocks the keys of one slot are spread."""
-        wanted: int = 4 * self.processors // (self.shape.kv_heads * columns)
-        return max(1, min(32, wanted)) if columns > 1 else max(2, min(32, wanted // 4))
+    def attend(self, columns: int) -> Attend:
+        """Return how the keys of each slot are spread over blocks."""
+        return attention(self.processors, self.shape.kv_heads, columns)
 
     @property
     def group_tokens(self) -> int:

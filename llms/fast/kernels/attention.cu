@@ -4,9 +4,11 @@
 // tokens of the group are the 16 rows of the A operand. Each warp takes 16 keys at a time straight from
 // the cache into registers: a dot product does not care in which order its terms come, so a lane's 16 contiguous
 // bytes of a key serve as B fragments as they are, and movmatrix turns the values' fragments.
-// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE, -DATTENTION_WARPS: 8 for a step
-// of one column, where a short text then needs one block a head and no second meeting; else 4, four blocks of
-// which fit a multiprocessor. -DATTENTION_REGISTERS a thread: a block of 8 warps fits beside one of gemv.cu.
+// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE, -DATTENTION_WARPS: 8 for few
+// texts, of which a short one then needs one block a head and no second meeting; else 4, four blocks of which fit a
+// multiprocessor (attend.py). -DATTENTION_REGISTERS a thread: with 8 warps, enough to fetch keys and values ahead.
+// Keys staged in shared memory by cp.async, and values read by ldmatrix, are slower at every size (1.4 us a layer at one
+// column, 2 at 64).
 #define J (HEAD_DIM / 32)
 #define SOON (ATTENTION_WARPS == 8)
 
@@ -22,6 +24,7 @@ struct Attention {
   float* partial;          // [groups * KV_HEADS][splits][16][HEAD_DIM + 2]
   u32* counters;           // [groups * KV_HEADS], zero between launches
   int max_pages, splits, sliding, nt;
+  int least, soon;  // keys a block takes at least; keys of its run that it asks into L2 at once
   float scale_log2;
 };
 
@@ -45,8 +48,8 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
   if (count == 0) return;
   const int first = a.group_first[group], p0 = a.pos[first], end = p0 + count;
   const int start = a.sliding ? max(0, p0 + 1 - a.sliding) & ~15 : 0;
-  const int step = ATTENTION_WARPS * 16, least = ATTENTION_WARPS == 8 ? 256 : step;
-  const int run = max(least, ((end - start + a.splits - 1) / a.splits + step - 1) / step * step);
+  const int step = ATTENTION_WARPS * 16;
+  const int run = max(a.least, ((end - start + a.splits - 1) / a.splits + step - 1) / step * step);
   const int active = (end - start + run - 1) / run;
   if (split >= active) return;
   const int lo = start + split * run, hi = min(lo + run, end);
@@ -56,38 +59,37 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
     key = min(key, hi - 1);
     return a.kv + ((((size_t)pages[key / PAGE] * 2 + which) * KV_HEADS + head) * PAGE + key % PAGE) * HEAD_DIM;
   };
-  // Keys of earlier steps are in memory already: bring the run into L2 while the projection before still works.
+  // Keys of earlier steps are in memory already: bring the first into L2 while the projection before still works. Not where
+  // many blocks share a long text: there it costs (one column at depth 4,096: 2.61 ms a step with, 2.39 without).
+  const int far = active == 1 ? min(hi, lo + a.soon) : lo;
 #if PDL
-  const int last_page = (hi - 1) / PAGE, pages_here = last_page - lo / PAGE + 1;
+  const int pages_here = far > lo ? (far - 1) / PAGE - lo / PAGE + 1 : 0;
   for (int i = tid; i < pages_here * 2; i += ATTENTION_WARPS * 32) {
-    const int from = max(lo, (lo / PAGE + i / 2) * PAGE), to = min(hi, (lo / PAGE + i / 2 + 1) * PAGE);
+    const int from = max(lo, (lo / PAGE + i / 2) * PAGE), to = min(far, (lo / PAGE + i / 2 + 1) * PAGE);
     ask_l2(key_row(i & 1, from), (to - from) * HEAD_DIM * 2);
   }
 #else
-  for (int i = tid; i < min(2048, (hi - lo) * (HEAD_DIM / 64)); i += ATTENTION_WARPS * 32) {
+  for (int i = tid; i < min(2048, (far - lo) * (HEAD_DIM / 64)); i += ATTENTION_WARPS * 32) {
     const int key = lo + i / (HEAD_DIM / 64), part = i % (HEAD_DIM / 64) * 64;
     prefetch_l2(key_row(0, key) + part);
     prefetch_l2(key_row(1, key) + part);
   }
 #endif
   uint4 k[2][J], v[2][J];
-  auto load = [&](int b, int key) {
-    const bf16 *kp = key_row(0, key) + t * 8, *vp = key_row(1, key) + t * 8;
+  auto load = [&](uint4(&to)[J], int which, int key) {
+    const bf16* p = key_row(which, key) + t * 8;
 #pragma unroll
-    for (int j = 0; j < J; j++) k[b][j] = load_uint4(kp + j * 32);
-#pragma unroll
-    for (int j = 0; j < J; j++) v[b][j] = load_uint4(vp + j * 32);
+    for (int j = 0; j < J; j++) to[j] = load_uint4(p + j * 32);
   };
+  auto load_keys = [&](int base) { load(k[0], 0, base + g), load(k[1], 0, base + 8 + g); };
+  auto load_values = [&](int base) { load(v[0], 1, base + g), load(v[1], 1, base + 8 + g); };
   // With registers to spare, the first keys a warp looks at are fetched at once, those of this step again later.
-  const int own = lo + warp * 16 + g;
-  const bool early = SOON && lo + warp * 16 < hi;
-  if (early) load(0, own), load(1, own + 8);
+  const int own = lo + warp * 16;
+  if (SOON && own < hi) load_keys(own), load_values(own);
   depend_wait();
   depend_launch();
-  if (early) {
-    if (min(own, hi - 1) >= p0) load(0, own);
-    if (min(own + 8, hi - 1) >= p0) load(1, own + 8);
-  }
+  // This step's keys of the slot begin at p0, or up to `first` before it: earlier columns may be the slot's as well.
+  if (SOON && own < hi && min(own + 15, hi - 1) >= p0 - first) load_keys(own), load_values(own);
 
   // The queries, shared by all warps; rows 16 bytes longer than they are, for the banks.
   for (int i = tid; i < 16 * (HEAD_DIM / 8); i += ATTENTION_WARPS * 32) {
@@ -106,7 +108,10 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
 
   for (int base = lo + warp * 16; base < hi; base += step) {
-    if (!SOON || base != lo + warp * 16) load(0, base + g), load(1, base + 8 + g);
+    if (!SOON) {  // in this order nothing is spilled
+      load(k[0], 0, base + g), load(v[0], 1, base + g);
+      load(k[1], 0, base + 8 + g), load(v[1], 1, base + 8 + g);
+    }
     float s[2][4] = {{0.f, 0.f, 0.f, 0.f}, {0.f, 0.f, 0.f, 0.f}};
 #pragma unroll
     for (int j = 0; j < J; j++) {
@@ -117,6 +122,7 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
         mma(s[b], q0.z, q1.z, q0.w, q1.w, k[b][j].z, k[b][j].w);
       }
     }
+    if (SOON && base + step < hi) load_keys(base + step);  // while the rest of these is worked on
     float high[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int b = 0; b < 2; b++)
@@ -159,6 +165,7 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
         mma(o[j][r], p[0][0], p[0][1], p[1][0], p[1][1], transpose8x8(v0[r]), transpose8x8(v1[r]));
       }
     }
+    if (SOON && base + step < hi) load_values(base + step);
   }
 
 #pragma unroll
