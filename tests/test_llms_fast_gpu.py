@@ -199,6 +199,21 @@ def test_a_step_of_a_long_list_gives_what_prefill_and_short_steps_give(pair: tup
     assert decoder.length(0) == 150 and decoder.length(1) == 5
 
 
+def test_beside_weights_and_cache_at_most_600_mb_are_taken(kernels: Path) -> None:
+    """Mistral-7B's widths, every graph captured, a prompt of one whole chunk; packing included."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    model = synthetic_model("cuda", num_hidden_layers=4, vocab_size=32_768)
+    decoder = FastDecoder(model, max_slots=64, window=8192, cache=kernels, cache_tokens=16_384)
+    for bucket in decoder.graphs.buckets:
+        decoder.graphs.capture(bucket)
+    decoder.prefill(0, random_ids(decoder, 4096))
+    decoder.prefill(0, random_ids(decoder, 4000))
+    kept = decoder.weights.nbytes + decoder.pool.numel() * 2
+    assert torch.cuda.max_memory_reserved() - before - kept <= 600 * 2**20
+
+
 def test_kernels_without_overlap_compute_the_same(kernels: Path) -> None:
     model = synthetic_model("cuda", **SIZES["mistral-7b"])
     two = [

@@ -43,6 +43,16 @@ def test_unpacking_gives_back_every_bit(rows: int, width: int, order: str, neste
     assert torch.equal(absmax, torch.cat([m.absmax for m in both]))
 
 
+def test_records_lie_where_they_are_told_to() -> None:
+    both = [random_matrix(48, 512, True, seed) for seed in (0, 1)]
+    runs = layout.plain_runs(96)
+    memory = torch.zeros(2 * layout.packed_bytes(len(runs), 512, True), dtype=torch.uint8)
+    packed = layout.pack(both, runs, memory[len(memory) // 2 :])
+    assert packed.records.data_ptr() == memory.data_ptr() + len(memory) // 2
+    assert torch.equal(packed.records, layout.pack(both, runs).records)
+    assert not memory[: len(memory) // 2].any()
+
+
 def fragments(record: Tensor) -> dict[tuple[int, int], int]:
     """Read a record as a warp does: (row of the tile, column of the unit) -> byte, by its definition."""
     found = {}

@@ -102,13 +102,19 @@ def gate_up_runs(width: int) -> Tensor:
     return torch.stack([low, low + width], 1)
 
 
-def pack(matrices: list[Matrix], runs: Tensor) -> Packed:
+def packed_bytes(tiles: int, width: int, nested: bool) -> int:
+    """Return the size in bytes of a matrix's records."""
+    return tiles * -(-width // UNIT) * record_bytes(nested)
+
+
+def pack(matrices: list[Matrix], runs: Tensor, memory: Tensor | None = None) -> Packed:
     """Join matrices along their rows and lay them out as records.
 
     Args:
         matrices: Same width, all nested or none.
         runs: int64 [tiles, 2], first rows of the two runs of each tile in the joined matrix; no run may cross
             from one matrix into the next.
+        memory: uint8 [`packed_bytes`], where the records go; default: memory of their own.
     """
     nested = matrices[0].absmax2 is not None
     codes = torch.cat([m.codes for m in matrices])
@@ -117,7 +123,9 @@ def pack(matrices: list[Matrix], runs: Tensor) -> Packed:
     units = -(-width // UNIT)
     runs = runs.to(device)
     order = (runs[:, :, None] + torch.arange(8, device=device)).reshape(-1)
-    records = torch.empty(len(runs), units, record_bytes(nested), dtype=torch.uint8, device=device)
+    if memory is None:
+        memory = torch.empty(packed_bytes(len(runs), width, nested), dtype=torch.uint8, device=device)
+    records = memory.view(len(runs), units, record_bytes(nested))
     # tile, run, g, unit, block, step, half, t -> tile, unit, block, g, t, step, half, run
     split = (len(runs), 2, 8, units, 4, 4, 2, 4)
     moved = _widen(codes, units * UNIT // 2, ZERO)[order].view(split).permute(0, 3, 4, 2, 7, 5, 6, 1)

@@ -44,7 +44,10 @@ class Prefill:
         )
         widest = max(_slices(layer.gate_up)[0][1] * 16, self._qkv_rows)
         self._wide = torch.empty(self.chunk * widest, dtype=torch.bfloat16, device=device)
-        self._hidden = torch.empty(self.chunk * s.inner, dtype=torch.bfloat16, device=device)
+        # The hidden activations, or what attention gives.
+        self._hidden = torch.empty(
+            self.chunk * max(s.inner, s.heads * s.head_dim), dtype=torch.bfloat16, device=device
+        )
 
     def run(self, tokens: Tensor, table: Tensor, first: int) -> Tensor:
         """Append one chunk to a slot's pages.
@@ -66,7 +69,7 @@ class Prefill:
             y = self._attention(index, layer, x, table, first)
             self._norm(h, y, layer.mlp_gain, x)
             y = self._mlp(layer, x)
-        return h if y is None else h + y
+        return h if y is None else h.add_(y)
 
     def logits(self, h: Tensor) -> Tensor:
         """Return fp32 [n, vocabulary] of rows [n, width] of the residual stream."""
@@ -129,7 +132,9 @@ class Prefill:
         group = s.heads // s.kv_heads
         k, v = (t[:, None].expand(-1, group, -1, -1) for t in (k, v))
         out = self._dot_product(q.reshape(s.kv_heads, group, n, s.head_dim), k, v, first)
-        return self._product(out.permute(2, 0, 1, 3).reshape(n, -1), layer.out, x)
+        heads = self._hidden[: n * s.heads * s.head_dim].view(n, s.kv_heads, group, s.head_dim)
+        heads.copy_(out.permute(2, 0, 1, 3))
+        return self._product(heads.view(n, -1), layer.out, x)
 
     def _dot_product(self, q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
         n, total, sliding = q.shape[2], k.shape[2], self._weights.shape.sliding

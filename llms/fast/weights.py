@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llms.fast.layout import BLOCK, GROUP, Matrix, Packed, gate_up_runs, pack, plain_runs, qkv_runs
+from llms.fast.layout import (
+    BLOCK,
+    GROUP,
+    Matrix,
+    Packed,
+    gate_up_runs,
+    pack,
+    packed_bytes,
+    plain_runs,
+    qkv_runs,
+)
 
 KINDS = ("mistral", "llama")
 """Architectures whose layer this decoder implements; what differs inside one is checked by `why_not`."""
@@ -198,7 +208,7 @@ def extract(model: Any, *, positions: int, release: bool = True) -> Weights:
     """
     shape = shape_of(model)
     qkv_order = qkv_runs(shape.heads, shape.kv_heads, shape.head_dim)
-    gate_up_order = gate_up_runs(shape.inner)
+    gate_up_order, plain_order = gate_up_runs(shape.inner), plain_runs(shape.width)
     state = model.model.layers[0].mlp.down_proj.weight.quant_state
     device = state.absmax.device
     code2 = state.state2.code.float().clone() if shape.nested else torch.zeros(256, device=device)
@@ -206,12 +216,15 @@ def extract(model: Any, *, positions: int, release: bool = True) -> Weights:
     layers = []
     for layer in model.model.layers:
         q, k, v, o, gate, up, down = (matrix(x, shape.nested) for x in _linears(layer))
+        qkv, out, gate_up, last = _pack_layer(
+            [([q, k, v], qkv_order), ([o], plain_order), ([gate, up], gate_up_order), ([down], plain_order)]
+        )
         layers.append(
             Layer(
-                qkv=pack([q, k, v], qkv_order),
-                out=pack([o], plain_runs(shape.width)),
-                gate_up=pack([gate, up], gate_up_order),
-                down=pack([down], plain_runs(shape.width)),
+                qkv=qkv,
+                out=out,
+                gate_up=gate_up,
+                down=last,
                 attention_gain=layer.input_layernorm.weight.detach().to(torch.bfloat16),
                 mlp_gain=layer.post_attention_layernorm.weight.detach().to(torch.bfloat16),
             )
@@ -219,6 +232,9 @@ def extract(model: Any, *, positions: int, release: bool = True) -> Weights:
         del q, k, v, o, gate, up, down
         if release:
             _release(layer)
+            if device.type == "cuda":
+                # Or the next layer's small matrices split what this one leaves: 27 MB a layer.
+                torch.cuda.empty_cache()
     return Weights(
         shape=shape,
         layers=layers,
@@ -229,6 +245,15 @@ def extract(model: Any, *, positions: int, release: bool = True) -> Weights:
         codes=codes,
         rope=_rope(model, positions),
     )
+
+
+def _pack_layer(parts: list[tuple[list[Matrix], Tensor]]) -> list[Packed]:
+    """Pack a layer's products into one block of memory: the allocator rounds each up, to 2 or 20 MiB."""
+    nested = parts[0][0][0].absmax2 is not None
+    sizes = [packed_bytes(len(runs), matrices[0].codes.shape[1] * 2, nested) for matrices, runs in parts]
+    memory = torch.empty(sum(sizes), dtype=torch.uint8, device=parts[0][0][0].codes.device)
+    places = torch.split(memory, sizes)
+    return [pack(matrices, runs, place) for (matrices, runs), place in zip(parts, places, strict=True)]
 
 
 def _release(layer: Any) -> None:
