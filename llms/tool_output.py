@@ -58,13 +58,14 @@ class CallsTranslator:
     Args:
         form: How calls are written.
         opened: Whether the prompt already holds the marker that opens them.
+        begun: What the prompt holds after the marker.
     """
 
-    def __init__(self, form: ToolFormat, *, opened: bool) -> None:
+    def __init__(self, form: ToolFormat, *, opened: bool, begun: str = "") -> None:
         self._marker = form.opening.strip()
         self._key = form.arguments_key
         self._opened = opened
-        self._buffer = ""
+        self._buffer = begun
         self._calls = 0
         self._inside: JsonState | None = None
         self._tokens = 0

@@ -1,8 +1,8 @@
 """Planning calls with tools or an output schema: which grammar runs, and how its text is read.
 
 Knows tool formats, choices and grammars; refuses to know decoders. A model under a billion parameters does
-not pick well by writing: it is asked by log-probabilities which tool fits, and writes only the arguments. A
-larger one writes freely until it opens a call itself.
+not pick well by writing: it is asked by log-probabilities which tool fits the message, or each part of it,
+and writes only the arguments. A larger one writes freely until it opens a call itself.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from llms.chat_call import Call
 from llms.grammar import LazyConstraint, json_of, union
-from llms.grammar_schema import check_schema, prepared
+from llms.grammar_schema import OPTIONS, check_schema, prepared
 from llms.prompts import message_text
 from llms.tool_choice import ToolScorer, choose_tool
 from llms.tool_copy import copied_arguments
 from llms.tool_format import ToolFormat
 from llms.tool_output import ArgumentsTranslator, CallsTranslator
+from llms.tool_requests import requests
 
 if TYPE_CHECKING:
     from llms.chat_params import GenerationParams
@@ -76,6 +77,8 @@ def plan_tools(
     if choice == "auto" and _answered(messages):
         return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
     question = _last_question(messages)
+    if parallel and len(chosen) > 1 and (parts := requests(runtime, question, chosen)):
+        return _several(runtime, messages, params, parts, copy=copy)
     tool = choose_tool(runtime, question, chosen, must=choice != "auto", scorer=scorer)
     if tool is None:
         return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
@@ -103,6 +106,49 @@ def _arguments(
         constraint=lambda: runtime.grammars.schema(schema),
         translator=lambda: ArgumentsTranslator(_name(tool)),
     )
+
+
+def _several(
+    runtime: Runtime,
+    messages: Sequence[BaseMessage],
+    params: GenerationParams,
+    parts: Sequence[tuple[Tool, str]],
+    *,
+    copy: bool,
+) -> Call:
+    """Plan one call for each part of the message; the model writes all arguments in one answer."""
+    form = runtime.prompts.tool_format
+    text = runtime.prompts.render(messages, list({_name(tool): tool for tool, _ in parts}.values()))
+    schemas = []
+    for tool, part in parts:
+        schema = tool["function"].get("parameters") or {"type": "object", "properties": {}}
+        if copy:
+            function = {**tool["function"], "parameters": schema}
+            schema = copied_arguments(runtime, text + _opening(form, _name(tool)), function, part)
+        schemas.append(schema)
+    begun = _opening(form, _name(parts[0][0]))
+    return Call(
+        runtime=runtime,
+        prompt=runtime.encode(text + begun, special=False),
+        params=params,
+        constraint=lambda: runtime.grammars.lark(arguments_grammar(form, parts, schemas)),
+        translator=lambda: CallsTranslator(form, opened=True, begun=begun.removeprefix(form.opening)),
+    )
+
+
+def arguments_grammar(
+    form: ToolFormat, parts: Sequence[tuple[Tool, str]], schemas: Sequence[dict[str, Any]]
+) -> str:
+    """Return a Lark grammar for all calls but the beginning of the first and the end of the last."""
+    heads = [_opening(form, _name(tool)).removeprefix(form.opening).removeprefix("[") for tool, _ in parts]
+    rules = [f"a{i}: %json {_guided(prepared(schema))}" for i, schema in enumerate(schemas)]
+    between = [f"{json_of('}' + form.separator + head)} a{i}" for i, head in enumerate(heads) if i]
+    return "\n".join([f"start: a0 {' '.join(between)}", *rules, ""])
+
+
+def _guided(schema: dict[str, Any]) -> str:
+    """Return a schema for a `%json` part, with the spacing that all JSON here has."""
+    return json_of({**schema, "x-guidance": OPTIONS})
 
 
 def _opening(form: ToolFormat, name: str) -> str:
@@ -158,8 +204,7 @@ def calls_grammar(form: ToolFormat, tools: Sequence[Tool], *, parallel: bool) ->
         }
         for tool in tools
     ]
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    call = "%json " + json_of({**_hoisted(union(calls)), "x-guidance": options})
+    call = "%json " + _guided(_hoisted(union(calls)))
     if form.as_list:
         more = '(", " call)*' if parallel else ""
         return f'start: /\\s?/ "[" call {more} "]"\ncall: {call}\n'
