@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from retrieval_fakes import WordEmbeddings, write
+from retrieval_fakes import WordEmbeddings, memory_folder, write
 
 from chains.retrieval import DocumentStore, SearchOptions, errors
 from chains.retrieval.schema import FILE_NAME
@@ -37,10 +37,12 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_killed_500_times(tmp_path: Path) -> None:
-    found = killed(tmp_path / "crash", rounds=500, seed=1000, timeout=3500)
-    assert found["rounds"] == 500 and len(found["killed_during"]) >= 3  # type: ignore[arg-type]
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(1000, 6000, 1000))
+def test_killed_500_times(seed: int) -> None:
+    with memory_folder() as folder:
+        found = killed(folder / "crash", rounds=100, seed=seed, timeout=1100)
+    assert found["rounds"] == 100 and len(found["killed_during"]) >= 3  # type: ignore[arg-type]
 
 
 def test_a_killed_ingest_embeds_at_most_one_batch_again(

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from retrieval_fakes import WordEmbeddings
+from retrieval_fakes import WordEmbeddings, memory_folder
 
 from chains.retrieval import DocumentStore, SearchOptions, SplitterConfig
 
@@ -124,16 +124,16 @@ class Updates(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-def run(examples: int, steps: int) -> None:
+def run(examples: int, steps: int, start: int = 0) -> None:
     chosen = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        derandomize=True,
         database=None,
+        print_blob=True,
     )
-    run_state_machine_as_test(Updates, settings=chosen)
+    run_state_machine_as_test(seed(start)(Updates), settings=chosen)
 
 
 def test_updates_equal_a_fresh_ingest() -> None:
@@ -141,6 +141,9 @@ def test_updates_equal_a_fresh_ingest() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_updates_equal_a_fresh_ingest_at_length() -> None:
-    run(examples=1000, steps=50)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("start", range(101, 111))
+def test_updates_equal_a_fresh_ingest_a_thousand_times(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory_folder() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        run(examples=100, steps=50, start=start)
