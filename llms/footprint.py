@@ -27,8 +27,6 @@ FAST_CHUNK = 4096
 """Most tokens of a prompt that the fast decoder takes at once."""
 FAST_SLICE = 28 * 2**20
 """Weights that it unpacks at once (`llms.fast.prompt.SLICE`)."""
-FAST_HOLES = 0.245
-"""Share of the 4-bit matrices that packing leaves unusable between blocks: 26.8 MB a layer of Mistral-7B."""
 FAST_BATCH = 32_768
 """Tokens of KV that a batch gets on a GPU that has them to spare: 64 sequences of 512."""
 IDLE_BYTES = 512 * 2**20
@@ -190,7 +188,7 @@ def fast(facts: Facts, setting: Setting) -> Use:
     return Use(
         cache=cache,
         workspace=unpacked + product + residual + deep,
-        overhead=OVERHEAD["cuda"] + int(FAST_HOLES * sum(map(_unpacked, facts.linears)) / 2),
+        overhead=OVERHEAD["cuda"],
         welcome=max(0, token * min(FAST_BATCH, 64 * setting.window) - cache),
     )
 
