@@ -190,7 +190,7 @@ def progress_bar(what: str) -> Iterator[Callable[[Step], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what)
+        task = bar.add_task(what, total=None)
 
         def draw(step: Step) -> None:
             text = shorten(f"{what}: {step.text}" if step.text else what, 48)
