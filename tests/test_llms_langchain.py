@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumps, loads
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import LLMResult
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import RunnableBinding
 
@@ -111,6 +112,26 @@ def test_a_fallback_takes_over_in_a_stream_and_a_batch(chat: ChatLocal) -> None:
     broken = ChatLocal(model="./nowhere").with_fallbacks([chat])
     assert "Paris" in "".join(chunk.text for chunk in broken.stream(FRANCE))
     assert all("Paris" in answer.text for answer in broken.batch([FRANCE, FRANCE]))
+
+
+def read_from_cache(message: AIMessage) -> int:
+    assert message.usage_metadata is not None
+    return message.usage_metadata["input_token_details"]["cache_read"]
+
+
+def test_what_was_read_before_is_not_read_again(chat: ChatLocal) -> None:
+    """Across turns, the members of a batch, and the calls of a chain."""
+    rules = SystemMessage(
+        "You are a guide of a museum of lighthouses. " + "Answer in one short sentence. " * 8
+    )
+    first = chat.invoke([rules, HumanMessage("Who are you?")], max_tokens=8)
+    shared = chat.get_num_tokens(rules.text)
+    turn = [rules, HumanMessage("Who are you?"), first, HumanMessage("And where?")]
+    assert read_from_cache(chat.invoke(turn, max_tokens=2)) > shared
+    batch = chat.batch([[rules, HumanMessage(f"Question {i}?")] for i in range(4)], max_tokens=2)
+    assert all(read_from_cache(answer) > shared for answer in batch)
+    chain = ChatPromptTemplate.from_messages([rules, ("human", "{q}")]) | chat.bind(max_tokens=2)
+    assert read_from_cache(chain.invoke({"q": "Is it open?"})) > shared
 
 
 def test_a_retry_asks_again(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) -> None:
