@@ -6,6 +6,7 @@ turn's own model calls through LangChain's callbacks; knows text, and refuses to
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,12 @@ def repeats(text: str) -> bool:
     period = len(text) - len(text[-_KEY:]) - before
     tail = text[-max(_CHARACTERS, _TIMES * period) :]
     return len(tail) >= _TIMES * period and tail[period:] == tail[:-period]
+
+
+# LangChain logs what a callback raises as an error of it; this one is no error, and is told to the user.
+logging.getLogger("langchain_core.callbacks.manager").addFilter(
+    lambda record: not (isinstance(record.args, tuple) and record.args[:1] == ("Watch",))
+)
 
 
 class Watch(BaseCallbackHandler):

@@ -79,8 +79,9 @@ class Routing(AgentMiddleware[RouteState, RunContext, Any]):
         decision = self._router.route(question, available=self._available)
         shown = f"route {decision.tool or decision.route}: {decision.reason}"
         runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})
-        if decision.missing in WAY_OUT and not (decision.missing == "docs" and context.docs == "off"):
-            runtime.stream_writer({"type": "notice", "kind": "status", "text": WAY_OUT[decision.missing]})
+        way_out = WAY_OUT.get(decision.missing or "")
+        if way_out and not (decision.missing == "docs" and context.docs == "off"):
+            runtime.stream_writer({"type": "notice", "kind": "status", "text": way_out})
         return {
             "route": {"route": decision.route, "tool": decision.tool or TOOL_OF_ROUTE.get(decision.route)}
         }

@@ -41,12 +41,13 @@ def test_any_piece_that_is_said_again_and_again_is_found(piece: str, before: str
     assert repeats(before + piece * (max(6, 400 // len(piece) + 1) + 1))
 
 
-def test_an_answer_that_repeats_itself_is_ended_and_kept_as_it_is() -> None:
+def test_an_answer_that_repeats_itself_is_ended_and_kept_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     model: Any = scripted(ROUND * 2000)
     events = list(stream_events(build_graph(model), "what is it?"))
     final = events[-1]
     assert isinstance(final, Final) and 400 <= len(final.text) < 500 and final.text.startswith(ROUND)
     assert [event.text for event in events if isinstance(event, Notice)] == [LINE]
+    assert caplog.records == []
 
 
 async def test_the_same_asynchronously() -> None:

@@ -23,6 +23,22 @@ class _Ended(BaseException):
     """A signal asked the program to end; not an Exception, so that no handler keeps it alive."""
 
 
+class VerbParser(argparse.ArgumentParser):
+    """A parser whose errors are one line with the next step, not the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what was wrong with the words and end with the code for wrong use."""
+        hint = f"`{self.prog} --help` lists the options"
+        found = message.partition("unrecognized arguments: ")[2]
+        if found:
+            message = f"expected words and options of this verb, found {found!r}"
+            name = found.split()[0].partition("=")[0]
+            if close := difflib.get_close_matches(name, self._option_string_actions, n=1):
+                hint = f"did you mean {close[0]}?"
+        sys.stderr.write(f"{self.prog}: {message.removeprefix('argument ')}; {hint}\n")
+        raise SystemExit(exit_codes.USAGE)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
     debug = "--debug" in argv
@@ -51,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
     """The parser of one verb, with the options that all share."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog=f"agent {verb}", description=VERBS[verb], formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip

@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     name = args.words[0]
     if args.action == "save":
         text = words_of(args.words[1:]) or sys.stdin.read()
-        console.line(f"saved {templates.save_template(folder, name, text)}")
+        path = templates.save_template(folder, name, text)
+        gaps = ", ".join(f"${gap}" for gap in templates.gaps_of(text))
+        console.line(f"saved {path}; {f'gaps: {gaps}' if gaps else 'no gap ($input) in it: words follow it'}")
         return 0
     text = templates.read_template(folder, name)
     if args.action == "rm":
