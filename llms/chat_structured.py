@@ -23,7 +23,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from llms.errors import BadRequest
-from llms.grammar_schema import check_schema, plain_schema
+from llms.grammar_schema import check_schema, plain_schema, recursive_schema
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 
@@ -118,7 +118,10 @@ class ToolsAndSchemas(BaseChatModel):
 def _converted(tool: Any, strict: bool | None) -> dict[str, Any]:
     """Return a tool as OpenAI's format has it."""
     try:
-        return convert_to_openai_tool(tool, strict=strict)
+        converted = convert_to_openai_tool(tool, strict=strict)
+        if not isinstance(tool, dict) and (schema := recursive_schema(tool)) is not None:
+            converted["function"]["parameters"] = schema
+        return converted
     except (ValueError, TypeError, KeyError) as error:
         raise BadRequest(
             f"Expected a tool as a function with type hints and a docstring, a LangChain tool, a pydantic "

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.tools import BaseTool
+from langchain_core.tools.base import create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_json_schema
+from pydantic import BaseModel
 
 from llms.errors import UnsupportedSchema
 
@@ -44,8 +47,45 @@ def plain_schema(schema: Schema | type) -> Schema:
         return dict(schema["function"].get("parameters") or {})
     if isinstance(schema, dict) and "parameters" in schema and "name" in schema:
         return dict(schema["parameters"])
-    converted = convert_to_json_schema(schema) if not isinstance(schema, dict) else schema
-    return dict(converted)
+    if isinstance(schema, dict):
+        return dict(schema)
+    return recursive_schema(schema) or dict(convert_to_json_schema(schema))
+
+
+def recursive_schema(source: Any) -> Schema | None:
+    """Return the own schema of a pydantic class, tool or function that refers to itself; None for all others.
+
+    LangChain's conversion puts definitions in place of references; a recursive one becomes empty: any value.
+    """
+    if isinstance(source, BaseTool):
+        source = source.tool_call_schema
+    elif callable(source) and not isinstance(source, type):
+        source = create_schema_from_function(source.__name__, source)
+    if not (isinstance(source, type) and issubclass(source, BaseModel)):
+        return None
+    schema = source.model_json_schema()
+    definitions = schema.get("$defs", {})
+    if not any(name in _reached(definitions, inner) for name, inner in definitions.items()):
+        return None
+    root = definitions[schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else {}
+    return {**root, "$defs": definitions} if root else schema
+
+
+def _reached(definitions: Schema, start: Any) -> set[str]:
+    """Return the names of the definitions that a schema leads to."""
+    found: set[str] = set()
+    left = [start]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            name = str(value.get("$ref", "")).rsplit("/", 1)[-1]
+            if name in definitions and name not in found:
+                found.add(name)
+                left.append(definitions[name])
+            left += value.values()
+    return found
 
 
 def check_schema(schema: Schema, what: str) -> None:
