@@ -1,10 +1,10 @@
 """Middleware that plans for a model too small to: the router picks the route, tools and `tool_choice` follow.
 
-One tool call at most in a turn; what its arguments need and stands in the message is cut out of it, the
-rest is filled in by the model under its grammar. Where a tool's result is an answer by itself (a sum, a
-program's output, a summary) it ends the turn; where it is material (a file, a user's own tool) the model
-answers from it, without further tools. Knows routes and messages; refuses to know how tools work and who
-approves them.
+One tool call in a turn, or two where a file is to be summarized; what its arguments need and stands in the
+message is cut out of it, the rest is filled in by the model under its grammar. Where a tool's result is an
+answer by itself (a sum, a program's output, a summary) it ends the turn; where it is material (a file, a
+user's own tool) the model answers from it, without further tools. Knows routes and messages; refuses to know
+how tools work and who approves them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from agent.arguments import plain_arguments
 from agent.context import RunContext
 from agent.documents import question_of
 from agent.notes import asked_to_remember
+from agent.route_signals import signals
+from agent.taint import OWN_INPUT
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -98,7 +100,7 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         handler: Callable[[ModelRequest[RunContext]], ModelResponse[Any]],
     ) -> ModelResponse[Any] | AIMessage:
         """Call the model as the route has it, or answer with what a tool said."""
-        return self._spoken(request) or self._plain_call(request) or handler(self._steered(request))
+        return self._spoken(request) or self._call(request) or handler(self._steered(request))
 
     async def awrap_model_call(
         self,
@@ -106,7 +108,7 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
         """As `wrap_model_call`, for asynchronous runs."""
-        return self._spoken(request) or self._plain_call(request) or await handler(self._steered(request))
+        return self._spoken(request) or self._call(request) or await handler(self._steered(request))
 
     def _spoken(self, request: ModelRequest[RunContext]) -> AIMessage | None:
         """The turn's answer where a tool has already given it, or was not allowed to."""
@@ -116,9 +118,10 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
             for tool in request.tools
             if isinstance(tool, BaseTool) and (tool.metadata or {}).get("answers")
         }
-        if not results or any(r.status == "success" and r.name not in answering for r in results):
+        last = results[-1:]  # what came before it in the turn was its material
+        if not last or any(r.status == "success" and r.name not in answering for r in last):
             return None
-        text = "\n".join(_said(result) for result in results)
+        text = "\n".join(_said(result) for result in last)
         request.runtime.stream_writer({"type": "delta", "text": text})
         return AIMessage(content=text)
 
@@ -133,20 +136,35 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
             (tool for tool in request.tools if isinstance(tool, BaseTool) and tool.name == name), None
         )
 
-    def _plain_call(self, request: ModelRequest[RunContext]) -> AIMessage | None:
-        """The tool call, where its arguments stand in the message word for word."""
+    def _call(self, request: ModelRequest[RunContext]) -> AIMessage | None:
+        """The tool call that needs no model: its arguments stand in the message, or in the file just read."""
         tool = self._routed(request)
         question = question_of(cast("Any", {"messages": request.messages}))
-        if tool is None or question is None or (args := plain_arguments(tool.name, question)) is None:
+        if tool is None or question is None:
+            return self._summary_of_a_file(request)
+        args = plain_arguments(tool.name, question)
+        return _calling(tool.name, args) if args is not None else None
+
+    def _summary_of_a_file(self, request: ModelRequest[RunContext]) -> AIMessage | None:
+        """The call of `summarize` on the file that was read, where a summary was asked for."""
+        results = tool_results(request.messages)
+        asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
+        offered = any(isinstance(tool, BaseTool) and tool.name == "summarize" for tool in request.tools)
+        if not offered or [r.name for r in results] != ["read_file"] or asked is None:
             return None
-        call = ToolCall(name=tool.name, args=args, id=uuid.uuid4().hex[:9], type="tool_call")
-        return AIMessage(content="", tool_calls=[call])
+        own = str(asked.additional_kwargs.get(OWN_INPUT) or asked.text)
+        return _calling("summarize", {"text": results[0].text}) if signals(own)["sum_words"] else None
 
     def _steered(self, request: ModelRequest[RunContext]) -> ModelRequest[RunContext]:
         tool = self._routed(request)
         if tool is None:
             return request.override(tools=[], tool_choice=None)
         return request.override(tools=[tool], tool_choice=tool.name)
+
+
+def _calling(name: str, args: dict[str, Any]) -> AIMessage:
+    call = ToolCall(name=name, args=args, id=uuid.uuid4().hex[:9], type="tool_call")
+    return AIMessage(content="", tool_calls=[call])
 
 
 def _said(result: ToolMessage) -> str:

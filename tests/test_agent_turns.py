@@ -265,6 +265,33 @@ def test_steering_lets_the_model_answer_from_material() -> None:
     assert model.choices == ["look", None]
 
 
+@tool
+def read_file(path: str) -> str:
+    """Reads a file."""
+    return f"what {path} says"
+
+
+@tool
+def summarize(text: str) -> str:
+    """Summarizes a text."""
+    return f"in short: {text}"
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ("Summarize notes.md", "in short: what notes.md says"),
+        ("Which port stands in notes.md?", "the port is 80"),
+    ],
+)
+def test_a_file_that_is_to_be_summarized_is_read_and_summarized(message: str, answer: str) -> None:
+    router: Any = FixedRouter("file")
+    model = scripted(calls("read_file", path="notes.md"), "the port is 80")
+    agent = build_graph(model, tools=[read_file, summarize], router=router, steered=True)
+    assert last(list(stream_events(agent, message))).text == answer
+    assert len(model.seen) == (1 if "short" in answer else 2)
+
+
 @pytest.mark.parametrize("context", [RunContext(tools="off"), RunContext()])
 def test_steering_without_a_tool(context: RunContext) -> None:
     route = FixedRouter("direct") if context.tools == "auto" else FixedRouter("calculator")
