@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llms import lean_plan
+from llms import lean_compiler, lean_plan
 from llms.errors import UnsupportedModel
 from llms.lean_attention import Attention
 from llms.lean_codes import CodeFile
@@ -118,7 +118,7 @@ class LeanDecoder(ReferenceDecoder):
         self._heads = int(self._config.num_attention_heads)
         self._embedding, self._norm = inner.embed_tokens.weight.detach(), Norm(inner.norm)
         self._cos, self._sin = self._rotation(inner.rotary_emb)
-        self._codes = codes
+        self._codes, self._lacking = codes, ""
         self._machine = self._find_machine() if machine and four_bit is not False else None
         if self._machine:
             self.four_bit = self._machine.four_bit
@@ -132,7 +132,7 @@ class LeanDecoder(ReferenceDecoder):
         """Return one line for people: which decoder this is, and on what it runs."""
         weights = "4-bit weights" if self.four_bit else str(self._embedding.dtype).removeprefix("torch.")
         how = "machine code" if self._machine else "own forward pass"
-        return f"lean ({how}, {weights}) on {self.device}"
+        return f"lean ({how}, {weights}{self._lacking}) on {self.device}"
 
     @torch.inference_mode()
     def _rotation(self, rotary: Any) -> tuple[Tensor, Tensor]:
@@ -176,6 +176,7 @@ class LeanDecoder(ReferenceDecoder):
         if self._kv.shape.dtype != torch.bfloat16 or not lean_plan.suits(self._config.to_dict()):
             return None
         if (compiled := code()) is None:
+            self._lacking = f"; no machine code: {lean_compiler.why_not() or 'g++ failed'}"
             return None
         file = CodeFile(self._codes.folder, blocks=True) if self._codes else None
         found = file.read() if file else None

@@ -42,7 +42,7 @@ def code(folder: Path | None = None) -> ctypes.CDLL | None:
         folder: Where compiled code is kept; None: `kernels` in the user's cache.
     """
     compiler = shutil.which("g++")
-    if compiler is None or not possible():
+    if compiler is None or why_not():
         return None
     folder, facts = folder or cache_dir() / "kernels", os.stat(compiler)
     made_of = (SOURCE.read_text(), OPTIONS, compiler, facts.st_mtime_ns, facts.st_size, sorted(_cpu()))
@@ -55,9 +55,11 @@ def code(folder: Path | None = None) -> ctypes.CDLL | None:
     return None
 
 
-def possible() -> bool:
-    """Tell whether there is a compiler, and a CPU with the instructions; torch is not loaded for it."""
-    return shutil.which("g++") is not None and _cpu() >= NEEDS
+def why_not() -> str | None:
+    """Return in a few words why there can be no code here; None where there can. It loads no torch."""
+    if missing := NEEDS - _cpu():
+        return f"a CPU without {min(missing)}"
+    return None if shutil.which("g++") else "no g++ on the path"
 
 
 def _compile(compiler: str, path: Path) -> None:

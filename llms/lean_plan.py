@@ -12,7 +12,7 @@ from typing import Any
 from llms.checkpoint import MANIFEST
 from llms.facts import Facts
 from llms.footprint import Setting, Use, reference
-from llms.lean_compiler import possible
+from llms.lean_compiler import why_not
 
 LARGEST = 1_000_000_000
 """Weights of the largest model taken. Beyond, memory traffic is all that counts, and a second copy of the
@@ -58,7 +58,7 @@ def footprint(facts: Facts, setting: Setting) -> Use:
         return use
     layers = sum(t.elements for t in facts.linears)
     head = facts.config["vocab_size"] * facts.config["hidden_size"]
-    if not (suits(facts.config) and possible()):
+    if why_not() or not suits(facts.config):
         copies = (layers + head) * 2 + layers // 2 + layers // 32 * 4
         return replace(use, overhead=use.overhead + copies + REORDERING)
     if (blocks := facts.folder / BLOCKS).is_file():

@@ -248,7 +248,7 @@ def test_what_will_be_served_is_told_from_the_checkpoint(
 def test_what_it_takes_beside_the_weights_is_planned(
     embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr("llms.lean_plan.possible", lambda: stage != "operators")
+    monkeypatch.setattr("llms.lean_plan.why_not", lambda: "no g++" if stage == "operators" else None)
     facts = replace(read(embedded_dir), folder=tmp_path)
     if stage in ("of a GGUF file", "blocks at hand"):
         (tmp_path / "manifest.json").write_text("{}")

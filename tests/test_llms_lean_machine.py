@@ -228,13 +228,20 @@ def test_shapes_it_was_not_written_for_go_to_the_operators() -> None:
 def test_without_compiler_or_instructions_there_is_no_code(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("shutil.which", lambda _: None), ("_cpu", lambda: NEEDS - {"avx512_bf16"})):
+    monkeypatch.setattr("llms.lean_compiler._cpu", lambda: NEEDS)
+    for name, value, reason in (
+        ("shutil.which", lambda _: None, "no g++ on the path"),
+        ("_cpu", lambda: NEEDS - {"avx512_bf16"}, "a CPU without avx512_bf16"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"llms.lean_compiler.{name}", value)
             code.cache_clear()
             assert code(tmp_path) is None and not list(tmp_path.iterdir())
+            described = LeanDecoder(model).describe()
+            assert described == f"lean (own forward pass, 4-bit weights; no machine code: {reason}) on cpu"
     monkeypatch.setattr("llms.lean.code", lambda: None)
-    assert "own forward pass, 4-bit" in LeanDecoder(model).describe()
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/g++")
+    assert "no machine code: g++ failed" in LeanDecoder(model).describe()
 
 
 @needs_code
