@@ -1,43 +1,58 @@
 """How many guesses of prompt lookup hold on real text: the embedded model on summaries and answers over PEPs.
 
-Runs on the CPU, where the engine is told a GPU's prices: acceptance depends on the model's text, not on who
-computes it. Steps without guesses while guesses do not pay count as well: they are the text's too.
+Runs on the CPU: what is accepted depends on the text alone, so the texts are decoded plainly, in batches, and
+the engine's choices are replayed over them at a GPU's prices. A text that goes round in circles is cut where
+it begins to: there every guess holds.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+BATCH, NEW, CIRCLE = 8, 160, 16
+"""Texts decoded at once, tokens of each, and tokens said twice that make a circle."""
 
 Runs = list[list[tuple[int, int]]]
 """Per answer, per step: (guessed tokens, tokens decided); -1 guessed: it would have been launched ahead."""
 
 
-def measure_acceptance(data: Path | None, seconds: float = 240.0) -> dict[str, Runs]:
-    """Decode summaries of PEP sections and answers to questions over them, with guesses.
+def measure_acceptance(
+    data: Path | None, seconds: float = 240.0, temperature: float = 0.7
+) -> dict[str, Runs]:
+    """Decode summaries of PEP sections and answers to questions over them, and replay guesses over them.
 
     Args:
         data: Folder with peps/ and peps_questions.jsonl.
         seconds: Stop after this time, half of it per kind of text.
+        temperature: Of the texts; the chat model's own is 0.7.
     """
     if data is None or not (data / "peps").is_dir():
         raise SystemExit(f"expected --data to name a folder with peps/, found {data}")
+    from llms.engine import Engine
     from llms.load import LoadSpec, load, make_decoder
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu"))
-    decoder = make_decoder(loaded, max_slots=1, kind="auto")
+    engine = Engine(make_decoder(loaded, max_slots=BATCH + 2, window=2048))
     return {
-        "summaries": _runs(loaded, decoder, _summaries(data), seconds / 2),
-        "answers": _runs(loaded, decoder, _answers(data), seconds / 2),
+        "summaries": _runs(loaded, engine, _summaries(data), seconds / 2, temperature),
+        "answers": _runs(loaded, engine, _answers(data), seconds / 2, temperature),
     }
 
 
 def _summaries(data: Path) -> list[str]:
+    """Return prompts of the toolkit's own summaries over the middle of each PEP."""
+    from chains.prompts import fence, load_prompt
+
+    whole = load_prompt("chains.summarize", "whole")
     texts = [path.read_text()[1500:5000] for path in sorted((data / "peps").glob("*.rst"))]
     return [
-        f"Summarize the following text in a few sentences, quoting its key phrases.\n\n{t}" for t in texts
+        whole.substitute(text=text.strip(), style="Write five sentences.", fence=fence(text))
+        for text in texts
+        if len(text) > 2000
     ]
 
 
@@ -66,51 +81,53 @@ def _around(data: Path, name: str, evidence: str) -> str:
     return evidence
 
 
-def _runs(loaded: Any, decoder: Any, prompts: list[str], seconds: float) -> Runs:
-    """Decode greedily through the engine, which decides when to guess; its prices are those of a GPU."""
-    from llms.engine import Engine
-    from llms.engine_request import Request
+def _runs(loaded: Any, engine: Any, prompts: list[str], seconds: float, temperature: float) -> Runs:
+    from llms.engine_request import Request, gather
+    from llms.sampling import Sampling
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id
-    for prompt in prompts:
+    for first in range(0, len(prompts), BATCH):
         if time.perf_counter() - began > seconds:
             break
-        text = loaded.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        engine = Engine(decoder)
-        engine.run.guesser = recorder = _recorder(decoder, engine.table)
-        request = Request(
-            prompt=tuple(ids), max_tokens=128, decode=loaded.tokenizer.decode, end_ids=frozenset([stop])
-        )
-        engine.submit(request).result()
-        runs.append([(-1, 1), *recorder.steps])
-        engine.table.clear()
+        handles = []
+        for number, prompt in enumerate(prompts[first : first + BATCH], first):
+            text = loaded.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+            how = Sampling(temperature=temperature, seed=number)
+            asked = Request(
+                prompt=tuple(ids), max_tokens=NEW, decode=loaded.tokenizer.decode, sampling=how,
+                end_ids=frozenset([stop]),
+            )  # fmt: skip
+            handles.append(engine.submit(asked))
+        gather(handles)
+        runs += [replayed(h.request.prompt, h.generated[: circles(h.generated)]) for h in handles]
     return runs
 
 
-def _recorder(decoder: Any, table: Any) -> Any:
-    from llms.engine_guess import Guesser
+def circles(tokens: Sequence[int]) -> int:
+    """Return where a text begins to repeat itself: its length, or the end of the first CIRCLE said twice."""
+    seen: set[tuple[int, ...]] = set()
+    for end in range(CIRCLE, len(tokens) + 1):
+        words = tuple(tokens[end - CIRCLE : end])
+        if words in seen:
+            return end
+        seen.add(words)
+    return len(tokens)
 
-    class Recorder(Guesser):
-        """Keeps what each step had guessed and decided; a CPU's own times do not count."""
 
-        def __init__(self) -> None:
-            super().__init__(decoder, table)
-            self._most = 7
-            self.steps: list[tuple[int, int]] = []
-            self._guessed = 0
+def replayed(prompt: Sequence[int], text: Sequence[int], most: int = 7) -> list[tuple[int, int]]:
+    """Return the steps in which the engine would have decoded a text, see `Runs`."""
+    from llms.speculation import Course, verify
 
-        def run(self, handle: Any, guesses: Any) -> list[int]:
-            self._guessed = len(guesses)
-            return super().run(handle, guesses)
-
-        def saw(self, handle: Any, tokens: Any, kind: Any) -> None:
-            if course := self._courses.get(handle):
-                course.note(tokens)
-                self.steps.append((-1 if kind == "ahead" else self._guessed, len(tokens)))
-            self._guessed = 0
-
-    return Recorder()
+    course, at, steps = Course(prompt, most), 1, [(-1, 1)]
+    course.note(text[:1])
+    while at < len(text):
+        guesses = course.text.guess(min(most, len(text) - at - 1)) if course.pace.pays() else []
+        new = verify(text[at : at + len(guesses) + 1], guesses)
+        steps.append((len(guesses) if course.pace.pays() else -1, len(new)))
+        course.note(new)
+        at += len(new)
+    return steps

@@ -38,6 +38,8 @@ class ScriptedDecoder(SlotChecks):
     Attributes:
         held: The tokens of each slot.
         steps: For each step, how many tokens each slot got, and how many rows had theirs given.
+        copies: Steps whose given tokens were not those of the step before as they are.
+        refused: Steps for which the pool had no room.
     """
 
     vocab_size, window, bytes_per_token = VOCABULARY, 64, 100
@@ -48,6 +50,8 @@ class ScriptedDecoder(SlotChecks):
         self.pages = Pages(pages + 1, PAGE, slots)
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.steps: list[tuple[dict[int, int], int]] = []
+        self.copies = self.refused = 0
+        self._last: Tensor | None = None
 
     def length(self, slot: int) -> int:
         self._check_slot(slot)
@@ -74,7 +78,9 @@ class ScriptedDecoder(SlotChecks):
             self._check_sampling([how], 1)
         needed = sum(self.pages.needed(s, len(t)) for s, t in zip(slots, lists, strict=True))
         if needed > self.pages.free_pages:
+            self.refused += 1
             raise NotEnoughMemory("no page left")
+        self.copies += given is not None and given is not self._last
         self.steps.append(({s: len(t) for s, t in zip(slots, lists, strict=True)}, len(first)))
         rows: list[Tensor] = []
         for slot, row in zip(slots, lists, strict=True):
@@ -91,6 +97,7 @@ class ScriptedDecoder(SlotChecks):
         if sampling is not None:
             held = [self.held[slot] for slot in slots]
             chosen = sample(last, sampling, [len(h) for h in held], held)
+        self._last = chosen
         return StepResult(last, chosen)
 
     def _draw(self, slot: int, rows: Tensor, how: Sampling) -> Tensor:

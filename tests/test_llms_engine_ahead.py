@@ -198,6 +198,26 @@ def test_a_step_is_launched_before_the_one_ahead_is_read(monkeypatch: pytest.Mon
     # tokens and the first step's check for NaN are read after the next launch
     assert events[:4] == ["launch", "launch", "read", "read"] and reads[-1] > launches[-1]
     assert [given for _, given in decoder.steps] == [0, 3, 3, 3, 3, 3]
+    assert decoder.copies == 0, "tokens go from step to step as they are, while nobody joins or leaves"
+
+
+def test_a_prompt_that_is_prefilled_first_costs_no_surplus_step() -> None:
+    decoder = ScriptedDecoder()
+    handle = Engine(decoder).submit(request(_plain([1] * 20, 3)))
+    assert whole(handle.result())[0] == by_hand(_plain([1] * 20, 3))
+    assert [given for _, given in decoder.steps] == [0, 1, 1]
+
+
+def test_a_prompt_waits_until_the_pool_has_room_for_it() -> None:
+    decoder = ScriptedDecoder(pages=20)
+    engine = Engine(decoder)
+    first = engine.submit(request(_plain([1] * 40, 20, run_ahead=0)))
+    head = first.next_piece()
+    assert head is not None
+    second = engine.submit(request(_plain([2] * 40, 3)))
+    assert whole(second.result())[0] == by_hand(_plain([2] * 40, 3))
+    assert first.done and decoder.refused <= 1, "admitted, it would have pushed out the other or itself"
+    assert whole([head, *first.result()])[0] == by_hand(_plain([1] * 40, 20))
 
 
 def test_an_end_token_costs_one_step_and_leaves_nothing() -> None:
