@@ -192,6 +192,7 @@ def test_a_reader_asks_a_server_again_once_it_is_back(
     monkeypatch.setattr(
         ChromaIndex, "search", lambda self, vector, k: asked.append(k) or ask(self, vector, k)
     )
+    monkeypatch.setattr(nearest, "_RETRY_S", 3600.0)
     port = free_port()
     with (
         served(tmp_path / "chroma", port) as url,
