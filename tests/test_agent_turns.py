@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from agent.graph import build_graph
 from agent.limits import TurnLimits
 from agent.router import Decision
 from agent.steering import Routing
+from tools import read_file_tool
 
 ACTS: list[str] = []
 
@@ -290,6 +292,14 @@ def test_a_file_that_is_to_be_summarized_is_read_and_summarized(message: str, an
     agent = build_graph(model, tools=[read_file, summarize], router=router, steered=True)
     assert last(list(stream_events(agent, message))).text == answer
     assert len(model.seen) == (1 if "short" in answer else 2)
+
+
+def test_a_file_that_cannot_be_read_is_told_to_the_user_and_not_summarized(tmp_path: Path) -> None:
+    router: Any = FixedRouter("file")
+    model = scripted(calls("read_file", path="nope.md"))
+    agent = build_graph(model, tools=[read_file_tool([tmp_path]), summarize], router=router, steered=True)
+    text = last(list(stream_events(agent, "Summarize nope.md"))).text
+    assert text == "error: 'nope.md' cannot be read: No such file or directory; check the path"
 
 
 @pytest.mark.parametrize("context", [RunContext(tools="off"), RunContext()])

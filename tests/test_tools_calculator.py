@@ -117,6 +117,8 @@ def test_hostile_and_wrong_expressions_are_refused_at_once(expression: str, erro
         evaluate(expression)
     assert time.process_time() - started < 1
     assert str(calculator_tool().invoke({"expression": expression})).startswith("error: ")
+    call = {"name": "calculator", "args": {"expression": expression}, "id": "c", "type": "tool_call"}
+    assert calculator_tool().invoke(call).status == "error"
 
 
 @settings(max_examples=200, deadline=2000)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from fractions import Fraction
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from pydantic import BaseModel, Field
 
 from tools.arithmetic import (
@@ -25,6 +25,7 @@ from tools.arithmetic import (
     constant,
     shown,
 )
+from tools.errors import as_result
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 100
@@ -51,10 +52,14 @@ def calculator_tool(*, name: str = "calculator") -> BaseTool:
         try:
             return shown(evaluate(expression))
         except CalculatorError as error:
-            return f"error: {error}"
+            raise ToolException(str(error)) from error
 
     return StructuredTool.from_function(
-        calculate, name=name, description=DESCRIPTION, args_schema=CalculatorInput
+        calculate,
+        name=name,
+        description=DESCRIPTION,
+        args_schema=CalculatorInput,
+        handle_tool_error=as_result,
     )
 
 

@@ -19,3 +19,8 @@ class ToolInputError(ToolError):
 
 class ToolUnavailableError(ToolError):
     """A tool was asked for without what it is made of."""
+
+
+def as_result(error: Exception) -> str:
+    """What a failed call comes back as (LangChain's `handle_tool_error`): a message of status `error`."""
+    return f"error: {error}"

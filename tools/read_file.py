@@ -12,10 +12,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from pydantic import BaseModel, Field
 
-from tools.errors import ToolInputError
+from tools.errors import ToolInputError, as_result
 
 MAX_BYTES = 256 * 1024
 DESCRIPTION = (
@@ -51,9 +51,15 @@ def read_file_tool(
         try:
             return read_text(path, allowed, offset=offset, max_bytes=max_bytes)
         except FileRefusedError as error:
-            return f"error: {error}"
+            raise ToolException(str(error)) from error
 
-    return StructuredTool.from_function(read, name=name, description=DESCRIPTION, args_schema=ReadFileInput)
+    return StructuredTool.from_function(
+        read,
+        name=name,
+        description=DESCRIPTION,
+        args_schema=ReadFileInput,
+        handle_tool_error=as_result,
+    )
 
 
 def read_text(path: str, allowed: Sequence[Path], *, offset: int = 0, max_bytes: int = MAX_BYTES) -> str:
