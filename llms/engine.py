@@ -17,7 +17,7 @@ from llms.engine_memory import not_enough, out_of_memory
 from llms.engine_queue import Queue
 from llms.engine_request import Handle, Request, TokenInfo
 from llms.engine_run import PREFILL_TOKENS, Runner
-from llms.engine_score import ScoreItem, ScoreJob, packed
+from llms.engine_score import CHUNK_TOKENS, ScoreItem, ScoreJob, packed
 from llms.errors import BadRequest, ContextOverflow
 from llms.prefix import SlotTable
 
@@ -153,9 +153,12 @@ class Engine:
         self.run.land(max(under_way, len(self.run.flights) - 1))
 
     def _run_job(self, job: ScoreJob) -> None:
-        """Run one chunk of a scoring job; without memory for it, make room and try again."""
+        """Run one chunk of a scoring job; without memory for it, make room and try again.
+
+        Running requests wait no longer for it than for a chunk of a prompt, or for one longer prompt.
+        """
         try:
-            job.run_chunk(self.decoder, self.table)
+            job.run_chunk(self.decoder, self.table, PREFILL_TOKENS if self.queue.active else CHUNK_TOKENS)
         except Exception as error:
             if out_of_memory(error) and (self.table.evict() or job.shrink() or self.queue.make_room()):
                 return

@@ -117,9 +117,9 @@ class ScoreJob:
         if self.satisfied:
             self.ready.notify_all()
 
-    def run_chunk(self, decoder: Decoder, table: SlotTable) -> None:
-        """Score as many groups as a chunk may hold."""
-        groups = self._next_chunk(table.available)
+    def run_chunk(self, decoder: Decoder, table: SlotTable, most: int = CHUNK_TOKENS) -> None:
+        """Score as many groups as a chunk may hold: `most` prompt tokens, or one row where it is longer."""
+        groups = self._next_chunk(table.available, min(most, self._tokens))
         table.reserve(sum(len(row.prompt) for group in groups for row in group.rows))
         busy: list[int] = []
         try:
@@ -143,32 +143,32 @@ class ScoreJob:
 
     def shrink(self) -> bool:
         """Ask for half as much a chunk, where one did not fit; False where it was one row already."""
-        chunk = self._next_chunk(CHUNK_ROWS)
+        chunk = self._next_chunk(CHUNK_ROWS, self._tokens)
         self._tokens = sum(len(row.prompt) for group in chunk for row in group.rows) // 2
         return len(chunk) > 1 or len(chunk[0].rows) > 1
 
-    def _next_chunk(self, available: int) -> list[_Group]:
+    def _next_chunk(self, available: int, most: int) -> list[_Group]:
         """Take groups off the list while rows and tokens last; one group larger than a chunk is split."""
         limit = max(1, min(CHUNK_ROWS, available - 2))
         chunk: list[_Group] = []
         rows = tokens = 0
         for place, group in enumerate(self._todo):
             size = sum(len(row.prompt) for row in group.rows)
-            if chunk and (rows + len(group.rows) + 1 > limit or tokens + size > self._tokens):
+            if chunk and (rows + len(group.rows) + 1 > limit or tokens + size > most):
                 break
-            if len(group.rows) + 1 > limit or size > self._tokens:
-                group = self._split(place, limit)
+            if len(group.rows) + 1 > limit or size > most:
+                group = self._split(place, limit, most)
             chunk.append(group)
             rows += len(group.rows) + (len(group.rows) > 1)
             tokens += sum(len(row.prompt) for row in group.rows)
         return chunk
 
-    def _split(self, place: int, limit: int) -> _Group:
+    def _split(self, place: int, limit: int, most: int) -> _Group:
         """Cut a group in two; return its first part, which fits a chunk (or is one row)."""
         group = self._todo[place]
         count = tokens = 0
         for row in group.rows:
-            if count and (count + 2 > limit or tokens + len(row.prompt) > self._tokens):
+            if count and (count + 2 > limit or tokens + len(row.prompt) > most):
                 break
             count, tokens = count + 1, tokens + len(row.prompt)
         head = _Group(group.shared, group.rows[:count])

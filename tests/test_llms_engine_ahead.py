@@ -299,6 +299,24 @@ def test_a_prompt_is_prefilled_in_chunks_between_the_tokens_of_others() -> None:
     assert sum(1 for w in waited if w) >= 7 and len(running.generated) - made >= 7
 
 
+def test_scoring_runs_in_chunks_between_the_tokens_of_others() -> None:
+    decoder = ScriptedDecoder(pages=3000, slots=40)
+    decoder.window = 8192  # type: ignore[misc]
+    engine = Engine(decoder)
+    running = engine.submit(request(_plain([1, 2], 60, run_ahead=0)))
+    running.next_piece()
+    slot, start = running.slot, len(decoder.steps)
+    scores = engine.score([([i] * 300, [[1], [2]]) for i in range(20)])
+    assert len(scores) == 20 and len(running.generated) >= 6
+    waited = [0]
+    for counts, _ in decoder.steps[start:]:
+        if slot in counts:
+            waited.append(0)
+        else:
+            waited[-1] += sum(counts.values())
+    assert max(waited) <= PREFILL_TOKENS
+
+
 class _Once:
     """Waits for one step."""
 
