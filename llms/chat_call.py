@@ -8,12 +8,14 @@ a requested answer is all that runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from llms.chat_output import AnswerInfo, chunk, last_chunk, message
+from llms.tool_format import RESULT_TAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,45 @@ class TextTranslator:
     def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
         """Return the text as one message."""
         return message(info, pieces)
+
+
+class ResultTranslator(TextTranslator):
+    """The answer is text, but for the tag that a small model copies from the tool's result it repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: str | None = ""
+
+    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
+        """Return a chunk where there is news."""
+        return super().feed(info, self._without_tag(piece))
+
+    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return the text as one message."""
+        return super().collect(info, [self._without_tag(piece) for piece in pieces])
+
+    def _without_tag(self, piece: Piece) -> Piece:
+        """Hold text back while it may still be the tag, and leave the tag out."""
+        if self._held is None:
+            return piece
+        tag, text = f"{RESULT_TAGS[0]}\n", self._held + piece.text
+        self._held = text if piece.finish_reason is None and tag.startswith(text) else None
+        if self._held is None:
+            if text.startswith(tag.strip()):
+                text = text.removeprefix(tag.strip()).lstrip("\n")
+            return replace(piece, text=text)
+        return replace(piece, text="")
+
+
+def text_call(runtime: Runtime, messages: Sequence[BaseMessage], params: GenerationParams) -> Call:
+    """Plan an answer in free text."""
+    prompt = runtime.prompt_ids(list(messages))
+    tagged = runtime.prompts.tool_format.name == "generic"
+    if not (tagged and any(isinstance(message, ToolMessage) for message in messages)):
+        return Call(runtime=runtime, prompt=prompt, params=params)
+    stops = (*params.stop, f"\n{RESULT_TAGS[1]}", RESULT_TAGS[1])
+    params = replace(params, stop=stops)
+    return Call(runtime=runtime, prompt=prompt, params=params, translator=ResultTranslator)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
 
-from llms.chat_call import Call
+from llms.chat_call import Call, text_call
 from llms.chat_structured import checked_tools, normal_choice
 from llms.errors import BadRequest
 
@@ -44,13 +44,19 @@ def plan(
     params = chat.params().merged(options, stop)
     runtime = chat.runtime(model)
     if response_format is None and (not tools or choice == "none"):
-        return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
+        return text_call(runtime, messages, params)
     from llms.tool_plan import plan_schema, plan_tools
 
-    if response_format is not None:
+    def structured() -> Call:
         return plan_schema(runtime, messages, params, _schema_of(response_format))
+
+    if not tools or choice == "none":
+        return structured()
+    otherwise = None if response_format is None else structured
     how = {"parallel": parallel, "copy": copy}
-    return plan_tools(runtime, messages, params, tools, choice, scorer=chat.tool_scorer, **how)
+    return plan_tools(
+        runtime, messages, params, tools, choice, scorer=chat.tool_scorer, otherwise=otherwise, **how
+    )
 
 
 def _schema_of(response_format: Any) -> dict[str, Any] | None:

@@ -104,9 +104,14 @@ def call_json(form: ToolFormat, name: str, args: Mapping[str, Any]) -> str:
     return json.dumps({"name": name, form.arguments_key: args}, ensure_ascii=False)
 
 
+RESULT_TAGS = ("<tool_response>", "</tool_response>")
+"""What a tool's result stands between where a template has no tool role."""
+
+
 def result_text(content: str, *, error: bool) -> str:
     """Write a tool's result for a template without a tool role."""
-    return f"<tool_response>\n{'Error: ' if error else ''}{content}\n</tool_response>"
+    opening, closing = RESULT_TAGS
+    return f"{opening}\n{'Error: ' if error else ''}{content}\n{closing}"
 
 
 def parse_calls(form: ToolFormat, text: str) -> tuple[str, list[ToolCallDict]] | None:

@@ -7,12 +7,12 @@ and writes only the arguments. A larger one writes freely until it opens a call 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 
-from llms.chat_call import Call
+from llms.chat_call import Call, text_call
 from llms.grammar import LazyConstraint, json_of, union
 from llms.grammar_schema import OPTIONS, check_schema, prepared
 from llms.prompts import message_text
@@ -21,6 +21,7 @@ from llms.tool_copy import copied_arguments
 from llms.tool_format import ToolFormat
 from llms.tool_output import ArgumentsTranslator, CallsTranslator
 from llms.tool_requests import requests
+from llms.tool_turn import last_turn
 
 if TYPE_CHECKING:
     from llms.chat_params import GenerationParams
@@ -58,6 +59,7 @@ def plan_tools(
     parallel: bool,
     copy: bool,
     scorer: ToolScorer | None,
+    otherwise: Callable[[], Call] | None = None,
 ) -> Call:
     """Plan an answer that may, or must, call tools.
 
@@ -70,19 +72,35 @@ def plan_tools(
         parallel: Whether one answer may make several calls.
         copy: Whether a small model's arguments are copied from the message.
         scorer: Optional similarities of the message to tool descriptions.
+        otherwise: Plans the answer where no tool is called, if that is no free text.
     """
     chosen = [tool for tool in tools if choice in ("auto", "any", _name(tool))]
     if not runtime.small:
+        if otherwise is not None and choice == "auto":
+            if not _would_call(runtime, messages, tools):
+                return otherwise()
+            choice = "any"
         return _written(runtime, messages, params, tools, chosen, choice=choice, parallel=parallel)
-    if choice == "auto" and _answered(messages):
-        return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
-    question = _last_question(messages)
-    if parallel and len(chosen) > 1 and (parts := requests(runtime, question, chosen)):
+    turn = last_turn(messages)
+    answer = otherwise or (lambda: text_call(runtime, messages, params))
+    if choice == "auto" and turn.over:
+        return answer()
+    # A tool that has answered is not asked the same again while another one is left.
+    chosen = [tool for tool in chosen if _name(tool) not in turn.answered_by] or chosen
+    if parallel and len(chosen) > 1 and (parts := requests(runtime, turn.question, chosen)):
         return _several(runtime, messages, params, parts, copy=copy)
-    tool = choose_tool(runtime, question, chosen, must=choice != "auto", scorer=scorer)
+    tool = choose_tool(runtime, turn.question, chosen, must=choice != "auto", scorer=scorer)
     if tool is None:
-        return Call(runtime=runtime, prompt=runtime.prompt_ids(list(messages)), params=params)
-    return _arguments(runtime, messages, params, tool, copy_from=question if copy else None)
+        return answer()
+    return _arguments(runtime, messages, params, tool, copy_from=turn.text if copy else None)
+
+
+def _would_call(runtime: Runtime, messages: Sequence[BaseMessage], tools: Sequence[Tool]) -> bool:
+    """Tell whether a model opens a call more probably than a JSON object."""
+    text = runtime.prompts.render(messages, list(tools))
+    item = runtime.split(text, [runtime.prompts.tool_format.opening.strip(), "{"], special=False)
+    call, value = runtime.engine.score([item])[0]
+    return call > value
 
 
 def _arguments(
@@ -258,25 +276,6 @@ def with_schema_note(messages: Sequence[BaseMessage], schema: dict[str, Any] | N
             noted[place] = HumanMessage(content=f"{message_text(noted[place])}\n\n{note}")
             return noted
     return [*noted, HumanMessage(content=note)]
-
-
-def _answered(messages: Sequence[BaseMessage]) -> bool:
-    """Tell whether tools have said what they can: the last one succeeded, or failed for the second time."""
-    if not isinstance(messages[-1], ToolMessage):
-        return False
-    failures = 0
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            break
-        failures += isinstance(message, ToolMessage) and message.status == "error"
-    return messages[-1].status != "error" or failures > 1
-
-
-def _last_question(messages: Sequence[BaseMessage]) -> str:
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            return message_text(message)
-    return message_text(messages[-1])
 
 
 def _name(tool: Tool) -> str:
