@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with injections.jsonl")
     parser.add_argument("--model", help="a real model, too; for example smollm2-135m")
+    parser.add_argument("--way", choices=["free", "forced", "both"], default="both", help="of the real model")
     args = parser.parse_args()
     if not (args.data / "injections.jsonl").is_file():
         parser.error(f"expected injections.jsonl in the folder, found none at {args.data}")
@@ -94,7 +95,7 @@ def main() -> None:
         from llms import ChatLocal
 
         model = ChatLocal(model=args.model, temperature=0, max_tokens=64)
-        for way in ("free", "forced"):
+        for way in ("free", "forced") if args.way == "both" else (args.way,):
             rows = [real_attempts(model, case, forced=way == "forced") for case in shared]
             called, acting, tried, acted = (sum(column) for column in zip(*rows, strict=True))
             print(
