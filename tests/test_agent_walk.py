@@ -115,14 +115,21 @@ def test_documents_are_listed_and_removed(agent: Run) -> None:
     [
         (lambda folder: None, 31),
         (lambda folder: folder.mkdir(), 33),
-        (lambda folder: (folder.mkdir(), (folder / "a.md").write_bytes(b"")), 36),
+        (lambda folder: folder.write_bytes(b""), 36),  # named: in a folder it would be skipped
         (lambda folder: (folder.mkdir(), (folder / "a.md").write_bytes(bytes(range(256)) * 9)), 35),
     ],
 )
 def test_folders_that_cannot_be_ingested(agent: Run, tmp_path: Path, make: Any, code: int) -> None:
-    make(tmp_path / "docs")
-    done = agent("ingest", str(tmp_path / "docs"))
+    make(tmp_path / "docs.md")
+    done = agent("ingest", str(tmp_path / "docs.md"))
     assert done.code == code and "Traceback" not in done.err, done
+
+
+def test_a_folder_of_empty_files_has_nothing_and_says_so(agent: Run, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_bytes(b"")
+    done = agent("ingest", str(tmp_path / "docs"))
+    assert done.code == 0 and "nothing to ingest (1 skipped: empty, or no document)" in done.err, done
 
 
 def test_doctor_finds_this_machine_in_order(agent: Run) -> None:

@@ -73,7 +73,8 @@ def ingest_paths(parts: Parts, paths: list[str], **options: Any) -> IngestReport
 def describe(report: IngestReport) -> str:
     """One line that says what an ingest did."""
     if not report.changed and not report.failed:
-        return f"documents: {len(report.unchanged)} unchanged, nothing to ingest"
+        skipped = f" ({len(report.skipped)} skipped: empty, or no document)" if report.skipped else ""
+        return f"documents: {len(report.unchanged)} unchanged, nothing to ingest{skipped}"
     return f"documents: {report.summary()}"
 
 
