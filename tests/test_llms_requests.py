@@ -11,6 +11,7 @@ import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
 from llms.chat_output import AnswerInfo
@@ -18,19 +19,6 @@ from llms.engine_request import Piece
 from llms.tool_format import MISTRAL
 from llms.tool_output import CallsTranslator
 from llms.tool_plan import arguments_grammar
-
-
-@tool
-def get_weather(location: str) -> str:
-    """Get the weather at a place."""
-    return "sunny"
-
-
-@tool
-def set_timer(minutes: int) -> str:
-    """Start a countdown timer."""
-    return "started"
-
 
 TWO_THINGS = "Show me the weather in Lisbon, and start a timer of 20 minutes."
 BOTH = [("get_weather", {"location": "Lisbon"}), ("set_timer", {"minutes": 20})]

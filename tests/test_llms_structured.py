@@ -7,21 +7,10 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
+from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
 from llms.errors import BadRequest
-
-
-@tool
-def get_weather(location: str) -> str:
-    """Get the weather at a place."""
-    return "sunny"
-
-
-@tool
-def set_timer(minutes: int) -> str:
-    """Start a countdown timer."""
-    return "started"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
+from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
 from llms.chat_output import AnswerInfo
@@ -54,18 +55,6 @@ def mistral_prompts(embedded: Any) -> PromptBuilder:
     tokenizer = copy.copy(embedded.tokenizer)
     tokenizer.chat_template = MISTRAL_LIKE
     return PromptBuilder(tokenizer)
-
-
-@tool
-def get_weather(location: str) -> str:
-    """Get the weather at a place."""
-    return "sunny"
-
-
-@tool
-def set_timer(minutes: int) -> str:
-    """Start a countdown timer."""
-    return "started"
 
 
 def test_a_call_streams_and_holds_what_the_message_says(chat: ChatLocal) -> None:
