@@ -10,7 +10,10 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langgraph.types import Command
 from pydantic import Field
+
+from agent.events import Approval, Event, Final, stream_events
 
 Script = Callable[[list[BaseMessage]], AIMessage]
 
@@ -78,3 +81,19 @@ def scripted(*answers: str | AIMessage | Script, **fields: Any) -> ScriptedModel
 def calls(name: str, /, call_id: str = "call00001", **args: Any) -> AIMessage:
     """A message that calls one tool."""
     return AIMessage(content="", tool_calls=[{"name": name, "args": args, "id": call_id}])
+
+
+CONFIG = {"configurable": {"thread_id": "t"}}
+"""Of the one thread that a test needs."""
+
+
+def last(events: list[Event]) -> Final:
+    """The answer of a turn that came to its end."""
+    assert isinstance(events[-1], Final), events
+    return events[-1]
+
+
+def resume(agent: Any, pause: Approval, decision: dict[str, Any], **update: Any) -> Final:
+    """Go on with a turn that waits, as the user decides."""
+    command = Command(resume={pause.id: decision}, update=update or None)
+    return last(list(stream_events(agent, command, config=CONFIG)))
