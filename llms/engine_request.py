@@ -124,8 +124,7 @@ class Handle:
         slot: The decoder's slot, while it has one.
         pending: Tokens at the end of the sequence that the decoder has not seen yet.
         started: Whether it has ever had a slot. checked: Whether logits were looked at for NaN.
-        sampling: How a decoder picks its tokens; the plainest way where the host does.
-        flight: The latest launched step that gives a token of it which the host has not read.
+        sampling: How a decoder picks its tokens. flight: The latest step under way that gives one of them.
     """
 
     def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
@@ -163,11 +162,7 @@ class Handle:
 
     @property
     def wants(self) -> int:
-        """How many tokens it could give a step now; 0 where the host must read its last step first.
-
-        A step that is under way gives one token, which the next step can take without the host having seen
-        it, unless the host picks it, or it is the last.
-        """
+        """How many tokens a step could take now; none that is under way where the host picks, or the last."""
         if self.flight is None:
             return self.pending
         return int(not self.request.on_host and len(self.generated) + 1 < self.request.max_tokens)

@@ -60,7 +60,10 @@ def test_verify_stops_at_the_first_wrong_guess() -> None:
 
 def test_guesses_begin_where_they_pay_and_end_where_they_do_not() -> None:
     pace = Pace()
-    assert not pace.pays(), "nothing is known"
+    assert pace.pays(), "a text that quotes is expected"
+    for _ in range(8):
+        pace.learn(0, 1)
+    assert not pace.pays(), "it does not quote"
     for _ in range(20):
         pace.learn(5, 3)
     assert pace.pays()

@@ -1,0 +1,92 @@
+"""Requests to a scripted decoder: what the rules say each must give, and what must be left in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scripted_decoder import VOCABULARY, ScriptedDecoder, logits_after
+
+from llms.engine import Engine
+from llms.engine_request import Handle, Piece, Request
+from llms.sampling import sample, steer
+
+
+def decode(ids: list[int]) -> str:
+    return "".join(chr(0x4E00 + i) for i in ids)
+
+
+class Even:
+    """A grammar of even tokens that ends after `count` of them, and forces a 2 after every 4."""
+
+    def __init__(self, count: int) -> None:
+        self.left, self.last = count, 0
+
+    def mask(self, remaining: int) -> torch.Tensor:
+        return torch.arange(VOCABULARY) % 2 == 0
+
+    def settle(self, token: int, remaining: int) -> int:
+        return token
+
+    def accept(self, token: int) -> bool:
+        self.left, self.last = self.left - 1, token
+        return self.left <= 0
+
+    def forced(self) -> list[int]:
+        return [2] if self.last == 4 and self.left > 0 else []
+
+
+def request(asked: dict[str, Any]) -> Request:
+    count = asked["constraint"]
+    return Request(**{**asked, "constraint": count and Even(count)}, decode=decode)
+
+
+def whole(pieces: Sequence[Piece]) -> tuple[Any, ...]:
+    """All that a caller sees."""
+    infos = [(i.token, round(i.logprob, 4), [t for t, _ in i.top]) for p in pieces for i in p.logprobs]
+    tokens = [t for p in pieces for t in p.tokens]
+    return tokens, "".join(p.text for p in pieces), infos, {p.finish_reason for p in pieces}
+
+
+def by_hand(asked: dict[str, Any]) -> list[int]:
+    """The tokens of a request, from the rules alone."""
+    one, tokens, grammar = request(asked), list(asked["prompt"]), None
+    if one.constraint is not None:
+        grammar = one.constraint
+    made: list[int] = []
+    while len(made) < one.max_tokens:
+        if grammar is not None and one.top_logprobs is None and made and (forced := grammar.forced()):
+            token = forced[0]
+        else:
+            logits = steer(logits_after(tokens), one.steering, tokens)
+            if grammar is not None:
+                logits = logits.masked_fill(~grammar.mask(0), -torch.inf)
+            token = int(sample(logits[None], [one.sampling], [len(tokens)]))
+        made.append(token)
+        tokens.append(token)
+        over = grammar is not None and grammar.accept(token)
+        if over or token in one.end_ids or any(stop in decode(made) for stop in one.stops):
+            break
+    return made
+
+
+def check_cache(
+    engine: Engine, decoder: ScriptedDecoder, handles: Sequence[Handle], left: Sequence[Handle] = ()
+) -> None:
+    """What slots hold is what the table says: of finished requests, all but the last token at most."""
+    last = engine.submit(request({**plain([39, 38], 1), "run_ahead": 0}))
+    last.result()
+    engine.run.land()
+    engine.queue.reap()
+    sequences = [[*h.request.prompt, *h.generated] for h in [*handles, last]]
+    sequences = [s if h in left else s[:-1] for s, h in zip(sequences, [*handles, last], strict=True)]
+    for slot in range(decoder.max_slots):
+        held = decoder.held[slot]
+        assert held == engine.table._tokens.get(slot, [])
+        assert not held or any(held == s[: len(held)] for s in sequences)
+    assert all(handle.slot is None and handle.flight is None for handle in handles)
+
+
+def plain(prompt: Sequence[int], count: int, **more: Any) -> dict[str, Any]:
+    return {"prompt": tuple(prompt), "max_tokens": count, "constraint": None, **more}

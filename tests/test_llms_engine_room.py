@@ -1,0 +1,105 @@
+"""How requests share one decoder: prompts and scoring in chunks, and what happens where the pool is full."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from scripted_decoder import PAGE, ScriptedDecoder
+from scripted_requests import by_hand, check_cache, plain, request, whole
+
+from llms.engine import Engine
+from llms.engine_request import gather
+from llms.engine_run import PREFILL_TOKENS
+from llms.errors import RequestTooLarge
+
+
+def test_a_prompt_is_prefilled_in_chunks_between_the_tokens_of_others() -> None:
+    decoder = ScriptedDecoder(pages=3000)
+    decoder.window = 8192  # type: ignore[misc]
+    engine = Engine(decoder)
+    running = engine.submit(request(plain([1, 2], 60, run_ahead=0)))
+    for _ in range(3):
+        running.next_piece()
+    assert running.slot is not None
+    slot, start = running.slot, len(decoder.steps)
+    late = [engine.submit(request(plain([i] * (2500 + i), 2))) for i in (3, 4, 5)]
+    made = len(running.generated)
+    while not all(h.done for h in late) and not running.done:
+        engine.drive(_Once(engine))
+    waited = [0]
+    for counts, _ in decoder.steps[start:]:
+        if slot in counts:
+            waited.append(0)
+        else:
+            waited[-1] += max(counts.values()) * len(counts)
+    assert max(waited) <= PREFILL_TOKENS, "more than one chunk between two tokens of a running request"
+    assert sum(1 for w in waited if w) >= 7 and len(running.generated) - made >= 7
+
+
+def test_scoring_runs_in_chunks_between_the_tokens_of_others() -> None:
+    decoder = ScriptedDecoder(pages=3000, slots=40)
+    decoder.window = 8192  # type: ignore[misc]
+    engine = Engine(decoder)
+    running = engine.submit(request(plain([1, 2], 60, run_ahead=0)))
+    running.next_piece()
+    slot, start = running.slot, len(decoder.steps)
+    scores = engine.score([([i] * 300, [[1], [2]]) for i in range(20)])
+    assert len(scores) == 20 and len(running.generated) >= 6
+    waited = [0]
+    for counts, _ in decoder.steps[start:]:
+        if slot in counts:
+            waited.append(0)
+        else:
+            waited[-1] += sum(counts.values())
+    assert max(waited) <= PREFILL_TOKENS
+
+
+class _Once:
+    """Waits for one step."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.ready, self._engine = threading.Condition(engine._lock), engine
+        self._until = engine.steps + 1
+
+    @property
+    def satisfied(self) -> bool:
+        return self._engine.steps >= self._until
+
+    def wake(self) -> None:
+        """Nobody sleeps."""
+
+
+def test_a_prompt_waits_until_the_pool_has_room_for_it() -> None:
+    decoder = ScriptedDecoder(pages=20)
+    engine = Engine(decoder)
+    first = engine.submit(request(plain([1] * 40, 20, run_ahead=0)))
+    head = first.next_piece()
+    assert head is not None
+    second = engine.submit(request(plain([2] * 40, 3)))
+    assert whole(second.result())[0] == by_hand(plain([2] * 40, 3))
+    assert first.done and decoder.refused <= 1, "admitted, it would have pushed out the other or itself"
+    assert whole([head, *first.result()])[0] == by_hand(plain([1] * 40, 20))
+
+
+def test_a_full_pool_drops_cached_prefixes_oldest_first_then_pauses_and_ends_nobody() -> None:
+    decoder = ScriptedDecoder(pages=24)
+    engine = Engine(decoder)
+    for start in (0, 10, 20):
+        engine.submit(request(plain(range(start, start + 18), 2))).result()
+    assert engine.table.best([*range(20, 38), 1])[1] == 18
+    engine.submit(request(plain([5] * 38, 2))).result()
+    assert engine.table.best([*range(20, 38), 1])[1] == 18, "the youngest prefix stays"
+    assert engine.table.best([*range(18), 1])[1] == 0, "the oldest went"
+    wanted = [plain([i] * 20, 20) for i in range(6)]
+    handles = [engine.submit(request(one)) for one in wanted]
+    assert [whole(p)[0] for p in gather(handles)] == [by_hand(one) for one in wanted]
+    assert engine.score([([i] * 20, [[1], [2, 3]]) for i in range(8)])[0][0] < 0
+    with pytest.raises(RequestTooLarge):
+        ScriptedDecoder.window, before = 200, ScriptedDecoder.window
+        try:
+            engine.submit(request(plain([1] * (25 * PAGE), 2))).result()
+        finally:
+            ScriptedDecoder.window = before
+    assert whole(engine.submit(request(wanted[0])).result())[0] == by_hand(wanted[0])
+    check_cache(engine, decoder, handles)
