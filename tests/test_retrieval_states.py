@@ -30,8 +30,8 @@ def opened(path: Path) -> DocumentStore:
 def shown(store: DocumentStore) -> tuple[dict[str, object], list[float]]:
     """Everything a user can tell two stores apart by: what is there and found in which order, and the scores.
 
-    The scores are held to a tolerance: sums over another number of rows differ in their last bits, and rounding both
-    sides would only move the place where those bits show (0.87655 was once 0.8766 and once 0.8765).
+    The scores are held to a tolerance: sums over another number of rows differ in their last bits, and
+    rounding both sides only moves the place where those bits show (0.87655 was 0.8766 and 0.8765).
     """
     answers: dict[str, object] = {
         "documents": [
