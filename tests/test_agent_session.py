@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -206,6 +207,23 @@ def test_many_conversations_at_once_on_one_model(tmp_path: Path) -> None:
         for number, talk in enumerate(talks):
             said = [m.text for m in threads.messages(talk)]
             assert said == [x for t in range(5) for x in (f"{number}.{t}", f"answer to {number}.{t}")]
+
+
+def test_two_hundred_turns_leave_nothing_behind(tmp_path: Path) -> None:
+    model = scripted(lambda messages: "an answer of some words")
+    counts = []
+    with open_threads(tmp_path / "t.sqlite") as threads:
+        agent = build_graph(model, checkpointer=threads.saver)
+        for turn in range(200):
+            if turn % 10 == 0:
+                talk = threads.new("talk")
+            model.seen.clear()
+            list(stream_events(agent, f"question {turn}", config=config_of(talk)))
+            threads.settle(talk)
+            if turn % 50 == 49:
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+    assert counts[-1] - counts[0] < 100, counts  # not one object a turn
 
 
 def test_many_conversations_at_once_say_what_each_says_alone(embedded: Any, tmp_path: Path) -> None:
