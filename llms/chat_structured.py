@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
@@ -83,11 +85,14 @@ class ToolsAndSchemas(BaseChatModel):
         Raises:
             UnsupportedSchema: The schema uses a keyword that the grammar cannot enforce.
             BadRequest: An unknown method.
+            OutputParserException: On use, where max_tokens cut the answer.
         """
         if method not in ("json_schema", "function_calling", "json_mode"):
             raise BadRequest(
                 f"Expected method 'json_schema', 'function_calling' or 'json_mode', found {method!r}."
             )
+        if isinstance(schema, dict) and not {"title", "name", "function"} & set(schema):
+            schema = {"title": "answer", **schema}  # LangChain names a schema by its title
         note = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_json_schema(schema)}
         if method == "function_calling":
             model, parser = self._as_tool(schema, note, kwargs)
@@ -187,11 +192,33 @@ def normal_choice(choice: str | dict[str, Any] | bool | None, names: Sequence[st
     )
 
 
+class _Whole:
+    """Refuses an answer that the token limit cut: what is left of it may parse and mean something else."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = getattr(result[0], "message", None)
+        if not partial and message is not None and message.response_metadata.get("finish_reason") == "length":
+            raise OutputParserException(
+                f"Expected a whole answer, found one that the token limit cut: {message.text!r}. "
+                f"Raise max_tokens, or ask for less.",
+                llm_output=message.text,
+            )
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+
+
+class _WholeJson(_Whole, JsonOutputParser):
+    pass
+
+
+class _WholeModel(_Whole, PydanticOutputParser[Any]):
+    pass
+
+
 def _json_parser(schema: dict[str, Any] | type) -> OutputParserLike[Any]:
     """Return what turns the JSON text into the schema's type."""
     if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticOutputParser(pydantic_object=schema)
-    return JsonOutputParser()
+        return _WholeModel(pydantic_object=schema)
+    return _WholeJson()
 
 
 def json_text(value: object) -> str:

@@ -59,8 +59,18 @@ def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
     narrowed["properties"] = {
         name: _narrowed(_named(inner, text), copies, digits)
         for name, inner in schema.get("properties", {}).items()
+        if name in schema.get("required", ()) or not _is_map(inner)
     }
     return narrowed
+
+
+def _is_map(schema: Any) -> bool:
+    """Tell whether a value is an object of any keys: no words of a message are one."""
+    if not isinstance(schema, Mapping):
+        return False
+    return any(map(_is_map, schema.get("anyOf", ()))) or (
+        schema.get("type") == "object" and not schema.get("properties")
+    )
 
 
 def _named(schema: Any, text: str) -> Any:

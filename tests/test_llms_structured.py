@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
+from langchain_core.exceptions import OutputParserException
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 from tool_samples import get_weather, set_timer
@@ -123,3 +124,17 @@ def test_what_cannot_be_read_is_reported_beside_the_raw_answer(chat: ChatLocal) 
     found = chat.with_structured_output(Node, max_tokens=2, **how).invoke("A tree")  # no tree is that short
     assert found["parsed"] is None
     assert found["raw"].response_metadata["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("schema", [Leaf, City])
+def test_an_answer_that_the_limit_cut_is_refused(chat: ChatLocal, schema: Any) -> None:
+    with pytest.raises(OutputParserException, match="max_tokens"):
+        chat.with_structured_output(schema, max_tokens=3).invoke("A leaf")
+    found = chat.with_structured_output(schema, max_tokens=3, include_raw=True).invoke("A leaf")
+    assert found["parsed"] is None and isinstance(found["parsing_error"], OutputParserException)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_a_schema_without_a_title_is_taken(chat: ChatLocal, method: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}}, "required": ["a"]}
+    assert chat.with_structured_output(schema, method=method).invoke("One number")["a"] <= 9

@@ -375,6 +375,13 @@ def test_an_enum_is_narrowed_to_what_the_message_names(chat: ChatLocal) -> None:
         assert call["args"] == {"city": "Oslo", "unit": name}
 
 
+def test_an_optional_map_is_left_out_where_words_are_copied() -> None:
+    free = {"type": "object", "additionalProperties": {"type": "string"}}
+    properties: dict[str, Any] = {"a": free, "b": {"anyOf": [free, {"type": "null"}]}, "c": free}
+    found = limited_to_spans({"type": "object", "properties": properties, "required": ["c"]}, "some words")
+    assert set(found["properties"]) == {"c"}
+
+
 def test_a_message_without_words_to_copy_is_written_freely(chat: ChatLocal) -> None:
     tool = {"type": "function", "function": EMAIL}
     call = chat.bind_tools([tool], tool_choice="send_email").invoke("?!", max_tokens=40).tool_calls[0]
