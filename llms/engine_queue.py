@@ -83,8 +83,9 @@ class Queue:
                 return
             if self._table.available == 0 or self._shares_soon(handle):
                 continue
-            if self.active and self._missing(handle) > self._table.room:
-                return  # its prompt would push out those that run, or itself
+            while self.active and self._missing(handle) > self._table.room:
+                if not self._pause():
+                    return  # its prompt would push out those that run, or itself
             if not handle.generated:
                 begin(handle)
             if not handle.done:
@@ -125,11 +126,13 @@ class Queue:
         return paused is not None
 
     def make_room(self) -> bool:
-        """Take the youngest request's KV for the others, once no cached prefix is left to evict.
+        """Take a lagging reader's KV, else the youngest request's, once no cached prefix is left to evict.
 
         What lost its slot waits until another request is over. False where one request alone is left: it is
         too large by itself.
         """
+        if self._pause():
+            return True
         with self._lock:
             running = [h for h in self.active if not h.done]
         if len(running) < 2:

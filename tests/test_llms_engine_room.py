@@ -103,3 +103,15 @@ def test_a_full_pool_drops_cached_prefixes_oldest_first_then_pauses_and_ends_nob
             ScriptedDecoder.window = before
     assert whole(engine.submit(request(wanted[0])).result())[0] == by_hand(wanted[0])
     check_cache(engine, decoder, handles)
+
+
+def test_a_reader_that_lags_keeps_no_pool_from_the_others() -> None:
+    decoder = ScriptedDecoder(pages=16)
+    engine = Engine(decoder)
+    lagging = engine.submit(request(plain([1] * 40, 10, run_ahead=1)))
+    head = lagging.next_piece()
+    assert head is not None
+    other = engine.submit(request(plain([2] * 40, 5)))
+    assert whole(other.result())[0] == by_hand(plain([2] * 40, 5)) and engine.steps < 100
+    assert whole([head, *lagging.result()])[0] == by_hand(plain([1] * 40, 10))
+    check_cache(engine, decoder, [lagging, other])
