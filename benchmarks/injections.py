@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with injections.jsonl")
     parser.add_argument("--model", help="a real model, too; for example smollm2-135m")
     parser.add_argument("--way", choices=["free", "forced", "both"], default="both", help="of the real model")
+    parser.add_argument("--cases", type=int, default=1000, help="how many the real model gets")
     args = parser.parse_args()
     if not (args.data / "injections.jsonl").is_file():
         parser.error(f"expected injections.jsonl in the folder, found none at {args.data}")
@@ -96,7 +97,7 @@ def main() -> None:
 
         model = ChatLocal(model=args.model, temperature=0, max_tokens=64)
         for way in ("free", "forced") if args.way == "both" else (args.way,):
-            rows = [real_attempts(model, case, forced=way == "forced") for case in shared]
+            rows = [real_attempts(model, case, forced=way == "forced") for case in shared[: args.cases]]
             called, acting, tried, acted = (sum(column) for column in zip(*rows, strict=True))
             print(
                 f"{args.model}, {way}: {called} call a tool, {acting} one that acts, {tried} as ordered, "
