@@ -20,6 +20,7 @@ from pathlib import Path
 from llms.catalog import cache_dir
 
 SOURCE = Path(__file__).with_name("lean_kernels.cpp")
+HEADER = SOURCE.with_name("lean_product.h")
 
 NEEDS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_bf16"})
 """What the CPU must offer, in Linux's names: AMD from Zen 4 on, Intel's servers from Cooper Lake on."""
@@ -45,7 +46,15 @@ def code(folder: Path | None = None) -> ctypes.CDLL | None:
     if compiler is None or why_not():
         return None
     folder, facts = folder or cache_dir() / "kernels", os.stat(compiler)
-    made_of = (SOURCE.read_text(), OPTIONS, compiler, facts.st_mtime_ns, facts.st_size, sorted(_cpu()))
+    made_of = (
+        SOURCE.read_text(),
+        HEADER.read_text(),
+        OPTIONS,
+        compiler,
+        facts.st_mtime_ns,
+        facts.st_size,
+        sorted(_cpu()),
+    )
     path = folder / f"lean-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}.so"
     with contextlib.suppress(OSError):
         if not path.exists():

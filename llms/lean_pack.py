@@ -1,6 +1,6 @@
 """A bf16 matrix as the lean decoder's machine code reads it: blocks of 16 rows by 32 columns.
 
-Knows the three forms that `lean_kernels.cpp` describes, and how to tell which of them loses nothing. Weights
+Knows the three forms that `lean_product.h` describes, and how to tell which of them loses nothing. Weights
 that came from a GGUF file in Q4_1 or Q8_0 give their codes back; the scales are fp16, as they were there.
 """
 

@@ -42,7 +42,7 @@ def suits(config: Mapping[str, Any]) -> bool:
     dim = config.get("head_dim") or config["hidden_size"] // heads
     columns = dim * (heads + 2 * (config.get("num_key_value_heads") or heads))
     widths = (config["hidden_size"], config["intermediate_size"], dim * heads)
-    return all(width % 32 == 0 for width in widths) and columns % 16 == 0
+    return dim <= 128 and all(width % 32 == 0 for width in (dim, *widths)) and columns % 16 == 0
 
 
 def footprint(facts: Facts, setting: Setting) -> Use:

@@ -25,7 +25,7 @@ from llms.sampling import Sampling
 @pytest.fixture(scope="module", name="model")
 def four_bit_model() -> Any:
     """A tiny model whose layers hold 4-bit weights, in bf16."""
-    found = tiny_model(dtype=torch.bfloat16)
+    found = tiny_model(dtype=torch.bfloat16, head_dim=32)
     for layer in found.model.layers:
         for linear in (m for m in layer.modules() if isinstance(m, nn.Linear)):
             packed = quants.quantize(linear.weight.detach().float().numpy(), GGMLQuantizationType.Q4_1)

@@ -22,6 +22,7 @@ from llms.lean import LeanDecoder
 from llms.lean_compiler import NEEDS, code
 from llms.lean_pack import BITS, BLOCK, LANES, eight_bit_codes, on_eight_bits, pack
 from llms.lean_plan import suits
+from llms.reference import ReferenceDecoder
 from llms.sampling import Sampling
 
 needs_code = pytest.mark.skipif(code() is None, reason="no g++, or a CPU without AVX512-BF16")
@@ -116,7 +117,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "grouped queries": {},
     "one key head": {"num_key_value_heads": 1},
     "every head its own keys": {"num_key_value_heads": 4},
-    "heads wider than the model": {"head_dim": 48},
+    "wide heads": {"head_dim": 64},
+    "wider heads": {"head_dim": 96},
+    "the widest heads": {"head_dim": 128},
     "sliding window": {"sliding_window": 8},
     "an own head": {"tie_word_embeddings": False},
     "rows that fill no group": {"vocab_size": 263},
@@ -124,7 +127,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def model_of(kind: GGMLQuantizationType | None, **changes: Any) -> Any:
-    found = tiny_model(dtype=torch.bfloat16, **changes)
+    found = tiny_model(dtype=torch.bfloat16, **{"head_dim": 32} | changes)
     for linear in (m for m in found.modules() if isinstance(m, nn.Linear)):
         linear.weight.data = rounded(linear.weight.detach(), kind)
     return found
@@ -208,7 +211,7 @@ def test_damage_shows_in_the_logits(kind: Any, value: float) -> None:
 
 @needs_code
 def test_a_long_row_of_scores_keeps_its_softmax() -> None:
-    model = tiny_model(dtype=torch.bfloat16, max_position_embeddings=4096)
+    model = tiny_model(dtype=torch.bfloat16, head_dim=32, max_position_embeddings=4096)
     for layer in model.model.layers:
         layer.self_attn.q_proj.weight.data *= 400  # scores in the thousands
     ids = [(i * i) % 259 for i in range(1500)]
@@ -220,9 +223,13 @@ def test_a_long_row_of_scores_keeps_its_softmax() -> None:
 
 def test_shapes_it_was_not_written_for_go_to_the_operators() -> None:
     odd = tiny_model(dtype=torch.bfloat16, hidden_size=48, num_attention_heads=4, num_key_value_heads=4)
-    assert not suits(odd.config.to_dict()) and suits(tiny_model().config.to_dict())
+    assert not suits(odd.config.to_dict()) and suits(tiny_model(head_dim=32).config.to_dict())
+    assert not suits(tiny_model(head_dim=16).config.to_dict())
+    assert not suits(tiny_model(head_dim=160).config.to_dict())
     assert "own forward pass" in LeanDecoder(odd).describe()
-    assert "own forward pass" in LeanDecoder(tiny_model()).describe()  # fp32: exactness is its point
+    assert (
+        "own forward pass" in LeanDecoder(tiny_model(head_dim=32)).describe()
+    )  # fp32: exactness is its point
 
 
 def test_without_compiler_or_instructions_there_is_no_code(
@@ -277,3 +284,27 @@ def fresh() -> Any:
     """Leave no other folder's code behind."""
     yield
     code.cache_clear()
+
+
+@needs_code
+def test_after_a_chat_s_markers_it_is_nearer_to_fp32_than_transformers_in_bf16(
+    embedded: Any, embedded_cache: Path
+) -> None:
+    """Markers have activations a thousand times the others': 8 bits for those lost the answer."""
+    from llms.load import LoadSpec, load
+
+    loaded = load(LoadSpec(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
+    for question in ("What is the capital of France?", "How do I boil an egg?"):
+        text = loaded.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
+        ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        exact, theirs, ours = (
+            kind(model).prefill(0, ids)
+            for kind, model in (
+                (ReferenceDecoder, embedded.model),
+                (ReferenceDecoder, loaded.model),
+                (LeanDecoder, loaded.model),
+            )
+        )
+        assert (ours - exact).norm() <= (theirs - exact).norm()  # 0.16 and 0.53 of it; with 8 bits 2.7
