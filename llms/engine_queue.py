@@ -120,7 +120,8 @@ class Queue:
     def _pause(self) -> bool:
         """Move a request whose reader lags out of its slot; its KV stays cached."""
         with self._lock:
-            paused = next((h for h in self.active if h.ahead and not h.done), None)
+            lagging = (h for h in self.active if h.ahead and h.flight is None and not h.done)
+            paused = next(lagging, None)
         if paused is not None:
             self._requeue(paused, keep=True)
         return paused is not None

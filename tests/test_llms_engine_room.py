@@ -115,3 +115,16 @@ def test_a_reader_that_lags_keeps_no_pool_from_the_others() -> None:
     assert whole(other.result())[0] == by_hand(plain([2] * 40, 5)) and engine.steps < 100
     assert whole([head, *lagging.result()])[0] == by_hand(plain([1] * 40, 10))
     check_cache(engine, decoder, [lagging, other])
+
+
+def test_requests_whose_readers_take_turns_do_not_push_each_other_out() -> None:
+    decoder = ScriptedDecoder()
+    engine = Engine(decoder, max_batch=1)
+    handles = [engine.submit(request(plain([i, 7], 6, run_ahead=1))) for i in range(3)]
+    seen: list[list[int]] = [[], [], []]
+    for _ in range(6):
+        for handle, tokens in zip(handles, seen, strict=True):
+            piece = handle.next_piece()
+            assert piece is not None and engine.steps < 400
+            tokens.extend(piece.tokens)
+    assert seen == [by_hand(plain([i, 7], 6)) for i in range(3)]
