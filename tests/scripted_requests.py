@@ -90,3 +90,14 @@ def check_cache(
 
 def plain(prompt: Sequence[int], count: int, **more: Any) -> dict[str, Any]:
     return {"prompt": tuple(prompt), "max_tokens": count, "constraint": None, **more}
+
+
+def limit_steps(engine: Engine, most: int) -> None:
+    """Fail where an engine steps on and on, and nobody gets on."""
+    step = engine._step
+
+    def counted() -> None:
+        step()
+        assert engine.steps < most, "nobody gets on"
+
+    engine._step = counted  # type: ignore[method-assign]
