@@ -38,7 +38,7 @@ ERRORS: tuple[ExitCode, ...] = (
     ExitCode(12, "llms.errors:ContextOverflow", "the prompt is longer than the model's window"),
     ExitCode(13, "llms.errors:TextOnly", "an image, audio or file was given to a text model"),
     ExitCode(14, "llms.errors:UnsupportedSchema", "a JSON schema that the grammar cannot express"),
-    ExitCode(15, "llms.errors:RequestTooLarge", "too much at once for the memory budget"),
+    ExitCode(15, "llms.errors:RequestTooLarge", "one request that fills the memory by itself"),
     ExitCode(16, "llms.errors:UnknownModel", "no model of that name"),
     ExitCode(17, "llms.errors:DamagedCheckpoint", "a checkpoint is incomplete or damaged"),
     ExitCode(18, "llms.errors:UnsupportedModel", "a model of a kind that cannot be driven"),
