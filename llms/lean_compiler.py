@@ -56,7 +56,7 @@ def code(folder: Path | None = None) -> ctypes.CDLL | None:
         sorted(_cpu()),
     )
     path = folder / f"lean-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}.so"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, path)

@@ -273,6 +273,13 @@ def test_code_is_compiled_once_and_a_failure_is_not_repeated(
     assert len(calls) == 2 and len(list((tmp_path / "kernels").iterdir())) == 2
 
 
+@needs_code
+def test_a_compiler_that_hangs_leaves_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_compiler, "COMPILE_TIMEOUT_S", 0.001)
+    code.cache_clear()
+    assert code(tmp_path) is None and not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_written_leaves_the_operators(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code.cache_clear()
