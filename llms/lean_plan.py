@@ -22,7 +22,10 @@ BLOCKS = "blocks.safetensors"
 """Name of the file of `llms.lean_pack`'s blocks beside a checkpoint."""
 
 TOUCHED = 65_536
-"""What Linux maps around a place of a file that is read, in bytes: what one row of the embedding brings."""
+"""What Linux maps around a place of a file that is read, in bytes: what one row of the embedding brings.
+
+Of a file that was just written it maps more, as that lies in larger pieces: pages that it takes back when
+memory is short, and that no plan counts."""
 
 REORDERING = 60_000_000
 """What oneDNN and its threads keep besides, in bytes: 20 to 90 MB with one and two threads."""
