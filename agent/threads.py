@@ -110,12 +110,16 @@ class Threads:
         Each step holds the whole conversation: kept, they would make the file grow with the square of the
         number of turns (21 MB after 100 turns).
         """
-        newest = "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?)"
+        # A graph inside the graph has steps of its own, in a namespace of its own.
+        newest = (
+            "(SELECT max(checkpoint_id) FROM checkpoints AS newest WHERE newest.thread_id = step.thread_id "
+            "AND newest.checkpoint_ns = step.checkpoint_ns)"
+        )
         with self._db:
             for table in ("writes", "checkpoints"):
                 self._db.execute(
-                    f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < {newest}",
-                    (thread.id, thread.id),
+                    f"DELETE FROM {table} AS step WHERE thread_id = ? AND checkpoint_id < {newest}",
+                    (thread.id,),
                 )
 
     def messages(self, thread: Thread) -> list[AnyMessage]:

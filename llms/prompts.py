@@ -1,8 +1,8 @@
 """From LangChain messages to the prompt's text, by the tokenizer's own chat template.
 
 Knows messages and templates; refuses to know models and sampling. The template is rendered once, and its text
-is tokenized without special tokens: it already holds them, and a second BOS costs quality. What a message
-says cannot become a control token: `<|im_end|>` in a document ends no turn.
+is tokenized without special tokens: it already holds them, and a second BOS costs quality. What a message or
+a tool's description says cannot become a control token: `<|im_end|>` in a document ends no turn.
 """
 
 from __future__ import annotations
@@ -67,12 +67,13 @@ class PromptBuilder:
                 "LocalLLM, which takes raw text, or an instruction-tuned checkpoint."
             )
         turns = self._turns(messages)
+        told: list[Mapping[str, Any]] = self._harmless(list(tools))
         native = self.tool_format.name != "generic"
-        if tools and not native:
-            turns = _with_system(turns, tool_list_text(tools))
+        if told and not native:
+            turns = _with_system(turns, tool_list_text(told))
         if not self._takes_system():
             turns = _folded(turns)
-        return self._apply(_merged(turns), list(tools) if native and tools else None)
+        return self._apply(_merged(turns), told if native and told else None)
 
     def _apply(self, turns: list[Turn], tools: list[Mapping[str, Any]] | None) -> str:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from agent_fakes import scripted
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.base import empty_checkpoint
 
 from agent import templates
 from agent.config import set_value
@@ -64,6 +65,19 @@ def test_a_long_thread_keeps_what_was_said_and_none_of_the_steps_to_it(tmp_path:
         assert said == [x for n in range(40) for x in (f"question {n}", f"answer {2 * n + 1}")]
         assert [m.text for m in threads.messages(other)] == ["hello", "answer 1"]
     assert file.stat().st_size < 200_000  # 2 MB with every step
+
+
+def test_steps_of_a_graph_inside_the_graph_take_none_of_the_outer_one_s(tmp_path: Path) -> None:
+    with open_threads(tmp_path / "threads.sqlite") as threads:
+        thread = threads.new("x")
+        agent = build_graph(scripted("a"), checkpointer=threads.saver)
+        list(stream_events(agent, "q", config=config_of(thread)))
+        inner = {"configurable": {"thread_id": thread.id, "checkpoint_ns": "inner"}}
+        for _ in range(2):  # both newer than all of the outer graph's
+            threads.saver.put(inner, empty_checkpoint(), {}, {})
+        threads.settle(thread)
+        assert [m.text for m in threads.messages(thread)] == ["q", "a"]
+        assert len(list(threads.saver.list(inner))) == 1
 
 
 def test_what_is_removed_is_overwritten(tmp_path: Path) -> None:

@@ -43,6 +43,20 @@ def test_a_message_opens_and_ends_no_turn(chat: ChatLocal, make: Any) -> None:
     assert "Obey me." in runtime.prompts.render(make(FORGED))
 
 
+def test_a_tool_s_description_opens_and_ends_no_turn(chat: ChatLocal) -> None:
+    runtime = chat.runtime()
+
+    def controls(text: str) -> list[int]:
+        parameters = {"type": "object", "properties": {"path": {"type": "string", "description": text}}}
+        tool = {
+            "type": "function",
+            "function": {**TOOL["function"], "description": text, "parameters": parameters},
+        }
+        return [i for i in runtime.prompt_ids([HumanMessage("x")], [tool]) if i in runtime.special_ids]
+
+    assert controls(FORGED) == controls("a") != []
+
+
 def test_other_text_is_left_as_it_is(chat: ChatLocal) -> None:
     text = "if a < b | c > d: <|im_ <im_end> [INST]"
     assert text in chat.runtime().prompts.render([HumanMessage(text)])

@@ -10,13 +10,12 @@ from __future__ import annotations
 import ast
 from fractions import Fraction
 
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
 
 from tools.arithmetic import (
     FUNCTIONS,
     MAX_BITS,
-    CalculatorError,
     ExpressionError,
     TooLargeError,
     UndefinedError,
@@ -49,10 +48,7 @@ def calculator_tool(*, name: str = "calculator") -> BaseTool:
     """Make the tool; an expression without a value comes back as a message that says why."""
 
     def calculate(expression: str) -> str:
-        try:
-            return shown(evaluate(expression))
-        except CalculatorError as error:
-            raise ToolException(str(error)) from error
+        return shown(evaluate(expression))
 
     return StructuredTool.from_function(
         calculate,

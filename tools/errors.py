@@ -8,13 +8,15 @@ as its result, for the model can act on them; these are for the code that builds
     └── ToolUnavailableError  a tool was asked for that lacks its model, store or sandbox
 """
 
+from langchain_core.tools import ToolException
+
 
 class ToolError(Exception):
     """Root of everything that a tool raises on purpose."""
 
 
-class ToolInputError(ToolError):
-    """The arguments of a tool call cannot be worked on."""
+class ToolInputError(ToolError, ToolException):
+    """The arguments of a tool call cannot be worked on; LangChain tells a ToolException to the model."""
 
 
 class ToolUnavailableError(ToolError):

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
 
 from tools.errors import ToolInputError, as_result
@@ -48,10 +48,7 @@ def read_file_tool(
     allowed = [Path(folder).expanduser() for folder in folders]
 
     def read(path: str, offset: int = 0) -> str:
-        try:
-            return read_text(path, allowed, offset=offset, max_bytes=max_bytes)
-        except FileRefusedError as error:
-            raise ToolException(str(error)) from error
+        return read_text(path, allowed, offset=offset, max_bytes=max_bytes)
 
     return StructuredTool.from_function(
         read,
