@@ -19,8 +19,8 @@ import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sandbox import bubblewrap, interpreter, seccomp, watch
 from sandbox.errors import SandboxFailed
 from sandbox.launcher import on_launcher
 from sandbox.limits import Limits
+from sandbox.program import Program
 from sandbox.remove import remove_tree
 from sandbox.rlimits import counts_by_namespace, rlimits
 
@@ -42,27 +43,6 @@ scope = {{"__name__": "stage"}}
 exec(request["stage"], scope)
 scope["main"](request)
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """What to start inside.
-
-    Attributes:
-        arguments: of the interpreter, after its executable.
-        files: path below the work folder -> content.
-        environment: added to the sandbox's own few variables.
-        packages: top-level packages of ours or others to show beside site-packages.
-        collect: hand back the files that were written.
-        lasting: it serves many calls, so its CPU time is watched call by call and not limited as a whole.
-    """
-
-    arguments: Sequence[str]
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    packages: Sequence[str] = ()
-    collect: bool = True
-    lasting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +71,10 @@ class Child:
         self.skip = 2 if confinement.tier == 1 else 0
         self._lifeline = -1
         self.work: str | None = None
-        self._result = os.memfd_create("result", 0)
+        self._result = -1
         try:
-            self.process = on_launcher(lambda: self._start(program, limits, confinement))
+            with _streams_taken():
+                self.process = on_launcher(lambda: self._start(program, limits, confinement))
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -101,6 +82,7 @@ class Child:
             raise
 
     def _start(self, program: Program, limits: Limits, confinement: Confinement) -> subprocess.Popen[bytes]:
+        self._result = os.memfd_create("result", 0)
         ours, theirs = os.pipe()
         self._lifeline = theirs
         opened = [ours]
@@ -120,6 +102,7 @@ class Child:
                 cwd="/",
                 pass_fds=[*opened, self._result],
                 start_new_session=True,
+                preexec_fn=_reapable if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else None,
             )
         finally:
             for descriptor in opened:
@@ -163,6 +146,31 @@ class Child:
         if self.work is not None:
             remove_tree(self.work)
             self.work = None
+
+
+def _reapable() -> None:
+    """In the forked child of a process that ignores SIGCHLD, as some servers do: bubblewrap inherits that.
+
+    It would then never see its program end, and each run last until its time is up.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _streams_taken() -> Iterator[None]:
+    """Keep descriptors 0 to 2 taken: in a process that closed its own, those for the child would be lost.
+
+    The child gets its pipes at these numbers, over whatever else was meant for it there.
+    """
+    taken: list[int] = []
+    try:
+        while (lowest := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+            taken.append(lowest)
+        os.close(lowest)
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def _kill_below(root: int) -> None:

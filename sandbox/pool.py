@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from sandbox import frames, tier, watch
-from sandbox.child import Child, Confinement, Program
+from sandbox.child import Child, Confinement
 from sandbox.errors import ParserCrashed, ParserRaised, SandboxFailed, SandboxLimitError, SandboxUnavailable
 from sandbox.limits import MIB, Limits
+from sandbox.program import Program
 
 PARSER_LIMITS = Limits(
     wall_s=60, cpu_s=60, memory_bytes=1024 * MIB, processes=16, output_bytes=128 * MIB, disk_bytes=64 * MIB

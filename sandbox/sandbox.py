@@ -6,17 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 
 from sandbox import tier
-from sandbox.answer import is_inside
-from sandbox.child import Child, Program
+from sandbox.child import Child
 from sandbox.errors import SandboxLimitError
 from sandbox.limits import Limits
+from sandbox.program import Program, content_of, program_of
 from sandbox.result import RunResult
 from sandbox.supervise import Supervision, result
-
-MAIN = "main.py"
 
 
 class Sandbox:
@@ -30,7 +27,12 @@ class Sandbox:
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
+        if not isinstance(limits, Limits | None):
+            raise SandboxLimitError(f"limits: expected Limits(...), found {limits!r}; pass Limits(wall_s=5).")
         self.limits = limits or Limits()
+
+    def __repr__(self) -> str:
+        return f"Sandbox({self.limits!r})"
 
     @staticmethod
     def tier() -> tier.Tier:
@@ -58,10 +60,12 @@ class Sandbox:
 
         Raises:
             SandboxUnavailable: no tier holds on this machine; nothing was run.
-            SandboxLimitError: a file's name leaves the folder, or what was given is larger than the limits.
+            SandboxLimitError: no text where text is due, a file's name that leaves the folder, or more than
+                the limits allow.
             SandboxFailed: the sandbox broke before the program began.
         """
-        return self._run(self._program(code, files or {}, argv), _bytes(stdin), threading.Event())
+        program = program_of(code, files if files is not None else {}, argv, self.limits)
+        return self._run(program, content_of(stdin, "stdin"), threading.Event())
 
     async def arun(
         self,
@@ -72,32 +76,17 @@ class Sandbox:
         argv: Sequence[str] = (),
     ) -> RunResult:
         """`run` without blocking the event loop; cancelling the task kills the program before it returns."""
-        program = self._program(code, files or {}, argv)
+        program = program_of(code, files if files is not None else {}, argv, self.limits)
+        given = content_of(stdin, "stdin")
         cancel = threading.Event()
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(None, self._run, program, _bytes(stdin), cancel)
+        work = loop.run_in_executor(None, self._run, program, given, cancel)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancel.set()
             await asyncio.wait([work])
             raise
-
-    def _program(self, code: str, files: Mapping[str, bytes | str], argv: Sequence[str]) -> Program:
-        inside = {_name(name): _bytes(content) for name, content in files.items()}
-        if MAIN in inside:
-            raise SandboxLimitError(f"files: {MAIN!r} is the program's own.")
-        inside[MAIN] = _bytes(code)
-        size = sum(map(len, inside.values()))
-        if size > self.limits.disk_bytes or len(inside) > self.limits.files:
-            raise SandboxLimitError(
-                f"files: expected at most {self.limits.files} files and {self.limits.disk_bytes} bytes, "
-                f"found {len(inside)} of {size} bytes; raise Limits.disk_bytes or Limits.files."
-            )
-        for one in argv:
-            if "\0" in one:
-                raise SandboxLimitError(f"argv: expected text without NUL characters, found {one!r}.")
-        return Program(arguments=[MAIN, *argv], files=inside)
 
     def _run(self, program: Program, stdin: bytes, cancel: threading.Event) -> RunResult:
         confinement = tier.require()
@@ -108,15 +97,3 @@ class Sandbox:
             return result(child, seen, self.limits, time.monotonic() - started)
         finally:
             child.close()
-
-
-def _name(name: str) -> str:
-    if not is_inside(name):
-        raise SandboxLimitError(
-            f"files: expected a relative path below the work folder, found {name!r}; drop '..' and '/'."
-        )
-    return str(PurePosixPath(name))
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)

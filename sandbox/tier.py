@@ -13,9 +13,10 @@ import sys
 from dataclasses import dataclass
 
 from sandbox import landlock
-from sandbox.child import Child, Confinement, Program
+from sandbox.child import Child, Confinement
 from sandbox.errors import SandboxError, SandboxUnavailable
 from sandbox.limits import Limits
+from sandbox.program import Program
 
 _TRIAL_S = 20.0
 

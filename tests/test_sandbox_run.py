@@ -18,18 +18,12 @@ import pytest
 
 from sandbox import (
     Limits,
-    RunResult,
     Sandbox,
     SandboxFailed,
-    SandboxLimitError,
     SandboxUnavailable,
     Tier,
-    printable,
     tier,
 )
-from sandbox.answer import parse
-from sandbox.remove import remove_tree
-from sandbox.stage import ENTRY, HEADER, MAGIC
 
 MIB = 1 << 20
 BOX = Sandbox(Limits(wall_s=10))
@@ -122,26 +116,6 @@ def test_a_file_that_cannot_be_handed_back_is_said() -> None:
 def test_files_that_were_given_and_not_changed_do_not_come_back() -> None:
     result = BOX.run("open('b', 'a').write('more')", files={"a": "same", "b": "one "})
     assert dict(result.files) == {"b": b"one more"}
-
-
-@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "a\0b", "main.py"])
-def test_file_names_that_leave_the_folder_are_refused(name: str) -> None:
-    with pytest.raises(SandboxLimitError, match="files: "):
-        BOX.run("", files={name: "x"})
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [{"wall_s": 0}, {"cpu_s": -1}, {"memory_bytes": 100}, {"processes": float("inf")}, {"output_bytes": "a"}],
-)
-def test_limits_that_cannot_be_meant_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(SandboxLimitError, match=next(iter(limits))):
-        Limits(**limits)
-
-
-def test_more_than_the_disk_limit_is_refused_before_the_start() -> None:
-    with pytest.raises(SandboxLimitError, match="at most"):
-        Sandbox(Limits(disk_bytes=70_000)).run("", files={"a": bytes(80_000)})
 
 
 async def test_async_runs_side_by_side_and_cancelling_ends_the_program() -> None:
@@ -290,45 +264,7 @@ def _swallow(pool: Any) -> None:
         pool.call({})
 
 
-def test_a_forged_answer_is_cut_and_names_nothing_outside() -> None:
-    entries = b"".join(
-        ENTRY.pack(len(name), 2) + name + b"xx" for name in (b"good", b"../evil", b"after", b"/etc/x")
-    )
-    answer = parse(HEADER.pack(MAGIC, 0, 1, 0, 4) + entries, Limits())
-    assert answer.files == {"good": b"xx"} and answer.cut
-    for data in (b"", b"short", HEADER.pack(1, 0, 0, 0, 0), HEADER.pack(MAGIC, 0, 0, 0, 9) + b"\xff" * 5):
-        assert parse(data, Limits()).cut
-
-
-def test_a_folder_that_was_made_hard_to_remove_is_removed(tmp_path: Path) -> None:
-    top = tmp_path / "top"
-    top.mkdir()
-    code = "import os\nfor _ in range(1100):\n    os.mkdir('d'); os.chdir('d')\nos.mkdir('locked', 0)\n"
-    code += "os.chdir('/'); os.symlink('/', os.environ['TOP'] + '/link')"
-    subprocess.run([sys.executable, "-c", code], cwd=top, env={"TOP": str(top)}, check=True)
-    remove_tree(str(top))
-    assert not top.exists() and Path("/usr").exists()
-
-
-@pytest.mark.parametrize(
-    ("raw", "shown"),
-    [
-        ("a\tb\n", "a\tb\n"),
-        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
-        ("bell\x07\x9b\x7f", "bell\\x07\\x9b\\x7f"),
-        ("Caf\u00e9 \u65e5\u672c \U0001f600\r\n", "Caf\u00e9 \u65e5\u672c \U0001f600\n"),
-        ("\u202egnp.exe\u2066\u2028", "\\u202egnp.exe\\u2066\\u2028"),
-    ],
-)
-def test_untrusted_text_is_made_printable(raw: str, shown: str) -> None:
-    assert printable(raw) == shown
-
-
 def test_importing_the_sandbox_imports_neither_torch_nor_langchain() -> None:
     code = "import sys, sandbox, sandbox.sandbox, sandbox.pool\n"
     code += "sys.exit(any(name.startswith(('torch', 'langchain', 'numpy')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_result_is_plain_data() -> None:
-    assert RunResult(status="ok", exit_code=0, stdout="", stderr="").ok
