@@ -77,6 +77,12 @@ def test_functions_agree_with_math(name: str, value: str) -> None:
         ("max([1, 2, 3])", "3"),
         ("gcd(12, 18) + lcm(4, 6)", "18"),
         ("sin(pi/2)", "1"),
+        ("15% of 80", "12"),
+        ("3 x 4", "12"),
+        ("(1 + 1)x (2)", "4"),
+        ("0x10", "16"),
+        ("10 mod 4", "2"),
+        ("math.sqrt(16) + math.pi * 0", "4"),
     ],
 )
 def test_values_are_shown_exactly(expression: str, text: str) -> None:
@@ -119,6 +125,20 @@ def test_hostile_and_wrong_expressions_are_refused_at_once(expression: str, erro
     assert str(calculator_tool().invoke({"expression": expression})).startswith("error: ")
     call = {"name": "calculator", "args": {"expression": expression}, "id": "c", "type": "tool_call"}
     assert calculator_tool().invoke(call).status == "error"
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("1,000 * 3", "write 1000, not 1,000"),
+        ("max(1,000, 3)", "write 1000, not 1,000"),
+        ("2(3 + 4)", "write 2 * (3 + 4)"),
+    ],
+)
+def test_what_would_be_misread_is_refused_with_the_right_spelling(expression: str, told: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        evaluate(expression)
+    assert told in str(error.value)
 
 
 @settings(max_examples=200, deadline=2000)

@@ -44,3 +44,11 @@ async def test_an_unanswered_question_names_the_nearest_passages() -> None:
     text = await _tool(0.05).ainvoke({"question": "Who won the regatta?"})  # type: ignore[attr-defined]
     assert text == "Not in your documents. Nearest passages: hours.md, Opening, page 3"
     assert told(Answer("Not in your documents.")) == "Not in your documents."
+
+
+async def test_a_question_that_is_none_is_told_to_the_model() -> None:
+    tool = _tool(0.9)
+    assert "expected a question" in await tool.ainvoke({"question": " "})  # type: ignore[attr-defined]
+    call = {"name": "search_docs", "args": {"question": ""}, "id": "1", "type": "tool_call"}
+    message = tool.invoke(call)  # type: ignore[attr-defined]
+    assert message.status == "error" and message.artifact is None

@@ -8,6 +8,7 @@ the functions listed here do not exist. What the operators and functions do, and
 from __future__ import annotations
 
 import ast
+import re
 from fractions import Fraction
 
 from langchain_core.tools import BaseTool, StructuredTool
@@ -28,8 +29,16 @@ from tools.errors import as_result
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 100
+_COMMAS = "expected one number, found several between commas; write 1000, not 1,000"
 # Signs as people write them: times, dot, division, minus, power, pi.
 _SIGNS = tuple(zip("\u00d7\u00b7\u00f7\u2212^\u03c0", ("*", "*", "/", "-", "**", "pi"), strict=True))
+# And as models write them: 15% of 80, 3 x 4, 10 mod 3, math.sqrt(2).
+_SPELLINGS = (
+    (re.compile(r"%\s*of\b"), "% *"),
+    (re.compile(r"(?<=[\d)])(?:\s+x\s*|\s*x\s+)(?=[\d(.])"), " * "),  # but 0x10 is sixteen
+    (re.compile(r"\bmod\b"), "%"),
+    (re.compile(r"\bmath\."), ""),
+)
 
 DESCRIPTION = (
     "Work out an arithmetic expression exactly: + - * / // % ** ^, parentheses, percentages like 15%, and "
@@ -87,6 +96,8 @@ def _as_python(expression: str) -> str:
     text = expression.strip().rstrip("=").strip()
     for sign, python in _SIGNS:
         text = text.replace(sign, python)
+    for spelling, python in _SPELLINGS:
+        text = spelling.sub(python, text)
     pieces = text.split("%")
     for at, piece in enumerate(pieces[1:], 1):
         following = piece.lstrip()
@@ -109,6 +120,10 @@ def _value(node: ast.expr, depth: int) -> Fraction:
         return constant(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         return _call(node.func.id, node.args, depth)
+    if isinstance(node, ast.Tuple):
+        raise ExpressionError(_COMMAS)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Constant):
+        raise ExpressionError(f"expected a sign before (, found {_source(node)!r}; write 2 * (3 + 4)")
     raise ExpressionError(
         f"expected numbers, + - * / // % ** and functions, found {_source(node)!r}; rewrite that part"
     )
@@ -126,6 +141,8 @@ def _number(value: object, text: str) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ExpressionError(f"expected a number, found {value!r}; write it in digits")
     if isinstance(value, int):
+        if text.startswith("00"):  # the end of 1,000 in a call; Python itself refuses 050
+            raise ExpressionError(_COMMAS)
         return bounded(Fraction(value))
     exponent = text.lower().partition("e")[2].lstrip("+-").replace("_", "")
     if len(exponent) > 4 or int(exponent or 0) > MAX_BITS // 4:

@@ -11,6 +11,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from chains.classify import Classification
 from chains.errors import ChainError
+from tools.errors import as_result, made_of, told_to_the_model
 
 DESCRIPTION = (
     "Choose which one of several labels fits a text. Give the text and the list of labels. "
@@ -21,26 +22,32 @@ Factory = Callable[[Sequence[str]], Runnable[str, Classification]]
 
 
 def classify_tool(make_chain: Factory, *, name: str = "classify") -> BaseTool:
-    """Make a tool that classifies among labels given with each call; its artifact is the `Classification`."""
+    """Make a tool that classifies among labels given with each call; its artifact is the `Classification`.
 
-    def classify(text: str, labels: list[str], config: RunnableConfig) -> tuple[str, Classification | None]:
-        try:
+    Labels or a text that cannot be worked on come back as a message of status `error` that says why.
+
+    Raises:
+        ToolUnavailableError: `make_chain` cannot be called, as a chain for fixed labels cannot.
+    """
+    made_of(make_chain, "__call__", "a function like `lambda labels: classify_chain(llm, labels)`")
+
+    def classify(text: str, labels: list[str], config: RunnableConfig) -> tuple[str, Classification]:
+        with told_to_the_model(ChainError):
             found = make_chain(labels).invoke(text, config)
-        except ChainError as error:
-            return f"No label: {error}", None
         return told(found), found
 
-    async def aclassify(
-        text: str, labels: list[str], config: RunnableConfig
-    ) -> tuple[str, Classification | None]:
-        try:
+    async def aclassify(text: str, labels: list[str], config: RunnableConfig) -> tuple[str, Classification]:
+        with told_to_the_model(ChainError):
             found = await make_chain(labels).ainvoke(text, config)
-        except ChainError as error:
-            return f"No label: {error}", None
         return told(found), found
 
     return StructuredTool.from_function(
-        classify, aclassify, name=name, description=DESCRIPTION, response_format="content_and_artifact"
+        classify,
+        aclassify,
+        name=name,
+        description=DESCRIPTION,
+        response_format="content_and_artifact",
+        handle_tool_error=as_result,
     )
 
 

@@ -4,7 +4,6 @@ Knows which tool needs what; builds no model, no store and no sandbox of its own
 for themselves when none is given.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from chains.summarize import summarize_chain
 from sandbox import Sandbox
 from tools.calculator import calculator_tool
 from tools.classify import classify_tool
-from tools.read_file import read_file_tool
+from tools.read_file import Folder, read_file_tool
 from tools.run_python import run_python_tool
 from tools.search_docs import search_docs_tool
 from tools.summarize import summarize_tool
@@ -34,7 +33,7 @@ def default_tools(
     retriever: BaseRetriever | None = None,
     embeddings: Embeddings | None = None,
     sandbox: Sandbox | None = None,
-    folders: Sequence[str | os.PathLike[str]] = (),
+    folders: Folder | Sequence[Folder] = (),
 ) -> list[BaseTool]:
     """Return the tools that can be made of what is given, in the order of their names.
 
@@ -43,7 +42,7 @@ def default_tools(
         retriever: Brings `search_docs`; without it that tool is left out.
         embeddings: Makes `search_docs`, `summarize` and `classify` better.
         sandbox: Where code runs; None takes one with the default limits.
-        folders: Files below these may be read; without any `read_file` is left out.
+        folders: Files below these, or below this one, may be read; without any `read_file` is left out.
     """
     box = sandbox or Sandbox()
     found = [

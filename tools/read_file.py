@@ -7,6 +7,7 @@ so is what is no text; a long file comes in parts. Its text is material, never a
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from tools.errors import ToolInputError, as_result
 
+Folder = str | os.PathLike[str]
 MAX_BYTES = 256 * 1024
 DESCRIPTION = (
     "Read a text file below the user's allowed folders. Give its path; "
@@ -36,16 +38,18 @@ class FileRefusedError(ToolInputError):
 
 
 def read_file_tool(
-    folders: Sequence[str | os.PathLike[str]], *, max_bytes: int = MAX_BYTES, name: str = "read_file"
+    folders: Folder | Sequence[Folder], *, max_bytes: int = MAX_BYTES, name: str = "read_file"
 ) -> BaseTool:
     """Make the tool; a file that may not be read comes back as a message that says why.
 
     Args:
-        folders: what is below these may be read; none allows nothing.
+        folders: what is below these, or below this one, may be read; none allows nothing.
         max_bytes: of one answer; more is read by a further call with an offset.
         name: of the tool.
     """
-    allowed = [Path(folder).expanduser() for folder in folders]
+    # A text is a sequence of letters, of which "/" would allow everything.
+    several = [folders] if isinstance(folders, str | os.PathLike) else folders
+    allowed = [Path(folder).expanduser() for folder in several]
 
     def read(path: str, offset: int = 0) -> str:
         return read_text(path, allowed, offset=offset, max_bytes=max_bytes)
@@ -67,7 +71,11 @@ def read_text(path: str, allowed: Sequence[Path], *, offset: int = 0, max_bytes:
     """
     if "\0" in path or not path.strip():
         raise FileRefusedError(f"expected a path, found {path!r}; name a file")
-    wanted = Path(path).expanduser()
+    try:
+        wanted = Path(path).expanduser()
+        os.fsencode(wanted)
+    except (RuntimeError, UnicodeEncodeError) as error:  # ~nobody/, or half a surrogate pair
+        raise _unreadable(path, error) from None
     if not wanted.is_absolute() and allowed:
         wanted = allowed[0] / wanted
     _refuse_unlike(path, wanted, allowed)
@@ -84,9 +92,13 @@ def read_text(path: str, allowed: Sequence[Path], *, offset: int = 0, max_bytes:
             raise FileRefusedError(
                 f"expected a file, found {_kind(about.st_mode)} at {path!r}; name a text file"
             )
+        if offset > about.st_size:
+            raise FileRefusedError(
+                f"expected an offset within the file's {about.st_size} bytes, found {offset}; begin earlier"
+            )
         file.seek(offset)
         data = file.read(max_bytes)
-    return _decoded(path, data) + _left(offset + len(data), about.st_size)
+    return _told(path, data, offset, about.st_size)
 
 
 def _refuse_unlike(path: str, wanted: Path, allowed: Sequence[Path]) -> None:
@@ -140,11 +152,12 @@ def _kind(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
 
 
-def _decoded(path: str, data: bytes) -> str:
+def _told(path: str, data: bytes, offset: int, size: int) -> str:
+    """The text and what is left; a character that the limit cut is left to the next part."""
     if b"\0" in data:
         raise FileRefusedError(f"expected text, found binary data in {path!r}; ingest it instead")
-    return data.decode("utf-8", "replace")
-
-
-def _left(end: int, size: int) -> str:
-    return f"\n[{size - end} bytes left; call again with offset {end}]" if end < size else ""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    last = offset + len(data) >= size or len(data) < 4  # parts of less than a character would never end
+    text = decoder.decode(data, final=last)
+    end = offset + len(data) - len(decoder.getstate()[0])
+    return text + (f"\n[{size - end} bytes left; call again with offset {end}]" if end < size else "")

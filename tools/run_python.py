@@ -6,16 +6,20 @@ control characters are made visible, and the text is cut to what a model can rea
 
 from __future__ import annotations
 
+import re
+
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
 
-from sandbox import RunResult, Sandbox, printable
+from sandbox import RunResult, Sandbox, SandboxLimitError, printable
+from tools.errors import as_result, made_of, told_to_the_model
 
 DESCRIPTION = (
     "Run a Python program in a sandbox without network and without the user's files, and return what it "
     "prints. Print the result: only what is printed is seen."
 )
 _SHOWN = 4000
+_FENCE = re.compile(r"\s*```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
 
 
 class RunPythonInput(BaseModel):
@@ -28,21 +32,27 @@ class RunPythonInput(BaseModel):
 def run_python_tool(sandbox: Sandbox | None = None, *, name: str = "run_python") -> BaseTool:
     """Make the tool; its artifact is the whole `RunResult`.
 
+    A program in a Markdown fence, as models write them, runs without its fence; one that is larger than the
+    sandbox's limits comes back as a message of status `error`.
+
     Args:
         sandbox: where to run; None takes one with the default limits.
         name: of the tool.
 
     Raises:
+        ToolUnavailableError: `sandbox` is none.
         SandboxUnavailable: (when called) no sandbox works on this machine; nothing is run.
     """
-    box = sandbox or Sandbox()
+    box = made_of(sandbox or Sandbox(), "run", "a Sandbox")
 
     def run(code: str, stdin: str = "") -> tuple[str, RunResult]:
-        result = box.run(code, stdin=stdin)
+        with told_to_the_model(SandboxLimitError):
+            result = box.run(unfenced(code), stdin=stdin)
         return told(result), result
 
     async def arun(code: str, stdin: str = "") -> tuple[str, RunResult]:
-        result = await box.arun(code, stdin=stdin)
+        with told_to_the_model(SandboxLimitError):
+            result = await box.arun(unfenced(code), stdin=stdin)
         return told(result), result
 
     return StructuredTool.from_function(
@@ -52,8 +62,15 @@ def run_python_tool(sandbox: Sandbox | None = None, *, name: str = "run_python")
         description=DESCRIPTION,
         args_schema=RunPythonInput,
         response_format="content_and_artifact",
+        handle_tool_error=as_result,
         metadata={"kind": "run"},
     )
+
+
+def unfenced(code: str) -> str:
+    """Return the program inside a Markdown fence that holds all of `code`, else `code` as it is."""
+    fenced = _FENCE.fullmatch(code)
+    return fenced[1] if fenced else code
 
 
 def told(result: RunResult) -> str:
@@ -66,7 +83,7 @@ def told(result: RunResult) -> str:
         parts.append(
             "files: " + ", ".join(f"{printable(name)} ({len(data)} bytes)" for name, data in _first(result))
         )
-    return "\n".join(parts) or "The program ended without printing anything."
+    return "\n".join(parts) or "The program ended without printing anything: print a result to see it."
 
 
 def _first(result: RunResult) -> list[tuple[str, bytes]]:
@@ -74,7 +91,7 @@ def _first(result: RunResult) -> list[tuple[str, bytes]]:
 
 
 def _ended(result: RunResult) -> str:
-    why = f" ({result.killed_by})" if result.killed_by else ""
+    why = f" ({result.killed_by})" if result.killed_by not in (None, result.status) else ""
     code = f", exit code {result.exit_code}" if result.exit_code is not None else ""
     return f"status: {result.status}{why}{code}"
 

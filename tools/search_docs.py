@@ -9,7 +9,9 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 
+from chains.errors import ChainError
 from chains.rag import Answer, Citation
+from tools.errors import as_result, made_of, told_to_the_model
 
 DESCRIPTION = (
     "Answer a question from the user's own documents. Returns sentences quoted from them with numbered "
@@ -18,18 +20,32 @@ DESCRIPTION = (
 
 
 def search_docs_tool(chain: Runnable[Any, Answer], *, name: str = "search_docs") -> BaseTool:
-    """Make a tool of `rag_chain(llm, retriever)`; its artifact is the whole `Answer`."""
+    """Make a tool of `rag_chain(llm, retriever)`; its artifact is the whole `Answer`.
+
+    A question that is none comes back as a message of status `error`; a store that fails raises.
+
+    Raises:
+        ToolUnavailableError: `chain` is no Runnable.
+    """
+    made_of(chain, "invoke", "a chain made by rag_chain(llm, retriever)")
 
     def search(question: str, config: RunnableConfig) -> tuple[str, Answer]:
-        answer = chain.invoke(question, config)
+        with told_to_the_model(ChainError):
+            answer = chain.invoke(question, config)
         return told(answer), answer
 
     async def asearch(question: str, config: RunnableConfig) -> tuple[str, Answer]:
-        answer = await chain.ainvoke(question, config)
+        with told_to_the_model(ChainError):
+            answer = await chain.ainvoke(question, config)
         return told(answer), answer
 
     return StructuredTool.from_function(
-        search, asearch, name=name, description=DESCRIPTION, response_format="content_and_artifact"
+        search,
+        asearch,
+        name=name,
+        description=DESCRIPTION,
+        response_format="content_and_artifact",
+        handle_tool_error=as_result,
     )
 
 

@@ -12,7 +12,9 @@ from pydantic import BaseModel, Field
 
 from chains.code import CodeResult
 from chains.code.chain import CodeInput
+from chains.errors import ChainError
 from sandbox import printable
+from tools.errors import as_result, made_of, told_to_the_model
 
 DESCRIPTION = (
     "Write Python code for a request, run it in a sandbox, and return it with what was seen: whether the "
@@ -30,18 +32,28 @@ class WriteCodeInput(BaseModel):
 
 
 def write_code_tool(chain: Runnable[CodeInput, CodeResult], *, name: str = "write_code") -> BaseTool:
-    """Make a tool of `code_chain(llm, Sandbox().run)`; its artifact is the whole `CodeResult`."""
+    """Make a tool of `code_chain(llm, Sandbox().run)`; its artifact is the whole `CodeResult`.
+
+    A request or an example that cannot be worked on comes back as a message of status `error` that says why.
+
+    Raises:
+        ToolUnavailableError: `chain` is no Runnable.
+        SandboxUnavailable: (when called) no sandbox works on this machine; nothing is run.
+    """
+    made_of(chain, "invoke", "a chain made by code_chain(llm, Sandbox().run)")
 
     def write(
         request: str, config: RunnableConfig, examples: list[str] | None = None
     ) -> tuple[str, CodeResult]:
-        result = chain.invoke({"request": request, "examples": examples or []}, config)
+        with told_to_the_model(ChainError):
+            result = chain.invoke({"request": request, "examples": examples or []}, config)
         return told(result), result
 
     async def awrite(
         request: str, config: RunnableConfig, examples: list[str] | None = None
     ) -> tuple[str, CodeResult]:
-        result = await chain.ainvoke({"request": request, "examples": examples or []}, config)
+        with told_to_the_model(ChainError):
+            result = await chain.ainvoke({"request": request, "examples": examples or []}, config)
         return told(result), result
 
     return StructuredTool.from_function(
@@ -51,6 +63,7 @@ def write_code_tool(chain: Runnable[CodeInput, CodeResult], *, name: str = "writ
         description=DESCRIPTION,
         args_schema=WriteCodeInput,
         response_format="content_and_artifact",
+        handle_tool_error=as_result,
     )
 
 
