@@ -227,7 +227,7 @@ class Parts:
             limits=limits,
             max_tool_calls=s.max_tool_calls,
             system=system_with_notes(s.system, read_notes(s.folders.notes)),
-            middleware=[self._compaction()] if checkpointer is not None else [],
+            compaction=self._compaction() if checkpointer is not None else None,
             checkpointer=checkpointer,
         )
 

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from langchain.agents.middleware import (
-    AgentMiddleware,
     AgentState,
     ClearToolUsesEdit,
     ContextEditingMiddleware,
@@ -24,6 +23,7 @@ from langchain.agents.middleware import (
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
 from agent.context import RunContext
+from agent.opening import Opener
 from agent.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _KEPT, _SUMMARY = 3 / 8, 1 / 8
 """Shares of that which the newest turns and the summary may take: half is free again for what comes."""
 
 
-class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
+class Compaction(Opener[AgentState[Any]]):
     """Keeps a long conversation inside the window."""
 
     def __init__(
@@ -57,16 +57,14 @@ class Compaction(AgentMiddleware[AgentState[Any], RunContext, Any]):
         self._inner: SummarizationMiddleware[Any, Any] | None = None
         self._editing: ContextEditingMiddleware[Any, Any] | None = None
 
-    def before_model(self, state: AgentState[Any], runtime: Runtime[RunContext]) -> dict[str, Any] | None:
+    def open_turn(self, state: AgentState[Any], runtime: Runtime[RunContext]) -> dict[str, Any] | None:
         """Summarize where the messages come near the window."""
         if not _may_summarize(state["messages"]):
             return None
         return _told(self._middleware().before_model(state, runtime), state, runtime)
 
-    async def abefore_model(
-        self, state: AgentState[Any], runtime: Runtime[RunContext]
-    ) -> dict[str, Any] | None:
-        """As `before_model`, for asynchronous runs."""
+    async def aopen_turn(self, state: AgentState[Any], runtime: Runtime[RunContext]) -> dict[str, Any] | None:
+        """As `open_turn`, for asynchronous runs."""
         if not _may_summarize(state["messages"]):
             return None
         return _told(await self._middleware().abefore_model(state, runtime), state, runtime)

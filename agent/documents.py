@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NotRequired, cast
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, hook_config
+from langchain.agents.middleware import AgentState
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import Runnable
 
 from agent.context import RunContext
+from agent.opening import Opener
 from agent.taint import OWN_INPUT
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-class DocumentsFirst(AgentMiddleware[DocumentsState, RunContext, Any]):
+class DocumentsFirst(Opener[DocumentsState]):
     """Answers from the documents where they can; else ends (`docs="only"`) or leaves it to the model."""
 
     state_schema = DocumentsState
@@ -60,8 +61,7 @@ class DocumentsFirst(AgentMiddleware[DocumentsState, RunContext, Any]):
         super().__init__()
         self._answerer = answerer
 
-    @hook_config(can_jump_to=["end"])
-    def before_agent(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
+    def open_turn(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
         """Stream the answer of the documents; ends the turn where it is grounded."""
         request = self._request(state, runtime)
         if request is None:
@@ -77,11 +77,8 @@ class DocumentsFirst(AgentMiddleware[DocumentsState, RunContext, Any]):
                 runtime.stream_writer({"type": "delta", "text": item.text})
         return _outcome(answer, runtime)
 
-    @hook_config(can_jump_to=["end"])
-    async def abefore_agent(
-        self, state: DocumentsState, runtime: Runtime[RunContext]
-    ) -> dict[str, Any] | None:
-        """As `before_agent`, for asynchronous runs."""
+    async def aopen_turn(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
+        """As `open_turn`, for asynchronous runs."""
         request = self._request(state, runtime)
         if request is None:
             return {"documents": None}

@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, ToolMessage
 
 from agent.context import RunContext
+from agent.stop import Stopped
 
 MODEL_NODE = "model"
 
@@ -190,11 +191,18 @@ async def astream_events(
     """As `stream_events`, asynchronously."""
     turn = _Turn()
     context = context or RunContext()
-    async for mode, payload in agent.astream(
+    stream = agent.astream(
         _state(inputs), _stoppable(config, context), context=context, stream_mode=_MODES, **_durable(agent)
-    ):
-        for event in turn.events(mode, payload):
-            yield event
+    )
+    try:
+        async for mode, payload in stream:
+            for event in turn.events(mode, payload):
+                yield event
+    except Exception as error:
+        # LangChain's `agenerate` takes an exception that is no Exception for a result, and stumbles over it.
+        if context.stop is not None and context.stop.wanted:
+            raise Stopped from error
+        raise
     if not turn.waiting:
         yield turn.final()
 

@@ -7,7 +7,7 @@ build any of them (`agent.build` does), and to know where a question comes from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ToolCallLimitMiddleware, ToolRetryMiddleware
@@ -19,10 +19,15 @@ from agent.approval import Approve, Gate, asking
 from agent.context import RunContext
 from agent.documents import DocumentsFirst
 from agent.limits import Limits, TurnLimits
+from agent.opening import Opener, Opening
 from agent.policy import kind_of
 from agent.repetition import Repetition
 from agent.router import Router
 from agent.steering import Routing, Steering
+from agent.tool_limits import ToolLimits
+
+if TYPE_CHECKING:
+    from agent.compaction import Compaction
 
 Middleware = AgentMiddleware[Any, Any, Any]
 
@@ -39,6 +44,7 @@ def build_graph(
     limits: TurnLimits | None = None,
     max_tool_calls: int = 16,
     system: str | None = None,
+    compaction: Compaction | None = None,
     middleware: Sequence[Middleware] = (),
     checkpointer: Any = None,
 ) -> Any:
@@ -49,26 +55,31 @@ def build_graph(
     word. steered: The route also decides which tool is called: for models too small to plan. approve: What
     becomes of calls that need approval; asks by default where a checkpointer can hold the run. sandboxed:
     The sandbox's first tier holds, so write_code's own checks need no approval. limits: What one turn may
-    use. max_tool_calls: Tool calls in one turn. system: System prompt. middleware: More of it, outside this
+    use. max_tool_calls: Tool calls in one turn. system: System prompt. compaction: Keeps long threads in the
+    window. middleware: More of it, outside this
     project's own. checkpointer: Keeps threads and waiting approvals (LangGraph).
     """
-    before: list[Middleware] = [*middleware]
+    bounds = limits or TurnLimits()
+    openers: list[Opener[Any]] = []
     if router is not None:
-        before.append(Routing(router, frozenset(t.name for t in tools), documents=answerer is not None))
+        openers.append(Routing(router, frozenset(t.name for t in tools), documents=answerer is not None))
     if answerer is not None:
-        before.append(DocumentsFirst(answerer))
-    if steered:
-        before.append(Steering())
+        openers.append(DocumentsFirst(answerer))
+    openers.append(Limits(bounds))  # before Steering: a turn at its limit calls no tool either
+    if compaction is not None:
+        openers.append(compaction)
     return create_agent(
         model,
         list(tools),
         system_prompt=system,
         middleware=[
-            *before,
+            *middleware,
+            Opening(openers),
+            *openers,
+            *([Steering()] if steered else []),
             *_approval(tools, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
-            Limits(limits or TurnLimits()),
             Repetition(),
-            *_at_tools(tools, max_tool_calls, sandboxed),
+            *_at_tools(tools, bounds, max_tool_calls, sandboxed),
         ],
         context_schema=RunContext,
         checkpointer=checkpointer,
@@ -84,15 +95,17 @@ def _approval(tools: Sequence[BaseTool], approve: Approve, sandboxed: bool) -> l
     return [gate, asking(gate, tools)]
 
 
-def _at_tools(tools: Sequence[BaseTool], max_tool_calls: int, sandboxed: bool) -> list[Middleware]:
-    """LangChain's own count of tool calls, and a second try for readers whose connection broke."""
+def _at_tools(
+    tools: Sequence[BaseTool], bounds: TurnLimits, max_tool_calls: int, sandboxed: bool
+) -> list[Middleware]:
+    """Our bounds of each call, LangChain's count, and a second try for readers whose connection broke."""
     if not tools:
         return []
     readers: list[BaseTool | str] = [t for t in tools if kind_of(t, sandboxed=sandboxed) == "read"]
-    count = ToolCallLimitMiddleware[Any, Any](run_limit=max_tool_calls)
+    counted: list[Middleware] = [ToolLimits(bounds), ToolCallLimitMiddleware(run_limit=max_tool_calls)]
     if not readers:
-        return [count]
+        return counted
     retry = ToolRetryMiddleware(
         max_retries=1, tools=readers, retry_on=(ConnectionError,), on_failure="error", initial_delay=0.2
     )
-    return [count, retry]
+    return [*counted, retry]

@@ -21,6 +21,7 @@ from agent.arguments import plain_arguments
 from agent.context import RunContext
 from agent.documents import question_of
 from agent.notes import asked_to_remember
+from agent.opening import Opener
 from agent.route_signals import signals
 from agent.taint import OWN_INPUT
 
@@ -56,7 +57,7 @@ class RouteState(AgentState[Any]):
     route: NotRequired[dict[str, Any] | None]
 
 
-class Routing(AgentMiddleware[RouteState, RunContext, Any]):
+class Routing(Opener[RouteState]):
     """Decides the route of a turn before anything else; a free planner uses it for the documents alone."""
 
     state_schema = RouteState
@@ -68,7 +69,7 @@ class Routing(AgentMiddleware[RouteState, RunContext, Any]):
         self._remembers = "remember" in tools
         self._available = ("direct", *(["docs"] if documents else []), *sorted(reachable))
 
-    def before_agent(self, state: RouteState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+    def open_turn(self, state: RouteState, runtime: Runtime[RunContext]) -> dict[str, Any]:
         """Route the user's message and tell why."""
         context = runtime.context or RunContext()
         question = question_of(state)

@@ -29,9 +29,14 @@ class Stop(BaseCallbackHandler):
         """End the turn."""
         self._wanted.set()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the end is wanted."""
+        return self._wanted.is_set()
+
     def check(self) -> None:
         """Raise Stopped where the end is wanted."""
-        if self._wanted.is_set():
+        if self.wanted:
             raise Stopped
 
     def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:

@@ -175,7 +175,7 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
         calls = [c for m in turn if isinstance(m, AIMessage) for c in m.tool_calls if c["id"] not in answered]
         change = [ToolMessage(said, name=c["name"], tool_call_id=c["id"], status="error") for c in calls]
         change.append(AIMessage(said))
-    agent.update_state(config, {"messages": change}, as_node="Limits.before_agent")
+    agent.update_state(config, {"messages": change}, as_node="Opening.before_agent")
     agent.update_state(config, None, as_node=END)
 
 

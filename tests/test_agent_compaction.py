@@ -28,7 +28,7 @@ def talk(summarize: Any, model: Any = None) -> tuple[Any, Any]:
     """An agent with room for some 300 tokens (words) of conversation beside the answer."""
     model = model or scripted(answer, window=500)
     compaction = Compaction(model, answer_tokens=100, summarize=summarize)
-    return build_graph(model, middleware=[compaction], checkpointer=InMemorySaver()), model
+    return build_graph(model, compaction=compaction, checkpointer=InMemorySaver()), model
 
 
 def messages_of(agent: Any) -> list[Any]:
@@ -119,7 +119,7 @@ def test_a_summary_is_as_tainted_as_what_it_replaces(tainted: bool) -> None:
         agent.update_state(
             CONFIG,
             {"messages": [HumanMessage("read it"), call, planted, AIMessage("done")]},
-            as_node="Limits.before_agent",
+            as_node="Opening.before_agent",
         )
     for n in range(10):
         list(stream_events(agent, f"question {n}", config=CONFIG))
@@ -149,7 +149,7 @@ def test_old_tool_results_are_not_shown_again_and_stay_in_the_thread() -> None:
 
     model = scripted(step, window=500)
     compaction = Compaction(model, answer_tokens=100)
-    agent = build_graph(model, tools=[look], middleware=[compaction], checkpointer=InMemorySaver())
+    agent = build_graph(model, tools=[look], compaction=compaction, checkpointer=InMemorySaver())
     asked = "look at " + ", ".join(f"place {n}" for n in range(6))
     final = list(stream_events(agent, asked, config=CONFIG))[-1]
     assert isinstance(final, Final) and final.text == "done"
