@@ -29,7 +29,7 @@ class EmptyInputError(InputError):
 
     def __init__(self, what: str, found: object) -> None:
         """Name `what` was expected, and show what was `found` instead."""
-        super().__init__(f"expected {what} with some text in it, found {_short(found)}: pass some text")
+        super().__init__(f"expected {what} with some text in it, found {shown(found)}: pass some text")
 
 
 class NotTextError(InputError):
@@ -37,10 +37,13 @@ class NotTextError(InputError):
 
     def __init__(self, what: str, found: object) -> None:
         """Name `what` was expected, and show the head of what was `found`."""
-        super().__init__(
-            f"expected {what} as text, found {type(found).__name__} {_short(found)}: "
+        binary = isinstance(found, str | bytes | bytearray)
+        mend = (
             "decode it to a string first, or ingest the file into a DocumentStore, which reads formats"
+            if binary
+            else "pass a str"
         )
+        super().__init__(f"expected {what} as text, found {type(found).__name__} {shown(found)}: {mend}")
 
 
 class TableError(InputError):
@@ -71,9 +74,10 @@ class ScoringNeededError(ModelError):
     """Scoring was demanded of a model that has no `score`."""
 
 
-def _short(found: object, limit: int = 60) -> str:
-    shown = repr(found)
-    return shown if len(shown) <= limit else shown[:limit] + "…"
+def shown(found: object, limit: int = 60) -> str:
+    """Return the head of what was found, as messages show it."""
+    told = repr(found)
+    return told if len(told) <= limit else told[:limit] + "…"
 
 
 def require_text(what: str, found: object) -> str:

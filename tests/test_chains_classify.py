@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from enum import Enum
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -12,17 +10,12 @@ from fakes import ScoringChat, ScriptedChat, WordEmbeddings
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 
-from chains.classify import classify_chain, classify_table, read_examples_table
+from chains.classify import classify_chain
 from chains.classify.labels import read_labels
 from chains.classify.reply import match
 from chains.errors import (
-    EmptyInputError,
-    ExamplesError,
-    LabelsError,
-    NotTextError,
     OptionError,
     ScoringNeededError,
-    TableError,
 )
 
 LABELS = ["sports", "cooking"]
@@ -211,155 +204,3 @@ def test_labels_that_are_prefixes_of_each_other_stay_apart() -> None:
     chain = classify_chain(None, ["card", "card linking"], embeddings=WordEmbeddings())
     assert chain.invoke("This text is about card linking.").label == "card linking"
     assert chain.invoke("This text is about card.").label == "card"
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        [],
-        ["one"],
-        ["a", "A "],
-        ["a", ""],
-        ["a", "  "],
-        "a,b",
-        7,
-        [1, 2],
-        [f"label {n}" for n in range(10_000)],
-    ],
-)
-def test_bad_labels_are_refused(labels: Any) -> None:
-    with pytest.raises(LabelsError, match="expected"):
-        classify_chain(ScoringChat(), labels)
-
-
-def test_a_thousand_labels_are_taken() -> None:
-    labels = [f"matter{n}" for n in range(1000)]
-    chain = classify_chain(None, labels, embeddings=WordEmbeddings())
-    assert chain.invoke("This text is about matter777.").label == "matter777"
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("", EmptyInputError),
-        (" \n\t", EmptyInputError),
-        (b"PK\x03\x04", NotTextError),
-        ("a\x00b", NotTextError),
-        (3, NotTextError),
-    ],
-)
-def test_bad_texts_are_refused_and_the_others_of_a_batch_kept(text: Any, error: type[Exception]) -> None:
-    chain = classify_chain(None, LABELS, embeddings=WordEmbeddings())
-    with pytest.raises(error, match="found"):
-        chain.invoke(text)
-    good, bad = chain.batch([MATCH, text], return_exceptions=True)
-    assert good.label == "sports" and isinstance(bad, error)
-
-
-@pytest.mark.parametrize(
-    "text", ["今日は試合がありました。", "Сегодня был матч", "كانت هناك مباراة اليوم", "🏐🏐🏐"]
-)
-def test_text_in_other_scripts_gets_a_label(text: str) -> None:
-    assert classify_chain(ScoringChat(), LABELS).invoke(text).label in LABELS
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"abstain_below": 2},
-        {"abstain_below": -1},
-        {"method": "magic"},
-        {"method": "embedder"},
-        {"method": "examples"},
-    ],
-)
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="expected"):
-        classify_chain(ScoringChat(), LABELS, **options)
-    with pytest.raises(OptionError, match="embeddings"):
-        classify_chain(None, LABELS)
-
-
-@pytest.mark.parametrize("examples", [[("text", "unknown")], [("", "sports")], {"sports": [3]}])
-def test_bad_examples_are_refused(examples: Any) -> None:
-    with pytest.raises(ExamplesError, match="found"):
-        classify_chain(None, LABELS, embeddings=WordEmbeddings(), examples=examples)
-
-
-def _table(path: Path, rows: int) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(["id", "text"])
-        writer.writerows([n, f'{MATCH if n % 2 else SOUP} "quoted"\r\n, {n}'] for n in range(rows))
-    return path
-
-
-def test_a_table_resumes_where_it_was_stopped(tmp_path: Path) -> None:
-    source, target = _table(tmp_path / "in.csv", 25), tmp_path / "out.csv"
-    chain = classify_chain(None, LABELS, embeddings=WordEmbeddings())
-    seen: list[tuple[int, int]] = []
-
-    class Stop(Exception): ...
-
-    def stop_after_two(done: int, total: int) -> None:
-        seen.append((done, total))
-        if len(seen) == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        classify_table(chain, source, target, column="text", batch_size=5, progress=stop_after_two)
-    target.write_bytes(target.read_bytes()[:-9])  # as a crash in mid-row would leave it
-    report = classify_table(chain, source, target, column="text", batch_size=5)
-    assert (report.rows, report.resumed) == (25, 9) and seen == [(5, 25), (10, 25)]
-    fresh = tmp_path / "fresh.csv"
-    classify_table(chain, source, fresh, column="text", batch_size=7)
-    assert target.read_bytes() == fresh.read_bytes()
-    with target.open(newline="") as lines:
-        found = list(csv.DictReader(lines))
-    assert [row["id"] for row in found] == [str(n) for n in range(25)]
-    assert [row["label"] for row in found] == ["sports" if n % 2 else "cooking" for n in range(25)]
-
-
-def test_a_table_keeps_rows_without_text_unlabelled_and_takes_long_ones(tmp_path: Path) -> None:
-    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
-    source.write_text(f'text\n"{MATCH}"\n" "\nbinary\x00\n"{SOUP * 5000}"\n', encoding="utf-8")
-    report = classify_table(
-        classify_chain(None, LABELS, embeddings=WordEmbeddings()), source, target, column="text"
-    )
-    assert report.skipped == 2
-    with target.open(newline="") as lines:
-        assert [row["label"] for row in csv.DictReader(lines)] == ["sports", "", "", "cooking"]
-
-
-@pytest.mark.parametrize(
-    ("content", "column"),
-    [(b"text\nx\n", "body"), (b"text\n", "text"), (b"", "text"), (b"text\n\xff\xfe\n", "text")],
-)
-def test_bad_tables_are_refused_and_nothing_is_written(tmp_path: Path, content: bytes, column: str) -> None:
-    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
-    source.write_bytes(content)
-    with pytest.raises(TableError, match="found"):
-        classify_table(classify_chain(ScoringChat(), LABELS), source, target, column=column)
-    assert not target.exists()
-
-
-def test_an_output_of_another_input_is_left_alone(tmp_path: Path) -> None:
-    source, target = _table(tmp_path / "in.csv", 3), tmp_path / "out.csv"
-    target.write_text("something,else\r\n1,2\r\n")
-    chain = classify_chain(ScoringChat(), LABELS)
-    with pytest.raises(TableError, match="another --out"):
-        classify_table(chain, source, target, column="text")
-    with pytest.raises(TableError, match="another --out"):
-        classify_table(chain, source, source, column="text")
-    assert target.read_text() == "something,else\n1,2\n"
-    with pytest.raises(TableError, match="No such"):
-        classify_table(chain, tmp_path / "absent.csv", target, column="text")
-
-
-def test_examples_come_from_a_table(tmp_path: Path) -> None:
-    path = tmp_path / "examples.csv"
-    path.write_text("text,label\nmatch,sports\n,cooking\n")
-    assert read_examples_table(path) == [("match", "sports")]
-    path.write_text("text,label\n")
-    with pytest.raises(TableError, match="labelled rows"):
-        read_examples_table(path)

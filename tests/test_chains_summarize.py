@@ -14,9 +14,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
 from chains.errors import EmptyInputError, NotTextError, OptionError
-from chains.retrieval import DocumentStore
-from chains.retrieval.errors import SourceNotFound
-from chains.summarize import StoreSource, Style, Summary, SummaryDelta, summarize_chain
+from chains.summarize import Style, Summary, SummaryDelta, summarize_chain
 from chains.summarize.faithful import unsupported
 from chains.summarize.parts import PartStream, split_parts
 from chains.summarize.sources import read_documents
@@ -207,109 +205,6 @@ def test_refined_parts_are_kept_too(tmp_path: Path) -> None:
     first = summarize_chain(model, refine=True, cache=tmp_path).invoke(TEXT)
     again = summarize_chain(model, refine=True, cache=tmp_path).invoke(TEXT)
     assert (first.calls, again.calls, again.cached) == (2, 0, 2) and first.text == again.text
-
-
-def test_a_source_or_a_folder_of_a_store_is_read_from_the_store(tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
-    file = tmp_path / "docs" / "light.md"
-    file.write_text(TEXT)
-    with DocumentStore(tmp_path / "store", embeddings=WordEmbeddings(), index="exact") as store:
-        store.ingest(tmp_path / "docs")
-        file.unlink()
-        found = _extractive().invoke(StoreSource(store, str(file)))
-        assert found.sources == (str(file),) and found.text == _extractive().invoke(TEXT).text
-        assert _extractive().invoke([StoreSource(store, str(tmp_path / "docs")), "Cows graze."]).sources == (
-            str(file),
-            "text 2",
-        )
-        with pytest.raises(SourceNotFound, match="agent docs list"):
-            _extractive().invoke(StoreSource(store, "absent.md"))
-
-
-def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SourceNotFound, match="found nothing at"):
-        _extractive().invoke(tmp_path / "absent.md")
-
-
-@pytest.mark.parametrize("refine", [False, True])
-def test_no_model_is_loaded_for_a_file_that_is_not_there(refine: bool, tmp_path: Path) -> None:
-    class Unloaded(ScriptedChat):
-        def runtime(self) -> Any:
-            raise AssertionError("a model was loaded")
-
-    chain = summarize_chain(Unloaded(replies=[]), refine=refine)
-    with pytest.raises(SourceNotFound, match="found nothing at"):
-        chain.invoke(tmp_path / "none.txt")
-
-
-def test_inputs_texts_documents_files_and_folders(tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text("# One\n\nThe first file talks of geese and ducks.")
-    (tmp_path / "b.txt").write_text("The second file talks of trains and rails.")
-    (tmp_path / "c.bin").write_bytes(b"\x00\x01")
-    chain = _extractive()
-    assert len(chain.invoke(tmp_path).sources) == 2
-    assert chain.invoke(tmp_path / "b.txt").sources == (str(tmp_path / "b.txt"),)
-    documents = [
-        Document("Cows graze on the hill all day.", metadata={"source": "cows"}),
-        Document("Bees hum in it."),
-    ]
-    assert chain.invoke(documents).sources == ("cows", "text 2")
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("", EmptyInputError),
-        (" \n", EmptyInputError),
-        ([], EmptyInputError),
-        (b"\x89PNG", NotTextError),
-        ("a\x00", NotTextError),
-    ],
-)
-def test_bad_input_is_refused(text: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="found"):
-        _extractive().invoke(text)
-
-
-def test_other_formats_are_read_by_their_parsers(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    page.write_text("<html><body><p>The swans nest on the island each spring.</p></body></html>")
-    assert _extractive().invoke(page).text == "The swans nest on the island each spring."
-
-
-@pytest.mark.parametrize("refine", [False, True])
-def test_a_file_of_a_folder_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, refine: bool) -> None:
-    (tmp_path / "a.md").write_text("The first file talks of geese and ducks.")
-    (tmp_path / "b.md").write_bytes(b"\xff\xd8\xff\xe0 not text")
-    (tmp_path / "c.pdf").write_bytes(b"%PDF-1.4 damaged")
-    found = _extractive(refine=refine).invoke(tmp_path)
-    assert found.text == "The first file talks of geese and ducks."
-    assert [Path(path).name for path, _ in found.unread] == ["b.md", "c.pdf"]
-    assert all("c.pdf" in reason or "b.md" in reason for _, reason in found.unread)
-    (tmp_path / "a.md").unlink()
-    with pytest.raises(NotTextError, match=r"b\.md"):
-        _extractive(refine=refine).invoke(tmp_path)
-
-
-def test_a_binary_file_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "photo.md"
-    path.write_bytes(b"\xff\xd8\xff\xe0 not text")
-    with pytest.raises(NotTextError, match="photo"):
-        _extractive().invoke(path)
-
-
-@pytest.mark.parametrize(
-    "style", [{"sentences": 0}, {"words": 3}, {"words": 50, "sentences": 2}, {"tldr": True, "words": 20}]
-)
-def test_bad_styles_are_refused(style: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="expected"):
-        Style(**style)
-
-
-@pytest.mark.parametrize("options", [{"mode": "magic"}, {"mode": "written"}, {"part_tokens": 3}])
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="expected"):
-        summarize_chain(None, **options)
 
 
 def test_a_text_of_one_sentence_and_code_only_text_have_summaries() -> None:

@@ -24,6 +24,7 @@ from chains.classify.labels import Labels, read_labels
 from chains.classify.result import Classification, Method, choose
 from chains.classify.scoring import Model, Scoring, Wanted
 from chains.errors import OptionError, require_text
+from chains.options import require_embeddings, require_model, require_share
 from chains.sentences import split_sentences
 
 
@@ -46,7 +47,7 @@ def classify_chain(
         llm: Any LangChain model, or None where `embeddings` are given. One that scores is scored, never
             asked.
         labels: Names, name -> description, name -> more labels (a hierarchy), an Enum or a Literal; 2 to
-            1,000.
+            1,000. Members of an Enum go by their text, or by their name where their value is none.
         embeddings: Scores best; also what `examples` and `transductive` rest on.
         examples: label -> texts, or pairs of a text and its label. A few help, a few hundred help much.
         multi_label: Each label on its own: `labels` of the result holds all that apply, maybe none.
@@ -66,8 +67,10 @@ def classify_chain(
         OptionError: an option is out of range, or does not fit what was given.
         ScoringNeededError: `method="model"` and the model cannot score.
     """
-    if not 0 <= abstain_below <= 1:
-        raise OptionError(f"expected abstain_below to be 0 to 1, found {abstain_below!r}: pass a probability")
+    require_share("abstain_below", abstain_below)
+    require_embeddings(embeddings)
+    if llm is not None:
+        require_model(llm)
     if method not in get_args(Wanted):
         raise OptionError(f"expected method to be one of {get_args(Wanted)}, found {method!r}: choose one")
     read = read_labels(labels)
@@ -114,6 +117,11 @@ class ClassifyChain(Runnable[str, Classification]):
     def label_names(self) -> tuple[str, ...]:
         """The labels, in order, as they are returned."""
         return tuple(label.name for label in self._scoring.labels)
+
+    def __repr__(self) -> str:
+        names = self.label_names
+        told = [*map(repr, names[:5]), *([f"and {len(names) - 5} more"] if len(names) > 5 else [])]
+        return f"classify_chain({', '.join(told)}; method={self.method!r})"
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
         """Classify one text.

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chains.classify.labels import SEPARATOR, Label
-from chains.errors import ExamplesError
+from chains.classify.labels import SEPARATOR, Label, label_key, label_name
+from chains.errors import ExamplesError, shown
 from chains.vectors import Vectors
 
 C = 100.0
@@ -29,25 +29,54 @@ def read_examples(given: Examples, labels: Sequence[Label]) -> list[tuple[str, i
     """Return pairs of a text and the place of its label.
 
     Raises:
-        ExamplesError: an example names no known label, or is empty.
+        ExamplesError: an example is no pair, names no known label, or is empty.
     """
-    places = {label.name: place for place, label in enumerate(labels)}
-    places |= {label.path[-1]: place for place, label in enumerate(labels) if label.path[-1] not in places}
-    if isinstance(given, Mapping):
-        pairs = [(text, name) for name, texts in given.items() for text in texts]
-    else:
-        pairs = list(given)
+    places = _places(labels)
     found: list[tuple[str, int]] = []
-    for text, name in pairs:
-        if name not in places:
+    for text, told in _pairs(given):
+        name = label_name(told)
+        place = places.get(label_key(name)) if isinstance(name, str) else None
+        if place is None:
+            names = [label.name for label in labels[:10]]
             raise ExamplesError(
-                f"expected examples of the labels {list(places)[:10]!r}, found {name!r}: add that label or "
+                f"expected examples of the labels {names!r}, found {shown(name)}: add that label or "
                 f"remove its examples (label paths are joined with {SEPARATOR!r})"
             )
         if not isinstance(text, str) or not text.strip():
-            raise ExamplesError(f"expected a text for each example, found {text!r} under {name!r}: remove it")
-        found.append((text, places[name]))
+            raise ExamplesError(
+                f"expected a text for each example, found {shown(text)} under {name!r}: remove it"
+            )
+        found.append((text, place))
     return found
+
+
+def _places(labels: Sequence[Label]) -> dict[str, int]:
+    """Return the place of each label by its key, and by its last name where no other label has that."""
+    last = [label_key(label.path[-1]) for label in labels]
+    alone = {key: place for place, key in enumerate(last) if last.count(key) == 1}
+    return alone | {label_key(label.name): place for place, label in enumerate(labels)}
+
+
+def _pairs(given: Any) -> list[tuple[Any, Any]]:
+    """Return pairs of a text and a label, of whatever kind they are."""
+    if isinstance(given, Mapping):
+        # A text by itself would be taken letter by letter.
+        several = {name: [texts] if isinstance(texts, str) else texts for name, texts in given.items()}
+        return [(text, name) for name, texts in several.items() for text in texts]
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        pairs = list(given)
+        wrong = [one for one in pairs if isinstance(one, str | bytes) or not _is_pair(one)]
+        if not wrong:
+            return pairs
+        given = wrong[0]
+    raise ExamplesError(
+        f"expected examples as label -> texts, or as pairs of a text and its label, found {shown(given)}: "
+        'pass for example {"spam": ["You have won!"]}'
+    )
+
+
+def _is_pair(one: Any) -> bool:
+    return isinstance(one, Sequence) and len(one) == 2
 
 
 class Regression:

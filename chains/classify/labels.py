@@ -53,7 +53,7 @@ class Label:
 
 
 Labels = Sequence[str] | Mapping[str, Any] | type[Enum] | Any
-"""Names, name -> description, name -> more labels, an Enum class or a Literal."""
+"""Names, name -> description, name -> more labels, an Enum class (or its members) or a Literal."""
 
 
 def read_labels(given: Labels) -> list[Label]:
@@ -74,7 +74,7 @@ def read_labels(given: Labels) -> list[Label]:
         )
     seen: dict[str, str] = {}
     for one in found:
-        key = " ".join(one.name.casefold().split())
+        key = label_key(one.name)
         if key in seen:
             raise LabelsError(f"expected labels that differ, found {one.name!r} twice: remove or rename one")
         seen[key] = one.name
@@ -95,10 +95,10 @@ def _walk(given: Labels, above: tuple[str, ...]) -> Iterable[Label]:
 
 def _names(given: Labels) -> Sequence[Any]:
     if isinstance(given, type) and issubclass(given, Enum):
-        return [member.value if isinstance(member.value, str) else member.name for member in given]
+        return list(given)
     if get_args(given):
         return get_args(given)
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise LabelsError(
             f"expected labels as a list, a mapping, an Enum or a Literal, found {given!r}: pass for example "
             '["news", "spam"]'
@@ -106,7 +106,20 @@ def _names(given: Labels) -> Sequence[Any]:
     return list(given)
 
 
-def _checked(name: Any) -> str:
+def label_key(name: str) -> str:
+    """Return what tells labels apart: names that differ in case or white space alone do not."""
+    return " ".join(name.casefold().split())
+
+
+def label_name(given: Any) -> Any:
+    """Return the name of a label: a member of an Enum goes by its text, or else by its own name."""
+    if isinstance(given, Enum):
+        return given.value if isinstance(given.value, str) else given.name
+    return given
+
+
+def _checked(given: Any) -> str:
+    name = label_name(given)
     if not isinstance(name, str) or not name.strip():
         raise LabelsError(f"expected every label to be a name, found {name!r}: remove it or give it one")
     return " ".join(name.split())

@@ -14,7 +14,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
 
-from chains.classify.labels import Label
+from chains.classify.labels import Label, label_key
 from chains.prompts import fence, load_prompt
 from chains.windows import windows
 
@@ -48,7 +48,7 @@ def reply_probabilities(
 def match(reply: str, labels: Sequence[Label]) -> int | None:
     """Return the place of the one label that `reply` names (the longest of nested ones), else None."""
     said = " ".join(reply.casefold().split()).strip("\"'`.*- ")
-    names = [" ".join(label.name.casefold().split()) for label in labels]
+    names = [label_key(label.name) for label in labels]
     if said in names:
         return names.index(said)
     held = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]

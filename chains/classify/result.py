@@ -22,11 +22,12 @@ class Classification:
     """The label of a text and how probable each label is.
 
     `label` is the most probable one; below `abstain_below` it is the deepest group of a hierarchy that
-    reaches it, or None. `scores` sum to one, or are one independent probability a label with `multi_label`,
-    where `labels` holds those at or above one half; `groups` holds the sums of a hierarchy's groups. `method`
-    says what scored: the embedder, a regression over embedded examples, the model's log-probabilities, or,
-    for a model that cannot score, its reply. `evidence` is the sentence of the text that speaks most for the
-    label, on request.
+    reaches it, or None. It is None too where a model that cannot score named no label in its reply, or
+    several. `scores` sum to one, or are one independent probability a label with `multi_label`, where
+    `labels` holds those at or above one half; `groups` holds the sums of a hierarchy's groups. `method` says
+    what scored: the embedder, a regression over embedded examples, the model's log-probabilities, or, for a
+    model that cannot score, its reply. `evidence` is the sentence of the text that speaks most for the label,
+    on request.
     """
 
     label: str | None
@@ -65,6 +66,8 @@ def choose(
     """Make the result of one row of probabilities, in the order of `labels`."""
     scores = {label.name: float(value) for label, value in zip(labels, probabilities, strict=True)}
     best = labels[int(np.argmax(probabilities))].name
+    if method == "reply" and np.ptp(probabilities) < 1e-9:
+        return Classification(None, scores, method)  # its reply named no label, or several
     if not multi:
         groups: dict[str, float] = {}
         for label in labels:

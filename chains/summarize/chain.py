@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 from langchain_core.runnables.config import run_in_executor
 
-from chains.errors import EmptyInputError, OptionError, require_text
+from chains.errors import EmptyInputError, require_text
 from chains.runnable import generator_chain
 from chains.summarize.cache import FolderCache
 from chains.summarize.parts import PART_TOKENS, Part, PartStream, split_parts
@@ -32,7 +32,7 @@ def summarize_chain(
     style: Style | None = None,
     mode: Mode = "auto",
     refine: bool = False,
-    cache: MutableMapping[str, str] | Path | None = None,
+    cache: MutableMapping[str, str] | str | Path | None = None,
     progress: Progress | None = None,
     part_tokens: int = PART_TOKENS,
 ) -> Runnable[SummaryInput, Summary]:
@@ -52,35 +52,34 @@ def summarize_chain(
         part_tokens: Upper estimate of the tokens of a part, 64 or more.
 
     Returns:
-        A Runnable to a `Summary`; its stream yields `SummaryDelta`s, then the `Summary`.
+        A Runnable to a `Summary`; its stream yields `SummaryDelta`s, then the `Summary`. Where nothing that
+        the model wrote is supported by the text, the text's own sentences stand for it.
 
     Raises:
         OptionError: an option is out of range, or needs a model that writes.
+        InputError: (when run) there is no text.
+        UnusableReplyError: (when run) an audience or a language was asked for, and nothing that the model
+            wrote is supported by the text.
+        chains.retrieval.errors.SourceError: (when run) a file or a source that is not there or not readable.
     """
-    style = style or Style()
-    if mode not in get_args(Mode):
-        raise OptionError(f"expected mode to be one of {get_args(Mode)}, found {mode!r}: choose one of them")
-    if part_tokens < 64:
-        raise OptionError(f"expected part_tokens of at least 64, found {part_tokens!r}: pass a larger number")
-    if mode == "written" and llm is None:
-        raise OptionError("expected a model for mode='written', found None: pass llm")
     settings = Settings(
         llm=llm,
-        embeddings=embeddings or WordVectors(),
-        style=style,
+        embeddings=embeddings if embeddings is not None else WordVectors(),
+        style=style if style is not None else Style(),
         mode=mode,
-        cache=FolderCache(cache) if isinstance(cache, Path) else cache,
+        cache=FolderCache(Path(cache)) if isinstance(cache, str | Path) else cache,
         progress=progress or (lambda done, total: None),
         part_tokens=part_tokens,
     )
-    if refine:
-        return _refining(settings)
+    return _refining(settings) if refine else _whole(settings)
 
+
+def _whole(settings: Settings) -> Runnable[SummaryInput, Summary]:
     def run(given: SummaryInput, config: RunnableConfig) -> Iterator[SummaryDelta | Summary]:
         work = Work(settings, config)
-        found = work.whole(split_parts(read_documents(given, work.unread), part_tokens))
+        found = work.whole(split_parts(read_documents(given, work.unread), settings.part_tokens))
         for place, one in enumerate(found.sentences):
-            yield SummaryDelta(style.lead(place) + one.text)
+            yield SummaryDelta(settings.style.lead(place) + one.text)
         yield found
 
     return generator_chain(run, name="summarize_chain", result=Summary)

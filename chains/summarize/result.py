@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
-from chains.errors import OptionError
+from chains.errors import OptionError, shown
+from chains.options import require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +30,14 @@ class Style:
     language: str = ""
 
     def __post_init__(self) -> None:
-        """Check the ranges; raises OptionError."""
-        if self.sentences is not None and not 1 <= self.sentences <= 100:
-            raise OptionError(
-                f"expected sentences to be 1 to 100, found {self.sentences!r}: pass such a number"
-            )
-        if self.words is not None and not 10 <= self.words <= 5000:
-            raise OptionError(f"expected words to be 10 to 5000, found {self.words!r}: pass such a number")
+        """Check kinds and ranges; raises OptionError."""
+        if self.sentences is not None:
+            require_whole("sentences", self.sentences, 1, 100)
+        if self.words is not None:
+            require_whole("words", self.words, 10, 5000)
+        for name in ("focus", "audience", "language"):
+            if not isinstance(value := getattr(self, name), str):
+                raise OptionError(f"expected {name} to be a text, found {shown(value)}: pass a str")
         if self.words is not None and self.sentences is not None:
             raise OptionError(
                 f"expected words or sentences, found both ({self.words!r} and {self.sentences!r}): pass one"

@@ -46,13 +46,19 @@ def read_documents(given: Any, unread: dict[str, Exception] | None = None) -> li
     """
     several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     failed = unread if unread is not None else {}
-    found = [document for one in (given if several else [given]) for document in _read_one(one, failed)]
+    # Of several texts those without a word are left out, as such Documents and files of a folder are.
+    given_ones = [one for one in given if not _blank(one)] if several else [given]
+    found = [document for one in given_ones for document in _read_one(one, failed)]
     kept = [document for document in found if document.page_content.strip()]
     if not kept and failed:
         raise next(iter(failed.values()))
     if not kept:
         raise EmptyInputError("a text to summarize", given)
     return kept
+
+
+def _blank(given: Any) -> bool:
+    return isinstance(given, str) and not given.strip()
 
 
 def _read_one(given: Any, failed: dict[str, Exception]) -> list[Document]:
@@ -106,7 +112,7 @@ def _file(path: Path, parser: FileParser) -> Document:
     from chains.retrieval.parsers import kind_of
 
     if path.suffix.lower() in TEXT_SUFFIXES or kind_of(path.name) is None:
-        text = _text(path)
+        text = _text(path, parser)
     else:
         text = parser.parse(str(path), parser.read(str(path))).text
     return Document(text, metadata={"source": str(path)})
@@ -119,8 +125,8 @@ def _is_text(path: Path) -> bool:
     return known and path.is_file() and not path.name.startswith(".")
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
+def _text(path: Path, parser: FileParser) -> str:
+    data = parser.read(str(path))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import RunnableConfig
 
-from chains.errors import OptionError
+from chains.errors import OptionError, UnusableReplyError, shown
+from chains.options import require_embeddings, require_model, require_whole
 from chains.rag.chain import writes_well
 from chains.summarize.cache import key
 from chains.summarize.extract import Digest, choose, digest
@@ -45,6 +46,25 @@ class Settings:
     progress: Progress
     part_tokens: int
 
+    def __post_init__(self) -> None:
+        """Check what the chain was made with; raises OptionError."""
+        if self.mode not in get_args(Mode):
+            raise OptionError(
+                f"expected mode to be one of {get_args(Mode)}, found {self.mode!r}: choose one of them"
+            )
+        if not isinstance(self.style, Style):
+            raise OptionError(f"expected a Style, found {shown(self.style)}: pass Style(sentences=5)")
+        if self.mode == "written" and self.llm is None:
+            raise OptionError("expected a model for mode='written', found None: pass llm")
+        if self.cache is not None and not isinstance(self.cache, MutableMapping):
+            raise OptionError(
+                f"expected cache to be a folder or a mapping, found {shown(self.cache)}: pass one"
+            )
+        if self.llm is not None:
+            require_model(self.llm)
+        require_embeddings(self.embeddings)
+        require_whole("part_tokens", self.part_tokens, 64, 1_000_000)
+
     def writes(self) -> bool:
         """Tell whether the model writes; raises OptionError where the style needs one that does."""
         found = self.mode == "written" or (
@@ -71,6 +91,7 @@ class Work:
         self._sentences: list[SummarySentence] = []
         self._text = ""
         self._cached = self._repaired = self._dropped = 0
+        self._chosen = False
 
     @cached_property
     def _writer(self) -> Writer | None:
@@ -88,6 +109,17 @@ class Work:
                 self._set.progress(place, len(parts))
             self._choose()
         return self._summary()
+
+    def _fall_back(self) -> None:
+        """Let the text's own sentences stand for it where nothing that the model wrote may be used."""
+        style = self._set.style
+        if style.audience or style.language:
+            raise UnusableReplyError(
+                f"expected sentences that the text supports, found {self._dropped} others: try "
+                "another model, or leave audience and language out"
+            )
+        self._digests = [self._digest(part) for part in self.parts]
+        self._choose()
 
     def add(self, part: Part, known: int) -> Summary:
         """Return the summary of the parts so far and `part`; `known` parts are known to come."""
@@ -122,6 +154,7 @@ class Work:
             # No prose anywhere: code, a table or a list of facts stands for itself.
             digests = [digest(part, self._set.embeddings, prose=False) for part in self.parts]
         focus = unit_vectors(self._set.embeddings, [style.focus])[0] if style.focus else None
+        self._chosen = True
         self._sentences = [
             SummarySentence(plain(one.text), number, one.text)
             for number, place in choose(self.parts, digests, style, focus)
@@ -157,7 +190,10 @@ class Work:
         if style.words is not None:
             sizes = np.cumsum([len(one.text.split()) for one in found])
             found = [one for one, size in zip(found, sizes, strict=True) if size <= style.words] or found[:1]
-        self._sentences = found
+        if found:
+            self._sentences, self._chosen = found, False
+        elif not self._sentences:
+            self._fall_back()
 
     def _checked(self, reply: str, places: Sequence[int]) -> list[SummarySentence]:
         if self._set.style.language:
@@ -203,7 +239,7 @@ class Work:
             sentences=tuple(self._sentences),
             parts=tuple(SummaryPart(one.heading, one.source, one.start, one.end) for one in self.parts),
             sources=tuple(dict.fromkeys(one.source for one in self.parts)),
-            method="extractive" if self._writer is None else "written",
+            method="extractive" if self._chosen else "written",
             calls=0 if self._writer is None else self._writer.calls,
             cached=self._cached,
             repaired=self._repaired,
