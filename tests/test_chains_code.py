@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains.code import CodeEvent, CodeResult, code_chain
-from chains.code.request import read_request
 from chains.code.source import code_of, under_stub
-from chains.errors import EmptyInputError, InputError, OptionError
 from sandbox import Limits, Sandbox
 
 RUN = Sandbox(Limits(wall_s=10, cpu_s=5)).run
@@ -176,43 +174,6 @@ def test_a_reply_without_code_gives_code_that_parses_and_failed() -> None:
     assert result.status == "failed" and result.runs[0].status == "no code"
     ast.parse(result.code)
     assert "def double(" in result.code
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Write a function f with f(2) == 4",
-        "Write f. `f(2) -> 4`",
-        "Write f so that f(2) returns 4.",
-        "a function, e.g.\nf(2) == 4\n",
-    ],
-)
-def test_examples_in_prose_are_found(text: str) -> None:
-    request = read_request(text)
-    assert [one.source for one in request.checks] == ["f(2) == 4"] and request.name == "f"
-
-
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [
-        ("  ", EmptyInputError),
-        ({"request": "f", "examples": ["f(2 == 4"]}, InputError),
-        ({"request": "f", "signature": "not python"}, InputError),
-    ],
-)
-def test_bad_input_is_refused_before_the_model_is_asked(given: Any, error: type[Exception]) -> None:
-    model = ScriptedChat(replies=[RIGHT])
-    with pytest.raises(error):
-        code_chain(model, RUN).invoke(given)
-    assert model.seen == []
-
-
-@pytest.mark.parametrize(
-    "options", [{"repairs": -1}, {"repairs": 11}, {"candidates": 0}, {"candidates": True}]
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
-        code_chain(ScriptedChat(replies=[RIGHT]), RUN, **options)
 
 
 @settings(max_examples=150, deadline=None)

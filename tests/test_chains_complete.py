@@ -181,10 +181,31 @@ def test_bad_gaps_are_refused(gap: Any, error: type[Exception]) -> None:
         complete_chain(RawModel(texts=["x"])).invoke(gap)
 
 
-@pytest.mark.parametrize("options", [{"kind": "poem"}, {"n": 0}, {"samples": 99}, {"max_tokens": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "poem"},
+        {"n": 0},
+        {"n": "1"},
+        {"n": 2.5},
+        {"samples": 99},
+        {"max_tokens": 0},
+        {"max_tokens": None},
+        {"language": None},
+    ],
+)
 def test_bad_completion_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="expected"):
         complete_chain(ScoringChat(), **options)
+    with pytest.raises(OptionError, match="found 'mistral-7b': pass ChatLocal"):
+        complete_chain("mistral-7b")  # type: ignore[arg-type]
+
+
+async def test_where_the_model_adds_nothing_the_completion_is_empty_text() -> None:
+    for kind in ("text", "code"):
+        chain = complete_chain(FakeListLLM(responses=[""]), kind=kind)  # type: ignore[arg-type]
+        assert (chain.invoke("x"), await chain.ainvoke("x"), list(chain.stream("x"))) == ("", "", [""])
+    assert repr(complete_chain(RawModel(texts=[""]))) == "complete_chain(RawModel, kind='text', n=1)"
 
 
 def test_a_try_without_a_handler_gets_one() -> None:

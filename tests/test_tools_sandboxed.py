@@ -62,7 +62,7 @@ def test_write_code_tells_the_claim_before_the_code() -> None:
     replies = ["def f(x):", "```python\ndef f(x):\n    return 2 * x\n```"]
     tool = write_code_tool(code_chain(ScriptedChat(replies=[*replies]), Sandbox().run))
     message = _call(tool, request="double", examples=["f(2) == 4"])
-    assert message.content.startswith("It was run, and all 1 of your examples passed.\n\n```python\ndef f")
+    assert message.content.startswith("It was run, and your example passed.\n\n```python\ndef f")
     assert message.artifact.verified
 
 

@@ -18,6 +18,7 @@ from chains.code.request import Request, completed, read_request
 from chains.code.result import USERS_OWN, CodeEvent, CodeResult, CodeRun, CodeStatus
 from chains.code.source import fallback
 from chains.errors import OptionError
+from chains.options import require_model, require_whole
 from chains.runnable import generator_chain
 
 CodeInput = str | Mapping[str, Any]
@@ -43,14 +44,14 @@ def code_chain(
 
     Raises:
         OptionError: an option is out of its range.
-        InputError: (when run) an empty request; an example or a signature that is not Python.
+        InputError: (when run) no request, or one with an unknown key; an example or a signature that is not
+            Python.
     """
-    for name, value, least, most in (("repairs", repairs, 0, 10), ("candidates", candidates, 1, 16)):
-        if isinstance(value, bool) or not least <= value <= most:
-            raise OptionError(
-                f"expected {name} to be {least} to {most}, found {value!r}: choose one of those"
-            )
-    steps = _Steps(llm=llm, run=run, repairs=repairs, candidates=candidates)
+    require_whole("repairs", repairs, 0, 10)
+    require_whole("candidates", candidates, 1, 16)
+    if not callable(run):
+        raise OptionError(f"expected run to be a function that runs code, found {run!r}: pass Sandbox().run")
+    steps = _Steps(llm=require_model(llm), run=run, repairs=repairs, candidates=candidates)
     return generator_chain(steps.stream, name="code_chain", result=CodeResult)
 
 
@@ -158,10 +159,10 @@ def _explained(status: CodeStatus, best: CodeRun) -> str:
     own = sum(one.check.kind in USERS_OWN for one in best.checks)
     stated = [one.check.source for one in best.checks if one.check.kind == "property" and one.passed]
     if status == "examples":
-        return f"It was run, and all {own} of your examples passed."
+        return f"It was run, and {'your example' if own == 1 else f'all {own} of your examples'} passed."
     if status == "ran":
         seen = f" What the request states held: {'; '.join(stated)}." if stated else ""
         return f"{_what_ran(best)} There was no example of yours to check it against.{seen}"
     if not best.code:
-        return "The model wrote no code that parses; what is returned is an empty function."
+        return "The model wrote no such function that parses; what is returned is an empty one."
     return f"It does not do what was asked: {best.problem()}"

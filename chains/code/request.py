@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chains.code.result import Check
-from chains.errors import InputError, require_text
+from chains.errors import InputError, require_text, shown
 
 _DEF = re.compile(r"^(?:async )?def \w+\s*\(", re.MULTILINE)
 _SAYS = r"(?:==>|==|=>|=|->|#?\s*(?:➞|→)|returns|gives|is)"
@@ -23,6 +23,8 @@ _WORDS = {"true": "True", "false": "False", "null": "None", "none": "None"}
 _COUNT = r"(?P<count>\d[\d,_]*)"
 _LIST_OF = re.compile(rf"\blist of (?:\w+ )*?{_COUNT} ", re.IGNORECASE)
 _BETWEEN = re.compile(r"\bbetween (?P<low>-?\d[\d,_]*) and (?P<high>-?\d[\d,_]*)", re.IGNORECASE)
+_ALWAYS_TRUE = ast.Constant | ast.Dict | ast.GeneratorExp | ast.JoinedStr | ast.Lambda | ast.List | ast.Tuple
+_KEYS = ("request", "examples", "signature")
 _WANTS_FUNCTION = re.compile(r"\b(function|def|method|returns?)\b", re.IGNORECASE)
 
 
@@ -49,10 +51,13 @@ def read_request(given: str | Mapping[str, Any]) -> Request:
     """The request in a text, or in {"request", "examples"?, "signature"?}.
 
     Raises:
-        chains.errors.InputError: no text, or an example or signature that is not Python.
+        chains.errors.InputError: no text, an unknown key, or an example or signature that is not Python.
     """
-    if isinstance(given, str):
+    if not isinstance(given, Mapping):
         given = {"request": given}
+    if unknown := [key for key in given if key not in _KEYS]:
+        # "example" for "examples" would leave the code unchecked, and nobody would know.
+        raise InputError(f"expected the keys {', '.join(_KEYS)}, found {unknown[0]!r}: rename or remove it")
     text = require_text("a request for code", given.get("request"))
     stub = _stub(str(given.get("signature") or "") or text)
     if given.get("signature") and not stub:
@@ -76,17 +81,53 @@ def _unique(checks: list[Check]) -> tuple[Check, ...]:
 
 
 def _given_examples(examples: str | Sequence[str]) -> list[Check]:
-    checks = []
-    for one in [examples] if isinstance(examples, str) else examples:
-        source = one.removeprefix("assert ").strip()
-        try:
-            ast.parse(source, mode="eval")
-        except (SyntaxError, ValueError) as error:
-            raise InputError(
-                f"example: expected a Python expression like 'f(2) == 4', found {one!r} ({error}); correct it"
-            ) from None
-        checks.append(Check(kind="example", source=source))
-    return checks
+    several = [examples] if isinstance(examples, str) else examples
+    if not isinstance(several, Sequence) or not all(isinstance(one, str) for one in several):
+        raise InputError(
+            f"examples: expected a list of Python expressions, found {shown(examples)}: pass ['f(2) == 4']"
+        )
+    return [Check(kind="example", source=source) for one in several for source in _expressions(one)]
+
+
+def _expressions(example: str) -> list[str]:
+    """The expressions of an example: `f(2) == 4`, `assert f(2) == 4, "why"`, `f(2) -> 4`, or several of them.
+
+    Several between commas are several: as they stand they would be a tuple, which is always true.
+    """
+    source = example.strip()
+    try:
+        held = [one for node in ast.parse(source).body for one in _held(node)]
+    except (SyntaxError, ValueError) as error:
+        held, why = [], str(error)
+    else:
+        why = "it says nothing of what the code does"
+    if held and all(map(_says_something, held)):
+        return [ast.get_source_segment(source, one) or ast.unparse(one) for one in held if one]
+    if ";" not in source and len(told := _examples_in(source)) == 1:
+        return [told[0].source]
+    raise _no_example(example, why)
+
+
+def _says_something(claim: ast.expr | None) -> bool:
+    """Whether it could be false: it names something, and is no list or lambda, which are true of any code."""
+    if claim is None or isinstance(claim, _ALWAYS_TRUE):
+        return False
+    return any(isinstance(one, ast.Name) for one in ast.walk(claim))
+
+
+def _held(node: ast.stmt) -> list[ast.expr | None]:
+    """What a statement claims; None for one that claims nothing, such as an import."""
+    if isinstance(node, ast.Assert):
+        return [node.test]
+    if not isinstance(node, ast.Expr):
+        return [None]
+    return [*node.value.elts] if isinstance(node.value, ast.Tuple) and node.value.elts else [node.value]
+
+
+def _no_example(example: str, why: str) -> InputError:
+    return InputError(
+        f"example: expected a Python expression like 'f(2) == 4', found {shown(example)} ({why}); correct it"
+    )
 
 
 def _docstrings(stub: str) -> str:

@@ -16,7 +16,8 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 
 from chains.complete import python
 from chains.complete.model import Continuer, Model, fim_marks
-from chains.errors import InputError, OptionError, require_text
+from chains.errors import InputError, OptionError, require_text, shown
+from chains.options import require_model, require_whole
 from chains.runnable import generator_chain
 from llms.protocols import find_scorer
 
@@ -71,12 +72,11 @@ def complete_chain(
     if kind not in get_args(Kind):
         raise OptionError(f"expected kind to be one of {get_args(Kind)}, found {kind!r}: choose one of them")
     for name, value, most in (("n", n, 16), ("samples", samples, 32), ("max_tokens", max_tokens, 100_000)):
-        if not 1 <= value <= most:
-            raise OptionError(
-                f"expected {name} to be 1 to {most}, found {value!r}: pass a number in that range"
-            )
+        require_whole(name, value, 1, most)
+    if not isinstance(language, str):
+        raise OptionError(f"expected language to be a name, found {shown(language)}: pass 'python'")
     steps = _Steps(
-        llm=llm,
+        llm=require_model(llm),
         code=kind == "code",
         checked=kind == "code" and language.lower() in ("python", "py"),
         n=n,
@@ -95,6 +95,10 @@ class Completer(Runnable[Gap, str]):
         self.name = "complete_chain"
         self._steps = steps
         self._chain: Runnable[Gap, str] = generator_chain(steps.run, name="complete_chain", result=str)
+
+    def __repr__(self) -> str:
+        kind = "code" if self._steps.code else "text"
+        return f"complete_chain({type(self._steps.llm).__name__}, kind={kind!r}, n={self._steps.n})"
 
     def candidates(self, gap: Gap, config: RunnableConfig | None = None) -> list[Candidate]:
         """Return up to `n` different completions, best first, with their scores."""
@@ -154,7 +158,7 @@ class _Steps:
             yield found[0].text if found else ""
             return
         pieces = self._continuer(suffix).stream(_shown(prefix), suffix, config)
-        yield from _first_line(pieces) if self.single_line else pieces
+        yield from _at_least_nothing(_first_line(pieces) if self.single_line else pieces)
 
     def candidates(self, prefix: str, suffix: str, config: RunnableConfig) -> list[Candidate]:
         # At a line's start inside a block the model is held in it: left alone, it begins another function.
@@ -243,6 +247,16 @@ class _Steps:
             score = own.get(text, 0.0) / max(1, len(text)) + (follow / len(behind) if behind else 0.0)
             found.append(Candidate(text, score, parse))
         return sorted(found, key=lambda one: -one.score)
+
+
+def _at_least_nothing(pieces: Iterator[str]) -> Iterator[str]:
+    """Yield the pieces, or an empty one: where a model adds nothing the completion is "", not None."""
+    some = False
+    for piece in pieces:
+        some = True
+        yield piece
+    if not some:
+        yield ""
 
 
 def _first_line(pieces: Iterator[str]) -> Iterator[str]:
