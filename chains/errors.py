@@ -37,12 +37,12 @@ class NotTextError(InputError):
 
     def __init__(self, what: str, found: object) -> None:
         """Name `what` was expected, and show the head of what was `found`."""
-        binary = isinstance(found, str | bytes | bytearray)
-        mend = (
-            "decode it to a string first, or ingest the file into a DocumentStore, which reads formats"
-            if binary
-            else "pass a str"
-        )
+        if isinstance(found, str) and "\x00" not in found:
+            mend = "it holds halves of surrogate pairs, so decode it with errors='replace'"
+        elif isinstance(found, str | bytes | bytearray):
+            mend = "decode it to a string first, or ingest the file into a DocumentStore, which reads formats"
+        else:
+            mend = "pass a str"
         super().__init__(f"expected {what} as text, found {type(found).__name__} {shown(found)}: {mend}")
 
 
@@ -84,11 +84,21 @@ def require_text(what: str, found: object) -> str:
     """Return `found` when it is text with something in it.
 
     Raises:
-        NotTextError: it is no string, or holds NUL characters as binary data does.
+        NotTextError: it is no string, holds NUL characters as binary data does, or halves of surrogate pairs,
+            which no tokenizer takes.
         EmptyInputError: it is empty or whitespace.
     """
-    if not isinstance(found, str) or "\x00" in found:
+    if not isinstance(found, str) or "\x00" in found or not has_whole_characters(found):
         raise NotTextError(what, found)
     if not found.strip():
         raise EmptyInputError(what, found)
     return found
+
+
+def has_whole_characters(text: str) -> bool:
+    """Tell whether `text` can be written as UTF-8: what `surrogateescape` or cut JSON leaves cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -80,6 +80,8 @@ def test_a_thousand_labels_are_taken() -> None:
         (" \n\t", EmptyInputError),
         (b"PK\x03\x04", NotTextError),
         ("a\x00b", NotTextError),
+        ("half \ud83d", NotTextError),
+        (Document("\udcff"), NotTextError),
         (3, NotTextError),
     ],
 )

@@ -174,6 +174,8 @@ def test_a_long_prefix_is_shown_from_a_line_on_but_the_whole_must_parse() -> Non
         (b"x", NotTextError),
         ({"suffix": "a"}, InputError),
         ("a\x00", NotTextError),
+        ("half \ud83d", NotTextError),
+        ({"prefix": "a", "suffix": "\udcff"}, NotTextError),
     ],
 )
 def test_bad_gaps_are_refused(gap: Any, error: type[Exception]) -> None:

@@ -83,6 +83,8 @@ def test_inputs_texts_documents_files_and_folders(tmp_path: Path) -> None:
         ([], EmptyInputError),
         (b"\x89PNG", NotTextError),
         ("a\x00", NotTextError),
+        ("half \ud83d", NotTextError),
+        (Document("\udcff"), NotTextError),
     ],
 )
 def test_bad_input_is_refused(text: Any, error: type[Exception]) -> None:

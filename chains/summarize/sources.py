@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
-from chains.errors import EmptyInputError, InputError, NotTextError, require_text
+from chains.errors import EmptyInputError, InputError, NotTextError, has_whole_characters, require_text
 
 if TYPE_CHECKING:
     from chains.retrieval import DocumentStore
@@ -63,6 +63,8 @@ def _blank(given: Any) -> bool:
 
 def _read_one(given: Any, failed: dict[str, Exception]) -> list[Document]:
     if isinstance(given, Document):
+        if not has_whole_characters(given.page_content):
+            raise NotTextError("a text to summarize", given.page_content)
         return [given]
     if isinstance(given, StoreSource):
         return _stored(given)
