@@ -39,8 +39,8 @@ class Runtime:
 
     def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
         self.loaded = loaded
-        self.tokenizer = loaded.tokenizer
-        self.prompts = PromptBuilder(loaded.tokenizer)
+        self.tokenizer = loaded.codec
+        self.prompts = PromptBuilder(loaded.codec)
         self.engine = Engine(make_decoder(loaded, max_slots=max_slots, kind=decoder))
         self.end_ids = _end_ids(loaded)
 
@@ -160,12 +160,13 @@ def _check_messages(prompt: Sequence[BaseMessage]) -> None:
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:
     """Collect end tokens: the tokenizer's, the generation configuration's, and the template's turn end."""
-    found = {loaded.tokenizer.eos_token_id}
-    for config in (getattr(loaded.model, "generation_config", None), loaded.model.config):
+    tokenizer = loaded.codec
+    found = {tokenizer.eos_token_id}
+    for config in (getattr(loaded.body, "generation_config", None), loaded.body.config):
         value = getattr(config, "eos_token_id", None)
         found.update(value if isinstance(value, list | tuple) else [value])
     for text in ("<|im_end|>", "<|eot_id|>", "<|end|>"):
-        vocabulary_id = loaded.tokenizer.convert_tokens_to_ids(text)
-        if vocabulary_id is not None and vocabulary_id != loaded.tokenizer.unk_token_id:
+        vocabulary_id = tokenizer.convert_tokens_to_ids(text)
+        if vocabulary_id is not None and vocabulary_id != tokenizer.unk_token_id:
             found.add(vocabulary_id)
     return frozenset(int(i) for i in found if i is not None)

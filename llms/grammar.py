@@ -21,9 +21,10 @@ from torch import Tensor
 from llms.errors import UnsupportedModel, UnsupportedSchema
 from llms.grammar_close import MAX_PATH, Closer, JsonState
 from llms.grammar_schema import OPTIONS, Schema, prepared
+from llms.tokenizer import PlainTokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
     from llms.engine_shared import Runtime
 
@@ -45,13 +46,10 @@ class Grammars:
 
     def __init__(self, runtime: Runtime) -> None:
         from llguidance import LLTokenizer
-        from llguidance.hf import from_tokenizer
 
         self.vocab_size = runtime.engine.decoder.vocab_size
         try:
-            tokenizer = from_tokenizer(
-                runtime.tokenizer, n_vocab=self.vocab_size, eos_token=sorted(runtime.end_ids)
-            )
+            tokenizer = _read(runtime.tokenizer, self.vocab_size, sorted(runtime.end_ids))
         except Exception as error:
             raise UnsupportedModel(
                 f"Expected a fast tokenizer for grammars, found {type(runtime.tokenizer).__name__!r} "
@@ -236,3 +234,14 @@ def json_of(value: Any) -> str:
 def union(schemas: Sequence[Schema]) -> Schema:
     """Return a schema that allows any of the given ones."""
     return schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
+
+
+def _read(tokenizer: Any, words: int, ends: list[int]) -> LLTokenizer:
+    """Hand a tokenizer to the grammar library."""
+    if isinstance(tokenizer, PlainTokenizer):
+        from llguidance import LLTokenizer
+
+        return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=words, eos_token=ends)
+    from llguidance.hf import from_tokenizer
+
+    return from_tokenizer(tokenizer, n_vocab=words, eos_token=ends)

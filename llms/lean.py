@@ -11,6 +11,7 @@ pass is one call of machine code where that can be had (see `llms.lean_machine`)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from llms.lean_plan import LARGEST
 from llms.lean_weights import FEW_ROWS, Product, four_bit_kernel, on_lattice
 from llms.reference import ReferenceDecoder
 from llms.reference_cache import Plan
+from llms.skeleton import Skeleton
 
 NOTHING = -1
 """What to keep of the logits where a pass only fills the cache."""
@@ -218,6 +220,8 @@ class LeanDecoder(ReferenceDecoder):
 
 def why_not(model: Any) -> str | None:
     """Return why the lean decoder does not take a model, in a few words; None where it does."""
+    if isinstance(model, Skeleton):
+        return None  # one is made of what fits alone
     kind = type(model).__name__
     if kind not in KINDS:
         return f"a {kind}, not one of {', '.join(KINDS)}"
@@ -274,5 +278,11 @@ def _layer(layer: Any, four_bit: bool) -> _Layer:
 
 
 def _is_four_bit(model: Any) -> bool:
-    linears = (m for layer in model.model.layers for m in layer.modules() if isinstance(m, nn.Linear))
-    return four_bit_kernel() and all(on_lattice(linear.weight) for linear in linears)
+    return four_bit_kernel() and all(on_lattice(w) for layer in model.model.layers for w in _matrices(layer))
+
+
+def _matrices(layer: Any) -> Iterator[Tensor]:
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        yield getattr(layer.self_attn, name).weight
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        yield getattr(layer.mlp, name).weight

@@ -13,6 +13,7 @@ from llms.checkpoint import MANIFEST
 from llms.facts import Facts
 from llms.footprint import Setting, Use, reference
 from llms.lean_compiler import why_not
+from llms.skeleton_layout import fits
 
 LARGEST = 1_000_000_000
 """Weights of the largest model taken. Beyond, memory traffic is all that counts, and a second copy of the
@@ -26,6 +27,10 @@ TOUCHED = 65_536
 
 Of a file that was just written it maps more, as that lies in larger pieces: pages that it takes back when
 memory is short, and that no plan counts."""
+
+UNBUILT = 20_000_000
+"""What transformers' model and tokenizer take, in bytes: 9 to 20 MB at windows of 512 to 4,096 tokens. They
+are not made where a checkpoint is read without them."""
 
 REORDERING = 60_000_000
 """What oneDNN and its threads keep besides, in bytes: 20 to 90 MB with one and two threads."""
@@ -57,6 +62,8 @@ def footprint(facts: Facts, setting: Setting) -> Use:
     codes, with a scale and an offset (2 bytes each) for every 32.
     """
     use = reference(facts, setting)
+    if fits(facts):
+        use = replace(use, overhead=use.overhead - UNBUILT)
     if setting.dtype != "bfloat16":
         return use
     layers = sum(t.elements for t in facts.linears)

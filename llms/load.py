@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from llms import footprint, lean_plan
 from llms.checkpoint import manifest, verify
@@ -24,6 +27,9 @@ from llms.memory import free_bytes
 from llms.prepare import LoadSpec, Prepared, prepare
 from llms.quantized import keeps, quantized_weights
 from llms.running import announce
+from llms.skeleton import read_skeleton
+from llms.skeleton_layout import fits
+from llms.tokenizer import plain_tokenizer
 
 if TYPE_CHECKING:
     from llms.decoder import Decoder
@@ -45,11 +51,9 @@ def load(spec: LoadSpec) -> LoadedModel:
         AdapterMismatch: The adapter belongs to another base model.
         FetchError: The embedded model could not be fetched.
     """
-    from llms.weights import read_tokenizer
-
     began = time.perf_counter()
     job = prepare(spec, KINDS)
-    tokenizer = read_tokenizer(job.facts.folder)  # before the weights, as it costs little to find it missing
+    tokenizer = _tokenizer(job.facts.folder)  # before the weights, as it costs little to find it missing
     if job.notice:
         spec.notify(job.notice)
     model = _adapted(job, _weights(job))
@@ -122,7 +126,7 @@ def _fast(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
 def _why_not_lean(loaded: LoadedModel) -> str | None:
     from llms.lean import why_not
 
-    return why_not(loaded.model)
+    return why_not(loaded.body)
 
 
 def _lean(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
@@ -131,7 +135,7 @@ def _lean(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
 
     ours = loaded.folder and loaded.source and loaded.source.kind in ("embedded", "gguf")
     codes = CodeFile(loaded.folder) if ours and loaded.folder else None
-    return LeanDecoder(loaded.model, window=window, max_slots=max_slots, codes=codes)
+    return LeanDecoder(loaded.body, window=window, max_slots=max_slots, codes=codes)
 
 
 def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
@@ -155,17 +159,35 @@ KINDS = (
 """Every decoder, best first; the last serves every model."""
 
 
+def _tokenizer(folder: Path) -> Any:
+    from llms.weights import read_tokenizer
+
+    whole = partial(read_tokenizer, folder)
+    return plain_tokenizer(folder, whole) or whole()
+
+
 def _weights(job: Prepared) -> Any:
     facts, quantization, dtype, device = job.facts, job.quantization, job.dtype, job.device
     if keeps(facts, quantization, job.spec.keep_quantized):
         return quantized_weights(job.source, facts, quantization, dtype, device, job.cache, job.spec.notify)
+    whole = partial(_whole, job)
+    if job.decoder == "lean" and job.spec.adapter is None and fits(facts):
+        try:
+            return read_skeleton(facts, dtype, whole)
+        except (OSError, SafetensorError):
+            return whole()  # which says what is wrong
+    return whole()
+
+
+def _whole(job: Prepared) -> Any:
+    """Load the weights as a `transformers` model; where that fails, say which file is damaged, if one is."""
     from llms.weights import read_weights
 
     try:
-        return read_weights(facts, quantization=quantization, dtype=dtype, device=device)
+        return read_weights(job.facts, quantization=job.quantization, dtype=job.dtype, device=job.device)
     except DamagedCheckpoint:
-        if manifest(facts.folder) is not None:
-            verify(facts.folder)  # says which file, where the hashes tell
+        if manifest(job.facts.folder) is not None:
+            verify(job.facts.folder)  # says which file, where the hashes tell
         raise
 
 

@@ -2,6 +2,9 @@
 
 Knows a `transformers` (or PEFT) model's own account of itself: type, device, quantization, window. Refuses to
 know where it came from and how it was loaded (`llms.load`). Importing it does not import torch.
+
+Model and tokenizer come in two forms: what decoding needs of them, which may be our own light readers, and
+the objects of `transformers`, which are then loaded when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from llms.catalog import Source
 from llms.errors import BadRequest
 from llms.memory import Plan
+from llms.skeleton import Skeleton
+from llms.tokenizer import PlainTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +28,9 @@ class LoadedModel:
     """A model that is ready to decode.
 
     Attributes:
-        model: The `transformers` model (or a PEFT model around it), in eval mode.
-        tokenizer: Its tokenizer, as `transformers` has it.
+        body: What decoders read: the `transformers` model (or a PEFT model around it) in eval mode, or its
+            weights alone.
+        codec: What turns texts into ids and back: the `transformers` tokenizer, or a plain one.
         name: How to name it to people.
         source: Where it came from; None for one that was handed over loaded.
         quantization: `nf4`, `fp4`, `int8` or `none`.
@@ -41,8 +47,8 @@ class LoadedModel:
         notice: The one line about the choice of model and device; empty where there is nothing to say.
     """
 
-    model: Any
-    tokenizer: Any
+    body: Any
+    codec: Any
     name: str
     source: Source | None
     quantization: str
@@ -57,6 +63,24 @@ class LoadedModel:
     load_s: float = 0.0
     folder: Path | None = None
     notice: str = ""
+
+    @property
+    def model(self) -> Any:
+        """Return the `transformers` model, or the PEFT model around it, in eval mode.
+
+        Raises:
+            LLMError: It has to be loaded first, and that fails.
+        """
+        return self.body.whole() if isinstance(self.body, Skeleton) else self.body
+
+    @property
+    def tokenizer(self) -> Any:
+        """Return the tokenizer as `transformers` has it.
+
+        Raises:
+            UnsupportedModel: It has to be loaded first, and that fails.
+        """
+        return self.codec.whole() if isinstance(self.codec, PlainTokenizer) else self.codec
 
 
 def adopt(model: Any, tokenizer: Any, *, name: str | None = None, window: int | None = None) -> LoadedModel:
@@ -82,8 +106,8 @@ def describe(model: Any, tokenizer: Any, name: str, window: int) -> LoadedModel:
     """Describe a model in the words of `LoadedModel`; `source`, `memory` and the like are left to the caller.
 
     Args:
-        model: The model, on its device.
-        tokenizer: Its tokenizer.
+        model: The model on its device, or its weights alone.
+        tokenizer: Its tokenizer, or a plain one.
         name: How to name it.
         window: Longest sequence in tokens.
 
@@ -104,8 +128,8 @@ def describe(model: Any, tokenizer: Any, name: str, window: int) -> LoadedModel:
     elif getattr(model, "is_loaded_in_4bit", False):
         quantization = str(getattr(method, "bnb_4bit_quant_type", "fp4"))
     return LoadedModel(
-        model=model.eval(),
-        tokenizer=tokenizer,
+        body=model.eval(),
+        codec=tokenizer,
         name=name,
         source=None,
         quantization=quantization,

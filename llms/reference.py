@@ -16,7 +16,7 @@ from llms.decoder import StepResult
 from llms.decoder_slots import SlotChecks, rows_of
 from llms.errors import UnsupportedModel
 from llms.openmp import bound_spinning_late
-from llms.reference_cache import Plan, Shape, SlotCache, SlotStore
+from llms.reference_cache import Plan, Shape, SlotStore
 from llms.sampling import Sampling, sample
 
 PREFILL_CHUNK = 1024
@@ -171,6 +171,8 @@ class ReferenceDecoder(SlotChecks):
 
     def _pass(self, ids: Tensor, positions: Tensor, plan: Plan, keep: int) -> Tensor:
         """Run the model over ids and positions [n, k]; return logits [n, keep, V], of all where keep is 0."""
+        from llms.reference_view import SlotCache
+
         logits: Tensor = self._model(
             input_ids=ids,
             attention_mask=self._mask(positions, plan),

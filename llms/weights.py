@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from llms.errors import DamagedCheckpoint, NotEnoughMemory, QuantizationUnavailable, UnsupportedModel
 from llms.facts import TOKENIZERS, Facts
 from llms.quiet import quiet
+from llms.tokenizer import PLAIN_CLASSES
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _MISTRAL_TYPES = ("mistral", "mistral3", "ministral", "pixtral", "voxtral")
 
@@ -122,7 +122,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     settings |= _mistral_regex(folder)
     with quiet():
         try:
-            if _config(folder / "tokenizer_config.json").get("tokenizer_class") in _PLAIN_TOKENIZERS:
+            if _config(folder / "tokenizer_config.json").get("tokenizer_class") in PLAIN_CLASSES:
                 from transformers import PreTrainedTokenizerFast  # AutoTokenizer imports 0.5 s of others
 
                 return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
