@@ -13,6 +13,7 @@ from langchain_core.messages import BaseMessage
 from llms.chat_call import Call, text_call
 from llms.chat_structured import checked_tools, normal_choice
 from llms.errors import BadRequest
+from llms.schema_sources import plain_schema
 
 if TYPE_CHECKING:
     from llms.chat import ChatLocal
@@ -39,7 +40,8 @@ def plan(
     # A schema bound as a tool wants text made up; a tool's arguments are what the message says.
     copy = "ls_structured_output_format" not in options
     choice = normal_choice(options.pop("tool_choice", None), checked_tools(tools)) or "auto"
-    response_format = options.pop("response_format", None)
+    if (response_format := options.pop("response_format", None)) == {"type": "text"}:
+        response_format = None
     parallel = options.pop("parallel_tool_calls", None) is not False
     params = chat.params().merged(options, stop)
     runtime = chat.runtime(model)
@@ -61,6 +63,8 @@ def plan(
 
 def _schema_of(response_format: Any) -> dict[str, Any] | None:
     """Return the schema of a `response_format`; None for any JSON object."""
+    if isinstance(response_format, type):
+        return plain_schema(response_format)
     kind = response_format.get("type") if isinstance(response_format, dict) else None
     if kind == "json_object":
         return None
@@ -68,6 +72,6 @@ def _schema_of(response_format: Any) -> dict[str, Any] | None:
         inner = response_format["json_schema"]
         return dict(inner.get("schema", inner))
     raise BadRequest(
-        "Expected response_format={'type': 'json_schema', ...} or {'type': 'json_object'}, found "
-        f"{response_format!r}."
+        "Expected response_format={'type': 'json_schema', ...}, {'type': 'json_object'}, {'type': 'text'} or "
+        f"a pydantic class, found {response_format!r}. Give one of these."
     )

@@ -25,7 +25,8 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from llms.errors import BadRequest
-from llms.grammar_schema import check_schema, plain_schema, recursive_schema
+from llms.grammar_schema import check_schema
+from llms.schema_sources import lists_for_sets, merges, plain_schema, recursive_schema
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 
@@ -93,7 +94,7 @@ class ToolsAndSchemas(BaseChatModel):
             )
         if isinstance(schema, dict) and not {"title", "name", "function"} & set(schema):
             schema = {"title": "answer", **schema}  # LangChain names a schema by its title
-        note = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_json_schema(schema)}
+        note = {"kwargs": {"method": method, "strict": strict}, "schema": _described(schema)}
         if method == "function_calling":
             model, parser = self._as_tool(schema, note, kwargs)
         else:
@@ -126,11 +127,23 @@ def _converted(tool: Any, strict: bool | None) -> dict[str, Any]:
         converted = convert_to_openai_tool(tool, strict=strict)
         if not isinstance(tool, dict) and (schema := recursive_schema(tool)) is not None:
             converted["function"]["parameters"] = schema
-        return converted
+        return dict(lists_for_sets(converted)) if merges(tool) else converted
     except (ValueError, TypeError, KeyError) as error:
         raise BadRequest(
             f"Expected a tool as a function with type hints and a docstring, a LangChain tool, a pydantic "
             f"model or an OpenAI tool dictionary, found {tool!r} ({type(error).__name__}). Pass one of these."
+        ) from error
+
+
+def _described(schema: dict[str, Any] | type) -> dict[str, Any]:
+    """Return a schema as LangChain shows it in traces; the first to see what is no schema at all."""
+    try:
+        return convert_to_json_schema(schema)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadRequest(
+            f"Expected a pydantic class, a TypedDict, a JSON schema or an OpenAI tool dictionary, found "
+            f"{schema!r} ({error}). For a key of a TypedDict that may be left out write "
+            "Annotated[type, default, description]."
         ) from error
 
 
@@ -151,7 +164,13 @@ def checked_tools(tools: Sequence[dict[str, Any]]) -> list[str]:
                 f"{tool!r}. Use bind_tools(), which writes this from a function."
             )
         names.append(name)
-        check_schema(function.get("parameters") or {}, f"tool {name!r}")
+        parameters = function.get("parameters") or {}
+        check_schema(parameters, f"tool {name!r}")
+        if parameters.get("type", "object") != "object":
+            raise BadRequest(
+                f"Expected the parameters of tool {name!r} to be an object, found type "
+                f"{parameters['type']!r}. Give the value a name: make it a field of an object."
+            )
     return names
 
 

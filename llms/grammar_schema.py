@@ -1,8 +1,8 @@
 """JSON schemas made ready for a grammar: checked, bounded, and refused where they cannot be enforced.
 
-Knows JSON Schema and what llguidance enforces of it; refuses to know tokenizers and models. Importing it
-imports no torch. The grammar library is asked as well: a keyword that it does not implement is an error
-there, too.
+Knows JSON Schema and what llguidance enforces of it; refuses to know tokenizers, models and where schemas
+come from (`schema_sources`). Importing it imports no torch. The grammar library is asked as well: a keyword
+that it does not implement is an error there, too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.tools import BaseTool
-from langchain_core.tools.base import create_schema_from_function
-from langchain_core.utils.function_calling import convert_to_json_schema
-from pydantic import BaseModel
-
 from llms.errors import UnsupportedSchema
+from llms.schema_formats import written
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -32,60 +28,13 @@ _ENFORCED = {
     "type", "enum", "const", "properties", "required", "additionalProperties", "items", "prefixItems",
     "minItems", "maxItems", "minLength", "maxLength", "pattern", "format", "minimum", "maximum",
     "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "anyOf", "oneOf", "allOf", "$ref", "$defs",
-    "definitions", "nullable", "patternProperties",
+    "definitions", "nullable", "patternProperties", "propertyNames",
 }  # fmt: skip
 _COMBINATORS = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties"}
 _WITH_SCHEMAS = ("properties", "$defs", "definitions", "patternProperties")
 
 INTEGER_BOUND = 10**15
 """Integers without bounds stay within it: a grammar would take digits without end."""
-
-
-def plain_schema(schema: Schema | type) -> Schema:
-    """Return the JSON schema of a pydantic class, TypedDict, function schema or dictionary."""
-    if isinstance(schema, dict) and "function" in schema:
-        return dict(schema["function"].get("parameters") or {})
-    if isinstance(schema, dict) and "parameters" in schema and "name" in schema:
-        return dict(schema["parameters"])
-    if isinstance(schema, dict):
-        return dict(schema)
-    return recursive_schema(schema) or dict(convert_to_json_schema(schema))
-
-
-def recursive_schema(source: Any) -> Schema | None:
-    """Return the own schema of a pydantic class, tool or function that refers to itself; None for all others.
-
-    LangChain's conversion puts definitions in place of references; a recursive one becomes empty: any value.
-    """
-    if isinstance(source, BaseTool):
-        source = source.tool_call_schema
-    elif callable(source) and not isinstance(source, type):
-        source = create_schema_from_function(source.__name__, source)
-    if not (isinstance(source, type) and issubclass(source, BaseModel)):
-        return None
-    schema = source.model_json_schema()
-    definitions = schema.get("$defs", {})
-    if not any(name in _reached(definitions, inner) for name, inner in definitions.items()):
-        return None
-    root = definitions[schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else {}
-    return {**root, "$defs": definitions} if root else schema
-
-
-def _reached(definitions: Schema, start: Any) -> set[str]:
-    """Return the names of the definitions that a schema leads to."""
-    found: set[str] = set()
-    left = [start]
-    while left:
-        value = left.pop()
-        if isinstance(value, list):
-            left += value
-        elif isinstance(value, dict):
-            name = str(value.get("$ref", "")).rsplit("/", 1)[-1]
-            if name in definitions and name not in found:
-                found.add(name)
-                left.append(definitions[name])
-            left += value.values()
-    return found
 
 
 def check_schema(schema: Schema, what: str) -> None:
@@ -138,12 +87,29 @@ def _unknown_keyword(schema: Any, path: str) -> str:
     if not isinstance(schema, Mapping):
         return f"{schema!r} at {path}, where a schema belongs"
     for keyword, value in schema.items():
-        if keyword not in _ENFORCED and keyword not in _ANNOTATIONS:
+        known = keyword in _ENFORCED or _is_note(keyword)
+        if not known or (keyword == "propertyNames" and _names(schema) is None):
             return f"the keyword {keyword!r} at {path}"
+        if keyword == "items" and value is False and "prefixItems" in schema:
+            continue
         for name, inner in _children(keyword, value):
             if found := _unknown_keyword(inner, f"{path}.{keyword}{name}"):
                 return found
     return ""
+
+
+def _is_note(keyword: str) -> bool:
+    """Tell whether a keyword asks for nothing: an annotation, or an extension by OpenAPI's convention."""
+    return keyword in _ANNOTATIONS or keyword.startswith("x-")
+
+
+def _names(schema: Mapping[str, Any]) -> list[str] | None:
+    """Return the keys of a map whose keys are listed (`dict[Color, int]`); None for any other schema."""
+    names = schema.get("propertyNames")
+    if not isinstance(names, Mapping) or {"properties", "patternProperties"} & set(schema):
+        return None
+    listed = names.get("enum", [names.get("const")])
+    return listed if isinstance(listed, list) and all(isinstance(name, str) for name in listed) else None
 
 
 def _children(keyword: str, value: Any) -> list[tuple[str, Any]]:
@@ -162,8 +128,8 @@ def _children(keyword: str, value: Any) -> list[tuple[str, Any]]:
 def prepared(schema: Schema, *, closed: bool = True) -> Schema:
     """Return the schema as the grammar gets it.
 
-    Annotations go, `nullable` becomes a union, objects that list properties are closed, and integers are
-    bounded: each is a subset of what the schema allows, so valid stays valid.
+    Annotations go, `nullable` becomes a union, objects that list properties are closed, integers are bounded,
+    and some formats become patterns: each is a subset of what the schema allows, so valid stays valid.
 
     Args:
         schema: A checked JSON schema.
@@ -171,8 +137,8 @@ def prepared(schema: Schema, *, closed: bool = True) -> Schema:
         them).
     """
     result: Schema = {}
-    for keyword, value in schema.items():
-        if keyword in _ANNOTATIONS or keyword == "nullable":
+    for keyword, value in _listed(written(schema)).items():
+        if _is_note(keyword) or keyword == "nullable":
             continue
         result[keyword] = _prepared_keyword(keyword, value, closed)
     lists = "properties" in result and "additionalProperties" not in result
@@ -186,6 +152,20 @@ def prepared(schema: Schema, *, closed: bool = True) -> Schema:
     if schema.get("nullable"):
         return {"anyOf": [result, {"type": "null"}]}
     return result
+
+
+def _listed(schema: Schema) -> Schema:
+    """Write a map of listed keys as an object of these, and a tuple that ends as one of that length."""
+    schema = dict(schema)
+    if (names := _names(schema)) is not None:
+        del schema["propertyNames"]
+        inner = schema.get("additionalProperties", True)
+        schema |= {"properties": dict.fromkeys(names, inner), "additionalProperties": False}
+    if schema.get("items") is False and "prefixItems" in schema:
+        del schema["items"]
+        length = len(schema["prefixItems"])
+        schema["maxItems"] = min(length, schema.get("maxItems", length))
+    return schema
 
 
 def _upper(schema: Schema) -> int:
