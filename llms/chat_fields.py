@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.load.serializable import Serializable
 from langchain_core.utils import from_env
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from llms.chat_params import GenerationParams, stop_strings
+from llms.chat_params import ALIASES, GenerationParams, renamed, stop_strings
 from llms.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 _UNUSED = {"api_key", "base_url", "timeout", "max_retries", "stream_usage"}
 """Standard LangChain parameters that a model in this process has no use for."""
+
+_NAMES = ALIASES | {"model_name": "model", "num_ctx": "window"}
+"""What other chat models call these fields."""
+
+_NO_ANSWER = {"notify", "adopted", "cache_dir", "streaming", "require_gpu", "max_slots"}
+"""Fields that change no answer."""
 
 
 def to_stderr(line: str) -> None:
@@ -98,7 +104,8 @@ class LocalFields(Serializable):
     notify: Callable[[str], None] = Field(default=to_stderr, exclude=True, repr=False)
     """Takes a line for the user (which model was taken, and why)."""
 
-    _adopted: Any = PrivateAttr(default=None)
+    adopted: Any = Field(default=None, exclude=True, repr=False)
+    """The loaded model that `from_model` wraps; a field, so that LangChain's copies of a model keep it."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Check names and ranges before anything is loaded.
@@ -109,6 +116,7 @@ class LocalFields(Serializable):
         fields = type(self).model_fields
         known = {*fields, *(field.alias for field in fields.values() if field.alias)}
         kwargs = {name: value for name, value in kwargs.items() if name in known or name not in _UNUSED}
+        kwargs = renamed(kwargs, _NAMES)
         if unknown := sorted(set(kwargs) - known):
             raise BadRequest(
                 f"Expected parameters among {sorted(known)!r}, found {unknown!r}. Leave them out."
@@ -139,7 +147,7 @@ class LocalFields(Serializable):
 
         loaded = adopt(model, tokenizer, name=kwargs.pop("model", None), window=kwargs.get("window"))
         self = cls(model=loaded.name, **kwargs)
-        self._adopted = Runtime(loaded, decoder=self.decoder, max_slots=self.max_slots)
+        self.adopted = Runtime(loaded, decoder=self.decoder, max_slots=self.max_slots)
         return self
 
     def runtime(self, model: str | None = None) -> Runtime:
@@ -153,8 +161,8 @@ class LocalFields(Serializable):
         """
         from llms.engine_shared import shared
 
-        if self._adopted is not None and model in (None, self.model):
-            runtime: Runtime = self._adopted
+        if self.adopted is not None and model in (None, self.model):
+            runtime: Runtime = self.adopted
             return runtime
         return shared(self.load_spec(model), decoder=self.decoder, max_slots=self.max_slots)
 
@@ -162,8 +170,8 @@ class LocalFields(Serializable):
         """Return the loaded model where something has needed it already; loads nothing."""
         from llms.engine_shared import find_shared
 
-        if self._adopted is not None:
-            adopted: Runtime = self._adopted
+        if self.adopted is not None:
+            adopted: Runtime = self.adopted
             return adopted
         return find_shared(self.load_spec(), decoder=self.decoder, max_slots=self.max_slots)
 
@@ -212,5 +220,9 @@ class LocalFields(Serializable):
         return self.runtime().score_many(requests)
 
     def cache_key(self) -> str:
-        """Return what tells this model from others in LangChain's caches, beside its fields."""
-        return f"adopted-{id(self._adopted)}" if self._adopted is not None else ""
+        """Return what tells this model's answers from another's in LangChain's caches.
+
+        LangChain's own key forgets what was changed in a copy (`model_copy`) or after the first call.
+        """
+        shown = {name: getattr(self, name) for name in LocalFields.model_fields if name not in _NO_ANSWER}
+        return f"{shown!r}, {self.adopted.identity if self.adopted is not None else None}"

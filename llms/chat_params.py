@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 _HARMLESS = {"stream", "stream_usage", "user", "ls_structured_output_format", "run_id", "parallel_tool_calls"}
 """Call options of other providers that change nothing about a local model's answer."""
 
+ALIASES = {
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "stop_sequences": "stop",
+}
+"""What OpenAI, `transformers`, Ollama and Anthropic call the same options."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationParams:
@@ -59,10 +68,8 @@ class GenerationParams:
             BadRequest: An option is unknown or out of range.
         """
         known = {field.name for field in fields(self)}
-        aliases = {"max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
         changes: dict[str, Any] = {}
-        for name, value in overrides.items():
-            name = aliases.get(name, name)
+        for name, value in renamed(overrides, ALIASES).items():
             if name in known:
                 changes[name] = value
             elif name not in _HARMLESS and not name.startswith("ls_"):
@@ -132,6 +139,24 @@ class GenerationParams:
             top_logprobs=self.top_logprobs if self.logprobs else None,
             constraint=constraint,
         )
+
+
+def renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return options by the names that they have here.
+
+    Args:
+        options: What a caller gave.
+        names: Other name -> the name here.
+
+    Raises:
+        BadRequest: One option under two names.
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if (mine := names.get(name, name)) in found:
+            raise BadRequest(f"Expected {mine} once, found it again as {name}={value!r}. Leave one out.")
+        found[mine] = value
+    return found
 
 
 def stop_strings(value: object) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ thread to start or stop (`engine_lead`), and a full memory ends no request that 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ class Engine:
         self.table = SlotTable(decoder, max_bytes=cache_bytes, max_idle=spare)
         self.steps = 0
         self._clear = False
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._jobs: list[ScoreJob] = []
         self.queue = Queue(self.table, max_batch=self.max_batch, lock=self._lock)
@@ -113,13 +115,24 @@ class Engine:
 
     def cancel(self, handle: Handle) -> None:
         """Stop a request; its slot is taken back before the next step."""
+        if os.getpid() != self._process:
+            return  # a forked child drops its copy of the parent's stream: the lock may be held for ever
         with self._lock:
             self.queue.drop(handle)
             handle.done = True
             handle.wake()
 
     def drive(self, waiter: Waiter) -> None:
-        """Return once the waiter has something to read; see `Lead`."""
+        """Return once the waiter has something to read; see `Lead`.
+
+        Raises:
+            BadRequest: It was begun in another process, before a fork.
+        """
+        if os.getpid() != self._process:
+            raise BadRequest(
+                f"Expected a request of this process ({os.getpid()}), found one that process {self._process} "
+                "began before it forked. Ask again here."
+            )
         self.lead.drive(waiter)
 
     def pump(self, waiter: Waiter) -> None:

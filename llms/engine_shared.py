@@ -6,10 +6,14 @@ Two chat models with the same load settings use one copy of the weights and one 
 
 from __future__ import annotations
 
+import os
+import secrets
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+from weakref import WeakSet
 
 from langchain_core.messages import BaseMessage
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 _SHARED: dict[tuple[LoadSpec, str, int], Runtime] = {}
 _LOCKS: dict[tuple[LoadSpec, str, int], threading.Lock] = {}
 _GUARD = threading.Lock()
+_ALL: WeakSet[Runtime] = WeakSet()
 
 
 class Runtime:
@@ -35,14 +40,50 @@ class Runtime:
         loaded: Model and tokenizer.
         decoder: Which decoder to use: `auto`, `reference` or `fast`.
         max_slots: Number of sequences that have KV at once, cached ones included.
+
+    Attributes:
+        identity: Tells this runtime from any other, in other processes too.
     """
 
     def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
         self.loaded = loaded
         self.tokenizer = loaded.codec
         self.prompts = PromptBuilder(loaded.codec)
-        self.engine = Engine(make_decoder(loaded, max_slots=max_slots, kind=decoder))
+        self.identity = secrets.token_hex(8)
+        self._new_engine: Callable[[], Engine] = lambda: Engine(
+            make_decoder(loaded, max_slots=max_slots, kind=decoder)
+        )
+        self._engine: Engine | None = self._new_engine()
         self.end_ids = _end_ids(loaded)
+        self._building = threading.Lock()
+        _ALL.add(self)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; in a forked child a new one on the same weights."""
+        if self._engine is None:
+            with self._building:
+                self._engine = self._engine or self._new_engine()
+        return self._engine
+
+    def forked(self) -> None:
+        """Leave the parent's engine alone: its locks may be held, and its leader is not in this process."""
+        self._engine, self._building = None, threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies share the weights."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be written down.
+
+        Raises:
+            BadRequest: Always; a model known by name is loaded again where its settings arrive.
+        """
+        raise BadRequest(
+            f"Expected a model that another process can load by name, found {self.loaded.name!r}, which was "
+            "handed over loaded. Save it to a folder and give that as model=."
+        )
 
     @property
     def small(self) -> bool:
@@ -151,6 +192,23 @@ def unload_all() -> None:
     with _GUARD:
         _SHARED.clear()
         _LOCKS.clear()
+
+
+def _after_fork() -> None:
+    """Make what is loaded usable in a forked child: it has the weights, but none of the other threads.
+
+    libgomp's threads are gone as well, and a pass that waits for them never ends: one thread has to do.
+    """
+    global _GUARD
+    _GUARD = threading.Lock()
+    _LOCKS.clear()
+    for runtime in list(_ALL):
+        runtime.forked()
+    if _ALL and (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _check_messages(prompt: Sequence[BaseMessage]) -> None:

@@ -7,7 +7,8 @@ prompt goes to the model as it stands; nothing of it is echoed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -15,9 +16,9 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from llms.chat_fields import LocalFields
+from llms.chat_params import ALIASES, GenerationParams, renamed
 
 if TYPE_CHECKING:
-    from llms.chat_params import GenerationParams
     from llms.engine_request import Handle, Piece
     from llms.engine_shared import Runtime
 
@@ -46,6 +47,31 @@ class LocalLLM(LocalFields, BaseLLM):
         for name in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"):
             shown[name] = getattr(settings, name)
         return {**shown, "identity": self.cache_key()}
+
+    def generate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Complete every prompt; see LangChain. Call options count in its caches, which it forgets itself."""
+        settled, rest = self._settled(kwargs)
+        return super(LocalLLM, settled).generate(prompts, stop, callbacks, **rest)
+
+    async def agenerate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Complete every prompt; see `generate`."""
+        settled, rest = self._settled(kwargs)
+        return await super(LocalLLM, settled).agenerate(prompts, stop, callbacks, **rest)
+
+    def _settled(self, options: Mapping[str, Any]) -> tuple[LocalLLM, dict[str, Any]]:
+        """Return this model with a call's options as its settings, and what is no option of ours."""
+        known = {field.name for field in fields(GenerationParams)} - {"stop"}
+        given = renamed(options, ALIASES)
+        mine = {name: value for name, value in given.items() if name in known and value is not None}
+        self.params().merged(mine, None)  # names what is out of range
+        if given.get("model") not in (None, self.model):
+            mine |= {"model": given["model"], "adopted": None}
+        rest = {name: value for name, value in given.items() if name not in known and name != "model"}
+        return (self.model_copy(update=mine) if mine else self), rest
 
     def _generate(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -15,6 +17,7 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import RunnableBinding
 
 from llms import ChatLocal, ChatMistralNF4, LocalLLM, MistralNF4
+from llms.errors import BadRequest
 
 FRANCE = "What is the capital of France?"
 
@@ -148,3 +151,44 @@ def test_a_retry_asks_again(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) ->
     retrying = chat.with_retry(stop_after_attempt=3, wait_exponential_jitter=False)
     answer = retrying.invoke("Name a colour of the sky.", max_tokens=4)
     assert isinstance(answer, AIMessage) and answer.text and failures == [0]
+
+
+def test_a_cache_tells_a_changed_copy_from_the_model(chat: ChatLocal) -> None:
+    """LangChain's key is made once a model; `model_copy` copies the key with the model."""
+    cached = chat.model_copy(update={"cache": InMemoryCache(), "max_tokens": 3})
+    first = cached.invoke(FRANCE)
+    assert cached.invoke(FRANCE).id == first.id
+    for change in ({"max_tokens": 4}, {"temperature": 1.0, "seed": 1}, {"repetition_penalty": 1.3}):
+        assert cached.model_copy(update=change).invoke(FRANCE).id != first.id, change
+
+
+async def test_a_cache_tells_the_options_of_a_completion(embedded_cache: Path) -> None:
+    """LangChain leaves them out of a completion model's key."""
+    settings: Any = {"model": "smollm2-135m", "temperature": 0, "cache_dir": embedded_cache}
+    llm = LocalLLM(cache=InMemoryCache(), max_tokens=2, notify=lambda line: None, **settings)
+    short, long = llm.invoke("One, two, three,"), llm.invoke("One, two, three,", max_tokens=8)
+    assert long.startswith(short) and long != short
+    assert await llm.ainvoke("One, two, three,", num_predict=8) == long
+    biased = await llm.ainvoke("One, two, three,", logit_bias={llm.get_token_ids(" four")[0]: -100})
+    assert biased not in (short, long)
+    with pytest.raises(BadRequest, match="top_p"):
+        llm.invoke("One", top_p=7)
+    with pytest.raises(BadRequest, match="echo"):
+        llm.invoke("One", echo=True)
+
+
+def test_names_that_other_chat_models_have_for_the_same_options(chat: ChatLocal) -> None:
+    other = ChatLocal(
+        model_name="smollm2-135m", num_predict=3, repeat_penalty=1.1, num_ctx=512, stop_sequences=["x"]
+    )
+    assert (other.model, other.max_tokens, other.repetition_penalty, other.window) == (
+        "smollm2-135m",
+        3,
+        1.1,
+        512,
+    )
+    assert other.params().stop == ("x",)
+    assert chat.invoke(FRANCE, max_completion_tokens=2).usage_metadata["output_tokens"] == 2  # type: ignore[index]
+    for given in ({"max_tokens": 3, "num_predict": 4}, {"model": "a", "model_name": "b"}):
+        with pytest.raises(BadRequest, match="once"):
+            ChatLocal(**given)
