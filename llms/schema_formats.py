@@ -1,7 +1,7 @@
 """The `format` of a text: which are written by a pattern, and which are only notes.
 
-Knows formats of JSON Schema and of pydantic, and leaves the rest to the grammar library, which refuses what it
-does not know; refuses to know other keywords.
+Knows formats of JSON Schema and of pydantic, and leaves the rest to the grammar library, which refuses what
+it does not know; refuses to know other keywords.
 """
 
 from __future__ import annotations
