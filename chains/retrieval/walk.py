@@ -170,7 +170,7 @@ def _take(path: str, found: Survey, max_file_bytes: int) -> None:
     if status.st_size > max_file_bytes:
         message = (
             f"expected at most {max_file_bytes} bytes, found {status.st_size} in {path!r}; "
-            "raise the limit with max_file_bytes (`agent ingest --max-file-mb`)"
+            "raise the limit with max_file_bytes (`agent ingest --max-bytes`)"
         )
         found.failed.append((path, DocumentTooLarge(message)))
         found.unreadable.append(path)
