@@ -34,7 +34,7 @@ TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"z": [1
 TEMPLATES = {
     "chatml": TEMPLATE,
     "mistral v1": TEMPLATE_V1,
-    "whitespace": "{% for m in messages %}\n  {% if loop.first %}\n  {{ m.role }}\n  {% endif %}\n{% endfor %}",
+    "whitespace": "{% for m in messages %}\n  {% if loop.first %}\n {{ m.role }}\n {% endif %}\n{% endfor %}",
     "tokens": "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}{{ mask_token }}",
     "tools": "{% if tools %}{{ tools | tojson }}{{ tools | tojson(indent=2) }}{% endif %}",
     "sorted tools": "{% if tools %}{{ tools[0] | tojson(sort_keys=True) }}{% endif %}",
