@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LangSmithParams
+from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 
+from llms.catalog import AUTO, EMBEDDED, find
 from llms.chat_fields import LocalFields
 from llms.chat_structured import ToolsAndSchemas
 from llms.errors import BadRequest
@@ -52,6 +53,34 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
     @property
     def _llm_type(self) -> str:
         return "chat-local"
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        """Tell LangChain's agents what this model can do; loads nothing."""
+        profile = ModelProfile(
+            open_weights=True,
+            text_inputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            pdf_inputs=False,
+            text_outputs=True,
+            reasoning_output=False,
+            tool_calling=True,
+            tool_choice=True,
+            tool_call_streaming=True,
+            structured_output=True,
+            temperature=True,
+        )
+        if (window := self._known_window()) is not None:
+            profile["max_input_tokens"] = window
+        return profile
+
+    def _known_window(self) -> int | None:
+        """Return the window in tokens, as far as it is known before loading; the lesser one for `auto`."""
+        if self.adopted is not None:
+            return int(self.adopted.loaded.window)
+        entry = find(EMBEDDED if self.model == AUTO else self.model)
+        return self.window or (entry.context if entry is not None else None)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

@@ -146,9 +146,9 @@ class LocalFields(Serializable):
         from llms.load import adopt
 
         loaded = adopt(model, tokenizer, name=kwargs.pop("model", None), window=kwargs.get("window"))
-        self = cls(model=loaded.name, **kwargs)
-        self.adopted = Runtime(loaded, decoder=self.decoder, max_slots=self.max_slots)
-        return self
+        checked = cls(model=loaded.name, **kwargs)
+        runtime = Runtime(loaded, decoder=checked.decoder, max_slots=checked.max_slots)
+        return cls(model=loaded.name, adopted=runtime, **kwargs)
 
     def runtime(self, model: str | None = None) -> Runtime:
         """Return the loaded model, loading it on first use.

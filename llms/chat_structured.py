@@ -66,7 +66,7 @@ class ToolsAndSchemas(BaseChatModel):
 
     def with_structured_output(
         self,
-        schema: dict[str, Any] | type,
+        schema: dict[str, Any] | type | None = None,
         *,
         method: Method = "json_schema",
         include_raw: bool = False,
@@ -76,7 +76,8 @@ class ToolsAndSchemas(BaseChatModel):
         """Return a runnable whose answers follow a schema.
 
         Args:
-            schema: Pydantic class (v2 or v1), TypedDict, JSON schema, or OpenAI tool dictionary.
+            schema: Pydantic class (v2 or v1), TypedDict, JSON schema, or OpenAI tool dictionary; None, with
+                `json_mode` only, for any JSON object.
             method: `json_schema` and `json_mode` answer in JSON under the schema's grammar;
                 `function_calling` calls a tool of that schema.
             include_raw: Return {"raw", "parsed", "parsing_error"} instead of the parsed answer alone.
@@ -85,28 +86,30 @@ class ToolsAndSchemas(BaseChatModel):
 
         Raises:
             UnsupportedSchema: The schema uses a keyword that the grammar cannot enforce.
-            BadRequest: An unknown method.
+            BadRequest: An unknown method, or something that is no schema.
             OutputParserException: On use, where max_tokens cut the answer.
         """
         if method not in ("json_schema", "function_calling", "json_mode"):
             raise BadRequest(
                 f"Expected method 'json_schema', 'function_calling' or 'json_mode', found {method!r}."
             )
-        if isinstance(schema, dict) and not {"title", "name", "function"} & set(schema):
-            schema = {"title": "answer", **schema}  # LangChain names a schema by its title
+        model, parser = self._under(_titled(schema), method, strict, kwargs)
+        return _beside_raw(model, parser) if include_raw else model | parser
+
+    def _under(
+        self, schema: Any, method: Method, strict: bool | None, kwargs: dict[str, Any]
+    ) -> tuple[Runnable[LanguageModelInput, AIMessage], OutputParserLike[Any]]:
+        """Bind a schema, and return what reads its answers."""
+        if schema is None and method == "json_mode":
+            return self.bind(response_format={"type": "json_object"}, **kwargs), _WholeJson()
         note = {"kwargs": {"method": method, "strict": strict}, "schema": _described(schema)}
         if method == "function_calling":
-            model, parser = self._as_tool(schema, note, kwargs)
-        else:
-            check_schema(plain_schema(schema), "the output schema")
-            response_format = {"type": "json_schema", "json_schema": {"schema": plain_schema(schema)}}
-            model = self.bind(response_format=response_format, ls_structured_output_format=note, **kwargs)
-            parser = _json_parser(schema)
-        if not include_raw:
-            return model | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+            return self._as_tool(schema, note, kwargs)
+        plain = plain_schema(schema)
+        check_schema(plain, "the output schema")
+        response_format = {"type": "json_schema", "json_schema": {"schema": plain}}
+        model = self.bind(response_format=response_format, ls_structured_output_format=note, **kwargs)
+        return model, _json_parser(schema)
 
     def _as_tool(
         self, schema: dict[str, Any] | type, note: dict[str, Any], kwargs: dict[str, Any]
@@ -117,13 +120,15 @@ class ToolsAndSchemas(BaseChatModel):
             [schema], tool_choice=name, ls_structured_output_format=note, parallel_tool_calls=False, **kwargs
         )
         if isinstance(schema, type) and is_basemodel_subclass(schema):
-            return model, PydanticToolsParser(tools=[schema], first_tool_only=True)
-        return model, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+            return model, _WholeModelCall(tools=[schema], first_tool_only=True)
+        return model, _WholeCall(key_name=name, first_tool_only=True)
 
 
 def _converted(tool: Any, strict: bool | None) -> dict[str, Any]:
     """Return a tool as OpenAI's format has it."""
     try:
+        if isinstance(tool, dict) and tool.get("type") == "function" and "function" not in tool:
+            tool = {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
         converted = convert_to_openai_tool(tool, strict=strict)
         if not isinstance(tool, dict) and (schema := recursive_schema(tool)) is not None:
             converted["function"]["parameters"] = schema
@@ -231,6 +236,29 @@ class _WholeJson(_Whole, JsonOutputParser):
 
 class _WholeModel(_Whole, PydanticOutputParser[Any]):
     pass
+
+
+class _WholeCall(_Whole, JsonOutputKeyToolsParser):
+    pass
+
+
+class _WholeModelCall(_Whole, PydanticToolsParser):
+    pass
+
+
+def _titled(schema: Any) -> Any:
+    """Return a schema with a title, by which LangChain names it."""
+    bare = isinstance(schema, dict) and not {"title", "name", "function"} & set(schema)
+    return {"title": "answer", **schema} if bare else schema
+
+
+def _beside_raw(
+    model: Runnable[LanguageModelInput, AIMessage], parser: OutputParserLike[Any]
+) -> Runnable[LanguageModelInput, Any]:
+    """Return {"raw", "parsed", "parsing_error"} of what a model answers."""
+    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
 def _json_parser(schema: dict[str, Any] | type) -> OutputParserLike[Any]:

@@ -109,9 +109,13 @@ RESULT_TAGS = ("<tool_response>", "</tool_response>")
 
 
 def result_text(content: str, *, error: bool) -> str:
-    """Write a tool's result for a template without a tool role."""
+    """Write a tool's result for a template without a tool role; one without text says so.
+
+    Between tags with nothing in them a small model finds only the tags to repeat.
+    """
     opening, closing = RESULT_TAGS
-    return f"{opening}\n{'Error: ' if error else ''}{content}\n{closing}"
+    shown = content if content.strip() else "(no output)"
+    return f"{opening}\n{'Error: ' if error else ''}{shown}\n{closing}"
 
 
 def parse_calls(form: ToolFormat, text: str) -> tuple[str, list[ToolCallDict]] | None:

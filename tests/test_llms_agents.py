@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -109,3 +110,24 @@ def test_a_copied_tag_is_left_out_in_any_pieces(text: str, shown: str, size: int
     chunks = [chunk for piece in pieces for chunk in translator.feed(info, piece)]
     assert "".join(chunk.text for chunk in chunks) == shown
     assert chunks[-1].message.usage_metadata["output_tokens"] == len(pieces)  # type: ignore[attr-defined]
+
+
+def test_a_result_without_text_is_not_answered_in_tags(chat: ChatLocal) -> None:
+    asked = AIMessage("", tool_calls=[{"name": "get_weather", "args": {"city": "Oslo"}, "id": "toolu_01"}])
+    for nothing in ("", [], " \n"):
+        answer = chat.invoke([ASKED, asked, ToolMessage(nothing, tool_call_id="toolu_01")], max_tokens=40)
+        assert answer.text and "tool_response" not in answer.text
+
+
+def test_langchain_knows_what_the_model_can_do(chat: ChatLocal, embedded: Any) -> None:
+    """`create_agent` takes the schema's own strategy; a summary may be asked for by share of the window."""
+    assert chat.profile is not None
+    assert (chat.profile["structured_output"], chat.profile["max_input_tokens"]) == (True, 8192)
+    assert ChatLocal(model="mistral-7b", window=512).profile["max_input_tokens"] == 512  # type: ignore[index]
+    assert "max_input_tokens" not in ChatLocal(model="./somewhere").profile  # type: ignore[operator]
+    wrapped = ChatLocal.from_model(embedded.model, embedded.tokenizer, window=300)
+    assert wrapped.profile["max_input_tokens"] == 300  # type: ignore[index]
+    shorter = SummarizationMiddleware(chat, trigger=("fraction", 0.5), keep=("messages", 2))
+    found = conversation(create_agent(chat, [get_weather], response_format=Report, middleware=[shorter]))
+    assert calls(found["messages"]) == ["get_weather"]
+    assert found["structured_response"] == Report(city="Paris", sunny=True)

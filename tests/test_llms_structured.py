@@ -126,11 +126,13 @@ def test_what_cannot_be_read_is_reported_beside_the_raw_answer(chat: ChatLocal) 
     assert found["raw"].response_metadata["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 @pytest.mark.parametrize("schema", [Leaf, City])
-def test_an_answer_that_the_limit_cut_is_refused(chat: ChatLocal, schema: Any) -> None:
+def test_an_answer_that_the_limit_cut_is_refused(chat: ChatLocal, schema: Any, method: Any) -> None:
+    how: dict[str, Any] = {"method": method, "max_tokens": 3}
     with pytest.raises(OutputParserException, match="max_tokens"):
-        chat.with_structured_output(schema, max_tokens=3).invoke("A leaf")
-    found = chat.with_structured_output(schema, max_tokens=3, include_raw=True).invoke("A leaf")
+        chat.with_structured_output(schema, **how).invoke("A leaf")
+    found = chat.with_structured_output(schema, include_raw=True, **how).invoke("A leaf")
     assert found["parsed"] is None and isinstance(found["parsing_error"], OutputParserException)
 
 
@@ -138,3 +140,23 @@ def test_an_answer_that_the_limit_cut_is_refused(chat: ChatLocal, schema: Any) -
 def test_a_schema_without_a_title_is_taken(chat: ChatLocal, method: Any) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}}, "required": ["a"]}
     assert chat.with_structured_output(schema, method=method).invoke("One number")["a"] <= 9
+
+
+def test_any_object_where_json_mode_has_no_schema(chat: ChatLocal) -> None:
+    found = chat.with_structured_output(method="json_mode").invoke("Ada is 36.", max_tokens=60)
+    assert isinstance(found, dict)
+    for method in ("json_schema", "function_calling"):
+        with pytest.raises(BadRequest, match="None"):
+            chat.with_structured_output(None, method=method)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", ["flat", "anthropic", "nested"])
+def test_dictionaries_of_other_providers_are_tools(chat: ChatLocal, shape: str) -> None:
+    function = {"name": "city", "description": "Describe a city.", "parameters": CITY}
+    tools: dict[str, dict[str, Any]] = {
+        "flat": {"type": "function", **function},
+        "anthropic": {"name": "city", "description": "Describe a city.", "input_schema": CITY},
+        "nested": {"type": "function", "function": function},
+    }
+    (call,) = chat.bind_tools([tools[shape]], tool_choice="any").invoke("Lyon, old").tool_calls
+    assert (call["name"], call["args"]["name"]) == ("city", "Lyon")
