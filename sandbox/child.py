@@ -19,14 +19,13 @@ import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sandbox import bubblewrap, interpreter, seccomp, watch
 from sandbox.errors import SandboxFailed
-from sandbox.launcher import on_launcher
+from sandbox.launcher import on_launcher, reapable, streams_taken
 from sandbox.limits import Limits
 from sandbox.program import Program
 from sandbox.remove import remove_tree
@@ -73,7 +72,7 @@ class Child:
         self.work: str | None = None
         self._result = -1
         try:
-            with _streams_taken():
+            with streams_taken():
                 self.process = on_launcher(lambda: self._start(program, limits, confinement))
         except BaseException as error:
             self.close()
@@ -102,7 +101,7 @@ class Child:
                 cwd="/",
                 pass_fds=[*opened, self._result],
                 start_new_session=True,
-                preexec_fn=_reapable if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else None,
+                preexec_fn=reapable if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else None,
             )
         finally:
             for descriptor in opened:
@@ -146,31 +145,6 @@ class Child:
         if self.work is not None:
             remove_tree(self.work)
             self.work = None
-
-
-def _reapable() -> None:
-    """In the forked child of a process that ignores SIGCHLD, as some servers do: bubblewrap inherits that.
-
-    It would then never see its program end, and each run last until its time is up.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def _streams_taken() -> Iterator[None]:
-    """Keep descriptors 0 to 2 taken: in a process that closed its own, those for the child would be lost.
-
-    The child gets its pipes at these numbers, over whatever else was meant for it there.
-    """
-    taken: list[int] = []
-    try:
-        while (lowest := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-            taken.append(lowest)
-        os.close(lowest)
-        yield
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
 
 
 def _kill_below(root: int) -> None:

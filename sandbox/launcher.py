@@ -1,4 +1,4 @@
-"""The one thread that forks.
+"""The one thread that forks, and what a forked child must not inherit from this process.
 
 bubblewrap's parent-death signal follows the thread that started it (prctl(2), PR_SET_PDEATHSIG): a child
 started from a short-lived thread would die with that thread. This one lives as long as the process.
@@ -6,9 +6,12 @@ started from a short-lived thread would die with that thread. This one lives as 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -48,3 +51,28 @@ def on_launcher(job: Callable[[], T]) -> T:
         raise error
     made: T = value
     return made
+
+
+def reapable() -> None:
+    """In the forked child of a process that ignores SIGCHLD, as some servers do: bubblewrap inherits that.
+
+    It would then never see its program end, and each run last until its time is up.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def streams_taken() -> Iterator[None]:
+    """Keep descriptors 0 to 2 taken: in a process that closed its own, those for the child would be lost.
+
+    The child gets its pipes at these numbers, over whatever else was meant for it there.
+    """
+    taken: list[int] = []
+    try:
+        while (lowest := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+            taken.append(lowest)
+        os.close(lowest)
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
