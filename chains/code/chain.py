@@ -22,7 +22,6 @@ from chains.options import require_model, require_whole
 from chains.runnable import generator_chain
 
 CodeInput = str | Mapping[str, Any]
-_OTHERS_TEMPERATURE = 0.8
 
 
 def code_chain(
@@ -33,7 +32,8 @@ def code_chain(
     Args:
         llm: any LangChain chat model or LLM.
         run: runs a program and returns its result: `sandbox.Sandbox(...).run`.
-        repairs: how often a version that fails goes back to the model with its error, 0 to 10.
+        repairs: how often a version that fails goes back to the model with its error, 0 to 10; where it comes
+            back unchanged, another is written at temperature 0.8 instead.
         candidates: how many versions are written independently, 1 to 16; the later ones at temperature 0.8.
             The first that passes everything ends the search, else the one that passes most is returned.
 
@@ -85,13 +85,18 @@ class _Steps:
         model = self._model(candidate)
         code = write.write(model, request, stub, config)
         yield CodeEvent(step="write", text=code or "no code that parses", candidate=candidate)
+        tried: set[str] = set()
         for attempt in range(self.repairs + 1):
             last = self._checked(request, code, candidate, attempt)
             told = _told(last)
             yield CodeEvent(step="run", text=told, candidate=candidate, attempt=attempt, run=last)
             if last.passed or attempt == self.repairs:
                 return
+            tried.add(code)
             code = write.repair(model, request, stub, last, config)
+            if code in tried:  # what failed would fail again: a small model mostly repeats itself
+                other = write.sampled(self.llm, seed=candidate * 100 + attempt + 1)
+                code = write.write(other, request, stub, config)
             text = code or "no code that parses"
             yield CodeEvent(step="repair", text=text, candidate=candidate, attempt=attempt + 1)
 
@@ -102,9 +107,7 @@ class _Steps:
 
     def _model(self, candidate: int) -> write.Model:
         """The model itself first; later candidates must differ, so they are sampled."""
-        if candidate == 0 or not hasattr(self.llm, "bind"):
-            return self.llm
-        return self.llm.bind(temperature=_OTHERS_TEMPERATURE)
+        return self.llm if candidate == 0 else write.sampled(self.llm, seed=candidate * 100)
 
 
 def _planned(request: Request, stub: str) -> str:

@@ -26,8 +26,21 @@ def code_of(reply: str) -> str:
     start = _FIRST_LINE.search(reply)
     for text in ["\n\n".join(blocks), *blocks, reply[start.start() :] if start else ""]:
         if code := _longest_that_parses(text):
-            return code
+            return _without_doubles(code)
     return ""
+
+
+def _without_doubles(code: str) -> str:
+    """The code without functions that it holds once more, word for word, further down."""
+    nodes = ast.parse(code).body
+    told = [ast.dump(one) if isinstance(one, Function) else "" for one in nodes]
+    lines = code.splitlines(keepends=True)
+    for place in reversed(range(len(nodes))):
+        if told[place] and told[place] in told[place + 1 :]:
+            one = nodes[place]
+            first = min([one.lineno, *(mark.lineno for mark in getattr(one, "decorator_list", []))])
+            del lines[first - 1 : one.end_lineno]
+    return "".join(lines).lstrip("\n")
 
 
 def _longest_that_parses(text: str) -> str:

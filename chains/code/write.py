@@ -12,11 +12,13 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from chains.code.imports import with_missing_imports
 from chains.code.request import Request, parses_as_stub, stated_properties
 from chains.code.result import CodeRun
+from chains.code.signature import fit_signature
 from chains.code.source import code_of, fallback, function_in, under_stub
 from chains.prompts import load_prompt
 
 Model = Runnable[LanguageModelInput, Any]
 _PROBLEM = 1200
+_OTHERS_TEMPERATURE = 0.8
 
 
 def plan(model: Model, request: Request, config: RunnableConfig) -> tuple[str, str | None]:
@@ -35,6 +37,7 @@ def plan(model: Model, request: Request, config: RunnableConfig) -> tuple[str, s
         line = re.sub(r"\(.*?\)", "()", line, count=1)
     if request.name is not None:  # the user's examples call it by another name
         line = re.sub(r"def \w+\(", f"def {request.name}(", line, count=1)
+        line = fit_signature(line, request.checks)
     function = function_in(line + "\n    pass", None)
     return line, function.name if function else request.name
 
@@ -62,6 +65,19 @@ def repair(model: Model, request: Request, stub: str, last: CodeRun, config: Run
     )
     reply = _text(model.invoke(prompt, config))
     return with_missing_imports(fitted(reply, request, stub) if request.wants_function else code_of(reply))
+
+
+def sampled(model: Model, seed: int) -> Model:
+    """The model at a temperature at which replies differ; with a field `seed`, each seed's stay the same."""
+    if not hasattr(model, "bind"):
+        return model
+    options: dict[str, Any] = {"temperature": _OTHERS_TEMPERATURE}
+    inner: Any = model
+    while (bound := getattr(inner, "bound", None)) is not None:
+        inner = bound
+    if "seed" in getattr(type(inner), "model_fields", {}):
+        options["seed"] = seed
+    return model.bind(**options)
 
 
 def fitted(reply: str, request: Request, stub: str) -> str:
