@@ -1,21 +1,22 @@
 """Brings the manifest up to a set of files: what changed is parsed, cut, embedded and committed.
 
-Knows files, documents and vectors by the parts it is given. Refuses to know indexes and search. Vectors are
-committed batch by batch before their documents, so that a killed ingest resumes where it stood.
+Knows documents and vectors by the parts it is given. Refuses to know indexes and search. Files are prepared
+in a thread, some batches ahead; embedding and every write stay in the caller's. Vectors are committed batch
+by batch before their documents, so that a killed ingest resumes where it stood.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 
+from chains.retrieval.ahead import Ahead
 from chains.retrieval.document import Block, Chunk, ParsedDocument
 from chains.retrieval.embedder import Embedder
-from chains.retrieval.errors import EmptyDocument, NothingToIngest, SourceError, UnsupportedFormat
-from chains.retrieval.manifest import PARSER_VERSION, Manifest
+from chains.retrieval.errors import NothingToIngest, UnsupportedFormat
+from chains.retrieval.manifest import Manifest
 from chains.retrieval.parsing import FileParser
+from chains.retrieval.preparing import Cut, Preparation, Prepared, is_current
 from chains.retrieval.records import FileFacts, SourceRecord
 from chains.retrieval.report import IngestReport, Progress, ProgressCallback, Tally
 from chains.retrieval.splitter import Splitter
@@ -24,16 +25,8 @@ from chains.retrieval.walk import Survey
 # Chunks embedded between two commits: what a killed ingest embeds again at most. Sorted by length within, so
 # that few padding tokens are computed.
 BATCH = 256
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A document that waits for its vectors."""
-
-    facts: FileFacts
-    document: ParsedDocument
-    chunks: list[Chunk]
-    keys: list[bytes]
+# Chunks that may wait, parsed and cut, while others are embedded.
+_AHEAD = 2 * BATCH
 
 
 class Ingest:
@@ -49,12 +42,11 @@ class Ingest:
     ) -> None:
         self._manifest = manifest
         self._embedder = embedder
-        self._splitter = splitter
-        self._parser = parser
+        self._prepare = Preparation(embedder, splitter, parser)
         self._progress = progress
         self._tally = Tally()
         self._started = time.monotonic()
-        self._waiting: list[_Cut] = []
+        self._waiting: list[Cut] = []
         self._total = 0
         self._done = 0
 
@@ -74,64 +66,69 @@ class Ingest:
         for path, error in found.failed:
             self._tally.fail(path, error)
         self._total = len(found.files)
-        for path in sorted(found.files):
-            self._file(found, path, known.get(path), dry_run)
-            self._done += 1
-            self._say("scanning" if dry_run else "embedding", path)
-        if not dry_run:
+        changed = self._look(found, known, "scanning" if dry_run else "embedding")
+        files = (self._prepare.file(found.files[p], known.get(p), dry_run=dry_run) for p in changed)
+        if dry_run:
+            for file in files:
+                self._settle(found, file, dry_run=True)
+        else:
+            with Ahead(files, lambda file: file.weight, _AHEAD) as prepared:
+                for file in prepared:
+                    self._settle(found, file, dry_run=False)
             self._flush()
         self._forget(gone, known, dry_run)
         if self._tally.embedded or self._tally.deleted:
             self._manifest.tidy()
         return self._tally.report(time.monotonic() - self._started, dry_run=dry_run)
 
-    def _file(self, found: Survey, path: str, known: SourceRecord | None, dry_run: bool) -> None:
-        facts = found.files[path]
-        current = known is not None and known.parser == PARSER_VERSION
-        if known and current and facts.stat and facts.stat == known.stat:
-            self._tally.unchanged.append(path)
-            return
-        data = b""
-        try:
-            data = self._parser.read(path)
-            facts = replace(facts, content_hash=hashlib.blake2b(data, digest_size=20).digest())
-            if known and current and facts.content_hash == known.content_hash:
+    def _look(self, found: Survey, known: Mapping[str, SourceRecord], stage: str) -> list[str]:
+        """The files whose size and times are not those that are stored; the others are done."""
+        changed = []
+        for path in sorted(found.files):
+            record, stat = known.get(path), found.files[path].stat
+            if record and is_current(record) and stat and stat == record.stat:
                 self._tally.unchanged.append(path)
-                if not dry_run:
-                    self._manifest.touch(path, facts.stat, facts.modified)
-                return
-            if not dry_run:
-                self._queue(facts, self._parser.parse(path, data))
-        except SourceError as error:
+                self._done += 1
+                self._say(stage, path)
+            else:
+                changed.append(path)
+        return changed
+
+    def _settle(self, found: Survey, file: Prepared, *, dry_run: bool) -> None:
+        """Notes what became of a file; a document that is cut waits for its batch."""
+        path = file.facts.path
+        if file.error is not None:
             # In a folder of sources, what no parser reads and empty files are no news.
-            blank = isinstance(error, EmptyDocument) and known is None and not data.strip()
-            if path not in found.named and (blank or isinstance(error, UnsupportedFormat)):
+            dull = file.blank or isinstance(file.error, UnsupportedFormat)
+            if dull and path not in found.named:
                 self._tally.skipped.append(path)
             else:
-                self._tally.fail(path, error)
+                self._tally.fail(path, file.error)
+        elif file.same:
+            self._tally.unchanged.append(path)
+            if not dry_run:
+                self._manifest.touch(path, file.facts.stat, file.facts.modified)
+        else:
+            (self._tally.updated if file.known else self._tally.added).append(path)
+        if file.cut is not None:
+            self._waiting.append(file.cut)
+            if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:
+                self._flush()
             return
-        (self._tally.updated if known else self._tally.added).append(path)
-
-    def _queue(self, facts: FileFacts, document: ParsedDocument) -> None:
-        chunks = self._splitter.split(document)
-        embedder = self._embedder.key
-        self._waiting.append(_Cut(facts, document, chunks, [chunk.key(embedder) for chunk in chunks]))
-        if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:
-            self._flush()
+        self._done += 1
+        self._say("scanning" if dry_run else "embedding", path)
 
     def add(self, items: Iterable[tuple[FileFacts, ParsedDocument, list[Chunk]]]) -> None:
         """Embeds and stores documents that are cut already, in one go."""
-        embedder = self._embedder.key
-        self._waiting = [_Cut(f, d, chunks, [c.key(embedder) for c in chunks]) for f, d, chunks in items]
+        self._waiting = [self._prepare.cut(*item) for item in items]
         self._flush()
 
     def stage(self, items: Iterable[list[Chunk]]) -> None:
         """Embeds chunks whose documents become visible later."""
         nowhere = ParsedDocument(text="", title="", kind="", blocks=())
         facts = FileFacts(path="", size=0, modified=0.0, stat="")
-        embedder = self._embedder.key
         for chunks in items:
-            self._waiting.append(_Cut(facts, nowhere, chunks, [chunk.key(embedder) for chunk in chunks]))
+            self._waiting.append(self._prepare.cut(facts, nowhere, chunks))
             if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:
                 self._embed()
                 self._waiting.clear()
@@ -146,6 +143,9 @@ class Ingest:
             for cut in waiting:
                 self._manifest.put_document(cut.facts, cut.document, cut.chunks, cut.keys)
         self._tally.chunks += sum(len(cut.chunks) for cut in waiting)
+        if waiting:
+            self._done += len(waiting)
+            self._say("embedding", waiting[-1].facts.path)
 
     def _embed(self) -> None:
         chunks = {
