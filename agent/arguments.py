@@ -8,6 +8,7 @@ parameters; refuses to know the model.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.notes import asked_to_remember
@@ -35,29 +36,38 @@ _SIGNS = [
 _WORD = r"['\"]?\w[\w-]*['\"]?"
 _CHOICE = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*,?\s+(?:or|oder|o|ou)\s+{_WORD}", re.IGNORECASE)
 _COMMA_OR = re.compile(r"\s*,\s*(?:(?:or|oder|o|ou)\s+)?|\s+(?:or|oder|o|ou)\s+", re.IGNORECASE)
+_WORDS_BEFORE = 8
+"""So many words may stand before a program on its line."""
 _LEAST_TEXT = 40
 """Shorter pieces after a colon are no text to summarize."""
 
 
-def plain_arguments(tool: str, message: str) -> dict[str, Any] | None:
-    """The arguments of `tool` taken from the message, None where they do not stand in it."""
-    if tool == "remember":
-        text = asked_to_remember(message)
-        return {"text": text} if text else None
-    if tool == "run_python":
-        code = python_in(message)
-        return {"code": code} if code else None
+def plain_arguments(
+    tool: str, message: str, *, attached: str = "", file: str | None = None
+) -> dict[str, Any] | None:
+    """The arguments of `tool` taken from the message, None where they do not stand in it.
+
+    `attached` is text that came with the message, `file` the name of a file in it that is there.
+    """
+    if tool in _TAKEN:
+        text = _TAKEN[tool](message) or attached
+        return {_NAMED.get(tool, "text"): text} if text else None
+    if tool == "read_file":
+        return {"path": file} if file else None
     if tool == "write_code":
-        return {"request": message}
-    if tool == "summarize":
-        text = _after_the_request(message)
-        return {"text": text} if text else None
+        return {"request": f"{message}\n\n{attached}" if attached else message}
     if tool == "calculator":
         expression = sum_in(message)
         return {"expression": expression} if expression else None
     if tool == "classify":
-        return _labels_and_text(message)
+        return _labels_and_text(message, attached)
     return None
+
+
+def _code_after_a_word(message: str) -> str | None:
+    """The program that begins within the first line: "run print(1)"."""
+    starts = [word.end() for word in re.finditer(r"\w+:?\s+", message.split("\n", 1)[0])][:_WORDS_BEFORE]
+    return next((code for start in starts if (code := python_in(message[start:])) is not None), None)
 
 
 def sum_in(message: str) -> str | None:
@@ -71,11 +81,12 @@ def sum_in(message: str) -> str | None:
     return spans[0] if len(spans) == 1 and "," not in spans[0] else None
 
 
-def _labels_and_text(message: str) -> dict[str, Any] | None:
+def _labels_and_text(message: str, attached: str) -> dict[str, Any] | None:
     """What "… positive, negative or neutral: TEXT" names: the labels before the colon, the text after it."""
-    head, colon, text = (part.strip() for part in message.partition(":"))
+    head, _, text = (part.strip() for part in message.partition(":"))
+    text = text or attached
     found = _CHOICE.search(head)
-    if not colon or not text or found is None:
+    if not text or found is None:
         return None
     labels = [label.strip(" '\"") for label in _COMMA_OR.split(found[0]) if label.strip(" '\"")]
     return {"text": text.strip("'\""), "labels": labels} if len(set(labels)) == len(labels) >= 2 else None
@@ -88,3 +99,11 @@ def _after_the_request(message: str) -> str | None:
         if len(parts) == 2 and len(parts[1]) >= _LEAST_TEXT:
             return parts[1].strip()
     return None
+
+
+_TAKEN: Mapping[str, Callable[[str], str | None]] = {
+    "remember": asked_to_remember,
+    "run_python": lambda message: python_in(message) or _code_after_a_word(message),
+    "summarize": _after_the_request,
+}
+_NAMED: Mapping[str, str] = {"run_python": "code"}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.mcp_client import McpServers
     from agent.otel import GenAISpans
     from agent.router import Router
+    from agent.text_answers import TextAnswers
     from chains.retrieval import DocumentStore
     from llms import ChatLocal, LocalLLM
     from sandbox import Sandbox
@@ -227,9 +228,17 @@ class Parts:
             limits=limits,
             max_tool_calls=s.max_tool_calls,
             system=system_with_notes(s.system, read_notes(s.folders.notes)),
+            texts=self._texts() if offered and self.steered else None,
+            folders=s.files,
             compaction=self._compaction() if checkpointer is not None else None,
             checkpointer=checkpointer,
         )
+
+    def _texts(self) -> TextAnswers:
+        """What answers questions about files and attached texts, out of their own sentences."""
+        from agent.text_answers import TextAnswers
+
+        return TextAnswers(self.model, lambda: self.embeddings)
 
     def _compaction(self) -> Compaction:
         """What keeps a long conversation in the window; a small model's summaries come from the chain."""

@@ -11,12 +11,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from langchain.agents.middleware import AgentState
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable
 
 from agent.context import RunContext
 from agent.opening import Opener
-from agent.taint import OWN_INPUT
+from agent.text_at_hand import own_words, spoken
+from agent.wordings import is_talk
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -39,8 +40,7 @@ def question_of(state: AgentState[Any]) -> str | None:
     message = state["messages"][-1] if state["messages"] else None
     if not isinstance(message, HumanMessage):
         return None
-    own = message.additional_kwargs.get(OWN_INPUT)
-    return str(own or message.text).strip() or None
+    return own_words([message])
 
 
 def describe_answer(answer: Answer) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class DocumentsFirst(Opener[DocumentsState]):
                 answer = item
             elif item.text != NOT_FOUND:
                 runtime.stream_writer({"type": "delta", "text": item.text})
-        return _outcome(answer, runtime)
+        return _outcome(answer, runtime, unread=_unread(state))
 
     async def aopen_turn(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
         """As `open_turn`, for asynchronous runs."""
@@ -91,28 +91,27 @@ class DocumentsFirst(Opener[DocumentsState]):
                 answer = item
             elif item.text != NOT_FOUND:
                 runtime.stream_writer({"type": "delta", "text": item.text})
-        return _outcome(answer, runtime)
+        return _outcome(answer, runtime, unread=_unread(state))
 
     def _request(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
         context = runtime.context or RunContext()
         question = question_of(state)
         if question is None or context.docs == "off":
             return None
-        if context.docs == "auto" and (cast("dict[str, Any]", state).get("route") or {}).get("tool"):
-            return None  # the message asks for a tool, not for what is written somewhere
-        return {"question": question, "history": _spoken(state["messages"][:-1])}
+        # What a message asks of a tool, or only says to be polite, is written nowhere.
+        route = cast("dict[str, Any]", state).get("route") or {}
+        if context.docs == "auto" and (route.get("tool") or is_talk(question)):
+            return None
+        return {"question": question, "history": spoken(state["messages"])}
 
 
-def _spoken(messages: list[AnyMessage]) -> list[AnyMessage]:
-    """The turns that were said, without tool calls and their results."""
-    return [
-        m
-        for m in messages
-        if m.text and (isinstance(m, HumanMessage) or (isinstance(m, AIMessage) and not m.tool_calls))
-    ]
+def _unread(state: DocumentsState) -> bool:
+    """Whether the turn ends with the word that a file was not read, which is no answer of the model's."""
+    route = cast("dict[str, Any]", state).get("route") or {}
+    return bool(route.get("file")) and not route.get("tool")
 
 
-def _outcome(answer: Answer, runtime: Runtime[RunContext]) -> dict[str, Any]:
+def _outcome(answer: Answer, runtime: Runtime[RunContext], *, unread: bool) -> dict[str, Any]:
     facts = describe_answer(answer)
     if answer.grounded:
         message = AIMessage(content=answer.text, additional_kwargs={"answer": facts})
@@ -122,5 +121,6 @@ def _outcome(answer: Answer, runtime: Runtime[RunContext]) -> dict[str, Any]:
         runtime.stream_writer({"type": "delta", "text": text})
         message = AIMessage(content=text, additional_kwargs={"answer": facts})
         return {"messages": [message], "documents": facts, "jump_to": "end"}
-    runtime.stream_writer({"type": "label", "text": OWN_ANSWER, "nearest": facts["nearest"]})
+    if not unread:
+        runtime.stream_writer({"type": "label", "text": OWN_ANSWER, "nearest": facts["nearest"]})
     return {"documents": facts}

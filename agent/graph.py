@@ -23,11 +23,15 @@ from agent.opening import Opener, Opening
 from agent.policy import kind_of
 from agent.repetition import Repetition
 from agent.router import Router
-from agent.steering import Routing, Steering
+from agent.routing import Routing
+from agent.steering import Steering
 from agent.tool_limits import ToolLimits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.compaction import Compaction
+    from agent.text_answers import TextAnswers
 
 Middleware = AgentMiddleware[Any, Any, Any]
 
@@ -44,6 +48,8 @@ def build_graph(
     limits: TurnLimits | None = None,
     max_tool_calls: int = 16,
     system: str | None = None,
+    texts: TextAnswers | None = None,
+    folders: Sequence[Path] = (),
     compaction: Compaction | None = None,
     middleware: Sequence[Middleware] = (),
     checkpointer: Any = None,
@@ -55,14 +61,17 @@ def build_graph(
     word. steered: The route also decides which tool is called: for models too small to plan. approve: What
     becomes of calls that need approval; asks by default where a checkpointer can hold the run. sandboxed:
     The sandbox's first tier holds, so write_code's own checks need no approval. limits: What one turn may
-    use. max_tool_calls: Tool calls in one turn. system: System prompt. compaction: Keeps long threads in the
+    use. max_tool_calls: Tool calls in one turn. system: System prompt. texts: Answers a steered
+    turn's questions about a text. folders: Where files may be read. compaction: Keeps long threads in the
     window. middleware: More of it, outside this
     project's own. checkpointer: Keeps threads and waiting approvals (LangGraph).
     """
     bounds = limits or TurnLimits()
     openers: list[Opener[Any]] = []
     if router is not None:
-        openers.append(Routing(router, frozenset(t.name for t in tools), documents=answerer is not None))
+        names = frozenset(tool.name for tool in tools)
+        documents = answerer is not None
+        openers.append(Routing(router, names, documents=documents, steered=steered, folders=folders))
     if answerer is not None:
         openers.append(DocumentsFirst(answerer))
     openers.append(Limits(bounds))  # before Steering: a turn at its limit calls no tool either
@@ -76,7 +85,7 @@ def build_graph(
             *middleware,
             Opening(openers),
             *openers,
-            *([Steering()] if steered else []),
+            *([Steering(texts)] if steered else []),
             *_approval(tools, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
             Repetition(),
             *_at_tools(tools, bounds, max_tool_calls, sandboxed),

@@ -1,7 +1,8 @@
 """Middleware that ends an answer which has begun to repeat itself, as small models do, and says so.
 
-An answer repeats itself where its end is the same piece of text several times over. Watches the tokens of the
-turn's own model calls through LangChain's callbacks; knows text, and refuses to know models and sampling.
+An answer repeats itself where its end is the same piece of text several times over; the thread keeps it
+once. Watches the tokens of the turn's own model calls through LangChain's callbacks; knows text, and refuses
+to know models and sampling.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _KEY = 40
 
 
 class Repeated(Exception):
-    """The answer goes round in circles; `text` is what has been said."""
+    """The answer goes round in circles; `text` is what has been said, each piece once."""
 
     def __init__(self, text: str) -> None:
         super().__init__("the answer repeats itself")
@@ -36,12 +37,28 @@ class Repeated(Exception):
 
 def repeats(text: str) -> bool:
     """Whether a text ends with the same piece six times or more, 400 characters at least."""
+    return _period(text) is not None
+
+
+def said_once(text: str) -> str:
+    """The text without the repetitions at its end: in the thread, they would call forth the next ones."""
+    period = _period(text)
+    if period is None:
+        return text
+    begin = len(text) - period
+    while begin > 0 and text[begin - 1] == text[begin - 1 + period]:
+        begin -= 1
+    return text[: begin + period].rstrip()
+
+
+def _period(text: str) -> int | None:
+    """The length of the piece that a text ends with again and again, None where there is none."""
     before = text.rfind(text[-_KEY:], 0, len(text) - 1)
     if before < 0 or len(text) < _CHARACTERS:
-        return False
+        return None
     period = len(text) - len(text[-_KEY:]) - before
     tail = text[-max(_CHARACTERS, _TIMES * period) :]
-    return len(tail) >= _TIMES * period and tail[period:] == tail[:-period]
+    return period if len(tail) >= _TIMES * period and tail[period:] == tail[:-period] else None
 
 
 # LangChain logs what a callback raises as an error of it; this one is no error, and is told to the user.
@@ -63,7 +80,7 @@ class Watch(BaseCallbackHandler):
         """One more piece of the answer."""
         self._said += token if isinstance(token, str) else ""
         if repeats(self._said):
-            raise Repeated(self._said)
+            raise Repeated(said_once(self._said))
 
 
 class Repetition(AgentMiddleware[AgentState[Any], RunContext, Any]):

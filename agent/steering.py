@@ -3,91 +3,32 @@
 One tool call in a turn, or two where a file is to be summarized; what its arguments need and stands in the
 message is cut out of it, the rest is filled in by the model under its grammar. Where a tool's result is an
 answer by itself (a sum, a program's output, a summary) it ends the turn; where it is material (a file, a
-user's own tool) the model answers from it, without further tools. Knows routes and messages; refuses to know
-how tools work and who approves them.
+user's own tool) the text itself answers where it can, else the model, without further tools. Knows routes and
+messages; refuses to know how tools work and who approves them.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, NotRequired, cast
+from collections.abc import Awaitable, Callable
+from pathlib import PurePath
+from typing import Any, cast
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
 
 from agent.arguments import plain_arguments
 from agent.context import RunContext
-from agent.documents import question_of
-from agent.notes import asked_to_remember
-from agent.opening import Opener
-from agent.route_signals import signals
-from agent.taint import OWN_INPUT
-
-if TYPE_CHECKING:
-    from langgraph.runtime import Runtime
-
-    from agent.router import Router
-
-TOOL_OF_ROUTE: Mapping[str, str] = {
-    "calculator": "calculator",
-    "classify": "classify",
-    "code": "write_code",
-    "file": "read_file",
-    "run": "run_python",
-    "summarize": "summarize",
-}
-"""The built-in tool behind each route; `docs` is answered before the model, `direct` needs none."""
+from agent.routing import RouteState
+from agent.text_answers import TextAnswers, TextQuestion
+from agent.text_at_hand import own_words, spoken, text_at_hand, tool_results
+from agent.wordings import shows, wants_summary, wants_writing
 
 ANSWERS_BY_ITSELF = frozenset({"calculator", "classify", "remember", "run_python", "summarize", "write_code"})
 """Beside these, any tool whose metadata has `"answers": True`."""
-
-
-WAY_OUT: Mapping[str, str] = {
-    "docs": "there are no documents here to look it up in; add some: agent ingest PATH",
-    "file": "files are not read unless you say where they lie: --files DIR",
-}
-"""What to say where a message asks for what is not there."""
-
-
-class RouteState(AgentState[Any]):
-    """Adds where this turn goes."""
-
-    route: NotRequired[dict[str, Any] | None]
-
-
-class Routing(Opener[RouteState]):
-    """Decides the route of a turn before anything else; a free planner uses it for the documents alone."""
-
-    state_schema = RouteState
-
-    def __init__(self, router: Router, tools: frozenset[str], *, documents: bool) -> None:
-        super().__init__()
-        self._router = router
-        reachable = {route for route, tool in TOOL_OF_ROUTE.items() if tool in tools}
-        self._remembers = "remember" in tools
-        self._available = ("direct", *(["docs"] if documents else []), *sorted(reachable))
-
-    def open_turn(self, state: RouteState, runtime: Runtime[RunContext]) -> dict[str, Any]:
-        """Route the user's message and tell why."""
-        context = runtime.context or RunContext()
-        question = question_of(state)
-        if question is None or context.docs == "only" or context.tools == "off":
-            return {"route": None}
-        if self._remembers and asked_to_remember(question):
-            shown = "route remember: the message asks for it in plain words"
-            runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})
-            return {"route": {"route": "tool", "tool": "remember"}}
-        decision = self._router.route(question, available=self._available)
-        shown = f"route {decision.tool or decision.route}: {decision.reason}"
-        runtime.stream_writer({"type": "notice", "kind": "route", "text": shown})
-        way_out = WAY_OUT.get(decision.missing or "")
-        if way_out and not (decision.missing == "docs" and context.docs == "off"):
-            runtime.stream_writer({"type": "notice", "kind": "status", "text": way_out})
-        return {
-            "route": {"route": decision.route, "tool": decision.tool or TOOL_OF_ROUTE.get(decision.route)}
-        }
+_SHOWN_CHARS = 2000
+"""A file up to this long is shown where its content is asked for; of a longer one a summary is."""
 
 
 class Steering(AgentMiddleware[RouteState, RunContext, Any]):
@@ -95,13 +36,24 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
 
     state_schema = RouteState
 
+    def __init__(self, texts: TextAnswers | None = None) -> None:
+        """`texts` answers questions about a text; without it the model does."""
+        super().__init__()
+        self._texts = texts
+
     def wrap_model_call(
         self,
         request: ModelRequest[RunContext],
         handler: Callable[[ModelRequest[RunContext]], ModelResponse[Any]],
     ) -> ModelResponse[Any] | AIMessage:
-        """Call the model as the route has it, or answer with what a tool said."""
-        return self._spoken(request) or self._call(request) or handler(self._steered(request))
+        """Call the model as the route has it, or answer with what a tool or a text said."""
+        if (planned := self._planned(request)) is not None:
+            return planned
+        asked = self._about_a_text(request)
+        if self._texts is not None and asked is not None:
+            if (answer := self._texts.answer(asked, request.runtime)) is not None:
+                return answer
+        return handler(self._steered(request))
 
     async def awrap_model_call(
         self,
@@ -109,16 +61,22 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
         """As `wrap_model_call`, for asynchronous runs."""
-        return self._spoken(request) or self._call(request) or await handler(self._steered(request))
+        if (planned := self._planned(request)) is not None:
+            return planned
+        asked = self._about_a_text(request)
+        if self._texts is not None and asked is not None:
+            if (answer := await self._texts.aanswer(asked, request.runtime)) is not None:
+                return answer
+        return await handler(self._steered(request))
+
+    def _planned(self, request: ModelRequest[RunContext]) -> AIMessage | None:
+        """What needs no model: a tool's answer, a call whose arguments are at hand, a file left unread."""
+        return self._spoken(request) or self._unread(request) or self._call(request)
 
     def _spoken(self, request: ModelRequest[RunContext]) -> AIMessage | None:
         """The turn's answer where a tool has already given it, or was not allowed to."""
         results = tool_results(request.messages)
-        answering = ANSWERS_BY_ITSELF | {
-            tool.name
-            for tool in request.tools
-            if isinstance(tool, BaseTool) and (tool.metadata or {}).get("answers")
-        }
+        answering = _answering(request)
         last = results[-1:]  # what came before it in the turn was its material
         if not last or any(r.status == "success" and r.name not in answering for r in last):
             return None
@@ -126,41 +84,95 @@ class Steering(AgentMiddleware[RouteState, RunContext, Any]):
         request.runtime.stream_writer({"type": "delta", "text": text})
         return AIMessage(content=text)
 
+    def _route(self, request: ModelRequest[RunContext]) -> dict[str, Any]:
+        context = request.runtime.context or RunContext()
+        route = cast("dict[str, Any] | None", request.state.get("route"))
+        return {} if context.tools == "off" else route or {}
+
     def _routed(self, request: ModelRequest[RunContext]) -> BaseTool | None:
         """The tool of this turn's route, where it is still to be called."""
-        route = cast("dict[str, Any] | None", request.state.get("route"))
-        name = (route or {}).get("tool")
-        context = request.runtime.context or RunContext()
-        if name is None or context.tools == "off" or tool_results(request.messages):
+        name = self._route(request).get("tool")
+        if name is None or tool_results(request.messages):
             return None
-        return next(
-            (tool for tool in request.tools if isinstance(tool, BaseTool) and tool.name == name), None
+        return _offered(request, name)
+
+    def _unread(self, request: ModelRequest[RunContext]) -> AIMessage | None:
+        """How a file that the message names, and that may not be read, can be asked about."""
+        route = self._route(request)
+        if not route.get("file") or route.get("tool"):
+            return None
+        name = route["file"]
+        text = (
+            f"{name} was not read: files are read only below folders that you allow. "
+            f"Start with `--files {PurePath(name).parent!s}`, or ask about this one: `agent ask -f {name} …`"
         )
+        request.runtime.stream_writer({"type": "delta", "text": text})
+        return AIMessage(content=text)
 
     def _call(self, request: ModelRequest[RunContext]) -> AIMessage | None:
-        """The tool call that needs no model: its arguments stand in the message, or in the file just read."""
-        tool = self._routed(request)
-        question = question_of(cast("Any", {"messages": request.messages}))
-        if tool is None or question is None:
-            return self._summary_of_a_file(request)
-        args = plain_arguments(tool.name, question)
-        return _calling(tool.name, args) if args is not None else None
-
-    def _summary_of_a_file(self, request: ModelRequest[RunContext]) -> AIMessage | None:
-        """The call of `summarize` on the file that was read, where a summary was asked for."""
-        results = tool_results(request.messages)
-        asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
-        offered = any(isinstance(tool, BaseTool) and tool.name == "summarize" for tool in request.tools)
-        if not offered or [r.name for r in results] != ["read_file"] or asked is None:
+        """The call that needs no model: its arguments stand in the message, or in a text that is at hand."""
+        tool, text = self._routed(request), text_at_hand(request.messages)
+        question = own_words(request.messages)
+        if tool is not None and question is not None:
+            named = self._route(request).get("file")
+            attached = text.text if text is not None and text.fresh else ""
+            args = plain_arguments(tool.name, question, attached=attached, file=named)
+            return _calling(tool.name, args) if args is not None else None
+        if question is None or text is None or not text.fresh:
             return None
-        own = str(asked.additional_kwargs.get(OWN_INPUT) or asked.text)
-        return _calling("summarize", {"text": results[0].text}) if signals(own)["sum_words"] else None
+        if text.read and shows(question) and len(text.text) <= _SHOWN_CHARS:
+            request.runtime.stream_writer({"type": "delta", "text": text.text})
+            return AIMessage(content=text.text)
+        summed_up = any(r.name == "summarize" for r in tool_results(request.messages))
+        if summed_up or not wants_summary(question) or _offered(request, "summarize") is None:
+            return None
+        return _calling("summarize", {"text": text.text})
+
+    def _about_a_text(self, request: ModelRequest[RunContext]) -> TextQuestion | None:
+        """The question that a text at hand may answer: no request to write, and no other tool's."""
+        question, text = own_words(request.messages), text_at_hand(request.messages)
+        if question is None or text is None or self._routed(request) is not None or wants_writing(question):
+            return None
+        return TextQuestion(question=question, text=text, history=spoken(request.messages))
 
     def _steered(self, request: ModelRequest[RunContext]) -> ModelRequest[RunContext]:
         tool = self._routed(request)
+        messages = _as_it_was_said(request.messages, _answering(request))
         if tool is None:
-            return request.override(tools=[], tool_choice=None)
-        return request.override(tools=[tool], tool_choice=tool.name)
+            return request.override(messages=messages, tools=[], tool_choice=None)
+        return request.override(messages=messages, tools=[tool], tool_choice=tool.name)
+
+
+def _offered(request: ModelRequest[RunContext], name: str) -> BaseTool | None:
+    tools = (tool for tool in request.tools if isinstance(tool, BaseTool))
+    return next((tool for tool in tools if tool.name == name), None)
+
+
+def _answering(request: ModelRequest[RunContext]) -> frozenset[str]:
+    """The tools whose result is the answer."""
+    tools = [tool for tool in request.tools if isinstance(tool, BaseTool)]
+    return ANSWERS_BY_ITSELF | {tool.name for tool in tools if (tool.metadata or {}).get("answers")}
+
+
+def _as_it_was_said(messages: list[AnyMessage], answering: frozenset[str]) -> list[AnyMessage]:
+    """The conversation without the calls whose result stands in the answer that follows them.
+
+    A small model that has seen a call writes calls itself: asked for a capital after a sum, it called the
+    calculator.
+    """
+    begun = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=0)
+    return [
+        message
+        for place, message in enumerate(messages)
+        if place >= begun or not _is_step(message, answering)
+    ]
+
+
+def _is_step(message: AnyMessage, answering: frozenset[str]) -> bool:
+    if isinstance(message, ToolMessage):
+        return message.name in answering
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    return bool(calls) and all(call["name"] in answering for call in calls)
 
 
 def _calling(name: str, args: dict[str, Any]) -> AIMessage:
@@ -175,14 +187,3 @@ def _said(result: ToolMessage) -> str:
     if result.text.startswith("Note: a human reviewer replaced this tool call"):
         return result.text.partition("Tool response:")[2].strip()
     return result.text
-
-
-def tool_results(messages: list[AnyMessage]) -> list[ToolMessage]:
-    """What tools have said since the user last spoke."""
-    results: list[ToolMessage] = []
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            break
-        if isinstance(message, ToolMessage):
-            results.append(message)
-    return results[::-1]

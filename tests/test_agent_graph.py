@@ -114,3 +114,10 @@ def test_an_error_of_the_model_is_raised_as_it_is() -> None:
 
     with pytest.raises(ZeroDivisionError, match="weights"):
         list(stream_events(build_graph(scripted(fail)), "hello"))
+
+
+@pytest.mark.parametrize(("question", "asked"), [("thanks!", 0), ("who are you?", 0), ("what is NF4?", 1)])
+def test_mere_talk_is_not_looked_up_and_has_no_label(question: str, asked: int) -> None:
+    events, _, answerer = turn(question)
+    assert len(answerer.asked) == asked == sum(isinstance(event, Label) for event in events)
+    assert len(turn(question, docs="only")[2].asked) == 1  # unless nothing else is wanted

@@ -9,9 +9,9 @@ from agent_fakes import scripted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events import Final, Notice, astream_events, stream_events
+from agent.events import Delta, Final, Notice, astream_events, stream_events
 from agent.graph import build_graph
-from agent.repetition import repeats
+from agent.repetition import repeats, said_once
 
 ROUND = "It is a single-threaded, "
 LINE = "the model repeated itself, so its answer was ended here"
@@ -41,11 +41,24 @@ def test_any_piece_that_is_said_again_and_again_is_found(piece: str, before: str
     assert repeats(before + piece * (max(6, 400 // len(piece) + 1) + 1))
 
 
-def test_an_answer_that_repeats_itself_is_ended_and_kept_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (f"An introduction. {ROUND * 40}", f"An introduction. {ROUND}"),
+        (f"a{'b' * 500}", "ab"),
+        ("nothing of the kind", "nothing of the kind"),
+    ],
+)
+def test_what_is_said_again_and_again_is_kept_once(text: str, kept: str) -> None:
+    assert said_once(text) == kept.rstrip()
+
+
+def test_an_answer_that_repeats_itself_is_ended_and_kept_once(caplog: pytest.LogCaptureFixture) -> None:
     model: Any = scripted(ROUND * 2000)
     events = list(stream_events(build_graph(model), "what is it?"))
     final = events[-1]
-    assert isinstance(final, Final) and 400 <= len(final.text) < 500 and final.text.startswith(ROUND)
+    assert isinstance(final, Final) and final.text == ROUND.strip()
+    assert 400 <= sum(len(event.text) for event in events if isinstance(event, Delta)) < 500
     assert [event.text for event in events if isinstance(event, Notice)] == [LINE]
     assert caplog.records == []
 

@@ -14,7 +14,7 @@ from agent.context import RunContext
 from agent.events import Approval, Notice, stream_events
 from agent.graph import build_graph
 from agent.router import Decision
-from agent.steering import Routing
+from agent.routing import Routing
 from tools import read_file_tool
 
 

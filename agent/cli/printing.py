@@ -99,7 +99,7 @@ class TextPrinter(_Base):
         if not self._stream:
             label = f"{event.label}\n" if event.label else ""
             self._show_text(label + event.text)
-        elif not self._written.endswith(event.text.rstrip()[-20:]):
+        elif event.text.rstrip()[-20:] not in self._written:
             self._show_text(event.text)  # never streamed: an answer given by a middleware
         if self._markdown is not None:
             console.raw(self._markdown.end())

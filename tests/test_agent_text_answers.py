@@ -1,0 +1,200 @@
+"""Questions about a file or an attached text, where a router steers: its own sentences answer, cited."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_fakes import CONFIG, last, scripted
+from langchain_core.embeddings import Embeddings
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+
+from agent.events import Final, Label, ToolCall, astream_events, stream_events
+from agent.graph import build_graph
+from agent.router import Decision
+from agent.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
+from agent.text_answers import PASSAGE_CHARS, TextAnswers, passages
+from tools import read_file_tool
+
+TEXT = "# Widget\n\nIt counts boxes. It needs Python 3.11.\n\n## Rights\n\nThe licence is MIT.\n"
+
+
+class ByWords(Embeddings):
+    """Texts that share words are near."""
+
+    WORDS = ("licence", "python", "boxes", "capital")
+
+    def embed_query(self, text: str) -> list[float]:
+        return [float(word in text.casefold()) for word in self.WORDS] + [0.1]
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [self.embed_query(text) for text in texts]
+
+
+class Sends:
+    """A router that sends everything along one route."""
+
+    def __init__(self, route: str = "direct", missing: str | None = None) -> None:
+        self.decision = Decision(route=route, probability=1.0, reason="fixed", missing=missing)
+
+    def route(self, message: str, *, available: Any) -> Decision:
+        return self.decision
+
+
+@tool
+def summarize(text: str) -> str:
+    """Summarizes."""
+    return f"in short: {' '.join(text.split())[:20]}"
+
+
+def agent_for(
+    folder: Path | None, *answers: Any, route: str = "direct", missing: str | None = None, **more: Any
+) -> tuple[Any, Any]:
+    model = scripted(*(answers or ("the model's words",)), writes_well=False)
+    found: list[Any] = [summarize] if folder is None else [summarize, read_file_tool([folder])]
+    agent = build_graph(
+        model,
+        tools=found,
+        router=Sends(route, missing),  # type: ignore[arg-type]
+        steered=True,
+        texts=TextAnswers(model, ByWords),
+        folders=[folder] if folder else [],
+        **more,
+    )
+    return agent, model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "README.md").write_text(TEXT)
+    (tmp_path / "long.md").write_text("Boxes are counted here.\n\n" * 200)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def attached(question: str, text: str = TEXT) -> Any:
+    marks = {UNTRUSTED: "README.md", OWN_INPUT: question}
+    return {"messages": [HumanMessage(f"{text}\n\n{question}", additional_kwargs=marks)]}
+
+
+def test_a_question_about_a_named_file_is_answered_out_of_it(folder: Path) -> None:
+    agent, model = agent_for(folder)
+    final = last(list(stream_events(agent, "what does README.md say about the licence?")))
+    assert final.text == "The licence is MIT. [1]" and final.grounded and model.seen == []
+    cited = final.citations[0]
+    assert (cited["source"], cited["line"], cited["heading"]) == ("README.md", 7, "Rights")
+    assert TEXT[cited["start"] : cited["end"]] == "The licence is MIT."
+
+
+def test_the_same_asynchronously_and_for_an_attached_text() -> None:
+    agent, model = agent_for(None)
+
+    async def run() -> list[Any]:
+        return [event async for event in astream_events(agent, attached("which python does it need?"))]
+
+    final = asyncio.run(run())[-1]
+    assert isinstance(final, Final) and "It needs Python 3.11. [1]" in final.text and model.seen == []
+    message = AIMessage("", additional_kwargs={"answer": {"citations": final.citations}})
+    assert untrusted_sources([message])  # what a text says stays untrusted
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("what is in README.md", TEXT),
+        ("show me README.md", TEXT),
+        ("what is in long.md", "in short: Boxes are counted he"),
+        ("summarize README.md", "in short: # Widget It counts b"),
+        ("what is README.md about?", "in short: # Widget It counts b"),
+    ],
+)
+def test_a_short_file_is_shown_and_a_long_one_summed_up(folder: Path, question: str, said: str) -> None:
+    agent, model = agent_for(folder)
+    final = last(list(stream_events(agent, question)))
+    assert final.text.strip() == said.strip() and model.seen == []
+
+
+@pytest.mark.parametrize("question", ["summarize this", "tl;dr", "what is it about?"])
+def test_an_attached_text_is_what_is_summed_up(question: str) -> None:
+    agent, model = agent_for(None)
+    assert last(list(stream_events(agent, attached(question)))).text.startswith("in short: # Widget")
+    assert model.seen == []
+
+
+def test_what_the_text_does_not_say_is_the_models_own_under_a_label() -> None:
+    agent, model = agent_for(None)
+    events = list(stream_events(agent, attached("who painted the ceiling?")))
+    assert last(events).text == "the model's words" and not last(events).grounded
+    labels = [event.text for event in events if isinstance(event, Label)]
+    assert labels == ["Not found in README.md; the model's own answer:"]
+    assert model.seen[0][-1].text.startswith("# Widget")  # the model saw the text, too
+
+
+def test_a_request_to_rewrite_goes_to_the_model() -> None:
+    agent, _ = agent_for(None)
+    events = list(stream_events(agent, attached("translate the licence to German")))
+    assert last(events).text == "the model's words" and not any(isinstance(e, Label) for e in events)
+
+
+def test_a_follow_up_is_answered_out_of_the_same_text_and_other_matters_are_not(folder: Path) -> None:
+    agent, model = agent_for(folder, checkpointer=InMemorySaver())
+    list(stream_events(agent, "what is in README.md", config=CONFIG))
+    follow = last(list(stream_events(agent, "and the licence?", config=CONFIG)))
+    assert follow.text == "The licence is MIT. [1]" and model.seen == []
+    other = last(list(stream_events(agent, "what is the capital of France?", config=CONFIG)))
+    assert other.text == "the model's words" and other.label is None
+
+
+@pytest.mark.parametrize("route", ["direct", "docs", "summarize"])
+def test_a_file_that_may_not_be_read_is_named_with_the_way_and_nothing_is_made_up(
+    folder: Path, route: str
+) -> None:
+    agent, model = agent_for(None, route=route)
+    final = last(list(stream_events(agent, "what is in README.md")))
+    assert final.text.startswith("README.md was not read") and "agent ask -f README.md" in final.text
+    assert model.seen == []
+
+
+def test_a_name_of_no_file_changes_nothing(folder: Path) -> None:
+    agent, _ = agent_for(folder)
+    events = list(stream_events(agent, "what is a CHANGELOG.md for?"))
+    assert last(events).text == "the model's words" and not any(isinstance(e, ToolCall) for e in events)
+
+
+def test_the_model_is_not_shown_calls_whose_result_was_the_answer() -> None:
+    @tool
+    def calculator(expression: str) -> str:
+        """Calculates."""
+        return "4"
+
+    router = Sends("calculator")
+    model = scripted("Paris", writes_well=False)
+    agent = build_graph(
+        model,
+        tools=[calculator],
+        router=router,  # type: ignore[arg-type]
+        steered=True,
+        checkpointer=InMemorySaver(),
+    )
+    assert last(list(stream_events(agent, "2+2", config=CONFIG))).text == "4"
+    router.decision = Decision(route="direct", probability=1.0, reason="fixed")
+    assert last(list(stream_events(agent, "what is the capital of France?", config=CONFIG))).text == "Paris"
+    assert [m.text for m in model.seen[0]] == ["2+2", "4", "what is the capital of France?"]
+    kept = agent.get_state(CONFIG).values["messages"]
+    assert any(isinstance(m, ToolMessage) for m in kept)  # the thread keeps it
+
+
+def test_passages_cover_a_text_and_know_where_they_stand() -> None:
+    text = "Intro.\n\n# One\n\n" + "A sentence here. " * 100 + "\n\nTwo\n===\n\nEnd.\n"
+    found = list(passages(text, "a.md"))
+    assert all(text[p.metadata["start"] : p.metadata["end"]] == p.page_content for p in found)
+    assert [p.metadata["heading"] for p in found] == ["", "One", "One", "Two"]
+    assert [p.metadata["line"] for p in found] == [1, 3, 5, 7]
+    assert "".join("".join(p.page_content.split()) for p in found) == "".join(text.split())
+    many = list(passages("Short paragraph.\n\n" * 200, "b"))
+    assert 3 < len(many) and all(len(p.page_content) <= PASSAGE_CHARS for p in many)
+    assert list(passages(" \n\n ", "c")) == []
