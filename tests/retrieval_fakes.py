@@ -14,6 +14,11 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 
 DIMENSION = 64
+DOCS = {
+    "garden.md": "# Garden\n\n## Tomatoes\n\nTomatoes need sun.\n\n## Roses\n\nRoses like clay soil.\n",
+    "harbour.txt": "The harbour opens at six. Ferries leave every hour.\n",
+    "deep/lamp.md": "# Lighthouse\n\nThe lamp is lit at dusk by the keeper.\n",
+}
 
 
 class WordEmbeddings(Embeddings):
@@ -47,6 +52,11 @@ def write(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return folder
+
+
+def names(paths: tuple[str, ...]) -> list[str]:
+    """The last part of each path."""
+    return [os.path.basename(path) for path in paths]
 
 
 @contextlib.contextmanager

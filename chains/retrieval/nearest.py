@@ -60,7 +60,8 @@ class NearestNeighbours:
         self._recent = Recent(-1)
         self._refused = ""  # the seal of a Chroma that failed its checks: not tried again until it changes,
         self._retry_at = math.inf  # or until this moment, seconds of the monotonic clock
-        if kind == "chroma":
+        # Chroma writes wherever it reads: where it cannot, the exact index answers.
+        if kind == "chroma" and (server or not manifest.read_only):
             target = server or str(Path(manifest.folder) / "chroma")
             self._chroma = ChromaIndex(target, manifest.store_id)
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chains.retrieval.connection import ReadOnly, connect
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.records import Changes, ChunkRecord, SourceRecord
-from chains.retrieval.schema import connect, translated
+from chains.retrieval.schema import translated
 
 # FTS5's unicode61 takes a run of Chinese or Japanese for one word; spaces make each character one.
 _UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
@@ -58,10 +59,31 @@ class ManifestReader:
         with self._lock:
             self._connection.close()
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store cannot be written: by its permissions, or for want of room when it was opened."""
+        return isinstance(self._connection, ReadOnly)
+
+    def reopen(self) -> None:
+        """Opens the file again where it was open for reading only: by now it may be writable."""
+        with self._lock:
+            if self.read_only:
+                self._connection.close()
+                self._connection = connect(self.folder)
+
+    def _stale(self) -> bool:
+        """Whether the file was changed behind a connection that cannot see it."""
+        connection = self._connection
+        return isinstance(connection, ReadOnly) and not connection.in_transaction and connection.stale
+
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """All rows of one statement; raises this room's errors."""
         with self._lock, translated(self.folder):
-            return self._connection.execute(sql, values).fetchall()
+            if self._stale():
+                self.reopen()
+            rows = self._connection.execute(sql, values).fetchall()
+            # What was read while somebody wrote is read again.
+            return self.execute(sql, values) if self._stale() else rows
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -70,6 +92,8 @@ class ManifestReader:
             if self._connection.in_transaction:
                 yield
                 return
+            if self._stale():
+                self.reopen()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield

@@ -1,14 +1,13 @@
-"""The manifest's tables, their numbered migrations and how its SQLite file is opened.
+"""The manifest's tables and their numbered migrations; what SQLite's errors mean to a store.
 
-Knows SQL and file modes. Refuses to know what the rows mean to a search. A file of a newer version is refused
-before anything is written to it; a migration runs in one transaction together with its version number.
+Knows SQL. Refuses to know what the rows mean to a search. A file of a newer version is refused before
+anything is written to it; a migration runs in one transaction together with its version number.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -105,67 +104,8 @@ def _translate(folder: Path, error: sqlite3.DatabaseError) -> Exception:
     return error
 
 
-def connect(folder: Path, *, create: bool = True) -> sqlite3.Connection:
-    """Opens (and creates or migrates) the manifest in `folder`.
-
-    Raises:
-        StoreTooNew: its version is newer than this package's; nothing was touched.
-        StoreDamaged: it is no manifest.
-        StoreUnwritable: it cannot be created.
-    """
-    path = folder / FILE_NAME
-    with translated(folder):
-        if create and not path.exists():
-            _refuse_orphans(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-        connection = _open(path)
-        # What SQLite has for ASCII only, or not at all, as filters need it.
-        connection.create_function("lowered", 1, _lowered, deterministic=True)
-        connection.create_function("base_name", 1, os.path.basename, deterministic=True)
-        try:
-            _migrate(folder, connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    options = {"check_same_thread": False, "isolation_level": None, "timeout": 30.0}
-    if path.exists() and not _writable(path):
-        # WAL needs a writable folder for its shared memory; a read-only store has no writer to wait for.
-        live = path.with_name(path.name + "-wal").exists()
-        mode = "mode=ro" if live else "mode=ro&immutable=1"
-        return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, **options)  # type: ignore[arg-type]
-    connection = sqlite3.connect(path, **options)  # type: ignore[arg-type]
-    try:
-        connection.execute("PRAGMA busy_timeout=30000")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA cache_size=-32768")
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection
-
-
-def _lowered(value: object) -> str | None:
-    return None if value is None else str(value).lower()
-
-
-def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-
-
-def _refuse_orphans(folder: Path) -> None:
-    if (folder / "chroma").exists():
-        raise StoreDamaged(
-            f"expected {FILE_NAME!r} beside the index in {str(folder)!r}, found the index alone, which "
-            f"holds no text; delete {str(folder / 'chroma')!r} and ingest again"
-        )
-
-
-def _migrate(folder: Path, connection: sqlite3.Connection) -> None:
+def migrate(folder: Path, connection: sqlite3.Connection) -> None:
+    """Brings a manifest up to today's version; raises StoreTooNew where it is beyond that."""
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if found > VERSION:
         raise StoreTooNew(

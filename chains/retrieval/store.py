@@ -6,6 +6,7 @@ decide. Knows no language model.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -87,6 +88,12 @@ class DocumentStore:
         self._nearest.close()
         self._manifest.close()
 
+    @contextlib.contextmanager
+    def _writing(self, purpose: str) -> Iterator[None]:
+        with self._lock.held(purpose):
+            self._manifest.reopen()
+            yield
+
     # writing --------------------------------------------------------------------------------------------
 
     def ingest(
@@ -110,17 +117,14 @@ class DocumentStore:
             prune: sources that vanished from a folder that is walked are removed.
 
         Raises:
-            SourceNotFound, SourceUnreadable, NothingToIngest: about `paths` as a whole; errors of single
-            files
-                are in the report.
-            StoreLocked, EmbedderMismatch, SplitterMismatch, StoreUnwritable, IndexUnavailable: nothing is
-            lost.
+            SourceNotFound, SourceUnreadable, NothingToIngest: about `paths` as a whole; a file's is reported.
+            StoreLocked, EmbedderMismatch, SplitterMismatch, StoreUnwritable, IndexUnavailable: none is lost.
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         found = survey(given, max_file_bytes)
         if dry_run:
             return self._ingest(progress).run(found, dry_run=True, prune=prune)
-        with self._lock.held("ingest"):
+        with self._writing("ingest"):
             self._nearest.check_server()
             if reembed:
                 self._reembed(progress)
@@ -140,7 +144,7 @@ class DocumentStore:
         """Removes a source, or all sources under a folder; returns the paths that were there."""
         given = os.fspath(source)
         full = os.path.realpath(given)
-        with self._lock.held("remove"):
+        with self._writing("remove"):
             chosen = self._manifest.sources_at({given, full, f"{APP_PREFIX}{given}"}, [full])
             removed = self._manifest.remove(chosen)
             if removed:
@@ -151,7 +155,7 @@ class DocumentStore:
     def add_texts(self, texts: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
         """Adds or replaces texts that are no files: id to (text, metadata of JSON values)."""
         items = [app_document(name, text, metadata) for name, (text, metadata) in texts.items()]
-        with self._lock.held("add"):
+        with self._writing("add"):
             self._nearest.check_server()
             self._settings.record()
             self._ingest().add(items)
@@ -159,7 +163,7 @@ class DocumentStore:
 
     def delete_texts(self, ids: Iterable[str]) -> list[str]:
         """Deletes texts that `add_texts` added; returns the ids that were there."""
-        with self._lock.held("delete"):
+        with self._writing("delete"):
             removed = self._manifest.remove(f"{APP_PREFIX}{name}" for name in ids)
             if removed:
                 self._manifest.tidy()
@@ -267,13 +271,12 @@ class DocumentStore:
     def verify(self, repair: bool = False) -> VerifyReport:
         """Checks texts, chunks, vectors, words and index against each other; with `repair` mends what it can.
 
-        A document whose stored text or vectors are damaged is dropped by the repair and named in `lost`:
-        ingest it again. An index that is not clean is rebuilt. A manifest that does not open is for
-        `DocumentStore.repair`.
+        A document whose stored text or vectors are damaged is dropped by the repair and named in `lost`. An
+        index that is not clean is rebuilt. A manifest that does not open is for `DocumentStore.repair`.
         """
         if not repair:
             return verified(self._manifest, self._nearest)
-        with self._lock.held("verify"):
+        with self._writing("verify"):
             return repaired(self._manifest, self._nearest)
 
     @classmethod
