@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llms import lean_compiler, lean_plan
+from llms import lean_plan
 from llms.errors import UnsupportedModel
 from llms.lean_attention import Attention
+from llms.lean_check import checked
 from llms.lean_codes import CodeFile
-from llms.lean_compiler import code
 from llms.lean_machine import Machine, packed
 from llms.lean_plan import LARGEST
 from llms.lean_weights import FEW_ROWS, Product, four_bit_kernel, on_lattice
@@ -98,6 +98,8 @@ class LeanDecoder(ReferenceDecoder):
         machine: Whether to run machine code where it can be had: for bf16 weights in shapes that it was
             written for, on a machine for which `llms.lean_compiler` has it. It reads weights in as few bits
             as lose nothing.
+        instructions: Name of the only set of `llms.lean_compiler.SETS` that machine code may be made of;
+            None: the best that this CPU has.
 
     Raises:
         UnsupportedModel: `why_not` has something against the model.
@@ -112,6 +114,7 @@ class LeanDecoder(ReferenceDecoder):
         codes: CodeFile | None = None,
         four_bit: bool | None = None,
         machine: bool = True,
+        instructions: str | None = None,
     ) -> None:
         if reason := why_not(model):
             raise UnsupportedModel(f"Expected a model that the lean decoder serves, found {reason}.")
@@ -120,8 +123,8 @@ class LeanDecoder(ReferenceDecoder):
         self._heads = int(self._config.num_attention_heads)
         self._embedding, self._norm = inner.embed_tokens.weight.detach(), Norm(inner.norm)
         self._cos, self._sin = self._rotation(inner.rotary_emb)
-        self._codes, self._lacking = codes, ""
-        self._machine = self._find_machine() if machine and four_bit is not False else None
+        self._codes, self._lacking, self._instructions = codes, "", ""
+        self._machine = self._find_machine(instructions) if machine and four_bit is not False else None
         if self._machine:
             self.four_bit = self._machine.four_bit
             return
@@ -133,7 +136,7 @@ class LeanDecoder(ReferenceDecoder):
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and on what it runs."""
         weights = "4-bit weights" if self.four_bit else str(self._embedding.dtype).removeprefix("torch.")
-        how = "machine code" if self._machine else "own forward pass"
+        how = f"machine code for {self._instructions}" if self._machine else "own forward pass"
         return f"lean ({how}, {weights}{self._lacking}) on {self.device}"
 
     @torch.inference_mode()
@@ -173,20 +176,21 @@ class LeanDecoder(ReferenceDecoder):
             self._codes.write(found)
         self._coded = True
 
-    def _find_machine(self) -> Machine | None:
+    def _find_machine(self, instructions: str | None) -> Machine | None:
         """Set up the machine code over packed weights: the kept ones, else new ones, which are kept."""
         if self._kv.shape.dtype != torch.bfloat16 or not lean_plan.suits(self._config.to_dict()):
             return None
-        if (compiled := code()) is None:
-            self._lacking = f"; no machine code: {lean_compiler.why_not() or 'g++ failed'}"
+        if isinstance(compiled := checked(instructions), str):
+            self._lacking = f"; no machine code: {compiled}"
             return None
+        self._instructions = compiled[0].name
         file = CodeFile(self._codes.folder, blocks=True) if self._codes else None
         found = file.read() if file else None
         if not found:
             found = packed(self._model)
             if file:
                 file.write(found)
-        return Machine(compiled, self._model, found, self._cos, self._sin, sliding=self._sliding)
+        return Machine(compiled[1], self._model, found, self._cos, self._sin, sliding=self._sliding)
 
     def _pass(self, ids: Tensor, positions: Tensor, plan: Plan, keep: int) -> Tensor:
         if self._machine:

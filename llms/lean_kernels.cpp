@@ -4,7 +4,7 @@
 // value is summed in one order, whatever else is in the batch and however many threads run: a token's logits
 // have the same bits in any batch.
 
-#include <algorithm>
+#include <vector>
 
 #include "lean_product.h"
 
@@ -37,14 +37,14 @@ struct Batch {
 
 namespace {
 
-void normalize(const Model& model, const float* x, const float* gain, Rows& out, int64_t i) {
+void normalize(const Model& model, const float* x, const float* gain, const Matrix& reader, Rows& out, int64_t i) {
     float square = 0;
     for (int64_t k = 0; k < model.width; ++k) square += x[k] * x[k];
     const float factor = 1 / std::sqrt(square / model.width + float(model.epsilon));
     float part[BLOCK];
     for (int64_t b = 0; b < model.width / BLOCK; ++b) {
         for (int k = 0; k < BLOCK; ++k) part[k] = x[b * BLOCK + k] * factor * gain[b * BLOCK + k];
-        out.put(i, b, part);
+        out.put(reader, i, b, part);
     }
 }
 
@@ -71,55 +71,32 @@ void place(const Model& model, const Batch& batch, int64_t layer, int64_t i, flo
     }
 }
 
-__m512 across(const __m512* part) {  // the sums of 16 registers' lanes
-    __m512 two[8], four[4];
-    for (int i = 0; i < 8; ++i)
-        two[i] = _mm512_add_ps(_mm512_unpacklo_ps(part[2 * i], part[2 * i + 1]),
-                               _mm512_unpackhi_ps(part[2 * i], part[2 * i + 1]));
-    for (int i = 0; i < 4; ++i) {
-        const __m512d x = (__m512d)two[2 * i], y = (__m512d)two[2 * i + 1];
-        four[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(x, y), (__m512)_mm512_unpackhi_pd(x, y));
-    }
-    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x44),
-                                   _mm512_shuffle_f32x4(four[0], four[1], 0xee));
-    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x44),
-                                   _mm512_shuffle_f32x4(four[2], four[3], 0xee));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-}
-
-// Scores of `count` keys with one query of 32 W dimensions, rounded to bf16; filled up to a multiple of 16.
+// Scores of `count` keys with one query of 32 W dimensions; filled up to a multiple of 16.
 template <int W>
 void score(const float* query, const uint16_t* keys, int64_t count, float* scores) {
-    __m512bh q[W];
-    for (int w = 0; w < W; ++w)
-        q[w] = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(query + BLOCK * w + LANES), _mm512_loadu_ps(query + BLOCK * w));
+    Pairs q[W];
+    for (int w = 0; w < W; ++w) q[w] = pairs(query + BLOCK * w);
     for (int64_t first = 0; first < count; first += LANES) {
-        __m512 part[LANES];
+        Lanes part[LANES];
         for (int i = 0; i < LANES; ++i) {
             const uint16_t* key = keys + std::min(first + i, count - 1) * BLOCK * W;
-            part[i] = _mm512_setzero_ps();
-            for (int w = 0; w < W; ++w)
-                part[i] = _mm512_dpbf16_ps(part[i], q[w], (__m512bh)_mm512_loadu_si512(key + BLOCK * w));
+            part[i] = all(0);
+            for (int w = 0; w < W; ++w) part[i] = dot(part[i], q[w], columns(key + BLOCK * w));
         }
-        _mm512_storeu_ps(scores + first, across(part));
+        store(scores + first, across(part));
     }
 }
 
 // The sum of `count` values, each times its share, divided by `total`.
 template <int W>
 void gather(const float* shares, const uint16_t* values, int64_t count, float total, float* out) {
-    __m512 sum[2 * W];
-    for (int w = 0; w < 2 * W; ++w) sum[w] = _mm512_setzero_ps();
+    Lanes sum[2 * W];
+    for (int w = 0; w < 2 * W; ++w) sum[w] = all(0);
     for (int64_t j = 0; j < count; ++j) {
-        const __m512 share = _mm512_set1_ps(shares[j]);
-        for (int w = 0; w < 2 * W; ++w) {
-            const __m256i half = _mm256_loadu_si256((const __m256i*)(values + j * BLOCK * W + LANES * w));
-            const __m512 x = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-            sum[w] = _mm512_fmadd_ps(share, x, sum[w]);
-        }
+        const Lanes share = all(shares[j]);
+        for (int w = 0; w < 2 * W; ++w) sum[w] = fma(share, widened(values + j * BLOCK * W + LANES * w), sum[w]);
     }
-    for (int w = 0; w < 2 * W; ++w)
-        _mm512_storeu_ps(out + LANES * w, _mm512_div_ps(sum[w], _mm512_set1_ps(total)));
+    for (int w = 0; w < 2 * W; ++w) store(out + LANES * w, over(sum[w], all(total)));
 }
 
 // One head of one token over what is before it, in the query's place; `scores` is the thread's own.
@@ -156,7 +133,7 @@ extern "C" void lean_pass(const Model* m, const Batch* b) {
     const int64_t n = batch.count, width = model.width, all = model.heads * model.dim;
     const int64_t columns = (model.heads + 2 * model.kv_heads) * model.dim;
     std::vector<float> x(n * width), qkv(n * columns);
-    Rows wide_rows(n, width), heads(n, all), inner(n, model.layer[0].down.width);
+    Rows rows(n, width), heads(n, all), inner(n, model.layer[0].down.width);
 #pragma omp parallel num_threads(model.threads) if (model.threads > 1)
     {
         std::vector<float> scores;
@@ -166,8 +143,9 @@ extern "C" void lean_pass(const Model* m, const Batch* b) {
         for (int64_t l = 0; l < model.layers; ++l) {
             const Layer& layer = model.layer[l];
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i) normalize(model, &x[i * width], layer.before_attention, wide_rows, i);
-            product(layer.qkv, wide_rows, n, qkv.data(), false);
+            for (int64_t i = 0; i < n; ++i)
+                normalize(model, &x[i * width], layer.before_attention, layer.qkv, rows, i);
+            product(layer.qkv, rows, n, qkv.data(), false);
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < n; ++i) place(model, batch, l, i, &qkv[i * columns]);
 #pragma omp for schedule(static)
@@ -177,16 +155,17 @@ extern "C" void lean_pass(const Model* m, const Batch* b) {
             }
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < n; ++i)
-                for (int64_t k = 0; k < all / BLOCK; ++k) heads.put(i, k, &qkv[i * columns + k * BLOCK]);
+                for (int64_t k = 0; k < all / BLOCK; ++k) heads.put(layer.out, i, k, &qkv[i * columns + k * BLOCK]);
             product(layer.out, heads, n, x.data(), true);
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i) normalize(model, &x[i * width], layer.before_mlp, wide_rows, i);
-            gated(layer.gate_up, wide_rows, n, inner);
+            for (int64_t i = 0; i < n; ++i)
+                normalize(model, &x[i * width], layer.before_mlp, layer.gate_up, rows, i);
+            gated(layer.gate_up, layer.down, rows, n, inner);
             product(layer.down, inner, n, x.data(), true);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < batch.kept; ++i)
-            normalize(model, &x[batch.keep[i] * width], model.gain, wide_rows, i);
-        if (batch.kept) product(model.head, wide_rows, batch.kept, batch.logits, false);
+            normalize(model, &x[batch.keep[i] * width], model.gain, model.head, rows, i);
+        if (batch.kept) product(model.head, rows, batch.kept, batch.logits, false);
     }
 }

@@ -8,7 +8,7 @@ threads.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class Machine:
     """Runs passes over one model.
 
     Args:
-        code: The compiled `lean_kernels.cpp`.
+        run: `lean_pass` of the compiled `lean_kernels.cpp`.
         model: A Mistral-like model in bf16 of shapes that suit (`llms.lean_plan.suits`).
         matrices: What `packed` returned for it.
         cos: bf16 [positions, 1, head dim], cosines of every position.
@@ -81,7 +81,7 @@ class Machine:
 
     def __init__(
         self,
-        code: ctypes.CDLL,
+        run: Callable[..., None],
         model: Any,
         matrices: Mapping[str, Tensor],
         cos: Tensor,
@@ -89,7 +89,7 @@ class Machine:
         *,
         sliding: int,
     ) -> None:
-        self._run, self._alive = code.lean_pass, [cos, sin, *matrices.values()]
+        self._run, self._alive = run, [cos, sin, *matrices.values()]
         inner, config = model.model, model.config
         self.vocabulary = int(model.lm_head.weight.shape[0])
         self.four_bit = any(BITS[blocks.shape[2]] == 4 for blocks in matrices.values())

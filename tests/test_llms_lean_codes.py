@@ -11,13 +11,13 @@ import torch
 from decoder_contract import DecoderContract
 from gguf import quants
 from gguf.constants import GGMLQuantizationType
+from lean_sets import runs
 from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 
 from llms.decoder import Decoder
 from llms.lean import LeanDecoder
 from llms.lean_codes import CodeFile
-from llms.lean_compiler import code
 from llms.reference import ReferenceDecoder
 from llms.sampling import Sampling
 
@@ -70,8 +70,8 @@ class TestLeanInFourBits(DecoderContract):
 @pytest.fixture(params=[False, True], ids=["operators", "machine code"])
 def machine(request: pytest.FixtureRequest) -> bool:
     """Both ways that 4-bit weights are read, each with a file of its own."""
-    if request.param and code() is None:
-        pytest.skip("no g++, or a CPU without AVX512-BF16")
+    if request.param and not runs():
+        pytest.skip("no C++ compiler, or a CPU without AVX2")
     return bool(request.param)
 
 
@@ -172,5 +172,5 @@ def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> No
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
     make_decoder(loaded).prefill(0, [1, 2, 3])
     assert loaded.folder is not None
-    assert CodeFile(loaded.folder, blocks=code() is not None).read() is not None
+    assert CodeFile(loaded.folder, blocks=runs()).read() is not None
     assert damage(loaded.folder) is None
