@@ -11,15 +11,14 @@ import contextlib
 import hashlib
 import logging
 import shutil
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chains.retrieval.chroma_server import ChromaServer
 from chains.retrieval.errors import IndexUnavailable
 from chains.retrieval.graph_files import whole
 from chains.retrieval.index import DECIMALS
@@ -41,8 +40,6 @@ _HNSW = {
     "batch_size": 2,
 }
 _BATCH = 5000
-# Chroma's HTTP client sets itself no limit: on a host that swallows packets it would hold up every search.
-_REACH_S = 3.0
 
 
 class ChromaIndex:
@@ -70,54 +67,33 @@ class ChromaIndex:
         from chromadb.config import Settings
 
         logging.getLogger("chromadb.telemetry").setLevel(logging.CRITICAL)
+        if self.remote:
+            return ChromaServer(self.target)
         settings = Settings(anonymized_telemetry=False)
-        if not self.remote:
-            try:
-                return chromadb.PersistentClient(self.target, settings=settings)
-            except BaseException:
-                # What failed to start stays in Chroma's cache for the process; asking again takes it out.
-                with contextlib.suppress(BaseException):
-                    release(chromadb.PersistentClient(self.target, settings=settings))
-                raise
-        host, port, secure = self._address()
-        with self._reached():
-            client = chromadb.HttpClient(host=host, port=port, ssl=secure, settings=settings)
-            client.heartbeat()
-        return client
-
-    def _address(self) -> tuple[str, int, bool]:
-        """Host, port and whether to speak TLS, out of the server's URL."""
-        url = urlsplit(self.target)
-        secure = url.scheme == "https"
-        return url.hostname or "127.0.0.1", url.port or (443 if secure else 8000), secure
-
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
-        """Runs what talks to the server if it can be reached at all; raises IndexUnavailable."""
         try:
-            socket.create_connection(self._address()[:2], timeout=_REACH_S).close()
-            yield
-        except Exception as error:
-            raise IndexUnavailable(
-                f"expected a Chroma server at {self.target!r}, found {type(error).__name__} "
-                f"{str(error)[:200]!r}; start it with `chroma run`, or leave out --chroma"
-            ) from error
+            return chromadb.PersistentClient(self.target, settings=settings)
+        except BaseException:
+            # What failed to start stays in Chroma's cache for the process; asking again takes it out.
+            with contextlib.suppress(BaseException):
+                broken: Any = chromadb.PersistentClient(self.target, settings=settings)
+                broken.close()
+            raise
 
     def open(self, generation: int) -> None:
         """Connects to the collection, made where it is not there; raises IndexUnavailable."""
         if self._client is None or not self.remote:
             self.close()
             self._client = self._open_client()
-            self._attach()
         else:
-            with self._reached():
-                self._attach()
+            self._client.reach()
+        self._attach()
         self.generation = generation
 
     def _attach(self) -> None:
         configuration: Any = {"hnsw": _HNSW}
+        options = {} if self.remote else {"embedding_function": None}
         self._collection = self._client.get_or_create_collection(
-            self._name, embedding_function=None, configuration=configuration
+            self._name, configuration=configuration, **options
         )
 
     def close(self) -> None:
@@ -125,7 +101,7 @@ class ChromaIndex:
         client, self._client, self._collection = self._client, None, None
         self.generation = -1
         if client is not None:
-            release(client)
+            client.close()
 
     def rest(self) -> None:
         """Lets go of a folder's files, which another process may write now; keeps a server's connection."""
@@ -137,9 +113,8 @@ class ChromaIndex:
     def destroy(self) -> None:
         """Deletes the folder, or this store's collection on the server, and nothing else."""
         if self.remote:
-            client = self._client or self._open_client()
-            if self._name in {collection.name for collection in client.list_collections()}:
-                client.delete_collection(self._name)
+            self._client = self._client or self._open_client()
+            self._client.delete_collection(self._name)
             self.close()
             return
         self.close()
@@ -229,16 +204,6 @@ class ChromaIndex:
     def rows(self) -> set[int]:
         """Every row that the collection holds."""
         return {int(row) for row in self._opened().get(include=[])["ids"]}
-
-
-def release(client: Any) -> None:
-    """Closes a Chroma client together with its HTTP connections, which its own `close` leaves open."""
-    holders = (client, getattr(client, "_admin_client", None))
-    sessions = [getattr(getattr(holder, "_server", None), "_session", None) for holder in holders]
-    client.close()
-    for session in sessions:
-        if session is not None:
-            session.close()
 
 
 def _batches(rows: Sequence[int]) -> list[Sequence[int]]:
