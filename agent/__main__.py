@@ -22,11 +22,13 @@ def _drop_current_folder() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (see `agent.exit_codes`)."""
+    from agent.cli.collector import patient_collector
     from agent.cli.main import main as run
     from llms.openmp import bound_spinning
 
     bound_spinning()
-    code = run(sys.argv[1:] if argv is None else argv)
+    with patient_collector():
+        code = run(sys.argv[1:] if argv is None else argv)
     if any(thread.name.startswith("tool ") for thread in threading.enumerate()):
         # A tool that never came back is still running in native code, which aborts a normal shutdown.
         sys.stderr.flush()

@@ -1,8 +1,12 @@
-"""How fast the command line starts: python benchmarks/start.py [--runs N].
+"""How fast the command line starts: python benchmarks/start.py [--runs N] [--only NAME …].
 
-Measures `--help` and the time to the first progress line, the first token and the end of `ask` over the
-handbook in examples/docs, each as a fresh process. Baselines in the same run: a bare interpreter, and one
-that imports torch and transformers, below which no answer of a local model can begin.
+Measures `--help` and the time to the first progress line, the first token and the end of several commands,
+each as a fresh process, with the processor time that it took; documents are the handbook in examples/docs.
+Baselines in the same run: a bare interpreter, one that imports torch, below which no answer of a local
+model can begin, one that imports transformers too, and the first token that transformers alone makes of the
+same checkpoint with `generate`. Rounds go through all commands in turn, so that a busy machine is busy for
+all of them; ratios are medians over the rounds, of the first token (of the end where there is none) over
+importing torch.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import selectors
 import statistics
 import subprocess
 import sys
@@ -17,13 +23,43 @@ import tempfile
 import time
 from pathlib import Path
 
+from llms.catalog import cache_dir
+from llms.fetch import embedded_checkpoint
+
 ROOT = Path(__file__).parents[1]
 AGENT = [sys.executable, "-m", "agent"]
 QUESTION = "What does double quantization save?"
+TORCH = "import torch"
+PLAIN = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="bfloat16")
+turns = [{"role": "user", "content": "Say hello."}]
+ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
+out = model.generate(**ids, max_new_tokens=1, do_sample=False)
+sys.stdout.write(tokenizer.decode(out[0]))
+"""
+
+
+def commands(checkpoint: Path) -> dict[str, list[str]]:
+    """Return what is timed, by name."""
+    short = ["--no-docs", "--no-tools", "--max-tokens", "8", "Say hello."]
+    return {
+        "bare python": [sys.executable, "-c", ""],
+        TORCH: [sys.executable, "-c", "import torch"],
+        "import torch, transformers": [sys.executable, "-c", "import torch, transformers"],
+        "transformers generate": [sys.executable, "-c", PLAIN, str(checkpoint)],
+        "--help": [*AGENT, "--help"],
+        "ask --docs (answered)": [*AGENT, "ask", "--docs", "examples/docs", QUESTION],
+        "ask --no-docs --no-tools": [*AGENT, "ask", *short],
+        "chat --no-docs --no-tools": [*AGENT, "chat", *short],
+    }
 
 
 def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Seconds to the first byte on stderr, the first on stdout, and the end."""
+    """Seconds to the first byte on stderr, the first on stdout, the end, and of processor time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     child = subprocess.Popen(
         command,
@@ -35,8 +71,6 @@ def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     )
     assert child.stdout is not None and child.stderr is not None
     marks: dict[str, float] = {}
-    import selectors
-
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ, "first token")
         selector.register(child.stderr, selectors.EVENT_READ, "progress")
@@ -49,46 +83,45 @@ def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
                     selector.unregister(key.fileobj)
     if child.wait() != 0:
         raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
-    return {**marks, "end": time.perf_counter() - started}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {**marks, "end": time.perf_counter() - started, "cpu": cpu}
 
 
 def main() -> None:
     """Print a table of medians, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="parts of names of commands; torch is always timed"
+    )
     args = parser.parse_args()
+    checkpoint = embedded_checkpoint(cache_dir())
+    chosen = {
+        name: command
+        for name, command in commands(checkpoint).items()
+        if not args.only or name == TORCH or any(part in name for part in args.only)
+    }
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     with tempfile.TemporaryDirectory() as home:
-        environment = os.environ | {"AGENT_HOME": home}
+        environment = os.environ | {"AGENT_HOME": home, "HF_HUB_OFFLINE": "1"}
         environment.setdefault("AGENT_CACHE_DIR", "platform")
         timed([*AGENT, "ingest", "examples/docs"], environment)
-        commands = {
-            "bare python": [sys.executable, "-c", ""],
-            "import torch, transformers": [sys.executable, "-c", "import torch, transformers"],
-            "--help": [*AGENT, "--help"],
-            "ask --docs (answered)": [*AGENT, "ask", "--docs", "examples/docs", QUESTION],
-            "ask --no-docs --no-tools": [
-                *AGENT,
-                "ask",
-                "--no-docs",
-                "--no-tools",
-                "--max-tokens",
-                "8",
-                "Say hello.",
-            ],
+        for _ in range(args.runs):
+            for name, command in chosen.items():
+                rows[name].append(timed(command, environment))
+    print(f"{'command':28} {'progress s':>10} {'token s':>8} {'end s':>7} {'cpu s':>7}   of importing torch")
+    report: dict[str, dict[str, float]] = {}
+    for name, found in rows.items():
+        keys = ("progress", "first token", "end", "cpu")
+        report[name] = {
+            key: round(statistics.median(row[key] for row in found), 3) for key in keys if key in found[0]
         }
-        report: dict[str, dict[str, float]] = {}
-        print(f"{'command':28} {'progress s':>10} {'token s':>8} {'end s':>7}   of torch import")
-        for name, command in commands.items():
-            rows = [timed(command, environment) for _ in range(args.runs)]
-            keys = {key for row in rows for key in row}
-            report[name] = {k: round(statistics.median(row[k] for row in rows if k in row), 3) for k in keys}
-            torch = report.get("import torch, transformers", {}).get("end")
-            ratio = f"{report[name]['end'] / torch:.2f}x" if torch else ""
-            shown = [
-                f"{report[name][k]:.2f}" if k in report[name] else ""
-                for k in ("progress", "first token", "end")
-            ]
-            print(f"{name:28} {shown[0]:>10} {shown[1]:>8} {shown[2]:>7}   {ratio}")
+        pairs = zip(found, rows[TORCH], strict=True)
+        ratio = statistics.median(row.get("first token", row["end"]) / torch["end"] for row, torch in pairs)
+        report[name]["of torch"] = round(ratio, 3)
+        shown = [f"{report[name][key]:.2f}" if key in report[name] else "" for key in keys]
+        print(f"{name:28} {shown[0]:>10} {shown[1]:>8} {shown[2]:>7} {shown[3]:>7}   {ratio:.2f}x")
     print(json.dumps({"benchmark": "start", **report}))
 
 

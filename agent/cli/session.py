@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
+from agent.cli.collector import started
 from agent.cli.turn import answers, can_ask, ending_on_signals, run_turn
 from agent.context import RunContext
 
@@ -44,6 +45,7 @@ class Session:
         path = self.parts.settings.folders.threads if self.keep else None
         self.threads = self._stack.enter_context(open_threads(path))
         self.rebuild(self.parts, self.context)
+        started()
         return self
 
     def __exit__(self, *error: Any) -> None:
