@@ -114,13 +114,15 @@ class Engine:
         self._clear = True
 
     def cancel(self, handle: Handle) -> None:
-        """Stop a request; its slot is taken back before the next step."""
+        """Stop a request; its slot is taken back at once, or after the step that runs."""
         if os.getpid() != self._process:
             return  # a forked child drops its copy of the parent's stream: the lock may be held for ever
         with self._lock:
             self.queue.drop(handle)
             handle.done = True
             handle.wake()
+        if handle.slot is not None:
+            self.lead.alone(handle, self.queue.reap)
 
     def drive(self, waiter: Waiter) -> None:
         """Return once the waiter has something to read; see `Lead`.
@@ -142,11 +144,35 @@ class Engine:
     # One step; only the leader is here.
 
     def _step(self) -> None:
+        """Run one step for everybody; whatever happens in it, nobody is left to wait for ever."""
+        self.steps += 1
+        try:
+            self._advance()
+        except Exception as error:
+            self._start_over(error)
+        except BaseException:  # Ctrl-C reached the thread that leads, in the middle of anything
+            self._start_over(None)
+            raise
+
+    def _start_over(self, error: Exception | None) -> None:
+        """Trust nothing in the cache: who is under way is computed again from its tokens.
+
+        Args:
+            error: What ends all of them instead, where it is not the caller that was interrupted.
+        """
+        broken = self.run.drop()
+        self.queue.restart(error, broken)
+        with self._lock:
+            for job in self._jobs if error is not None else ():
+                job.error = error
+                job.wake()
+        self.table.reset()
+
+    def _advance(self) -> None:
         """Reap, admit, prefill a chunk, score a chunk, launch a token for everybody who wants one.
 
         What was launched before is read last, while the latest launch runs.
         """
-        self.steps += 1
         self.run.settle()
         self.queue.reap()
         if self._clear:
@@ -154,16 +180,32 @@ class Engine:
             self.table.clear()
         self.queue.admit(self.run.begin)
         under_way = len(self.run.flights)
-        late = self.queue.prefilling()
-        for batch in packed(late, lambda h: min(h.pending, PREFILL_TOKENS), PREFILL_TOKENS)[:1]:
-            self.run.launch(batch)
+        if late := self._next_prompts():
+            self.run.launch(late)
         with self._lock:
-            job = self._jobs[0] if self._jobs else None
+            job = self._jobs.pop(0) if self._jobs else None
+            if job is not None:
+                self._jobs.append(job)  # jobs take turns
         if job is not None:
             self._run_job(job)
         if ready := self.queue.decoding():
             self.run.decode(ready)
         self.run.land(max(under_way, len(self.run.flights) - 1))
+        self.queue.reap()
+
+    def _next_prompts(self) -> list[Handle]:
+        """Return the prompts of which this step prefills a chunk: those that have waited longest for a turn.
+
+        The longest first would be as fast, but while long ones keep coming a short one would never be next.
+        """
+        late = self.queue.prefilling()
+        for handle in late:
+            handle.turn = handle.turn or self.steps
+        batches = packed(late, lambda h: min(h.pending, PREFILL_TOKENS), PREFILL_TOKENS)
+        chosen = min(batches, key=lambda batch: min(h.turn for h in batch), default=[])
+        for handle in chosen:
+            handle.turn = self.steps + 1
+        return chosen
 
     def _run_job(self, job: ScoreJob) -> None:
         """Run one chunk of a scoring job; without memory for it, make room and try again.

@@ -105,6 +105,13 @@ class Flights:
                 handle.flight = None
         return flight
 
+    def clear(self) -> None:
+        """Forget every step under way."""
+        for flight in self._flights:
+            for handle in flight.rows:
+                handle.flight = None
+        self._flights.clear()
+
     def forget(self, handle: Handle) -> None:
         """Drop what is under way for a request that leaves its slot; no other row is touched."""
         for flight in self._flights:

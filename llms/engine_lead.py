@@ -45,13 +45,28 @@ class Lead:
 
     def drive(self, waiter: Waiter) -> None:
         """Return once the waiter has something to read, running steps where nobody else does."""
-        if not self._leads(waiter):
-            return
         try:
-            while not waiter.satisfied:
-                self._step()
+            if self._leads(waiter):
+                while not waiter.satisfied:
+                    self._step()
         finally:
-            with self._lock:
+            self._leave(waiter)
+
+    def alone(self, waiter: Waiter, work: Callable[[], None]) -> None:
+        """Do some of the leader's work where nobody leads; whoever leads does it within a step."""
+        with self._lock:
+            if self.leader is not None:
+                return
+            self.leader = waiter
+        try:
+            work()
+        finally:
+            self._leave(waiter)
+
+    def _leave(self, waiter: Waiter) -> None:
+        """Give up the lead, if it is this waiter's."""
+        with self._lock:
+            if self.leader is waiter:
                 self.leader = None
                 self._hand_over()
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from llms.engine_memory import out_of_memory, too_large
 from llms.engine_request import Handle
+from llms.errors import LLMError
 from llms.prefix import MIN_SHARED, SlotTable, common_prefix
 
 SHORT = 8
@@ -94,7 +96,13 @@ class Queue:
     def _place(self, handle: Handle) -> None:
         """Move a request from waiting to a slot, with what is cached of it."""
         sequence = [*handle.request.prompt, *handle.generated]
-        slot, cached = self._table.acquire(sequence)
+        try:
+            slot, cached = self._table.acquire(sequence)
+        except Exception as error:
+            room = out_of_memory(error) and (self._table.evict() or self.make_room())
+            if not room:
+                self._end([handle], too_large(handle, error) if out_of_memory(error) else error)
+            return
         with self._lock:
             if handle not in self.waiting:  # cancelled meanwhile
                 self._table.release(slot)
@@ -147,6 +155,33 @@ class Queue:
             self.active.remove(handle)
             self.waiting.append(handle)
         self._release(handle, keep=keep)
+
+    def restart(self, error: Exception | None, broken: Handle | None) -> None:
+        """Take the slot of every request without touching the decoder; they wait to be computed again.
+
+        Args:
+            error: What ends all of them instead; None for nothing.
+            broken: A request that cannot go on, because an interrupt came while a token was handed to it.
+        """
+        with self._lock:
+            self.waiting, self.active = [*self.active, *self.waiting], []
+            self._limit = self._max_batch
+            for handle in self.waiting:
+                handle.slot, handle.pending, handle.flight = None, 0, None
+            ended = self.waiting if error is not None else []
+        self._end(list(ended), error)
+        if broken is not None and not broken.done:
+            self._end(
+                [broken], LLMError("Expected to hand a token over, found an interrupt meanwhile. Ask again.")
+            )
+
+    def _end(self, handles: Sequence[Handle], error: Exception | None) -> None:
+        """End waiting requests with an error."""
+        with self._lock:
+            for handle in handles:
+                self.drop(handle)
+                if error is not None:
+                    handle.fail(error)
 
     def discard(self, handles: Sequence[Handle]) -> None:
         """Take failed requests out and drop their KV, which may be half-written or NaN."""

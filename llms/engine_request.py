@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -125,6 +126,7 @@ class Handle:
         pending: Tokens at the end of the sequence that the decoder has not seen yet.
         started: Whether it has ever had a slot. checked: Whether logits were looked at for NaN.
         sampling: How a decoder picks its tokens. flight: The latest step under way that gives one of them.
+        turn: The step since which its prompt waits for a chunk; 0 before its first one.
     """
 
     def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
@@ -135,6 +137,7 @@ class Handle:
         self.pending = 0
         self.started = False
         self.checked = False
+        self.turn = 0
         self.done = False
         self.sampling = Sampling() if request.on_host else request.steering
         self.flight: Flight | None = None
@@ -294,6 +297,6 @@ def gather(handles: Sequence[Handle]) -> list[list[Piece]]:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    """Run a callback on a loop that may have been closed meanwhile."""
-    if not loop.is_closed():
+    """Run a callback on a loop that may have been closed meanwhile, or is just being closed."""
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)

@@ -41,6 +41,7 @@ class Runner:
         self.flights = Flights()
         self.guesser = Guesser(decoder, table)
         self._watched: Handle | None = None
+        self._taking: Handle | None = None
         queue.left = self.flights.forget
 
     def settle(self) -> None:
@@ -74,7 +75,11 @@ class Runner:
         for slot, handle, tokens in zip(slots[len(fed) :], batch[len(fed) :], lists, strict=True):
             self._table.extend(slot, tokens)
             handle.pending -= len(tokens)
-        self.flights.add(Flight(batch, result))
+        try:
+            self.flights.add(Flight(batch, result))
+        except Exception as error:  # a device's errors come late
+            self.fail(batch, error)
+            return
         if not self._ahead:
             self.land()
 
@@ -114,6 +119,7 @@ class Runner:
                 token = choose(flight.logits[row], handle)
             if request.top_logprobs is not None:
                 info = report(flight.logits[row], token, request.top_logprobs)
+            self._taking = handle
             if request.constraint is not None:
                 complete = request.constraint.accept(token)
             forced = [] if complete else self._forced(handle, spent=1)
@@ -133,6 +139,7 @@ class Runner:
     def begin(self, handle: Handle) -> None:
         """Write what a request's grammar forces before its first token is asked for."""
         try:
+            self._taking = handle
             forced = self._forced(handle)
         except Exception as error:
             self.fail([handle], error)
@@ -149,6 +156,7 @@ class Runner:
             self.fail([handle], error)
             return True
         handle.pending = 1 - len(new)  # all of them but the last are in the cache
+        self._taking = handle
         self._deliver(handle, [(token, False) for token in new])
         self.guesser.saw(handle, new, "verify")
         return True
@@ -177,9 +185,17 @@ class Runner:
                 if not handle.done:
                     handle.push(token, info, complete)
                     handle.pending += 1
+        self._taking = None
+
+    def drop(self) -> Handle | None:
+        """Forget every step under way; return the request that was being handed a token."""
+        self.flights.clear()
+        broken, self._taking, self._watched = self._taking, None, None
+        return broken
 
     def fail(self, batch: Sequence[Handle], error: BaseException) -> None:
         """End requests with an error."""
+        self._taking = None
         with self._lock:
             for handle in batch:
                 self._queue.drop(handle)

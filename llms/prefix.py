@@ -95,7 +95,7 @@ class SlotTable:
         if source is not None and target == source:
             self._decoder.truncate(target, length)
         elif source is not None:
-            self._decoder.fork(source, target, length)
+            self._copy(source, target, length)
             if source in self._idle:
                 self._idle.move_to_end(source)
         self._idle.pop(target, None)
@@ -106,7 +106,7 @@ class SlotTable:
     def branch(self, source: int, length: int) -> int:
         """Take a slot that starts as a copy of a busy slot's first `length` tokens."""
         target = self._empty_slot(None)
-        self._decoder.fork(source, target, length)
+        self._copy(source, target, length)
         self._idle.pop(target, None)
         self._busy.add(target)
         self._tokens[target] = self._tokens[source][:length]
@@ -149,6 +149,14 @@ class SlotTable:
         while room is not None and room() < tokens and self.evict():
             pass
 
+    def reset(self) -> None:
+        """Empty every slot, whatever is noted of it: after an error one does not know what it holds."""
+        for slot in range(self._decoder.max_slots):
+            self._decoder.free(slot)
+        self._tokens.clear()
+        self._busy.clear()
+        self._idle.clear()
+
     def clear(self) -> None:
         """Drop every idle slot."""
         for slot in list(self._idle):
@@ -164,6 +172,14 @@ class SlotTable:
                 self._idle.move_to_end(other)
                 return True
         return False
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        """Fork a slot; what a failed copy leaves behind is no beginning of anything."""
+        try:
+            self._decoder.fork(source, target, length)
+        except Exception:
+            self._decoder.free(target)
+            raise
 
     def _drop(self, slot: int) -> None:
         self._idle.pop(slot, None)
