@@ -64,6 +64,27 @@ def test_another_embedder_is_refused_until_reembedded(tmp_path: Path, docs: Path
         assert again.verify().ok
 
 
+def test_another_precision_is_refused_until_reembedded(tmp_path: Path, docs: Path) -> None:
+    path = tmp_path / "s"
+    with DocumentStore(path, index="exact", precision="bfloat16") as store:
+        store.ingest(docs)
+        half = store._manifest.changes(-1).vectors
+    with DocumentStore(path, index="exact") as plain:  # goes on with what the store was made with
+        assert plain.stats()["precision"] == "bfloat16"
+        assert "Ferries" in plain.retriever(k=1).invoke("ferries")[0].page_content
+        (docs / "harbour.txt").write_text("The harbour is closed. Ferries rest.\n")
+        assert plain.ingest(docs).embedded == 1
+    with DocumentStore(path, index="exact", precision="float32") as full:
+        with pytest.raises(errors.EmbedderMismatch, match=r"bfloat16.*float32.*--reembed"):
+            full.ingest(docs)
+        with pytest.raises(errors.EmbedderMismatch, match="--reembed"):
+            full.retriever().invoke("ferries")
+        full.ingest(docs, reembed=True)
+        vectors = full._manifest.changes(-1).vectors
+        assert full.verify().ok and full.stats()["precision"] == "float32"
+    assert vectors.shape == half.shape and not (vectors[:1] == half[:1]).all()
+
+
 def test_another_splitter_is_refused_until_reembedded(tmp_path: Path, docs: Path) -> None:
     path = tmp_path / "s"
     with DocumentStore(path, WordEmbeddings()) as store:

@@ -38,16 +38,23 @@ PROBE_COSINE = 0.999
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedderIdentity:
-    """What the store records of its embedder: name, sha256 of the weights or a probe vector, size, window."""
+    """What the store records of its embedder: name, sha256 of the weights or a probe vector, size, window.
+
+    `precision` is that of the packaged model's arithmetic; its vectors of two precisions are never mixed.
+    """
 
     name: str
     weights_sha256: str
     dimension: int
     window: int
+    precision: Precision = "float32"
 
     def to_json(self) -> str:
-        """The identity as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The identity as one line of JSON; the usual precision is left out, as older stores have it."""
+        values = asdict(self)
+        if self.precision == "float32":
+            del values["precision"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> EmbedderIdentity:
@@ -71,7 +78,7 @@ def default_model_dir() -> Path:
 def default_embeddings(precision: Precision = "float32") -> MiniLM:
     """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch.
 
-    See `MiniLM` for what a precision of "bfloat16" saves and costs. Both are one embedder to a store.
+    See `MiniLM` for what a precision of "bfloat16" saves and costs. To a store the two are two embedders.
     """
     from chains.retrieval.minilm import MiniLM
 
@@ -96,7 +103,7 @@ def _sha256(path: Path, state: tuple[int, int, int]) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _identity_of(folder: Path) -> EmbedderIdentity:
+def _identity_of(folder: Path, precision: Precision) -> EmbedderIdentity:
     """The identity of a sentence-transformers folder: by its weights, wherever it lies."""
     weights = folder / "model.safetensors"
     found = weights.stat()
@@ -104,14 +111,20 @@ def _identity_of(folder: Path) -> EmbedderIdentity:
     size = int(json.loads((folder / "config.json").read_text())["hidden_size"])
     window = int(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
     name = DEFAULT_NAME if folder == default_model_dir() else folder.name
-    return EmbedderIdentity(name=name, weights_sha256=digest, dimension=size, window=window)
+    return EmbedderIdentity(
+        name=name, weights_sha256=digest, dimension=size, window=window, precision=precision
+    )
 
 
 class Embedder:
-    """Unit vectors and token counts from any LangChain `Embeddings`, the packaged MiniLM by default."""
+    """Unit vectors and token counts from any LangChain `Embeddings`, the packaged MiniLM by default.
 
-    def __init__(self, embeddings: Embeddings | None = None) -> None:
+    `precision` is the packaged model's; what is given as an object has its own.
+    """
+
+    def __init__(self, embeddings: Embeddings | None = None, precision: Precision = "float32") -> None:
         self._given = embeddings
+        self._precision: Precision = getattr(embeddings, "precision", "float32") if embeddings else precision
         self._lock = threading.RLock()
         self._queries: dict[str, NDArray[np.float32]] = {}
 
@@ -119,7 +132,7 @@ class Embedder:
     def embeddings(self) -> Embeddings:
         """The LangChain object; loads the model on first use."""
         with self._lock:
-            return self._given if self._given is not None else default_embeddings()
+            return self._given if self._given is not None else default_embeddings(self._precision)
 
     @cached_property
     def identity(self) -> EmbedderIdentity:
@@ -127,7 +140,7 @@ class Embedder:
         name = str(getattr(self._given, "model_name", None) or getattr(self._given, "model", None) or "")
         folder = default_model_dir() if self._given is None else Path(name or os.devnull)
         if (folder / "sentence_bert_config.json").is_file() and (folder / "model.safetensors").is_file():
-            return _identity_of(folder)
+            return _identity_of(folder, self._precision)
         name = f"{type(self._given).__name__}:{name}" if name else type(self._given).__qualname__
         return EmbedderIdentity(
             name=name, weights_sha256="", dimension=len(self.probe), window=self._given_window()

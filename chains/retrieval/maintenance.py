@@ -23,6 +23,7 @@ _GOOD_RECALL = 0.9
 def stats(manifest: Manifest, nearest: NearestNeighbours) -> dict[str, Any]:
     """Counts, settings and sizes on disk: bytes in blocks, since a sparse file's size says nothing."""
     recorded = manifest.meta("embedder")
+    embedder = EmbedderIdentity.from_json(recorded) if recorded else None
     sources = manifest.sources()
     files = [path for path in manifest.folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return {
@@ -33,7 +34,8 @@ def stats(manifest: Manifest, nearest: NearestNeighbours) -> dict[str, Any]:
         "kinds": {kind: sum(s.kind == kind for s in sources) for kind in sorted({s.kind for s in sources})},
         "generation": manifest.generation,
         "index": nearest.state(),
-        "embedder": EmbedderIdentity.from_json(recorded).name if recorded else None,
+        "embedder": embedder.name if embedder else None,
+        "precision": embedder.precision if embedder else None,
         "splitter": manifest.meta("splitter"),
         "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
     }

@@ -55,7 +55,7 @@ class MiniLM(Embeddings):
             raise EmbedderUnavailable(
                 f"expected a precision out of {get_args(Precision)}, found {precision!r}; leave it out"
             )
-        self.model_name = str(folder)
+        self.model_name, self.precision = str(folder), precision
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             window = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))

@@ -5,12 +5,23 @@ Knows the manifest's settings. Refuses to embed or cut anything itself.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from chains.retrieval.embedder import PROBE_COSINE, Embedder, EmbedderIdentity
 from chains.retrieval.errors import EmbedderMismatch, SplitterMismatch
 from chains.retrieval.manifest import Manifest
 from chains.retrieval.splitter import Splitter, SplitterConfig
+
+if TYPE_CHECKING:
+    from chains.retrieval.minilm import Precision
+
+
+def recorded_precision(manifest: Manifest) -> Precision:
+    """The precision of the packaged model that a store was made with; float32 for a new one."""
+    recorded = manifest.meta("embedder")
+    return EmbedderIdentity.from_json(recorded).precision if recorded else "float32"
 
 
 class StoreSettings:
@@ -67,8 +78,8 @@ class StoreSettings:
             return
         if not self._manifest.empty:
             raise EmbedderMismatch(
-                f"expected the embedder this store was made with, {wanted.name!r} ({wanted.dimension} "
-                f"dimensions), found {found.name!r} ({found.dimension}); run `agent ingest --reembed`"
+                f"expected the embedder this store was made with, {_shown(wanted)}, found {_shown(found)}; "
+                "ask with the former, or embed everything anew with the latter: `agent ingest --reembed`"
             )
         self._manifest.execute("DELETE FROM meta WHERE key IN ('embedder', 'probe')")
 
@@ -79,3 +90,7 @@ class StoreSettings:
             return True
         stored = np.frombuffer(bytes.fromhex(probe), dtype=np.float32)
         return float(stored @ self._embedder.probe) >= PROBE_COSINE
+
+
+def _shown(embedder: EmbedderIdentity) -> str:
+    return f"{embedder.name!r} ({embedder.dimension} dimensions, {embedder.precision})"

@@ -31,7 +31,7 @@ from chains.retrieval.report import IngestReport, ProgressCallback
 from chains.retrieval.rerank import Reranker
 from chains.retrieval.retriever import StoreRetriever, has_lines
 from chains.retrieval.search import Hit, Searcher, SearchMode, SearchOptions
-from chains.retrieval.settings import StoreSettings
+from chains.retrieval.settings import StoreSettings, recorded_precision
 from chains.retrieval.splitter import SplitterConfig
 from chains.retrieval.vectorstore import StoreVectorStore, app_document
 from chains.retrieval.verify import VerifyReport, salvage
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from chains.retrieval.minilm import Precision
+
 
 class DocumentStore:
     """Documents in a folder, ingested, searched and cited.
@@ -50,8 +52,9 @@ class DocumentStore:
         path: the store's folder, made where it is not there. embeddings: any LangChain Embeddings; by default
         the packaged all-MiniLM-L6-v2, loaded on first use. chroma: the URL of a Chroma server that holds the
         index instead of the folder; the manifest stays in `path`. index: "chroma" (kept and asked, with the
-        exact index as its stand-in) or "exact" (numpy only). splitter: how documents are cut; by default as
-        the store was made. fusion: how hybrid search joins its halves.
+        exact index as its stand-in) or "exact" (numpy only). fusion: how hybrid search joins its halves.
+        splitter: how documents are cut; precision: of the packaged embedder, see `MiniLM`; both by default as
+        the store was made.
 
     Raises:
         StoreTooNew, StoreDamaged, StoreUnwritable: the folder cannot be used; nothing in it was changed.
@@ -66,10 +69,11 @@ class DocumentStore:
         index: IndexKind = "chroma",
         splitter: SplitterConfig | None = None,
         fusion: Fusion | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.path = Path(path)
-        self._embedder = Embedder(embeddings)
         self._manifest = Manifest(self.path)
+        self._embedder = Embedder(embeddings, precision or recorded_precision(self._manifest))
         self._lock = WriterLock(self.path)
         self._nearest = NearestNeighbours(self._manifest, index, chroma)
         self._searcher = Searcher(self._manifest, self._nearest, self._embedder, fusion)
@@ -109,12 +113,10 @@ class DocumentStore:
         """Brings the store up to these files and folders; unchanged files are not read again.
 
         Args:
-            paths: files and folders; folders are walked.
-            progress: called with a `Progress` after each file and each batch.
-            dry_run: reports what would be done and writes nothing.
-            reembed: embeds everything in the store anew first, where embedder or splitter changed.
-            max_file_bytes: larger files fail with DocumentTooLarge.
-            prune: sources that vanished from a folder that is walked are removed.
+            paths: files and folders, which are walked. progress: called with a `Progress` now and then.
+            dry_run: reports what would be done and writes nothing. reembed: embeds everything in the store
+            anew first, where embedder or splitter changed. max_file_bytes: larger files fail with
+            DocumentTooLarge. prune: sources that vanished from a folder that is walked are removed.
 
         Raises:
             SourceNotFound, SourceUnreadable, NothingToIngest: about `paths` as a whole; a file's is reported.
@@ -146,10 +148,13 @@ class DocumentStore:
         full = os.path.realpath(given)
         with self._writing("remove"):
             chosen = self._manifest.sources_at({given, full, f"{APP_PREFIX}{given}"}, [full])
-            removed = self._manifest.remove(chosen)
-            if removed:
-                self._manifest.tidy()
-                self._nearest.sync()
+            return self._removed(chosen)
+
+    def _removed(self, paths: Iterable[str]) -> list[str]:
+        removed = self._manifest.remove(paths)
+        if removed:
+            self._manifest.tidy()
+            self._nearest.sync()
         return removed
 
     def add_texts(self, texts: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
@@ -164,10 +169,7 @@ class DocumentStore:
     def delete_texts(self, ids: Iterable[str]) -> list[str]:
         """Deletes texts that `add_texts` added; returns the ids that were there."""
         with self._writing("delete"):
-            removed = self._manifest.remove(f"{APP_PREFIX}{name}" for name in ids)
-            if removed:
-                self._manifest.tidy()
-                self._nearest.sync()
+            removed = self._removed(f"{APP_PREFIX}{name}" for name in ids)
         return [path.removeprefix(APP_PREFIX) for path in removed]
 
     def watch(self, paths: Iterable[str | os.PathLike[str]], **options: Any) -> None:
