@@ -115,7 +115,8 @@ class Parts:
         """The document store at the settings' folder."""
         from chains.retrieval import DocumentStore
 
-        return DocumentStore(self.settings.store, chroma=self.settings.chroma)
+        s = self.settings
+        return DocumentStore(s.store, chroma=s.chroma, precision=s.embedding_precision)
 
     @cached_property
     def embeddings(self) -> Embeddings:

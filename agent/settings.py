@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(default=None, description="folder of the checkpoints, or 'platform'")
     store_dir: Path | None = Field(default=None, description="folder of the document store")
     chroma: str | None = Field(default=None, description="URL of a Chroma server that holds the index")
+    embedding_precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="arithmetic of the embedder; as the store was made if unset"
+    )
 
     model: str = Field(default="auto", min_length=1, description="model name, Hub id, folder or GGUF file")
     quantization: str = Field(default="auto", description="auto, none, nf4, fp4 or int8")

@@ -69,6 +69,17 @@ def test_a_second_ingest_has_nothing_to_do(agent: Agent) -> None:
     assert json.loads(agent("ingest", "docs", "--dry-run", "--json")[1])["dry_run"] is True
 
 
+def test_the_precision_is_chosen_with_the_first_ingest(agent: Agent, tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "half"))
+    assert agent("ingest", "docs/notes.md", "--precision", "bfloat16", *store)[0] == 0
+    assert json.loads(agent("docs", "stats", "--json", *store)[1])["precision"] == "bfloat16"
+    assert agent("ingest", "docs/notes.md", *store)[0] == 0
+    code, _, err = agent("ingest", "docs/notes.md", "--precision", "float32", *store)
+    assert code != 0 and "bfloat16" in err and "--reembed" in err
+    assert agent("ingest", "docs/notes.md", "--precision", "float32", "--reembed", *store)[0] == 0
+    assert json.loads(agent("docs", "stats", "--json", *store)[1])["precision"] == "float32"
+
+
 def test_list_show_stats_export_verify(agent: Agent, home: Path) -> None:
     listed = json.loads(agent("docs", "list", "--json")[1])["documents"]
     assert {(os.path.basename(d["path"]), d["kind"]) for d in listed} == {

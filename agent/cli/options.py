@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SETTINGS = (
     "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature",
     "top_p", "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner",
-    "files",
+    "files", "embedding_precision",
 )  # fmt: skip
 
 
