@@ -10,7 +10,7 @@ from fakes import ScriptedChat
 from chains.code import code_chain
 from chains.code.result import Check
 from chains.code.signature import fit_signature
-from chains.code.source import code_of
+from chains.code.source import code_of, under_name
 from chains.code.write import sampled
 from sandbox import Limits, Sandbox
 
@@ -86,3 +86,19 @@ def test_a_function_that_a_reply_holds_twice_is_kept_once() -> None:
     assert code_of(twice) == f"{once}\n\nx = f()\n"
     other = "def f():\n    return 1\n\n\ndef f():\n    return 2\n"
     assert code_of(f"```python\n{other}```") == other
+
+
+def test_examples_of_use_that_would_fail_are_left_out_and_the_function_gets_the_users_name() -> None:
+    reply = (
+        "```python\ndef twice(x):\n    return twice_of(x)\n\ndef twice_of(x):\n    return 2 * x\n\n"
+        "# Example:\nprint(double(2))\nif __name__ == '__main__':\n    twice(1)\n```"
+    )
+    result = code_chain(ScriptedChat(replies=["def double(x):", reply]), RUN, repairs=0).invoke(REQUEST)
+    assert result.verified and "print" not in result.code and "Example" not in result.code
+    assert "double" in result.code and "__main__" not in result.code
+
+
+def test_a_name_that_is_taken_in_the_function_is_given_beside_its_own() -> None:
+    code = under_name("def total(numbers):\n    return sum(numbers)\n", "total", "numbers")
+    assert code.endswith("\n\nnumbers = total\n")
+    assert under_name("def fib_rec(n):\n    return fib_rec(n - 1)\n", "fib_rec", "fib").count("fib(") == 2

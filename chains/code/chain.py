@@ -94,7 +94,7 @@ class _Steps:
                 return
             tried.add(code)
             code = write.repair(model, request, stub, last, config)
-            if code in tried:  # what failed would fail again: a small model mostly repeats itself
+            if not code or code in tried:  # what failed would fail again: a small model mostly repeats itself
                 other = write.sampled(self.llm, seed=candidate * 100 + attempt + 1)
                 code = write.write(other, request, stub, config)
             text = code or "no code that parses"

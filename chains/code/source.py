@@ -159,9 +159,39 @@ def _renames(ours: Function | None, theirs: Function) -> str:
     return "".join(f"    {new} = {old}\n" for new, old in pairs)
 
 
+def under_name(code: str, written: str, wanted: str) -> str:
+    """The code with its function called as the user calls it: renamed, or named twice where that is taken."""
+    bound = {one.arg for one in ast.walk(ast.parse(code)) if isinstance(one, ast.arg)}
+    bound |= {
+        one.id
+        for one in ast.walk(ast.parse(code))
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    }
+    if wanted in bound:
+        return f"{code}\n\n{wanted} = {written}\n"
+    return re.sub(rf"\b{re.escape(written)}\b", wanted, code)
+
+
+def without_demonstrations(code: str) -> str:
+    """The code without examples of its use, which may fail where the function does not."""
+    tree = ast.parse(code).body
+    lines = code.splitlines(keepends=True)
+    for place in reversed(range(len(tree))):
+        if _is_demonstration(tree[place]):
+            above = tree[place - 1].end_lineno or 0 if place else 0
+            first = tree[place].lineno - 1
+            while first > above and lines[first - 1].lstrip().startswith("#"):  # "# Example:"
+                first -= 1
+            del lines[first : tree[place].end_lineno]
+    text = "".join(lines).strip("\n") + "\n"
+    return text if parses(text) and ast.parse(text).body else code
+
+
 def _is_demonstration(node: ast.stmt) -> bool:
     """Calls at the top level and `if __name__ == "__main__"`: examples of use, no part of a function."""
-    return isinstance(node, ast.If) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+    return isinstance(node, ast.If) or (
+        isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+    )
 
 
 def fallback(stub: str, name: str | None) -> str:

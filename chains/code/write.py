@@ -13,7 +13,14 @@ from chains.code.imports import with_missing_imports
 from chains.code.request import Request, parses_as_stub, stated_properties
 from chains.code.result import CodeRun
 from chains.code.signature import fit_signature
-from chains.code.source import code_of, fallback, function_in, under_stub
+from chains.code.source import (
+    code_of,
+    fallback,
+    function_in,
+    under_name,
+    under_stub,
+    without_demonstrations,
+)
 from chains.prompts import load_prompt
 
 Model = Runnable[LanguageModelInput, Any]
@@ -90,9 +97,9 @@ def fitted(reply: str, request: Request, stub: str) -> str:
     function = function_in(code, request.name) or function_in(code, None)
     if function is None:
         return ""
-    if request.name and function.name != request.name:  # keep what the user calls
-        code += f"\n\n{request.name} = {function.name}\n"
-    return code
+    if request.name and function.name != request.name:
+        code = under_name(code, function.name, request.name)
+    return without_demonstrations(code) if request.checks else code
 
 
 def _asked(request: Request) -> str:
