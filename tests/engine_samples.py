@@ -1,0 +1,58 @@
+"""Requests to a tiny random model in fp32, and a decoder whose memory is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from test_llms_decoder import tiny
+
+from llms.engine import Engine
+from llms.engine_request import Piece, Request
+from llms.errors import NotEnoughMemory
+from llms.reference import ReferenceDecoder
+
+MODEL = tiny(None)
+
+
+def decode(ids: list[int]) -> str:
+    return "".join(chr(0x4E00 + i) for i in ids)
+
+
+def request(prompt: Sequence[int], count: int = 8, **kwargs: Any) -> Request:
+    return Request(prompt=tuple(prompt), max_tokens=count, decode=decode, **kwargs)
+
+
+def prompt(seed: int, length: int = 12) -> list[int]:
+    return [(seed * 31 + 7 * i) % 128 for i in range(length)]
+
+
+def tokens(pieces: Sequence[Piece]) -> list[int]:
+    return [t for piece in pieces for t in piece.tokens]
+
+
+def alone(asked: Request) -> list[int]:
+    """What a request gives on an engine of its own."""
+    return tokens(Engine(ReferenceDecoder(MODEL, max_slots=4)).submit(asked).result())
+
+
+class Crowded(ReferenceDecoder):
+    """A decoder whose slots together hold `capacity` tokens: a step beyond it fails and changes nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(MODEL, max_slots=12)
+        self.capacity, self.refusals, self.passes = capacity, 0, 0
+
+    def refuse(self, count: int) -> None:
+        if sum(self.length(slot) for slot in range(self.max_slots)) + count > self.capacity:
+            self.refusals += 1
+            raise NotEnoughMemory("no page left")
+        self.passes += 1
+
+    def prefill(self, slot: int, tokens: Any) -> Any:
+        self.refuse(len(tokens))
+        return super().prefill(slot, tokens)
+
+    def step(self, slots: Any, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        self.refuse(sum(len(row) for row in tokens))
+        return super().step(slots, tokens, *args, **kwargs)
