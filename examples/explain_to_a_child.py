@@ -2,7 +2,7 @@
 
 `LocalLLM` writes no chat markers: the model simply goes on where the prompt ends. On a GPU with Mistral-7B
 in the cache, `MistralNF4()` in place of `LocalLLM(model="smollm2-135m")` is the same class with larger
-weights.
+weights; of the small ones, check what you repeat to a child.
 """
 
 from langchain_core.output_parsers import StrOutputParser
@@ -21,5 +21,5 @@ Answer:"""
 llm = LocalLLM(model="smollm2-135m", temperature=0, max_tokens=64, stop=["\n"])
 chain = PromptTemplate.from_template(template) | llm | StrOutputParser()
 
-for topic in ("the moon", "a magnet"):
+for topic in ("ice", "night", "a thermometer"):
     print(f"{topic}:{chain.invoke({'topic': topic})}")

@@ -2,8 +2,8 @@
 
     python examples/fix_a_function.py [FILE]
 
-The file holds one Python function with a doctest. The small embedded model rarely finds the mistake, and then
-this says so; nothing is called fixed that was not run.
+The file holds one Python function with a doctest. Where the model does not find the mistake, this says so:
+nothing is called fixed that was not run.
 """
 
 import sys
@@ -28,13 +28,13 @@ def main() -> None:
     """Show the failure, let the model repair it, and report what the doctest says then."""
     code = Path(sys.argv[1]).read_text(encoding="utf-8") if len(sys.argv) > 1 else BROKEN
     before = Sandbox().run(
-        "import doctest, broken\nprint(doctest.testmod(broken))", files={"broken.py": code}
+        "import doctest, broken\nprint(doctest.testmod(broken).failed)", files={"broken.py": code}
     )
-    print("before:", printable(before.stdout).strip().splitlines()[-1])
-    chain = code_chain(ChatLocal(temperature=0, max_tokens=120), Sandbox().run, repairs=1)
+    print(f"before: {printable(before.stdout).strip().splitlines()[-1]} of its examples failed\n")
+    chain = code_chain(ChatLocal(temperature=0, max_tokens=120), Sandbox().run, repairs=3)
     result: CodeResult = chain.invoke({"request": f"Correct the mistake in this function.\n\n{code}"})
     print(result.code)
-    print(f"after {len(result.runs)} tries: {result.status}. {printable(result.explanation)}")
+    print(f"after {len(result.runs)} versions: {result.status}. {printable(result.explanation)}")
 
 
 if __name__ == "__main__":
