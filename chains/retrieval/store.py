@@ -25,6 +25,7 @@ from chains.retrieval.maintenance import export, repaired, salvage_if_damaged, s
 from chains.retrieval.manifest import APP_PREFIX, Manifest
 from chains.retrieval.nearest import IndexKind, NearestNeighbours
 from chains.retrieval.parsing import FileParser
+from chains.retrieval.reading import marks
 from chains.retrieval.records import ChunkRecord, SourceRecord
 from chains.retrieval.reembed import reembed
 from chains.retrieval.report import IngestReport, ProgressCallback
@@ -113,17 +114,18 @@ class DocumentStore:
         """Brings the store up to these files and folders; unchanged files are not read again.
 
         Args:
-            paths: files and folders, which are walked. progress: called with a `Progress` now and then.
-            dry_run: reports what would be done and writes nothing. reembed: embeds everything in the store
-            anew first, where embedder or splitter changed. max_file_bytes: larger files fail with
-            DocumentTooLarge. prune: sources that vanished from a folder that is walked are removed.
+            paths: files and folders; folders are walked.
+            progress: called with a `Progress` after each file and each batch.
+            dry_run: reports what would be done and writes nothing.
+            reembed: embeds everything in the store anew first, where embedder or splitter changed.
+            max_file_bytes: larger files fail with DocumentTooLarge.
+            prune: sources that vanished from a folder that is walked are removed.
 
         Raises:
             SourceNotFound, SourceUnreadable, NothingToIngest: about `paths` as a whole; a file's is reported.
             StoreLocked, EmbedderMismatch, SplitterMismatch, StoreUnwritable, IndexUnavailable: none is lost.
         """
-        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        found = survey(given, max_file_bytes)
+        found = survey([paths] if isinstance(paths, str | os.PathLike) else list(paths), max_file_bytes)
         if dry_run:
             return self._ingest(progress).run(found, dry_run=True, prune=prune)
         with self._writing("ingest"):
@@ -190,8 +192,7 @@ class DocumentStore:
 
     def chunks(self, ids: Sequence[str]) -> list[ChunkRecord]:
         """The stored passages of these chunk ids."""
-        marks = ",".join("?" * len(ids))
-        return self._manifest.chunks(f"chunk_id IN ({marks})", list(ids))
+        return self._manifest.chunks(f"chunk_id IN ({marks(ids)})", list(ids))
 
     @property
     def vectorstore(self) -> StoreVectorStore:
@@ -243,14 +244,13 @@ class DocumentStore:
 
     def text(self, source: str, start: int = 0, end: int | None = None) -> str:
         """A span of a document's stored text, offsets in characters; empty where there is no such source."""
-        found = self._manifest.text(source, start, end)
-        return found if found is not None else self._manifest.text(f"app:{source}", start, end) or ""
+        texts = (self._manifest.text(path, start, end) for path in (source, f"{APP_PREFIX}{source}"))
+        return next((text for text in texts if text is not None), "")
 
     def line(self, hit: Hit) -> int | None:
         """The line of the file that a passage starts on, from 1; None for formats without lines."""
-        if not has_lines(hit.chunk.kind):
-            return None
-        return (self._manifest.text(hit.chunk.source, 0, hit.start) or "").count("\n") + 1
+        before = self.text(hit.chunk.source, 0, hit.start) if has_lines(hit.chunk.kind) else None
+        return None if before is None else before.count("\n") + 1
 
     @property
     def embeddings(self) -> Embeddings:

@@ -55,15 +55,7 @@ def watch(
     ended = stop or threading.Event()
 
     def round_() -> None:
-        present = [path for path in given if os.path.lexists(path)]
-        try:
-            on_report(store.ingest(present, progress=progress, **options))
-        except NothingToIngest:
-            return  # an empty folder may fill yet
-        except RetrievalError as error:
-            if on_error is None:
-                raise
-            on_error(error)
+        _round(store, given, on_report, on_error, {"progress": progress, **options})
 
     round_()
     roots = sorted(set(folders_of(given)))
@@ -71,3 +63,21 @@ def watch(
         *roots, debounce=debounce_ms, stop_event=ended, rust_timeout=500, yield_on_timeout=False
     ):
         round_()
+
+
+def _round(
+    store: DocumentStore,
+    given: list[str],
+    on_report: ReportCallback,
+    on_error: ErrorCallback | None,
+    options: dict[str, Any],
+) -> None:
+    present = [path for path in given if os.path.lexists(path)]
+    try:
+        on_report(store.ingest(present, **options))
+    except NothingToIngest:
+        return  # an empty folder may fill yet
+    except RetrievalError as error:
+        if on_error is None:
+            raise
+        on_error(error)
