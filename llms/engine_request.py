@@ -126,7 +126,7 @@ class Handle:
         pending: Tokens at the end of the sequence that the decoder has not seen yet.
         started: Whether it has ever had a slot. checked: Whether logits were looked at for NaN.
         sampling: How a decoder picks its tokens. flight: The latest step under way that gives one of them.
-        turn: The step since which its prompt waits for a chunk; 0 before its first one.
+        turn: The step since which its prompt waits for a chunk, 0 before the first.
     """
 
     def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
@@ -151,7 +151,6 @@ class Handle:
         self._listener: Callable[[], None] | None = None
 
     # The engine's side; every call holds the engine's lock.
-
     @property
     def satisfied(self) -> bool:
         """Whether the caller has something to read (all of it, where it collects)."""
@@ -212,7 +211,6 @@ class Handle:
                 self._listener()
 
     # The caller's side.
-
     def __iter__(self) -> Iterator[Piece]:
         """Yield pieces as they come; leaving the loop early stops the work."""
         try:
