@@ -1,8 +1,10 @@
 """The embedded model on the CPU: the lean decoder against plain `transformers.generate`, speed and quality.
 
-The baseline is `generate` on the same weights in the same run, round by round in turn; the reference decoder
-and the lean one on PyTorch's operators, without machine code, are printed beside it. With `--data FOLDER` of
-texts, perplexity is measured as well: weights as `transformers` reads them, and as the lean decoder does.
+The baseline is `generate` on the same weights in the same run, round by round in turn; the reference decoder,
+the lean one on PyTorch's operators, and its machine code for every set of instructions that this CPU has are
+printed beside it. PyTorch's own kernels take the best set: `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`
+before the command shows what `generate` and the operators do on a CPU with AVX2 alone. With `--data FOLDER`
+of texts, perplexity is measured as well: weights as `transformers` reads them, and as the lean decoder does.
 Passed: at least 3 times the tokens a second at batch 1, nothing slower than the reference decoder, perplexity
 within 1 %.
 """
@@ -25,7 +27,9 @@ from torch import Tensor
 
 from llms.decoder import Decoder
 from llms.lean import LeanDecoder
-from llms.lean_compiler import code
+from llms.lean_check import computes
+from llms.lean_codes import CodeFile
+from llms.lean_compiler import code, sets, why_not
 from llms.lean_weights import FEW_ROWS, PAID_OFF
 from llms.load import LoadSpec, load
 from llms.loaded import LoadedModel
@@ -76,11 +80,8 @@ def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[s
     often(operators)
     eight = [ids[i : i + 128] for i in range(8)]
     ragged = [ids[i : i + 24 + 5 * i] for i in range(16)]
-    decoders: dict[str, Decoder] = {
-        "reference": ReferenceDecoder(model),
-        "operators": operators,
-        "lean": LeanDecoder(model),
-    }
+    decoders: dict[str, Decoder] = {"reference": ReferenceDecoder(model), "operators": operators}
+    decoders |= machines(loaded)
     cases: dict[str, dict[str, Callable[[], object]]] = {
         "first token, prompt 512": {"generate": lambda: generate(model, [ids[:512]], 1)},
         f"batch 1, prompt 128, {new} new": {"generate": lambda: generate(model, eight[:1], new)},
@@ -100,6 +101,13 @@ def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[s
     return {case: {who: statistics.median(t[1:]) for who, t in by.items()} for case, by in times.items()}
 
 
+def machines(loaded: LoadedModel) -> dict[str, Decoder]:
+    """Return the lean decoder over machine code, by instruction set, best first; none without a compiler."""
+    codes = CodeFile(loaded.folder) if loaded.folder else None
+    names = [] if why_not() else [one.name for one in sets()]
+    return {name: LeanDecoder(loaded.model, codes=codes, instructions=name) for name in names}
+
+
 def often(decoder: Decoder) -> None:
     """Use every weight until the decoder has made the copies that pay off in the long run."""
     for _ in range(PAID_OFF):
@@ -108,9 +116,13 @@ def often(decoder: Decoder) -> None:
 
 
 def start(loaded: LoadedModel) -> dict[str, float]:
-    """Return what the lean decoder costs once, in seconds: compiling, packing or ordering the weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        compile_s = seconds(lambda: code(Path(folder)))
+    """Return what the lean decoder costs once, in seconds: compiling, checking, packing weights."""
+    once = {}
+    for one in () if why_not() else sets():
+        with tempfile.TemporaryDirectory() as folder:
+            once[f"compile {one.name}"] = seconds(partial(code, one, Path(folder)))
+        if compiled := code(one):
+            once[f"check {one.name}"] = seconds(partial(computes, compiled.lean_pass))
     pack_s = seconds(lambda: LeanDecoder(loaded.model))
     built: list[LeanDecoder] = []
     build_s = seconds(lambda: built.append(LeanDecoder(loaded.model, machine=False)))
@@ -119,29 +131,28 @@ def start(loaded: LoadedModel) -> dict[str, float]:
     later_s = min(seconds(lambda: lean.step([0], [[5]])) for _ in range(8))
     copies_s = seconds(lambda: often(lean))
     copies_s -= seconds(lambda: often(lean))
-    once = {"compile_s": compile_s, "pack_s": pack_s}
-    return once | {"operators_build_s": build_s, "codes_s": first_s - later_s, "copies_s": copies_s}
+    once |= {"pack": pack_s, "build operators": build_s, "codes": first_s - later_s, "copies": copies_s}
+    return once
 
 
 def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, float]:
     """Return perplexity by who reads the weights, over the beginnings of some texts of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".rst", ".txt", ".md"))
-    lean, reference = LeanDecoder(loaded.model), ReferenceDecoder(loaded.model)
     operators = LeanDecoder(loaded.model, machine=False)
-    sums = {"reference": 0.0, "operators, prompt": 0.0, "operators, few rows": 0.0, "lean": 0.0}
+    readers: dict[str, tuple[Decoder, int]] = {
+        "reference": (ReferenceDecoder(loaded.model), EXCERPT),
+        "operators, prompt": (operators, EXCERPT),
+        "operators, few rows": (operators, FEW_ROWS),
+    }
+    readers |= {name: (decoder, EXCERPT) for name, decoder in machines(loaded).items()}
+    sums = dict.fromkeys(readers, 0.0)
     count = 0
     for path in files[:: max(1, len(files) // texts)][:texts]:
         ids = loaded.tokenizer(path.read_text(encoding="utf-8")[: 8 * EXCERPT])["input_ids"][:EXCERPT]
         taken = torch.tensor(ids[1:])
         count += len(taken)
-        rows = {
-            "reference": forced(reference, ids, len(ids)),
-            "operators, prompt": forced(operators, ids, len(ids)),
-            "operators, few rows": forced(operators, ids, FEW_ROWS),
-            "lean": forced(lean, ids, len(ids)),
-        }
-        for who, logits in rows.items():
-            chosen = logits[:-1].log_softmax(-1).gather(1, taken[:, None])
+        for who, (decoder, at_once) in readers.items():
+            chosen = forced(decoder, ids, at_once)[:-1].log_softmax(-1).gather(1, taken[:, None])
             sums[who] -= float(chosen.sum())
     return {who: math.exp(total / count) for who, total in sums.items()}
 
@@ -167,7 +178,11 @@ def main() -> None:
     options = parser.parse_args()
     loaded = load(LoadSpec(model=options.model, dtype=options.dtype, device="cpu"))
     ids = loaded.tokenizer(TEXT)["input_ids"]
-    result: dict[str, Any] = {"benchmark": "cpu_decode", "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {
+        "benchmark": "cpu_decode",
+        "threads": torch.get_num_threads(),
+        "pytorch": torch.backends.cpu.get_cpu_capability(),
+    }
     if options.data:
         result["perplexity"] = perplexities(loaded, options.data, options.texts)
         for who, value in result["perplexity"].items():
@@ -178,8 +193,9 @@ def main() -> None:
         result["seconds"] = speeds(loaded, ids, options.rounds, options.new)
         for case, by in result["seconds"].items():
             base = by.get("generate", by["reference"])
-            cells = "  ".join(f"{who} {s * 1e3:8.1f} ms (x{base / s:5.2f})" for who, s in by.items())
-            print(f"{case:32} {cells}")
+            print(case)
+            for who, s in by.items():
+                print(f"    {who:12} {s * 1e3:9.1f} ms  x{base / s:5.2f}")
     print(json.dumps(result))
 
 

@@ -66,7 +66,8 @@ def _error(run: Callable[..., None], bits: int, dim: int) -> float:
     angles = torch.outer(places, 10_000 ** -(torch.arange(dim // 2) / (dim // 2)))
     cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
     cos, sin = torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
-    machine = Machine(run, model, packed(model), cos, sin, sliding=0)
+    blocks = packed(model)
+    alone, team = (Machine(run, model, blocks, cos, sin, sliding=0, threads=count) for count in (1, 0))
     one = Shape(
         layers=1, heads=1, key_dim=dim, value_dim=dim, dtype=torch.bfloat16, device=torch.device("cpu")
     )
@@ -74,7 +75,7 @@ def _error(run: Callable[..., None], bits: int, dim: int) -> float:
     store.reserve(1, len(ids))
     found = [
         machine(ids[None, at], places[None, at], Plan(0, 1, len(ids)), store, 0)[0]
-        for at in (*torch.split(places, list(STEPS)), places)
+        for machine, at in (*((alone, at) for at in torch.split(places, list(STEPS))), (team, places))
     ]
     exact = _logits(model, ids, cos.float(), sin.float()).repeat(2, 1)
     errors = (torch.cat(found) - exact).norm(dim=-1) / exact.norm(dim=-1)

@@ -77,6 +77,7 @@ class Machine:
         cos: bf16 [positions, 1, head dim], cosines of every position.
         sin: The same of the sines, the first half negated.
         sliding: The sliding window in tokens, or 0.
+        threads: How many threads run a pass; 0: as many as PyTorch's operators have.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Machine:
         sin: Tensor,
         *,
         sliding: int,
+        threads: int = 0,
     ) -> None:
+        self._threads = threads
         self._run, self._alive = run, [cos, sin, *matrices.values()]
         inner, config = model.model, model.config
         self.vocabulary = int(model.lm_head.weight.shape[0])
@@ -165,7 +168,7 @@ class Machine:
             head_stride=head_stride,
             logits=logits.data_ptr(),
         )
-        self._model.threads = torch.get_num_threads()
+        self._model.threads = self._threads or torch.get_num_threads()
         self._run(ctypes.byref(self._model), ctypes.byref(batch))
         return logits[:, : self.vocabulary]
 
