@@ -3,82 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hub_pulls import REPO, command, environment, pull
 from hub_standin import Hub, Repo, serving
-from tiny_models import tiny_checkpoint
 
 from llms import hub, hub_cache
 from llms.errors import UnknownModel, UnsupportedModel
 from llms.load import LoadSpec, load
 
-REPO = "owner/tiny"
-# The client writes what has arrived every 10 MB, more than these files have.
-PULL = """
-import json, sys
-from huggingface_hub import constants
-constants.DOWNLOAD_CHUNK_SIZE = 16_384
-from pathlib import Path
-from llms import hub
-lines, reports = [], []
-try:
-    done = hub.pull(sys.argv[1], sys.argv[3] or None, Path(sys.argv[2]), notify=lines.append,
-                    progress=lambda *report: reports.append(report), token=sys.argv[4] or None)
-    print(json.dumps({"folder": str(done.folder), "size": done.size, "commit": done.commit,
-                      "lines": lines, "reports": reports}))
-except Exception as error:
-    print(json.dumps({"error": type(error).__name__, "message": str(error), "lines": lines}))
-"""
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository's files: a tiny checkpoint and what must not be pulled."""
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("repo") / "tiny")
-    (folder / "pytorch_model.bin").write_bytes(b"pickle" * 1000)
-    (folder / "consolidated.safetensors").write_bytes(b"the same again" * 1000)
-    (folder / "modeling_tiny.py").write_text("raise SystemExit\n")
-    (folder / "README.md").write_text("# Tiny\n")
-    return folder
-
-
-@pytest.fixture
-def files(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "files"))
-
-
-def environment(url: str, home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return {**kept, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-
-def command(repo: str, cache: Path, revision: str = "", token: str = "") -> list[str]:
-    return [sys.executable, "-c", PULL, repo, str(cache), revision, token]
-
-
-def pull(
-    url: str, cache: Path, repo: str = REPO, revision: str = "", token: str = "", says: str = ""
-) -> dict[str, Any]:
-    done = subprocess.run(
-        command(repo, cache, revision, token),
-        env=environment(url, cache / "hf-home"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert says in done.stderr
-    assert says or done.stderr == "", "no bars, no notices of the client's"
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+pytest_plugins = ["hub_pulls"]
 
 
 def test_a_pull_brings_what_loads_and_nothing_else_and_works_offline(files: Path, tmp_path: Path) -> None:
@@ -194,104 +132,6 @@ def test_a_damaged_file_is_seen_and_mended_by_the_next_pull(files: Path, tmp_pat
         pull(server.url, tmp_path)
     assert weights.read_bytes() == (files / "model.safetensors").read_bytes()
     assert hub_cache.locate(REPO, None, tmp_path) == weights.parent
-
-
-@pytest.mark.parametrize(
-    ("repo", "revision", "error", "words"),
-    [
-        ("owner/none", "", "UnknownModel", ("https://huggingface.co/owner/none", "hf auth login")),
-        (REPO, "v9", "UnknownModel", ("'v9'", "/tree/main")),
-    ],
-)
-def test_what_does_not_exist_is_named(
-    files: Path, tmp_path: Path, repo: str, revision: str, error: str, words: tuple[str, ...]
-) -> None:
-    with serving(owner__tiny=Repo(files)) as server:
-        answer = pull(server.url, tmp_path, repo, revision)
-    assert answer["error"] == error
-    for word in words:
-        assert word in answer["message"]
-    assert hub_cache.pulled(tmp_path) == []
-
-
-@pytest.mark.parametrize("token", ["", "hf_wrong"])
-def test_a_gated_repository_names_the_page_to_visit(files: Path, tmp_path: Path, token: str) -> None:
-    with serving(owner__tiny=Repo(files, gated=True, token="hf_right")) as server:
-        answer = pull(server.url, tmp_path, token=token)
-        assert answer["error"] == "GatedModel"
-        assert "https://huggingface.co/owner/tiny" in answer["message"]
-        assert "hf auth login" in answer["message"]
-        assert "folder" in pull(server.url, tmp_path, token="hf_right")
-
-
-@pytest.mark.parametrize("status", [403, 500])
-def test_a_hub_that_refuses_is_quoted(files: Path, tmp_path: Path, status: int) -> None:
-    with serving(owner__tiny=Repo(files, status=status)) as server:
-        answer = pull(server.url, tmp_path)
-    assert answer["error"] == ("GatedModel" if status == 403 else "FetchFailed")
-    assert hub_cache.pulled(tmp_path) == []
-
-
-def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
-    answer = pull("http://127.0.0.1:9", tmp_path)
-    assert answer["error"] == "FetchFailed"
-    assert str(tmp_path / "hub" / "models--owner--tiny") in answer["message"]
-
-
-@pytest.mark.parametrize(
-    ("gone", "words"),
-    [
-        ("model.safetensors", ("safetensors", "pytorch_model.bin")),
-        ("config.json", ("config.json", "adapter")),
-        ("tokenizer.json", ("tokenizer",)),
-    ],
-)
-def test_a_repository_without_what_is_needed_is_refused_before_the_weights_come(
-    files: Path, tmp_path: Path, gone: str, words: tuple[str, ...]
-) -> None:
-    (files / gone).unlink()
-    with serving(owner__tiny=Repo(files)) as server:
-        answer = pull(server.url, tmp_path)
-        assert server.sent("model.safetensors") == []
-    assert answer["error"] == "UnsupportedModel"
-    for word in words:
-        assert word in answer["message"]
-
-
-def test_a_configuration_that_asks_for_code_is_refused_before_the_weights_come(
-    files: Path, tmp_path: Path
-) -> None:
-    config = json.loads((files / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "modeling_tiny.Tiny"}
-    (files / "config.json").write_text(json.dumps(config))
-    with serving(owner__tiny=Repo(files)) as server:
-        answer = pull(server.url, tmp_path)
-        assert server.sent("model.safetensors") == []
-        assert server.sent("modeling_tiny.py") == []
-    assert (answer["error"], "auto_map" in answer["message"]) == ("UnsupportedModel", True)
-    assert hub_cache.locate(REPO, None, tmp_path) is None
-
-
-def test_a_disk_without_room_is_refused_before_the_weights_come(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = PULL.replace(
-        "from llms import hub",
-        "from llms import hub; import shutil; from collections import namedtuple\n"
-        "shutil.disk_usage = lambda _: namedtuple('U', 'total used free')(0, 0, 100_000)",
-    )
-    with serving(owner__tiny=Repo(files)) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", code, REPO, str(tmp_path), "", ""],
-            env=environment(server.url, tmp_path),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert server.sent("model.safetensors") == []
-    answer = json.loads(done.stdout)
-    assert answer["error"] == "NoSpace"
-    assert "pulling owner/tiny needs" in answer["message"]
 
 
 def test_removing_frees_the_space_and_leaves_the_others(files: Path, tmp_path: Path) -> None:
