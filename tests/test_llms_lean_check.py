@@ -33,7 +33,7 @@ def test_what_the_source_says_computes(instructions: str) -> None:
 
 
 WRONG = {
-    "a sum of seven rows": (
+    "one number of rows": (
         "lean_product.h",
         "store(out + t * stride, total[t])",
         "store(out + t * stride, T == MOST - 1 && t == T - 1 ? all(0) : total[t])",
@@ -46,8 +46,14 @@ WRONG = {
 }
 
 
+SAMPLE = ("one number of rows", "odd columns of 16 bits")
+"""Of the things that go wrong, what the fast suite compiles: 2 s of CPU each."""
+
+
 @needs_code
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what in SAMPLE else pytest.mark.slow) for what in WRONG]
+)
 def test_code_that_computes_something_else_is_not_used(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from lean_models import Q4, model_of
 from lean_sets import AVAILABLE, every_set, needs_code
 
 from llms import lean_compiler
+from llms.catalog import cache_dir
 from llms.lean import LeanDecoder
 from llms.lean_check import checked
 from llms.lean_compiler import COMPILERS, SETS, code, sets, why_not
@@ -217,13 +218,15 @@ def test_a_damaged_file_is_made_anew(harm: str, source: Path, tmp_path: Path, ca
 
 @needs_code
 def test_two_processes_that_compile_at_once_both_have_the_code(tmp_path: Path) -> None:
+    (tmp_path / "source.cpp").write_text(TINY)
     script = (
-        "import sys; from pathlib import Path; from llms.lean_compiler import SETS, code;"
-        "sys.stdin.readline(); found = code(SETS[-1], Path(sys.argv[1])); print(found is not None)"
+        "import sys; from pathlib import Path; from llms import lean_compiler as it;"
+        "it.SOURCE = Path(sys.argv[2]);"
+        "sys.stdin.readline(); print(it.code(it.SETS[-1], Path(sys.argv[1])).lean_pass())"
     )
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "kernels")],
+            [sys.executable, "-c", script, tmp_path / "kernels", tmp_path / "source.cpp"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": str(Path(lean_compiler.__file__).parents[1])},
         )
@@ -233,17 +236,18 @@ def test_two_processes_that_compile_at_once_both_have_the_code(tmp_path: Path) -
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=100)[0] for process in both] == ["True\n", "True\n"]
+    assert [process.communicate(timeout=100)[0] for process in both] == ["7\n", "7\n"]
     assert len(list((tmp_path / "kernels").iterdir())) == 1
 
 
 @every_set()
-def test_a_set_s_code_holds_no_instruction_beyond_it(instructions: str, tmp_path: Path) -> None:
+def test_a_set_s_code_holds_no_instruction_beyond_it(instructions: str) -> None:
     """What was made here runs wherever the set is: neither this CPU nor the compiler's defaults add any."""
     if shutil.which("objdump") is None:
         pytest.skip("no objdump (binutils)")
-    assert again(tmp_path, BY_NAME[instructions]) is not None
-    (file,) = tmp_path.iterdir()
+    one, compiler = BY_NAME[instructions], lean_compiler._compiler()
+    assert code(one) is not None and compiler is not None
+    file = cache_dir() / "kernels" / lean_compiler._name(one, compiler)
     assert file.name.startswith(f"lean-{instructions.lower()}-")
     text = subprocess.run(["objdump", "-d", str(file)], capture_output=True, text=True, check=True).stdout
     assert ("zmm" in text) == instructions.startswith("AVX512") and "ymm" in text
