@@ -236,7 +236,8 @@ def _request(
     environment = {
         "HOME": work,
         "LANG": "C.UTF-8",
-        "PATH": "/usr/bin:/bin",
+        # So that `python` in a command that the program starts is the one that runs the program.
+        "PATH": os.pathsep.join([os.path.dirname(python.executable), "/usr/bin", "/bin"]),
         "TMPDIR": "/tmp" if work == bubblewrap.WORK else work,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",

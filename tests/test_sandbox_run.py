@@ -64,6 +64,13 @@ def test_packages_of_this_environment_can_be_imported(on_each_tier: int) -> None
     assert result.stdout == f"3.0 {sys.version_info[:2]}\n", result
 
 
+def test_a_command_named_python_is_the_interpreter_that_runs_the_program(on_each_tier: int) -> None:
+    code = "import subprocess, sys\nprint(sys.prefix)\nsys.stdout.flush()\n"
+    code += "subprocess.run(['python', '-c', 'import sys, numpy; print(sys.prefix)'])"
+    first, second = BOX.run(code).stdout.splitlines()
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("code", "limits", "status", "killed_by"),
     [
