@@ -66,7 +66,8 @@ def remove_note(path: Path, number: int) -> str:
     """Forget the note of that number, counted from 1; raises RequestError."""
     notes = read_notes(path)
     if not 1 <= number <= len(notes):
-        raise RequestError(f"expected a note from 1 to {len(notes)}, found {number}; see `agent notes list`")
+        what = f"a note from 1 to {len(notes)}" if notes else "a note to take out (there is none)"
+        raise RequestError(f"expected {what}, found {number}; see `agent notes list`")
     gone = notes.pop(number - 1)
     _write(path, notes)
     return gone

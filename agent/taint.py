@@ -26,6 +26,10 @@ OWN_INPUT = "own_input"
 TRUSTED_RESULTS = frozenset({"calculator", "classify"})
 """Tools whose results can hold no text but their own: numbers, and labels that the user gave."""
 
+CLOSED = frozenset({"run_python", "summarize", "write_code"})
+"""Tools that see nothing but their arguments (a sandbox without network and files): what they say is as
+trusted as the conversation that called them was."""
+
 _WORD = re.compile(r"[^\s'\"`<>()\[\]{},;]+")
 _PLACE = re.compile(r"://|^~?/|/\S|\\|\.\w{1,5}$")
 _LEAST = 4
@@ -46,7 +50,7 @@ def untrusted_sources(messages: Sequence[AnyMessage]) -> list[Source]:
     for message in messages:
         facts = message.additional_kwargs.get("answer") or {}
         if isinstance(message, ToolMessage):
-            if message.name not in TRUSTED_RESULTS:
+            if message.name not in TRUSTED_RESULTS and (found or message.name not in CLOSED):
                 found.append(Source(origin=f"tool {message.name}", text=message.text))
         elif origin := message.additional_kwargs.get(UNTRUSTED):
             found.append(Source(origin=str(origin), text=message.text))

@@ -38,6 +38,8 @@ def answer(messages: list[Any]) -> Any:
         return CODE
     if word == "count":
         return f"{sum(m.type != 'system' for m in messages)} messages"
+    if word == "again":
+        return "it goes round and " * 100
     if word == "fail":
         raise RuntimeError("the weights are on fire")
     if word == "system":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.cli import console
-from agent.cli.main import _parse, _split, verb_parser
+from agent.cli.main import _parse, _split, main, verb_parser
 from agent.cli.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +60,13 @@ def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> No
         parse(verb, "--help")
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: agent {verb}")
+
+
+def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "ask"]) == 0
+    assert capsys.readouterr().out.startswith("usage: agent ask")
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: agent VERB")
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

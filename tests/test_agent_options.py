@@ -179,6 +179,8 @@ def test_a_settings_file_with_mistakes_is_named(run: Run, tmp_path: Path, text: 
     (tmp_path / "home" / "config.toml").write_text(text)
     done = ask(run, "hello")
     assert done.code == 71 and hint in done.err and "Traceback" not in done.err, done
+    found = run("config", "path")  # the file that has to be mended can be found
+    assert found.code == 0 and found.out == f"{tmp_path / 'home' / 'config.toml'}\n", found
 
 
 def test_documents_with_a_filter_and_their_passages_shown(run: Run, tmp_path: Path) -> None:

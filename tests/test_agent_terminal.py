@@ -76,6 +76,8 @@ def test_every_command_of_the_chat(start: Start, tmp_path: Path) -> None:
         (f"/docs {tmp_path / 'a.md'}", "documents: auto"),
         ("/docs off", "documents: off"),
         ("/nope", "expected a command, found '/nope'"),
+        ("/save", "for example: /save my talk"),
+        ("/Model", "model other"),
         ("fail now", "the weights are on fire"),
         ("still there?", "answer to still there?"),
     ):
@@ -186,6 +188,34 @@ def test_ctrl_c_ends_the_answer_and_a_second_one_the_program(start: Start) -> No
     chat.expect(PROMPT)
     chat.type("\x03")
     assert chat.wait() == 130 and "Traceback" not in chat.text
+
+
+def test_ctrl_c_empties_a_line_that_has_begun_and_does_not_count(start: Start) -> None:
+    chat = start("chat", "--no-tools")
+    chat.expect(PROMPT)
+    chat.type("\x03")
+    chat.expect("ends the chat)")
+    for words in ("half a line", "another half"):
+        chat.expect(PROMPT)
+        chat.type(words)
+        chat.expect(words)
+        chat.type("\x03")
+    chat.line("hello")
+    chat.expect("answer to hello")
+    chat.line("/bye")
+    assert chat.wait() == 0
+
+
+def test_what_is_noted_within_an_answer_stands_on_its_own_line(start: Start) -> None:
+    chat = start("chat", "--no-tools")
+    chat.line("again and")
+    chat.expect("the model repeated itself, so its answer was ended here")
+    chat.line("/bye")
+    assert chat.wait() == 0
+    lines = chat.text.splitlines()
+    place = next(n for n, line in enumerate(lines) if "repeated itself" in line)
+    assert lines[place] == "the model repeated itself, so its answer was ended here"
+    assert "goes" in lines[place - 1] and "goes" not in lines[place + 1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -29,10 +29,12 @@ def run(args: argparse.Namespace) -> int:
     console.configure(args)
     if args.action in ("set", "unset"):
         return _change(args)
-    settings = settings_from(args)
-    if args.action == "path":
-        console.line(str(settings.folders.config_file))
+    if args.action == "path":  # of a file that cannot be read, too: that one has to be found
+        from agent.settings import config_file
+
+        console.line(str(config_file(args.home)))
         return 0
+    settings = settings_from(args)
     from agent.config import known_setting, show_values
 
     wanted = [known_setting(word) for word in args.words]

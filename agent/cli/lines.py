@@ -21,8 +21,16 @@ def _session(history: Path | None) -> Any:
 
 
 def read_line(prompt: str, history: Path | None) -> str | None:
-    """A line from the keyboard, None at the end of the input."""
+    """A line from the keyboard, None at the end of the input; Ctrl-C empties a line that has begun.
+
+    On an empty line it raises KeyboardInterrupt.
+    """
+    session = _session(history)
     try:
-        return str(_session(history).prompt(prompt))
+        return str(session.prompt(prompt))
     except EOFError:
         return None
+    except KeyboardInterrupt:
+        if session.default_buffer.text.strip():
+            return ""
+        raise

@@ -96,6 +96,8 @@ def top_parser() -> argparse.ArgumentParser:
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:
     """The verb and everything else; options before the verb belong to it as those after it do."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     for position, word in enumerate(argv):
         if word in VERBS:
             return word, argv[:position] + argv[position + 1 :]

@@ -62,6 +62,7 @@ class TextPrinter(_Base):
             self._write(event.text)
         elif isinstance(event, Notice):
             if event.kind == "status" or self._tool_debug:
+                self._break_line()
                 console.note(event.text)
         elif isinstance(event, ToolCall | ToolResult):
             self._show_tool(event)
@@ -84,6 +85,12 @@ class TextPrinter(_Base):
         else:
             console.raw(self._markdown.feed(console.harmless(text)))
 
+    def _break_line(self) -> None:
+        """What is noted while an answer is being written stands on a line of its own, where both are seen."""
+        if self._markdown is not None and self._written and not self._written.endswith("\n"):
+            console.raw(self._markdown.end() + "\n")
+            self._written += "\n"
+
     def _show_tool(self, event: ToolCall | ToolResult) -> None:
         if not self._tool_debug:
             return
@@ -103,7 +110,8 @@ class TextPrinter(_Base):
             self._show_text(event.text)  # never streamed: an answer given by a middleware
         if self._markdown is not None:
             console.raw(self._markdown.end())
-        console.line()
+        if self._markdown is None or not self._written.endswith("\n"):
+            console.line()
         console.show_sources(event.citations)
         if event.label and event.nearest:
             names = {

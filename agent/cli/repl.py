@@ -122,12 +122,13 @@ class Repl:
         thread = self._session.thread
         if thread is not None:
             console.say(f"thread {thread.id}: {thread.title}")
-            for message in self._session.threads.messages(thread)[-2:]:
+            said = [message for message in self._session.threads.messages(thread) if message.text]
+            for message in said[-2:]:
                 console.say(f"  {message.type}: {console.shorten(message.text, 300)}")
 
     def _command(self, text: str) -> None:
         name, _, rest = text[1:].partition(" ")
-        command = self._commands.get(name)
+        command = self._commands.get(name.lower())
         if command is None:
             raise RequestError(f"expected a command, found {'/' + name!r}; /help lists them")
         command(rest.strip())
@@ -237,10 +238,10 @@ class Repl:
     def _save(self, title: str) -> None:
         if not self._session.keep:
             raise RequestError("expected threads to be kept, found logging off; switch it on: agent logs on")
-        if not title or self._session.thread is None:
-            raise RequestError(
-                f"expected a title for a thread that has begun, found {title!r}; say something first"
-            )
+        if self._session.thread is None:
+            raise RequestError("expected a thread that has begun, found none; say something first")
+        if not title:
+            raise RequestError("expected a title after /save, found none; for example: /save my talk")
         self._session.thread = self._session.threads.rename(self._session.thread, title)
         console.say(f"thread {self._session.thread.id}: {title}")
 
