@@ -216,7 +216,7 @@ def test_many_labels_are_told_apart_at_a_lower_temperature() -> None:
 
 
 def test_probabilities_among_hundreds_of_labels_are_as_high_as_they_are_right() -> None:
-    # Cosines to the right label over the mean of the others, and the others' spread within a text, as measured
+    # Cosines to the right label over the mean of the others, and the spread of these within a text, measured
     # on banking intents (tuning half): 0.33 (deviation 0.13) and 0.10; taken as normal.
     draw = np.random.default_rng(0)
     for count in (11, 100, 251, 1000):
