@@ -249,3 +249,8 @@ def reached(attack: Attack, host: Host) -> bool:
         return b"REACHED" in (work / "out").read_bytes() or bool(host.harm())
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def fails(name: str, body: str, *, tiers: tuple[int, ...] = (1, 2)) -> Attack:
+    """A call that must be refused; harmless to leave untried outside."""
+    return Attack(name=name, body=body + "\nreached()", real=False, tiers=tiers)

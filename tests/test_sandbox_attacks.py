@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from sandbox_attacks_files import FILES, SECRETS
 from sandbox_attacks_host import Attack, Host, reached, violations
+from sandbox_attacks_kernel import KERNEL, PYTHON
 from sandbox_attacks_network import NETWORK, PROCESSES
-from sandbox_attacks_resources import KERNEL, PYTHON, RESOURCES
+from sandbox_attacks_resources import RESOURCES
 
 from sandbox import Sandbox, tier
 
