@@ -84,14 +84,11 @@ ALWAYS_INLINE Ints dot(Ints sum, const int16_t* two, Codes codes) {
     return sum;
 }
 
-using Real = float;
+}  // namespace
 
-struct Wide {
-    Lanes even, odd;
-};
-using Pairs = Wide;
+#include "lean_widened.h"
 
-ALWAYS_INLINE Real real(float x) { return x; }
+namespace {
 
 ALWAYS_INLINE Wide columns(const uint16_t* from) {
     const __m256i low = _mm256_loadu_si256((const __m256i*)from);
@@ -100,17 +97,5 @@ ALWAYS_INLINE Wide columns(const uint16_t* from) {
     return {{(__m256)_mm256_slli_epi32(low, 16), (__m256)_mm256_slli_epi32(high, 16)},
             {(__m256)_mm256_and_si256(low, upper), (__m256)_mm256_and_si256(high, upper)}};
 }
-
-ALWAYS_INLINE Pairs pairs(const float* x) {
-    float even[LANES], odd[LANES];
-    for (int i = 0; i < LANES; ++i) even[i] = x[2 * i], odd[i] = x[2 * i + 1];
-    return {load(even), load(odd)};
-}
-
-ALWAYS_INLINE Lanes dot(Lanes sum, Pairs x, Wide weights) {
-    return fma(x.odd, weights.odd, fma(x.even, weights.even, sum));
-}
-
-ALWAYS_INLINE Pairs twice(const Real* two) { return {all(two[0]), all(two[1])}; }
 
 }  // namespace

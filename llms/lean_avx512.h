@@ -63,7 +63,11 @@ ALWAYS_INLINE Ints dot(Ints sum, const int16_t* two, Codes codes) {
     return _mm512_dpwssd_epi32(sum, codes, _mm512_set1_epi32(pair));
 }
 
+}  // namespace
+
 #ifdef __AVX512BF16__
+
+namespace {
 
 using Real = uint16_t;
 using Wide = __m512bh;
@@ -80,16 +84,13 @@ ALWAYS_INLINE Pairs twice(const Real* two) {
     return (Pairs)_mm512_set1_epi32(pair);
 }
 
+}  // namespace
+
 #else
 
-using Real = float;
+#include "lean_widened.h"
 
-struct Wide {
-    Lanes even, odd;
-};
-using Pairs = Wide;
-
-ALWAYS_INLINE Real real(float x) { return x; }
+namespace {
 
 ALWAYS_INLINE Wide columns(const uint16_t* from) {
     const __m512i words = _mm512_loadu_si512(from);
@@ -97,19 +98,6 @@ ALWAYS_INLINE Wide columns(const uint16_t* from) {
             (Lanes)_mm512_and_si512(words, _mm512_set1_epi32(int32_t(0xffff0000)))};
 }
 
-ALWAYS_INLINE Pairs pairs(const float* x) {
-    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-    return {_mm512_permutex2var_ps(load(x), even, load(x + LANES)),
-            _mm512_permutex2var_ps(load(x), odd, load(x + LANES))};
-}
-
-ALWAYS_INLINE Lanes dot(Lanes sum, Pairs x, Wide weights) {
-    return fma(x.odd, weights.odd, fma(x.even, weights.even, sum));
-}
-
-ALWAYS_INLINE Pairs twice(const Real* two) { return {all(two[0]), all(two[1])}; }
+}  // namespace
 
 #endif
-
-}  // namespace

@@ -27,7 +27,6 @@ from pathlib import Path
 from llms.catalog import cache_dir
 
 SOURCE = Path(__file__).with_name("lean_kernels.cpp")
-HEADER = SOURCE.with_name("lean_product.h")
 
 COMPILERS = ("g++", "c++", "clang++")
 """Names of a C++ compiler with OpenMP; the first on the path is taken."""
@@ -146,7 +145,7 @@ def _succeeds(command: list[str]) -> bool:
 
 def _name(instructions: InstructionSet, compiler: str) -> str:
     facts = os.stat(compiler)
-    sources = [path.read_text() for path in (SOURCE, HEADER, HEADER.with_name(instructions.header))]
+    sources = [path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("lean_*.h")))]
     made_of = (sources, OPTIONS, instructions.options, compiler, facts.st_mtime_ns, facts.st_size)
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
     return f"lean-{instructions.name.lower()}-{key}.so"
