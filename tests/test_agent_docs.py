@@ -192,6 +192,18 @@ def test_watch_follows_changes_and_a_reader_sees_them_soon(tmp_path: Path) -> No
     assert watcher.returncode == 143
 
 
+def test_an_interrupted_ingest_says_what_is_kept(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: DocumentStore, paths: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DocumentStore, "ingest", interrupted)
+        code, out, err = agent("ingest", "docs", "--store", str(tmp_path / "s"))
+    assert code == 130 and out == "" and "goes on from there" in err
+
+
 def test_remove(agent: Agent) -> None:
     code, out, _ = agent("docs", "remove", "docs/tables")
     assert code == 0 and out.strip().endswith("people.csv")

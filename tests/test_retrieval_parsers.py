@@ -154,6 +154,8 @@ def test_mail_headers_body_and_attachments() -> None:
         ("utf-16", "Straße und Öl in einem Text, der lang genug ist."),
         ("utf-8-sig", "Straße und Öl"),
         ("cp1252", "Café, naïve, façade: un texte français avec des accents, déjà vu, élève, où, à côté."),
+        ("cp1252", "Der Fähranleger öffnet um sechs Uhr. Größe: 12 m."),
+        ("cp1251", "Паром уходит в шесть часов утра от причала."),
         ("cp1251", "Это достаточно длинный русский текст, чтобы кодировка определилась правильно."),
         ("shift_jis", "これは文字コードの判定に十分な長さの日本語の文章です。よろしくお願いします。"),
     ],

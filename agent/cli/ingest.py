@@ -68,8 +68,12 @@ def ingest_paths(parts: Parts, paths: list[str], **options: Any) -> IngestReport
     from agent.folders import private_folder
 
     private_folder(parts.settings.store)
-    with console.progress_bar("documents") as bar:
-        report = parts.store.ingest(paths, progress=lambda step: bar(_shown(step)), **options)
+    try:
+        with console.progress_bar("documents") as bar:
+            report = parts.store.ingest(paths, progress=lambda step: bar(_shown(step)), **options)
+    except KeyboardInterrupt:
+        console.note("interrupted: what was embedded is kept; the same command goes on from there")
+        raise
     for failure in report.failed:
         console.note(f"not ingested: {console.display_path(failure.path)}: {failure.reason}")
     report.raise_if_nothing()

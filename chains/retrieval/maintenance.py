@@ -57,7 +57,7 @@ def verified(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
     problems = [words for _, words in check(manifest)]
     state = nearest.state(thorough=True)
     if state not in ("exact", "clean"):
-        problems.append(f"the Chroma index is {state}; the exact index answers")
+        problems.append(f"the Chroma index is {state}; the exact index answers until the next ingest")
     return VerifyReport(
         documents=len(manifest.sources()),
         chunks=manifest.count(),

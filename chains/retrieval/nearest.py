@@ -60,8 +60,7 @@ class NearestNeighbours:
         self._recent = Recent(-1)
         self._refused = ""  # the seal of a Chroma that failed its checks: not tried again until it changes,
         self._retry_at = math.inf  # or until this moment, seconds of the monotonic clock
-        # Chroma writes wherever it reads: where it cannot, the exact index answers.
-        if kind == "chroma" and (server or not manifest.read_only):
+        if kind == "chroma":
             target = server or str(Path(manifest.folder) / "chroma")
             self._chroma = ChromaIndex(target, manifest.store_id)
 
@@ -91,7 +90,7 @@ class NearestNeighbours:
         The last two only where `thorough`, which reads every byte of Chroma's graph, for bits that flipped
         without a trace, and opens it.
         """
-        if self._chroma is None:
+        if self._chroma is None or self._unasked:
             return "exact"
         if self._recorded("dirty") == "1":
             return "dirty"
@@ -107,6 +106,11 @@ class NearestNeighbours:
         if self._usable():
             return "clean"
         return "unreachable" if self._chroma.remote else "damaged"
+
+    @property
+    def _unasked(self) -> bool:
+        """Whether Chroma is left alone: it writes wherever it reads, which the store does not allow."""
+        return self._manifest.read_only and self._chroma is not None and not self._chroma.remote
 
     def _recorded(self, what: str) -> str:
         assert self._chroma is not None
@@ -129,7 +133,7 @@ class NearestNeighbours:
     def _usable(self) -> bool:
         """Whether Chroma, with what is recent, shows the manifest; opens it where that is safe."""
         chroma = self._chroma
-        if chroma is None:
+        if chroma is None or self._unasked:
             return False
         written = self._written()
         if self._recent.since != written:

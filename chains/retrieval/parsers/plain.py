@@ -20,6 +20,8 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SNIFF_BYTES = 65_536
+# Classic Mac OS wrote these; in a short text they look as likely as the Windows pages that others wrote.
+_FOREIGN = ["mac_cyrillic", "mac_greek", "mac_iceland", "mac_latin2", "mac_roman", "mac_turkish", "hp_roman8"]
 # Control characters that turn up in text: tab, line feed, form feed, carriage return, escape (terminal logs).
 _TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b\x08")
 
@@ -59,7 +61,7 @@ def _decode(name: str, data: bytes) -> str:
 def _detect(name: str, data: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    found = from_bytes(data[: 4 * _SNIFF_BYTES])
+    found = from_bytes(data[: 4 * _SNIFF_BYTES], cp_exclusion=_FOREIGN)
     best = found.best()
     western = next((match for match in found if match.encoding == "cp1252"), None)
     # A short French text looks as good in a Baltic code page; Western Europe's is the likelier one.
