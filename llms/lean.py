@@ -103,6 +103,7 @@ class LeanDecoder(ReferenceDecoder):
 
     Raises:
         UnsupportedModel: `why_not` has something against the model.
+        ValueError: There is no such instruction set.
     """
 
     def __init__(

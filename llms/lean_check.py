@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llms.lean_compiler import InstructionSet, code, sets, why_not
+from llms.lean_compiler import SETS, InstructionSet, code, sets, why_not
 from llms.lean_machine import Machine, packed
 from llms.lean_weights import BLOCK
 from llms.reference_cache import Plan, Shape, SlotStore
@@ -38,7 +38,12 @@ def checked(name: str | None = None) -> tuple[InstructionSet, Callable[..., None
 
     Args:
         name: The only set to take; None: any that this CPU has.
+
+    Raises:
+        ValueError: There is no set of that name.
     """
+    if name not in (None, *(names := [one.name for one in SETS])):
+        raise ValueError(f"Expected an instruction set of {', '.join(names)}, or None; found {name!r}.")
     if reason := why_not():
         return reason
     if not (allowed := [one for one in sets() if name in (None, one.name)]):

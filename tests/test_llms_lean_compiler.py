@@ -105,6 +105,11 @@ def test_a_set_that_is_asked_for_is_the_one_that_runs(monkeypatch: pytest.Monkey
     )
 
 
+def test_a_set_that_nobody_knows_is_named_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"AVX512-BF16, AVX512-VNNI, AVX2, or None; found 'avx2'"):
+        LeanDecoder(model_of(Q4), instructions="avx2")
+
+
 @pytest.mark.parametrize("name", COMPILERS)
 def test_any_compiler_on_the_path_is_taken(
     name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Any]
