@@ -9,6 +9,7 @@ log-probability per character of the completion and of the suffix behind it, whe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -118,8 +119,10 @@ class Completer(Runnable[Gap, str]):
 
     async def astream(self, input: Gap, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Yield the completion in pieces."""
-        async for piece in self._chain.astream(input, config, **kwargs):
-            yield piece
+        pieces: Any = self._chain.astream(input, config, **kwargs)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
 
 def read_gap(given: Gap) -> tuple[str, str]:

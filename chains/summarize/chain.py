@@ -7,15 +7,15 @@ of a text that may still be coming in. How a summary is made lies in work.py.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
-from langchain_core.runnables.config import run_in_executor
 
 from chains.errors import EmptyInputError, require_text
-from chains.runnable import generator_chain
+from chains.runnable import generator_chain, stepped
 from chains.summarize.cache import FolderCache
 from chains.summarize.parts import PART_TOKENS, Part, PartStream, split_parts
 from chains.summarize.result import Style, Summary, SummaryDelta
@@ -128,14 +128,13 @@ def _refining(settings: Settings) -> Runnable[SummaryInput, Summary]:
         chunks: AsyncIterator[SummaryInput], config: RunnableConfig
     ) -> AsyncIterator[Summary]:
         work, intake = Work(settings, config), _Intake(settings.part_tokens)
-        end = object()
         async for chunk in chunks:
-            source = steps(work, intake, chunk)
-            while (found := await run_in_executor(config, next, source, end)) is not end:
-                yield cast("Summary", found)
-        source = steps(work, intake, None, last=True)
-        while (found := await run_in_executor(config, next, source, end)) is not end:
-            yield cast("Summary", found)
+            async with aclosing(stepped(steps(work, intake, chunk), config)) as found:
+                async for summary in found:
+                    yield summary
+        async with aclosing(stepped(steps(work, intake, None, last=True), config)) as found:
+            async for summary in found:
+                yield summary
 
     # LangChain passes `config` to functions that take it; its types know only the input.
     chain: Any = RunnableGenerator(cast("Any", transform), cast("Any", atransform), name="summarize_chain")
