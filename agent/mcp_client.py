@@ -9,12 +9,14 @@ approved.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from agent.errors import McpError
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from agent.settings import McpServer
 
+_GONE = frozenset({"BrokenResourceError", "ClosedResourceError", "EndOfStream"})
+"""What anyio's streams raise where the other end has gone."""
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_DESCRIPTION = 1000
 """A description is read by the model before any approval: what is longer than this is no description."""
@@ -51,6 +55,7 @@ class McpServers:
 
     def tools_of(self, name: str, server: McpServer) -> list[BaseTool]:
         """The tools of one server; raises McpError where it does not start, answer in time, or make sense."""
+        _quiet()
         from langchain_mcp_adapters.tools import load_mcp_tools
 
         async def load() -> list[BaseTool]:
@@ -77,6 +82,8 @@ class McpServers:
             try:
                 async with asyncio.timeout(server.timeout_s):
                     return await inner.coroutine(**arguments)
+            except ToolException as error:  # the tool's own word, for the model; the server is well
+                raise ToolException(str(error)) from error
             except Exception as error:  # the protocol's errors come in groups of many kinds
                 raise McpError(_explain(name, server, error)) from error
 
@@ -103,7 +110,7 @@ class McpServers:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout=server.timeout_s + 5)
-        except McpError:
+        except (McpError, ToolException):
             raise
         except BaseException as error:
             future.cancel()
@@ -133,12 +140,27 @@ def _explain(name: str, server: McpServer, error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, TimeoutError):
         what = f"nothing within {server.timeout_s:g} s"
+    elif type(error).__name__ in _GONE or str(error) == "Connection closed":
+        what = "that it ended, or said what is no message of the protocol"
     else:
         what = f"{type(error).__name__}: {error}"[:500]
     where = server.url or " ".join(server.command)
     return (
         f"expected an answer of the MCP server {name!r} ({where}), found {what}; start it by hand to see why"
     )
+
+
+def _quiet() -> None:
+    """Keep the protocol's client from logging what we say in one line: a traceback for each bad line."""
+    for name in ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.shared.session"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    root = logging.getLogger()  # to which that client writes, too
+    if _not_of_the_client not in root.filters:
+        root.addFilter(_not_of_the_client)
+
+
+def _not_of_the_client(record: logging.LogRecord) -> bool:
+    return not (record.module == "session" and "mcp" in PurePath(record.pathname).parts)
 
 
 def _to_stderr(line: str) -> None:

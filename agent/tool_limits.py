@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_NO_TEXT = "(a result without text)"
+"""What a model that reads text is told of a picture, or of nothing at all."""
 _LOOK_S = 0.05
 """How often a waiting turn looks whether it was stopped: Ctrl-C is answered at once, and it costs nothing."""
 
@@ -86,6 +88,8 @@ class ToolLimits(AgentMiddleware[AgentState[Any], RunContext, Any]):
         if not isinstance(result, ToolMessage):
             return result
         text = _CONTROL.sub("", result.text)
+        if not text and not isinstance(result.content, str):
+            text = _NO_TEXT
         if len(text) > self._limits.tool_chars:
             cut = len(text) - self._limits.tool_chars
             text = f"{text[: self._limits.tool_chars]}\n[cut here: {cut:,} more characters]"

@@ -12,12 +12,15 @@ if BEHAVIOUR == "garbage":
     sys.stdout.write("this is no protocol\n")
     sys.stdout.flush()
     time.sleep(30)
+elif BEHAVIOUR == "flood":
+    sys.stdout.write("this is no protocol\n" * 200)
+    sys.exit(0)
 elif BEHAVIOUR == "never":
     time.sleep(60)
 elif BEHAVIOUR == "dead":
     sys.exit(3)
 
-from mcp.server.fastmcp import FastMCP  # noqa: E402
+from mcp.server.fastmcp import FastMCP, Image  # noqa: E402
 
 server = FastMCP("standin")
 
@@ -32,6 +35,18 @@ def read_file(path: str) -> str:
 def crash() -> str:
     """Ends the server."""
     os._exit(9)
+
+
+@server.tool()
+def fails() -> str:
+    """Fails."""
+    raise ValueError("no luck today")
+
+
+@server.tool()
+def picture() -> Image:
+    """A picture."""
+    return Image(data=b"\x89PNG\r\n\x1a\n", format="png")
 
 
 @server.tool()

@@ -36,14 +36,34 @@ def servers() -> Iterator[McpServers]:
 
 def test_tools_have_names_kinds_and_answers_of_their_own(servers: McpServers) -> None:
     tools = {t.name: t for t in servers.tools()}
-    assert set(tools) == {"standin_read_file", "standin_crash", "standin_slow"}
+    names = ("crash", "fails", "picture", "read_file", "slow")
+    assert set(tools) == {f"standin_{name}" for name in names}
     assert (tools["standin_read_file"].metadata or {})["kind"] == "read"
     assert (tools["standin_crash"].metadata or {})["kind"] == "write"
     answer = tools["standin_read_file"].invoke({"path": "x"})
     assert "the stand-in's x" in str(answer)
-    with pytest.raises(McpError, match="standin"):
+    with pytest.raises(McpError, match=r"MCP server 'standin' .* found that it ended"):
         tools["standin_crash"].invoke({})
     assert "the stand-in's y" in str(tools["standin_read_file"].invoke({"path": "y"}))  # it was started again
+
+
+def test_a_tools_own_error_and_a_picture_are_told_to_the_model(servers: McpServers) -> None:
+    tools = [each for each in servers.tools() if each.name in ("standin_fails", "standin_picture")]
+    for each in tools:
+        each.metadata = {"kind": "read"}
+    answers = (calls("standin_fails", "c1"), calls("standin_picture", "c2"), "done")
+    events = list(stream_events(build_graph(scripted(*answers), tools=tools), "go"))
+    failed, shown = (event for event in events if isinstance(event, ToolResult))
+    assert failed.status == "error" and "no luck today" in failed.text and "by hand" not in failed.text
+    assert shown.status == "success" and shown.text == "(a result without text)"
+
+
+def test_a_flood_of_garbage_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    servers = McpServers({"bad": server("flood", timeout_s=5)})
+    assert servers.tools() == []
+    servers.close()
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "no message of the protocol" in said[0], said
 
 
 async def test_tools_are_asynchronous_too(servers: McpServers) -> None:
