@@ -152,35 +152,32 @@ def download_wheel(wheel: Wheel, folder: Path, cache: Path, progress: Progress =
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-color"]
-    command += [
-        "download",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--progress-bar=off",
-        "--retries=2",
-    ]
-    command += ["--dest", str(folder), "--requirement", str(requirements)]
+    command += ["download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"]
+    command += ["--retries=2", "--dest", str(folder), "--requirement", str(requirements)]
     code, output = _run_pip(command, folder, wheel, progress)
-    if code == 0:
-        path = folder / wheel.filename
-        check_sha256(path, wheel)
-        return path
-    advice = by_hand_advice(wheel, cache)
+    if code != 0:
+        raise _pip_failure(output, wheel, folder, by_hand_advice(wheel, cache))
+    path = folder / wheel.filename
+    check_sha256(path, wheel)
+    return path
+
+
+def _pip_failure(output: str, wheel: Wheel, folder: Path, advice: str) -> Exception:
+    """Name what pip says in this package's terms."""
     if "No module named pip" in output:
-        raise NoPip(
+        return NoPip(
             f"expected pip in {sys.executable!r}, found none; run `{sys.executable} -m ensurepip`, or "
             f"{advice}"
         )
     if "DO NOT MATCH THE HASHES" in output:
-        raise HashMismatch(
+        return HashMismatch(
             f"expected {wheel.filename} with sha256 {wheel.sha256}, found other bytes in the package index; "
             f"check which index pip uses (`pip config list`), or {advice}"
         )
     if "No space left on device" in output:
-        raise OSError(28, "No space left on device", str(folder))
+        return OSError(28, "No space left on device", str(folder))
     reason = next((line for line in reversed(output.splitlines()) if "ERROR" in line), output.strip()[-300:])
-    raise FetchFailed(
+    return FetchFailed(
         f"could not fetch {wheel.requirement} ({wheel.filename}, {wheel.size:,} bytes, sha256 "
         f"{wheel.sha256}): pip said {reason!r}; check the network and which index pip uses, or {advice}"
     )

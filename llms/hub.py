@@ -22,7 +22,7 @@ from llms.errors import UnsupportedModel
 from llms.facts import INDEX, PICKLES, TOKENIZERS, WEIGHTS, check_config
 from llms.fetch import Progress, no_progress
 from llms.hub_cache import Pulled, add_record, home_of, is_there, locate_common, read_records
-from llms.hub_files import fetch_file, hub_errors
+from llms.hub_files import Wanted, fetch_file, hub_errors
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -88,16 +88,10 @@ def pull(
             for name in _in_order(files):
                 if name == _first_large(files):
                     _announce(home, folder, repo, files, notify)
-                path = fetch_file(
-                    repo,
-                    name,
-                    commit,
-                    folder=folder,
-                    parts=home / "parts",
-                    size=files[name],
-                    sha256=hashes.get(name),
-                    token=token,
+                wanted = Wanted(
+                    repo=repo, name=name, commit=commit, size=files[name], sha256=hashes.get(name)
                 )
+                path = fetch_file(wanted, folder=folder, parts=home / "parts", token=token)
                 if name in CONFIGS:
                     check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
         add_record(home, repo, asked, commit, files, hashes)

@@ -12,79 +12,98 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from llms.checkpoint import sha256_file
 from llms.errors import DamagedCheckpoint, FetchFailed, GatedModel, HashMismatch, LLMError, UnknownModel
 
 
-def fetch_file(
-    repo: str,
-    name: str,
-    commit: str,
-    *,
-    folder: Path,
-    parts: Path,
-    size: int,
-    sha256: str | None,
-    token: str | None,
-) -> Path:
-    """Bring one file into a folder; nothing stands under its name until it is whole.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A file of a repository, as the Hub announces it.
 
-    Args:
+    Attributes:
         repo: Hub id.
         name: The file's name in the repository.
         commit: The commit to take it from.
+        size: Its size in bytes.
+        sha256: Its hash, where the Hub announces one (large files); None elsewhere.
+    """
+
+    repo: str
+    name: str
+    commit: str
+    size: int
+    sha256: str | None
+
+    @property
+    def part(self) -> str:
+        """Name of the file that keeps its beginning."""
+        return f"{self.sha256 or self.commit}-{self.name.replace('/', '--')}.incomplete"
+
+
+def fetch_file(wanted: Wanted, *, folder: Path, parts: Path, token: str | None) -> Path:
+    """Bring one file into a folder; nothing stands under its name until it is whole.
+
+    Args:
+        wanted: The file.
         folder: Where it belongs.
         parts: Where its beginning is kept meanwhile.
-        size: Its size in bytes, as announced.
-        sha256: Its hash, where the Hub announces one (large files); None elsewhere.
         token: Access token; None for the one that the Hub's client has stored.
 
     Raises:
         HashMismatch: It arrived with another size or hash; what arrived is deleted.
         Exception: The Hub client's own errors (`hub_errors` translates them).
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not re-exported
-
-    target = folder / name
-    if target.is_file() and target.stat().st_size == size:
+    target = folder / wanted.name
+    if target.is_file() and target.stat().st_size == wanted.size:
         return target
-    part = parts / f"{commit if sha256 is None else sha256}-{name.replace('/', '--')}.incomplete"
+    part = parts / wanted.part
     part.touch()
-    if part.stat().st_size > size:
+    if part.stat().st_size > wanted.size:
         part.write_bytes(b"")
     try:
-        with part.open("r+b") as file, _no_bar():
-            begun = file.seek(0, os.SEEK_END)
-            http_get(
-                hf_hub_url(repo, name, revision=commit),
-                file,
-                resume_size=begun,
-                headers=build_hf_headers(token=token),
-                expected_size=size,
-            )
-            file.flush()
-            os.fsync(file.fileno())
+        _append(wanted, part, token)
     finally:
-        if part.stat().st_size == 0 < size:
+        if part.stat().st_size == 0 < wanted.size:
             part.unlink()  # refused before the first byte: nothing to go on from
-    _check(repo, name, part, size, sha256)
+    _check(wanted, part)
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)
     return target
 
 
-def _check(repo: str, name: str, part: Path, size: int, sha256: str | None) -> None:
+def _append(wanted: Wanted, part: Path, token: str | None) -> None:
+    """Append what is missing of a file, and see it onto the disk."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not re-exported
+
+    with part.open("r+b") as file, _no_bar():
+        begun = file.seek(0, os.SEEK_END)
+        http_get(
+            hf_hub_url(wanted.repo, wanted.name, revision=wanted.commit),
+            file,
+            resume_size=begun,
+            headers=build_hf_headers(token=token),
+            expected_size=wanted.size,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(wanted: Wanted, part: Path) -> None:
     found = part.stat().st_size
-    wrong = f"{found:,} bytes, expected {size:,}" if found != size else ""
-    if not wrong and sha256 is not None and (digest := sha256_file(part)) != sha256:
-        wrong = f"sha256 {digest}, expected {sha256}"
+    wrong = f"{found:,} bytes, expected {wanted.size:,}" if found != wanted.size else ""
+    if not wrong and wanted.sha256 is not None and (digest := sha256_file(part)) != wanted.sha256:
+        wrong = f"sha256 {digest}, expected {wanted.sha256}"
     if wrong:
         part.unlink()
-        raise HashMismatch(f"{name} of {repo!r} arrived with {wrong}; run `agent models pull {repo}` again")
+        raise HashMismatch(
+            f"{wanted.name} of {wanted.repo!r} arrived with {wrong}; run `agent models pull {wanted.repo}` "
+            "again"
+        )
 
 
 @contextmanager

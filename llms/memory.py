@@ -84,14 +84,32 @@ def plan(
     Raises:
         NotEnoughMemory: It does not fit, or the window is longer than the model knows.
     """
-    quantization, dtype, device = setting.quantization, setting.dtype, setting.device
-    free = free_bytes(device) if free is None else free
+    free = free_bytes(setting.device) if free is None else free
     budget = int(free * (1 - MARGIN))
+    at = _pricing(facts, setting, footprint, free, budget, ready)
+    if setting.window > longest:
+        raise NotEnoughMemory(
+            f"expected window of at most {longest:,} tokens, all that {name} was made for, "
+            f"found {setting.window:,}; ask for less"
+        )
+    wanted = at(setting.window)
+    if wanted.total <= budget:
+        return wanted
+    fitting = _largest_window(at, min(SMALLEST_WINDOW, wanted.window), wanted.window, budget)
+    if narrow and fitting is not None:
+        return replace(at(fitting), narrowed=True)
+    raise NotEnoughMemory(_refusal(facts, wanted, fitting, setting.quantization, setting.dtype, name))
 
+
+def _pricing(
+    facts: Facts, setting: Setting, footprint: Footprint, free: int, budget: int, ready: bool
+) -> Callable[[int], Plan]:
+    """Return what tells the plan of a window, in tokens; what is welcome is added where the budget allows."""
+    quantization, dtype, device = setting.quantization, setting.dtype, setting.device
     weights = device_bytes(facts, quantization, dtype, device)
     loading = 0 if ready else loading_bytes(facts, quantization, dtype, device)
 
-    def at(tokens: int, narrowed: bool = False) -> Plan:
+    def at(tokens: int) -> Plan:
         use = footprint(facts, replace(setting, window=tokens))
         needed = Plan(
             device=device,
@@ -103,22 +121,11 @@ def plan(
             free=free,
             window=tokens,
             slots=setting.slots,
-            narrowed=narrowed,
+            narrowed=False,
         )
         return replace(needed, cache=use.cache + max(0, min(use.welcome, budget - needed.total)))
 
-    if setting.window > longest:
-        raise NotEnoughMemory(
-            f"expected window of at most {longest:,} tokens, all that {name} was made for, "
-            f"found {setting.window:,}; ask for less"
-        )
-    wanted = at(setting.window)
-    if wanted.total <= budget:
-        return wanted
-    fitting = _largest_window(at, min(SMALLEST_WINDOW, wanted.window), wanted.window, budget)
-    if narrow and fitting is not None:
-        return at(fitting, narrowed=True)
-    raise NotEnoughMemory(_refusal(facts, wanted, fitting, quantization, dtype, name))
+    return at
 
 
 def free_bytes(device: str) -> int:

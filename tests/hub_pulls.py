@@ -34,8 +34,8 @@ except Exception as error:
 """
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="original")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository's files: a tiny checkpoint and what must not be pulled."""
     folder = tiny_checkpoint(tmp_path_factory.mktemp("repo") / "tiny")
     (folder / "pytorch_model.bin").write_bytes(b"pickle" * 1000)
@@ -45,8 +45,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def files(original: Path, tmp_path: Path) -> Path:
+@pytest.fixture(name="files")
+def fresh_files(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "files"))
 
 

@@ -9,14 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_pulls import REPO, command, environment, pull
+from hub_pulls import (
+    REPO,
+    command,
+    environment,
+    fresh_files,  # noqa: F401  a fixture
+    pull,
+    tiny_repository,  # noqa: F401  a fixture
+)
 from hub_standin import Hub, Repo, serving
 
 from llms import hub, hub_cache
 from llms.errors import UnknownModel, UnsupportedModel
 from llms.load import LoadSpec, load
-
-pytest_plugins = ["hub_pulls"]
 
 
 def test_a_pull_brings_what_loads_and_nothing_else_and_works_offline(files: Path, tmp_path: Path) -> None:

@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_pulls import PULL, REPO, environment, pull
+from hub_pulls import (
+    PULL,
+    REPO,
+    environment,
+    fresh_files,  # noqa: F401  a fixture
+    pull,
+    tiny_repository,  # noqa: F401  a fixture
+)
 from hub_standin import Repo, serving
 
 from llms import hub_cache
-
-pytest_plugins = ["hub_pulls"]
 
 
 @pytest.mark.parametrize(
