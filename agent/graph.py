@@ -56,15 +56,14 @@ def build_graph(
 ) -> Any:
     """A compiled LangGraph agent.
 
-    Args: model: The chat model. tools: Everything the agent may call. answerer: A `rag_chain`, or None
-    where there are no documents. router: Decides each turn's route; None lets the model plan from the first
-    word. steered: The route also decides which tool is called: for models too small to plan. approve: What
-    becomes of calls that need approval; asks by default where a checkpointer can hold the run. sandboxed:
-    The sandbox's first tier holds, so write_code's own checks need no approval. limits: What one turn may
-    use. max_tool_calls: Tool calls in one turn. system: System prompt. texts: Answers a steered
-    turn's questions about a text. folders: Where files may be read. compaction: Keeps long threads in the
-    window. middleware: More of it, outside this
-    project's own. checkpointer: Keeps threads and waiting approvals (LangGraph).
+    `model` may call the `tools`, under the prompt `system`. Where there are documents, `answerer` is a
+    `rag_chain` over them. `router` decides each turn's route; None lets the model plan from the first word.
+    `steered` says that the route also picks the tool, for models too small to plan: `texts` then
+    answers questions about a text, and `folders` are where files may be read. `approve` says what becomes of
+    calls that need approval (it asks by default where a checkpointer holds the run); `sandboxed`, that the
+    sandbox's first tier holds, so that write_code's own checks need none. `limits` and `max_tool_calls` bound
+    a turn, `compaction` keeps a long thread in the window, `middleware` is more of it, outside this
+    project's own, and `checkpointer` keeps threads and waiting approvals (LangGraph's).
     """
     bounds = limits or TurnLimits()
     openers: list[Opener[Any]] = []
@@ -72,11 +71,9 @@ def build_graph(
         names = frozenset(tool.name for tool in tools)
         documents = answerer is not None
         openers.append(Routing(router, names, documents=documents, steered=steered, folders=folders))
-    if answerer is not None:
-        openers.append(DocumentsFirst(answerer))
+    openers += [DocumentsFirst(answerer)] if answerer is not None else []
     openers.append(Limits(bounds))  # before Steering: a turn at its limit calls no tool either
-    if compaction is not None:
-        openers.append(compaction)
+    openers += [compaction] if compaction is not None else []
     return create_agent(
         model,
         list(tools),

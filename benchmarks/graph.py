@@ -116,6 +116,11 @@ def split_of_a_turn(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
             model = sum(step.seconds or 0.0 for step in trace.steps if step.kind == "model")
             rows.append({**clock.seconds, "model": model, "whole": whole})
             firsts.append(first - next(s.first_token or 0.0 for s in trace.steps if s.kind == "model"))
+    return _summed(rows) | {"before_the_model_first_token_adds_ms": milliseconds(firsts)}
+
+
+def _summed(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The medians of the watched parts; what is inside another part is taken out of it."""
     split = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in rows[0]}
     middleware = split["opening"] - split["embedding"] + split["around the model"] - split["model"]
     middleware += split["after the model"]
@@ -127,7 +132,6 @@ def split_of_a_turn(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
         "of_it_checkpoint_ms": milliseconds([split["checkpoint"]]),
         "of_it_middleware_ms": milliseconds([middleware]),
         "of_it_rest_ms": milliseconds([rest]),
-        "before_the_model_first_token_adds_ms": milliseconds(firsts),
     }
 
 

@@ -183,6 +183,14 @@ def test_a_settings_file_with_mistakes_is_named(run: Run, tmp_path: Path, text: 
     assert found.code == 0 and found.out == f"{tmp_path / 'home' / 'config.toml'}\n", found
 
 
+def test_words_that_are_no_utf8_are_read_as_far_as_they_can_be(run: Run) -> None:
+    # Python's own form of the bytes \xe9 and \xff in an argument.
+    done = run("ask", "--no-tools", "say caf\udce9", "-s", "be\udcff brief")
+    assert done.code == 0 and "caf\ufffd" in done.out and "Traceback" not in done.err, done
+    done = run("chat", "--no-tools", "--no-docs", stdin=b"say caf\xe9\nhello\n")
+    assert done.code == 0 and "answer to hello" in done.out and "error" not in done.err, done
+
+
 def test_documents_with_a_filter_and_their_passages_shown(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

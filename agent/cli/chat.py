@@ -7,7 +7,7 @@ import sys
 
 from agent.cli import console
 from agent.cli.ask import add_documents_options, add_tool_options
-from agent.cli.options import add_model_options, add_store_options, filter_from, settings_from
+from agent.cli.options import add_model_options, add_store_options, filter_from, settings_from, words_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
             if args.continued or args.thread:
                 repl.resume(args.thread)
             if args.question:
-                repl.handle(" ".join(args.question))
+                repl.handle(words_of(args.question))
             repl.loop(sys.stdin)
     return 0

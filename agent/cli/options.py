@@ -81,6 +81,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
         if name not in Settings.model_fields:
             raise ConfigError(f"expected a model option after -o, found {name!r}{nearest_setting(name)}")
         given[name] = value
+    if isinstance(given.get("system"), str):
+        given["system"] = readable(given["system"])
     settings = load_settings(**given)
     if not settings.telemetry:
         silence_telemetry()
@@ -96,5 +98,10 @@ def filter_from(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def words_of(words: list[str]) -> str:
-    """The words of the command line as one text."""
-    return " ".join(words).strip()
+    """The words of the command line as one text; bytes that are no UTF-8 show as \ufffd."""
+    return readable(" ".join(words).strip())
+
+
+def readable(text: str) -> str:
+    """The text without what Python makes of bytes that are no UTF-8, which nothing can write or send on."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -7,6 +7,7 @@ second one ends the program. A killed chat goes on with `agent chat -c`.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -80,6 +81,8 @@ class Repl:
 
     def loop(self, stream: IO[str]) -> None:
         """Read and answer until the end."""
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8 spoil a word, not the chat
+            stream.reconfigure(encoding="utf-8", errors="replace")
         if stream.isatty():
             console.say("/help lists the commands, /bye ends")
         interrupted = False
