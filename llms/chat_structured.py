@@ -77,7 +77,8 @@ class ToolsAndSchemas(BaseChatModel):
 
         Args:
             schema: Pydantic class (v2 or v1), TypedDict, JSON schema, or OpenAI tool dictionary; None, with
-                `json_mode` only, for any JSON object.
+                `json_mode` only, for any JSON object. A pydantic class's sets are written as lists, which
+                it reads; a Decimal may come as a text that it refuses, its schema says no more than that.
             method: `json_schema` and `json_mode` answer in JSON under the schema's grammar;
                 `function_calling` calls a tool of that schema.
             include_raw: Return {"raw", "parsed", "parsing_error"} instead of the parsed answer alone.

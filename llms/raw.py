@@ -53,14 +53,14 @@ class LocalLLM(LocalFields, BaseLLM):
     ) -> LLMResult:
         """Complete every prompt; see LangChain. Call options count in its caches, which it forgets itself."""
         settled, rest = self._settled(kwargs)
-        return super(LocalLLM, settled).generate(prompts, stop, callbacks, **rest)
+        return super(LocalLLM, settled).generate(prompts, rest.pop("stop", stop), callbacks, **rest)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """Complete every prompt; see `generate`."""
         settled, rest = self._settled(kwargs)
-        return await super(LocalLLM, settled).agenerate(prompts, stop, callbacks, **rest)
+        return await super(LocalLLM, settled).agenerate(prompts, rest.pop("stop", stop), callbacks, **rest)
 
     def _settled(self, options: Mapping[str, Any]) -> tuple[LocalLLM, dict[str, Any]]:
         """Return this model with a call's options as its settings, and what is no option of ours."""

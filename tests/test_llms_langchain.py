@@ -169,6 +169,7 @@ async def test_a_cache_tells_the_options_of_a_completion(embedded_cache: Path) -
     short, long = llm.invoke("One, two, three,"), llm.invoke("One, two, three,", max_tokens=8)
     assert long.startswith(short) and long != short
     assert await llm.ainvoke("One, two, three,", num_predict=8) == long
+    assert llm.invoke("One, two, three,", num_predict=8, stop_sequences=[","]) == long.partition(",")[0]
     biased = await llm.ainvoke("One, two, three,", logit_bias={llm.get_token_ids(" four")[0]: -100})
     assert biased not in (short, long)
     with pytest.raises(BadRequest, match="top_p"):
