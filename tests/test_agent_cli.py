@@ -62,6 +62,14 @@ def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.startswith(f"usage: agent {verb}")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_command_runs_without_a_stream(closed: str, tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m agent config show k {closed}'
+    env = {**os.environ, "AGENT_HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0 and "Error" not in done.stderr, done
+
+
 def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help", "ask"]) == 0
     assert capsys.readouterr().out.startswith("usage: agent ask")

@@ -42,6 +42,7 @@ class VerbParser(argparse.ArgumentParser):
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
     debug = "--debug" in argv
+    _replace_closed_streams()
     caught = _catch_signals()
     try:
         verb, words = _split(list(argv))
@@ -157,6 +158,14 @@ def _catch_signals() -> list[int]:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     return caught
+
+
+def _replace_closed_streams() -> None:
+    """Started with `>&-`, Python has no stream there at all: what is written then goes nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
 
 
 def _forget_stdout() -> None:

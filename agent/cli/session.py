@@ -40,8 +40,10 @@ class Session:
         self._agent: Any = None
 
     def __enter__(self) -> Session:
+        from agent.arenas import keep_few_heaps
         from agent.threads import open_threads
 
+        keep_few_heaps()
         path = self.parts.settings.folders.threads if self.keep else None
         self.threads = self._stack.enter_context(open_threads(path))
         self.rebuild(self.parts, self.context)
