@@ -38,7 +38,7 @@ class MiniLM(Embeddings):
 
     Args:
         folder: the model, in the sentence-transformers layout.
-        precision: "bfloat16" takes about half the time on processors that multiply it (AVX512-BF16, AMX) and
+        precision: "bfloat16" takes 0.6 of the time on processors that multiply it (AVX512-BF16, AMX) and
             gives vectors within a cosine of 0.9999 of float32's, which depend a little on what shares their
             batch: hits that are as good as equal may change places from one ingest to the next.
 
