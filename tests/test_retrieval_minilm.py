@@ -38,9 +38,9 @@ def test_vectors_equal_those_of_sentence_transformers() -> None:
     )
     ours = default_embeddings()
     found, expected = np.array(ours.embed_documents(TEXTS)), np.array(theirs.embed_documents(TEXTS))
-    assert found.shape == (len(TEXTS), 384) and np.abs(found - expected).max() < 1e-5
+    assert found.shape == (len(TEXTS), 384) and np.abs(found - expected).max() < 1e-6
     single = np.array(ours.embed_query(TEXTS[3])) - np.array(theirs.embed_query(TEXTS[3]))
-    assert np.abs(single).max() < 1e-5
+    assert np.abs(single).max() < 1e-6
     assert ours.embed_documents([]) == []
 
 
