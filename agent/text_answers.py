@@ -72,22 +72,37 @@ class TextRetriever(BaseRetriever):
 
 
 def passages(text: str, source: str) -> Iterator[Document]:
-    """Paragraphs joined up to `PASSAGE_CHARS` characters, never over a heading; a longer one stays whole.
+    """Paragraphs joined up to `PASSAGE_CHARS` characters, never over a heading; a longer one is cut.
 
     Each carries its offset, its line and the heading it stands under.
     """
     begin: int | None = None
     end, heading = 0, ""
-    for paragraph in _PARAGRAPH.finditer(text):
-        titled = _HEADING.match(paragraph[0])
-        if begin is not None and (titled or paragraph.end() - begin > PASSAGE_CHARS):
+    for start, stop in _pieces(text):
+        titled = _HEADING.match(text, start, stop)
+        if begin is not None and (titled or stop - begin > PASSAGE_CHARS):
             yield _passage(text, begin, end, source, heading)
             begin = None
         if titled:
             heading = (titled[1] or titled[2]).splitlines()[0].strip("# ")
-        begin, end = paragraph.start() if begin is None else begin, paragraph.end()
+        begin, end = start if begin is None else begin, stop
     if begin is not None:
         yield _passage(text, begin, end, source, heading)
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Where paragraphs begin and end; a log has none, and is cut at its lines, or words, or anywhere."""
+    for paragraph in _PARAGRAPH.finditer(text):
+        start, stop = paragraph.span()
+        while stop - start > PASSAGE_CHARS:
+            limit = start + PASSAGE_CHARS
+            cut = max(text.rfind("\n", start, limit), start)
+            cut = cut if cut > start else max(text.rfind(" ", start, limit), start)
+            cut = cut if cut > start else limit
+            yield start, cut
+            start = cut + (cut < limit)  # the line's end, or the space, is nobody's
+        if start < stop:
+            yield start, stop
 
 
 def _passage(text: str, begin: int, end: int, source: str, heading: str) -> Document:

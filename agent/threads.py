@@ -189,18 +189,29 @@ def open_threads(path: Path | None) -> Iterator[Threads]:
         private_file(path)
     connection: sqlite3.Connection | None = None
     try:
-        # SqliteSaver wants the WAL journal; FULL makes a step survive a power cut.
-        connection = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=5)
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise ThreadError(
-                f"expected threads of version {VERSION} or older at {str(path)!r}, found {version}; "
-                "update this program, or set AGENT_HOME to another folder"
-            )
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        yield Threads(connection)
+        with telling_errors(path):
+            # SqliteSaver wants the WAL journal; FULL makes a step survive a power cut.
+            connection = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=5)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise ThreadError(
+                    f"expected threads of version {VERSION} or older at {str(path)!r}, found {version}; "
+                    "update this program, or set AGENT_HOME to another folder"
+                )
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            yield Threads(connection)
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def telling_errors(path: Path | None) -> Iterator[None]:
+    """Errors of SQLite as a ThreadError that says what to do: a lock, a full disk, a damaged file."""
+    try:
+        yield
     except sqlite3.OperationalError as error:
         if "locked" not in str(error) and "busy" not in str(error):
             raise ThreadError(
@@ -214,6 +225,3 @@ def open_threads(path: Path | None) -> Iterator[Threads]:
             f"expected a file of threads at {str(path)!r}, found a damaged one ({error}); "
             "move it away, a new one is made at the next start"
         ) from error
-    finally:
-        if connection is not None:
-            connection.close()

@@ -70,6 +70,15 @@ def test_a_command_runs_without_a_stream(closed: str, tmp_path: Path) -> None:
     assert done.returncode == 0 and "Error" not in done.stderr, done
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full, which is not here")
+def test_a_full_disk_under_the_output_is_said(tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m agent config show k > /dev/full'
+    env = {**os.environ, "AGENT_HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 72 and "No space left" in done.stderr, done
+    assert "internal error" not in done.stderr and "Exception ignored" not in done.stderr, done
+
+
 def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help", "ask"]) == 0
     assert capsys.readouterr().out.startswith("usage: agent ask")

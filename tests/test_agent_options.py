@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_command import Done, Run, command_line
@@ -181,6 +182,22 @@ def test_a_settings_file_with_mistakes_is_named(run: Run, tmp_path: Path, text: 
     assert done.code == 71 and hint in done.err and "Traceback" not in done.err, done
     found = run("config", "path")  # the file that has to be mended can be found
     assert found.code == 0 and found.out == f"{tmp_path / 'home' / 'config.toml'}\n", found
+
+
+def test_a_disk_that_fills_up_within_a_turn_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agent.threads import Threads
+
+    begin = Threads.__init__
+
+    def small(self: Threads, connection: Any) -> None:
+        begin(self, connection)
+        connection.execute("PRAGMA max_page_count = 30")  # SQLite's own words for a full disk come of it
+
+    monkeypatch.setattr(Threads, "__init__", small)
+    done = ask(run, "--no-docs", "hello", stdin=b"word " * 40_000)
+    assert done.code == 73 and "disk is full" in done.err and "internal error" not in done.err, done
+    done = run("chat", "--no-tools", "--no-docs", stdin=b"word " * 40_000 + b"\nhello\n")
+    assert done.code == 0 and "internal error" not in done.err, done
 
 
 def test_words_that_are_no_utf8_are_read_as_far_as_they_can_be(run: Run) -> None:

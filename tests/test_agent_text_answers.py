@@ -192,9 +192,22 @@ def test_passages_cover_a_text_and_know_where_they_stand() -> None:
     text = "Intro.\n\n# One\n\n" + "A sentence here. " * 100 + "\n\nTwo\n===\n\nEnd.\n"
     found = list(passages(text, "a.md"))
     assert all(text[p.metadata["start"] : p.metadata["end"]] == p.page_content for p in found)
-    assert [p.metadata["heading"] for p in found] == ["", "One", "One", "Two"]
-    assert [p.metadata["line"] for p in found] == [1, 3, 5, 7]
+    assert [p.metadata["heading"] for p in found] == ["", *["One"] * 4, "Two"]
+    assert [p.metadata["line"] for p in found] == [1, 3, 5, 5, 5, 7]
     assert "".join("".join(p.page_content.split()) for p in found) == "".join(text.split())
     many = list(passages("Short paragraph.\n\n" * 200, "b"))
     assert 3 < len(many) and all(len(p.page_content) <= PASSAGE_CHARS for p in many)
     assert list(passages(" \n\n ", "c")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["".join(f"{n}: a line of a log\n" for n in range(2000)), "word " * 5000, "x" * 20_000, "a\n" * 3000],
+)
+def test_a_text_without_paragraphs_is_cut(text: str) -> None:
+    found = list(passages(text, "a.log"))
+    assert all(0 < len(p.page_content) <= PASSAGE_CHARS for p in found) and len(found) > 5
+    assert all(text[p.metadata["start"] : p.metadata["end"]] == p.page_content for p in found)
+    assert "".join("".join(p.page_content.split()) for p in found) == "".join(text.split())
+    if "log" in text:
+        assert found[1].page_content.startswith(f"{found[1].metadata['line'] - 1}: ")

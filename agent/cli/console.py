@@ -100,10 +100,23 @@ def link(path: str, text: str) -> str:
 
 
 def raw(text: str) -> None:
-    """Write text to stdout that was neutralized piece by piece and holds only our own codes."""
+    """Write text to stdout that was neutralized piece by piece and holds only our own codes.
+
+    Raises FolderError where it cannot be written (a full disk); BrokenPipeError where the reader has gone.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from agent.errors import FolderError
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor by the interpreter's last flush
+        raise FolderError(
+            f"expected to write standard output, found {error.strerror}; free it, or send it elsewhere"
+        ) from error
 
 
 def shorten(text: str, limit: int) -> str:

@@ -15,6 +15,8 @@ from agent.cli.turn import answers, can_ask, ending_on_signals, run_turn
 from agent.context import RunContext
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.build import Parts
     from agent.cli.printing import Printer
     from agent.events import Final
@@ -36,6 +38,7 @@ class Session:
         self.keep = keep and parts.settings.logging
         self.trace = trace
         self.thread: Thread | None = None
+        self._path: Path | None = None
         self._stack = ExitStack()
         self._agent: Any = None
 
@@ -44,8 +47,8 @@ class Session:
         from agent.threads import open_threads
 
         keep_few_heaps()
-        path = self.parts.settings.folders.threads if self.keep else None
-        self.threads = self._stack.enter_context(open_threads(path))
+        self._path = self.parts.settings.folders.threads if self.keep else None
+        self.threads = self._stack.enter_context(open_threads(self._path))
         self.rebuild(self.parts, self.context)
         started()
         return self
@@ -72,13 +75,16 @@ class Session:
             raise ThreadError("expected a thread to continue, found none; begin one: agent chat")
 
     def turn(self, inputs: Any, question: str, printer: Printer) -> Final | None:
-        """Run one turn and log it."""
-        config = self._config(question)
-        self._finish_waiting(config, printer)
-        final = self._run(inputs, printer, config)
-        if self.thread is not None:
-            self.threads.touch(self.thread)
-            self.threads.settle(self.thread)
+        """Run one turn and log it; raises ThreadError where its steps cannot be written."""
+        from agent.threads import telling_errors
+
+        with telling_errors(self._path):
+            config = self._config(question)
+            self._finish_waiting(config, printer)
+            final = self._run(inputs, printer, config)
+            if self.thread is not None:
+                self.threads.touch(self.thread)
+                self.threads.settle(self.thread)
         if final is not None and self.keep:
             self._log(question, final)
         return final
