@@ -24,6 +24,19 @@ def require_model(llm: T, name: str = "llm") -> T:
     return llm
 
 
+def require_retriever(retriever: T) -> T:
+    """Return `retriever` where it is a LangChain retriever, or another Runnable from a question to documents.
+
+    Raises:
+        OptionError: it cannot be invoked: a vector store, a list of documents, or none.
+    """
+    if callable(getattr(retriever, "invoke", None)):
+        return retriever
+    store = callable(getattr(retriever, "as_retriever", None))
+    way = "pass its as_retriever()" if store else "pass DocumentStore(path).retriever()"
+    raise OptionError(f"expected retriever to be a LangChain retriever, found {shown(retriever)}: {way}")
+
+
 def require_embeddings(embeddings: T) -> T:
     """Return `embeddings` where they embed documents, or where there are none.
 

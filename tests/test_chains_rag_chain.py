@@ -231,7 +231,52 @@ def test_bad_questions_say_what_was_found(given: Any, error: type[Exception]) ->
         rag_chain(ScoringChat(), _retriever()).invoke(given)
 
 
-@pytest.mark.parametrize("options", [{"mode": "magic"}, {"sentences": 0}, {"sentences": 11}])
+@pytest.mark.parametrize(
+    "history", ["what I said", b"bytes", 3, [3], [{"role": "human"}], [("poet", "text")]]
+)
+def test_a_history_that_is_no_list_of_messages_is_refused(history: Any) -> None:
+    with pytest.raises(InputError, match="expected history to be a list of messages, found"):
+        rag_chain(ScoringChat(), _retriever()).invoke({"question": "Who built it?", "history": history})
+
+
+class _Store:
+    def as_retriever(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "step"),
+    [
+        ({"llm": None}, "pass ChatLocal()"),
+        ({"llm": "mistral-7b"}, "pass ChatLocal()"),
+        ({"retriever": None}, "retriever()"),
+        ({"retriever": [Document("text")]}, "retriever()"),
+        ({"retriever": _Store()}, "as_retriever()"),
+    ],
+)
+def test_parts_that_are_none_are_refused_with_what_to_pass(given: dict[str, Any], step: str) -> None:
+    parts = {"llm": ScoringChat(), "retriever": _retriever()} | given
+    with pytest.raises(OptionError, match="found") as caught:
+        rag_chain(**parts)
+    assert step in str(caught.value)
+
+
+def test_a_retriever_that_gives_no_documents_is_named() -> None:
+    texts = RunnableLambda(lambda _question: ["The bridge is red."])
+    with pytest.raises(InputError, match="give Documents"):
+        rag_chain(ScoringChat(), texts).invoke("Which colour is the bridge?")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "magic"},
+        {"sentences": 0},
+        {"sentences": 11},
+        {"sentences": "3"},
+        {"threshold": "high"},
+        {"embeddings": "all-MiniLM-L6-v2"},
+    ],
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="found"):
         rag_chain(ScoringChat(), _retriever(), **options)

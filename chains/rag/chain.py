@@ -16,6 +16,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from chains.errors import OptionError
+from chains.options import require_embeddings, require_model, require_retriever, require_whole
 from chains.rag.answer import Answer, AnswerDelta, Citation
 from chains.rag.condense import condense, read_input
 from chains.rag.decide import Decision, decide
@@ -62,18 +63,19 @@ def rag_chain(
         `Answer`.
 
     Raises:
-        OptionError: an option is out of its range.
+        OptionError: an option is out of its range, or of another kind than named here.
     """
     if mode not in get_args(Mode):
         raise OptionError(f"expected mode to be one of {get_args(Mode)}, found {mode!r}: choose one of them")
-    if not 1 <= sentences <= 10:
+    require_whole("sentences", sentences, 1, 10)
+    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise OptionError(
-            f"expected sentences to be 1 to 10, found {sentences!r}: pass a number in that range"
+            f"expected threshold to be a number, found {threshold!r}: pass a score, or leave it out"
         )
     steps = _Steps(
-        llm=llm,
-        retriever=retriever,
-        embeddings=embeddings,
+        llm=require_model(llm),
+        retriever=require_retriever(retriever),
+        embeddings=require_embeddings(embeddings),
         ranker=Ranker(embeddings=embeddings, scorer=find_scorer(llm)),
         mode=mode,
         threshold=threshold,

@@ -16,7 +16,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from chains.errors import InputError, require_text
+from chains.errors import InputError, require_text, shown
 from chains.prompts import load_prompt
 from chains.words import content_words, words
 
@@ -35,7 +35,7 @@ def read_input(given: str | Mapping[str, Any]) -> tuple[str, list[BaseMessage]]:
     """Return the question and the history of a chain's input.
 
     Raises:
-        InputError: it is neither a string nor a mapping with "question".
+        InputError: it is neither a string nor a mapping with "question", or the history holds no messages.
         EmptyInputError: the question is empty.
     """
     if isinstance(given, Mapping):
@@ -43,9 +43,20 @@ def read_input(given: str | Mapping[str, Any]) -> tuple[str, list[BaseMessage]]:
             raise InputError(
                 f"expected a question, or {{question, history}}, found keys {sorted(given)!r}: add 'question'"
             )
-        history = convert_to_messages(list(given.get("history") or ()))
-        return require_text("a question", given["question"]).strip(), history
+        return require_text("a question", given["question"]).strip(), _messages(given.get("history"))
     return require_text("a question", given).strip(), []
+
+
+def _messages(history: object) -> list[BaseMessage]:
+    if history is None:
+        return []
+    found = shown(history)
+    try:
+        if isinstance(history, Sequence) and not isinstance(history, str | bytes):
+            return convert_to_messages(history)
+    except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+        found = str(error)
+    raise InputError(f"expected history to be a list of messages, found {found}: pass [('human', 'text'), …]")
 
 
 def is_follow_up(question: str) -> bool:

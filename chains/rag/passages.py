@@ -12,6 +12,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
+from chains.errors import InputError, shown
 from chains.rag.answer import Citation
 from chains.sentences import Sentence, split_sentences
 
@@ -70,7 +71,17 @@ class Candidate:
 
 
 def to_passages(documents: Sequence[Document]) -> list[Passage]:
-    """Number the retriever's `documents`, dropping empty ones."""
+    """Number the retriever's `documents`, dropping empty ones.
+
+    Raises:
+        InputError: it gave something else than documents.
+    """
+    for document in documents:
+        if not isinstance(document, Document):
+            raise InputError(
+                f"expected the retriever to give Documents, found {shown(document)}: wrap each text as "
+                "Document(page_content=text)"
+            )
     kept = [document for document in documents if document.page_content.strip()]
     return [_passage(number, document) for number, document in enumerate(kept, start=1)]
 
