@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 
 from llms.decoder import Decoder
-from llms.lean import LeanDecoder
-from llms.lean_check import computes
-from llms.lean_codes import CodeFile
-from llms.lean_compiler import code, sets, why_not
-from llms.lean_weights import FEW_ROWS, PAID_OFF
+from llms.engine.sampling import Sampling
+from llms.lean.check import computes
+from llms.lean.codes import CodeFile
+from llms.lean.compiler import code, sets, why_not
+from llms.lean.decoder import LeanDecoder
+from llms.lean.weights import FEW_ROWS, PAID_OFF
 from llms.load import LoadSpec, load
 from llms.loaded import LoadedModel
 from llms.reference import ReferenceDecoder
-from llms.sampling import Sampling
 
 TEXT = "The river rises in the mountains and flows through three countries before it reaches the sea. " * 60
 EXCERPT = 512

@@ -73,7 +73,7 @@ def fill(decoder: Any, batch: int, length: int) -> None:
 
 def decode_rate(decoder: Any, batch: int, prompt: int, new: int) -> float:
     """Return tokens a second through `step`, each step given the device's tokens of the one before."""
-    from llms.sampling import Sampling
+    from llms.engine.sampling import Sampling
 
     slots, how = list(range(batch)), [Sampling()] * batch
     fill(decoder, batch, prompt)
@@ -169,7 +169,7 @@ def prefill_seconds(decoder: Any) -> float:
 
 def verify_costs(decoder: Any) -> dict[int, float]:
     """Return seconds of a step of 1..8 tokens of one slot at depth 1,024, the host choosing."""
-    from llms.sampling import Sampling, sample
+    from llms.engine.sampling import Sampling, sample
 
     costs = {}
     for count in (1, 2, 4, 8):

@@ -32,7 +32,7 @@ def measure_acceptance(
     """
     if data is None or not (data / "peps").is_dir():
         raise SystemExit(f"expected --data to name a folder with peps/, found {data}")
-    from llms.engine import Engine
+    from llms.engine.engine import Engine
     from llms.load import LoadSpec, load, make_decoder
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu"))
@@ -82,8 +82,8 @@ def _around(data: Path, name: str, evidence: str) -> str:
 
 
 def _runs(loaded: Any, engine: Any, prompts: list[str], seconds: float, temperature: float) -> Runs:
-    from llms.engine_request import Request, gather
-    from llms.sampling import Sampling
+    from llms.engine.request import Request, gather
+    from llms.engine.sampling import Sampling
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id
@@ -120,7 +120,7 @@ def circles(tokens: Sequence[int]) -> int:
 
 def replayed(prompt: Sequence[int], text: Sequence[int], most: int = 7) -> list[tuple[int, int]]:
     """Return the steps in which the engine would have decoded a text, see `Runs`."""
-    from llms.speculation import Course, verify
+    from llms.engine.speculation import Course, verify
 
     course, at, steps = Course(prompt, most), 1, [(-1, 1)]
     course.note(text[:1])

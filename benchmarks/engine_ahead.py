@@ -38,7 +38,7 @@ def tokenizer(size: int) -> Callable[[list[int]], str]:
 
 def request(decode: Callable[[list[int]], str], new: int) -> Any:
     """Return one request with a random prompt."""
-    from llms.engine_request import Request
+    from llms.engine.request import Request
 
     prompt = tuple(torch.randint(0, 32_000, (PROMPT,)).tolist())
     return Request(prompt=prompt, max_tokens=new, decode=decode)
@@ -63,7 +63,7 @@ class Until:
 
 def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ahead: bool) -> float:
     """Return tokens a second of `batch` requests from when all have begun until the first has ended."""
-    from llms.engine import Engine
+    from llms.engine.engine import Engine
 
     for slot in range(decoder.max_slots):
         decoder.free(slot)
@@ -87,7 +87,7 @@ def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ah
 
 def replay_rate(decoder: Any, batch: int, repeat: int = 50) -> float:
     """Return tokens a second of bare replays at half of the requests' depth."""
-    from llms.sampling import Sampling
+    from llms.engine.sampling import Sampling
 
     for slot in range(decoder.max_slots):
         decoder.free(slot)
@@ -108,8 +108,8 @@ def replay_rate(decoder: Any, batch: int, repeat: int = 50) -> float:
 
 def step_seconds(decoder: Any, decode: Callable[[list[int]], str], kind: str, steps: int = 100) -> float:
     """Return seconds a step of one request through the engine: `ahead`, `plain` (in turn) or `verify`."""
-    from llms.engine import Engine
-    from llms.speculation import Ngrams, Pace
+    from llms.engine.engine import Engine
+    from llms.engine.speculation import Ngrams, Pace
 
     pays, guess = Pace.pays, Ngrams.guess
     Pace.pays = lambda self: kind != "ahead"  # type: ignore[method-assign]

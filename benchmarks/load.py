@@ -99,7 +99,7 @@ def converse(args: argparse.Namespace) -> dict[str, Any]:
     from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
     from llms import ChatLocal
-    from llms.engine_shared import unload_all
+    from llms.engine.shared import unload_all
     from llms.errors import ContextOverflow
 
     device, window = "cuda:0" if args.gpu else "cpu", args.window[0]
@@ -268,7 +268,7 @@ def _checkpoint(args: argparse.Namespace, scratch: Path, layers: int) -> Path:
 
         write_checkpoint(scratch / "7b", layers=layers)
         return scratch / "7b"
-    from llms.fetch import embedded_checkpoint
+    from llms.sources.fetch import embedded_checkpoint
 
     return embedded_checkpoint(notify=lambda line: print(line, file=sys.stderr))
 

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from llms.catalog import cache_dir
-from llms.fetch import embedded_checkpoint
+from llms.sources.fetch import embedded_checkpoint
 
 ROOT = Path(__file__).parents[1]
 AGENT = [sys.executable, "-m", "agent"]

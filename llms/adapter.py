@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llms.catalog import Source, find
+from llms.checkpoint.facts import check_config
 from llms.errors import AdapterMismatch, DamagedCheckpoint, UnsupportedModel
-from llms.facts import check_config
 from llms.quiet import quiet
 
 CONFIG = "adapter_config.json"

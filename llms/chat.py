@@ -104,7 +104,7 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._plan(messages, stop, kwargs)
-        from llms.engine_request import gather
+        from llms.engine.request import gather
 
         handles = [call.submit(i) for i in range(call.params.n)]
         pieces = gather(handles)

@@ -15,14 +15,14 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from llms.chat_output import AnswerInfo, chunk, last_chunk, message
-from llms.tool_format import RESULT_TAGS
+from llms.tool_calls.format import RESULT_TAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llms.chat_params import GenerationParams
-    from llms.engine_request import Constraint, Handle, Piece
-    from llms.engine_shared import Runtime
+    from llms.engine.request import Constraint, Handle, Piece
+    from llms.engine.shared import Runtime
 
 
 class Translator(Protocol):

@@ -20,7 +20,7 @@ from llms.chat_params import ALIASES, GenerationParams, renamed, stop_strings
 from llms.errors import BadRequest
 
 if TYPE_CHECKING:
-    from llms.engine_shared import Runtime
+    from llms.engine.shared import Runtime
     from llms.load import LoadSpec
     from llms.protocols import Prompt, ScoreRequest
 
@@ -142,7 +142,7 @@ class LocalFields(Serializable):
             BadRequest: A parameter out of range, or weights on no device.
             UnsupportedModel: An architecture without a plain KV cache.
         """
-        from llms.engine_shared import Runtime
+        from llms.engine.shared import Runtime
         from llms.load import adopt
 
         loaded = adopt(model, tokenizer, name=kwargs.pop("model", None), window=kwargs.get("window"))
@@ -159,7 +159,7 @@ class LocalFields(Serializable):
         Raises:
             LLMError: What loading raises.
         """
-        from llms.engine_shared import shared
+        from llms.engine.shared import shared
 
         if self.adopted is not None and model in (None, self.model):
             runtime: Runtime = self.adopted
@@ -168,7 +168,7 @@ class LocalFields(Serializable):
 
     def loaded_runtime(self) -> Runtime | None:
         """Return the loaded model where something has needed it already; loads nothing."""
-        from llms.engine_shared import find_shared
+        from llms.engine.shared import find_shared
 
         if self.adopted is not None:
             adopted: Runtime = self.adopted

@@ -14,10 +14,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, 
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
-from llms.tool_format import new_id
+from llms.tool_calls.format import new_id
 
 if TYPE_CHECKING:
-    from llms.engine_request import Piece, TokenInfo
+    from llms.engine.request import Piece, TokenInfo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

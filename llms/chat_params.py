@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llms.errors import BadRequest
 
 if TYPE_CHECKING:
-    from llms.engine_request import Constraint, Request
+    from llms.engine.request import Constraint, Request
 
 _HARMLESS = {"stream", "stream_usage", "user", "ls_structured_output_format", "run_id", "parallel_tool_calls"}
 """Call options of other providers that change nothing about a local model's answer."""
@@ -116,8 +116,8 @@ class GenerationParams:
         constraint: Constraint | None = None,
     ) -> Request:
         """Return the engine's request for answer number `index`."""
-        from llms.engine_request import Request
-        from llms.sampling import Sampling
+        from llms.engine.request import Request
+        from llms.engine.sampling import Sampling
 
         seed = secrets.randbits(63) if self.seed is None else self.seed
         return Request(

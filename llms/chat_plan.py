@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from llms.chat_call import Call, text_call
 from llms.chat_structured import checked_tools, normal_choice
 from llms.errors import BadRequest
-from llms.schema_sources import plain_schema
+from llms.grammar.schema_sources import plain_schema
 
 if TYPE_CHECKING:
     from llms.chat import ChatLocal
@@ -47,7 +47,7 @@ def plan(
     runtime = chat.runtime(model)
     if response_format is None and (not tools or choice == "none"):
         return text_call(runtime, messages, params)
-    from llms.tool_plan import plan_schema, plan_tools
+    from llms.tool_calls.plan import plan_schema, plan_tools
 
     def structured() -> Call:
         return plan_schema(runtime, messages, params, _schema_of(response_format))

@@ -25,8 +25,8 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from llms.errors import BadRequest
-from llms.grammar_schema import check_schema
-from llms.schema_sources import lists_for_sets, merges, plain_schema, recursive_schema
+from llms.grammar.schema import check_schema
+from llms.grammar.schema_sources import lists_for_sets, merges, plain_schema, recursive_schema
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 

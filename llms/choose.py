@@ -73,7 +73,7 @@ def choose(model: str, device: str, *, require_gpu: bool, cache: Path) -> Choice
 
 def in_cache(name: str, cache: Path) -> bool:
     """Tell whether a catalog model's weights are on this machine, fetched whole."""
-    from llms.sources import here
+    from llms.sources.sources import here
 
     return find(name) is not None and here(resolve(name), cache) is not None
 

@@ -1,8 +1,8 @@
 """The seam between tensors and policy: a `Decoder` runs a model over slots of KV cache.
 
 Knows token ids, slots, logits. Refuses to know text, templates, end tokens, requests and scheduling: these
-are the `Engine`'s. Implementations: `llms.reference.ReferenceDecoder` (plain transformers), `llms.lean`
-(small models on the CPU) and `llms.fast` (NF4 on a GPU). All inherit one contract suite.
+are the `Engine`'s. Implementations: `llms.reference` (plain transformers), `llms.lean` (small models on the
+CPU) and `llms.fast` (NF4 on a GPU). All inherit one contract suite.
 
 A slot is one sequence's KV cache, named by an int in range(max_slots); a slot that was never used is empty.
 A decoder is not thread-safe: its owner (the engine) serializes the calls.
@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from llms.sampling import Sampling
+from llms.engine.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from llms.sampling import MOST_BIASES, Sampling
+from llms.engine.sampling import MOST_BIASES, Sampling
 
 
 class SlotChecks:

@@ -14,8 +14,8 @@ from llms.errors import BadRequest, UnsupportedModel
 from llms.footprint import Footprint, Setting, reference
 
 if TYPE_CHECKING:
+    from llms.checkpoint.facts import Facts
     from llms.decoder import Decoder
-    from llms.facts import Facts
     from llms.loaded import LoadedModel
 
 AUTO = "auto"

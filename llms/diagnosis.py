@@ -20,7 +20,7 @@ from llms.errors import LLMError
 from llms.gpu import ENOUGH_GB, bandwidth, driver, gpus
 from llms.prepare import LoadSpec, prepare
 from llms.quiet import quiet
-from llms.sources import here
+from llms.sources.sources import here
 
 State = Literal["ok", "missing", "broken"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llms.facts import Facts, Tensor, item_bytes
+from llms.checkpoint.facts import Facts, Tensor, item_bytes
 
 CHUNK = 1024
 """Tokens that a prefill pass takes at once (`llms.reference.PREFILL_CHUNK`)."""
@@ -30,7 +30,7 @@ FAST_SLICE = 28 * 2**20
 FAST_BATCH = 32_768
 """Tokens of KV that a batch gets on a GPU that has them to spare: 64 sequences of 512."""
 IDLE_BYTES = 512 * 2**20
-"""KV that the engine keeps of finished sequences (`llms.engine.Engine`), in bytes."""
+"""KV that the engine keeps of finished sequences (`llms.engine.engine.Engine`), in bytes."""
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _BLOCK = 64  # weights that share one scale in bitsandbytes' 4-bit formats
 _NESTED_BLOCK = 256  # scales that share one scale of their own (double quantization)

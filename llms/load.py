@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from llms import footprint, lean_plan
-from llms.checkpoint import manifest, verify
+from llms import footprint
+from llms.checkpoint.facts import Facts
+from llms.checkpoint.folder import manifest, verify
+from llms.checkpoint.quantized import keeps, quantized_weights
+from llms.checkpoint.skeleton import read_skeleton
+from llms.checkpoint.skeleton_layout import fits
+from llms.checkpoint.tokenizer import plain_tokenizer
 from llms.decoders import Kind, pick
 from llms.errors import DamagedCheckpoint
-from llms.facts import Facts
 from llms.footprint import FAST_BATCH, IDLE_BYTES, Setting
+from llms.lean import plan as lean_plan
 from llms.loaded import LoadedModel, adopt, describe
 from llms.memory import free_bytes
 from llms.prepare import LoadSpec, Prepared, prepare
-from llms.quantized import keeps, quantized_weights
 from llms.running import announce
-from llms.skeleton import read_skeleton
-from llms.skeleton_layout import fits
-from llms.tokenizer import plain_tokenizer
 
 if TYPE_CHECKING:
     from llms.decoder import Decoder
@@ -124,14 +125,14 @@ def _fast(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
 
 
 def _why_not_lean(loaded: LoadedModel) -> str | None:
-    from llms.lean import why_not
+    from llms.lean.decoder import why_not
 
     return why_not(loaded.body)
 
 
 def _lean(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
-    from llms.lean import LeanDecoder
-    from llms.lean_codes import CodeFile
+    from llms.lean.codes import CodeFile
+    from llms.lean.decoder import LeanDecoder
 
     ours = loaded.folder and loaded.source and loaded.source.kind in ("embedded", "gguf")
     codes = CodeFile(loaded.folder) if ours and loaded.folder else None
@@ -160,7 +161,7 @@ KINDS = (
 
 
 def _tokenizer(folder: Path) -> Any:
-    from llms.weights import read_tokenizer
+    from llms.checkpoint.weights import read_tokenizer
 
     whole = partial(read_tokenizer, folder)
     return plain_tokenizer(folder, whole) or whole()
@@ -181,7 +182,7 @@ def _weights(job: Prepared) -> Any:
 
 def _whole(job: Prepared) -> Any:
     """Load the weights as a `transformers` model; where that fails, say which file is damaged, if one is."""
-    from llms.weights import read_weights
+    from llms.checkpoint.weights import read_weights
 
     try:
         return read_weights(job.facts, quantization=job.quantization, dtype=job.dtype, device=job.device)

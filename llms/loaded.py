@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llms.catalog import Source
+from llms.checkpoint.skeleton import Skeleton
+from llms.checkpoint.tokenizer import PlainTokenizer
 from llms.errors import BadRequest
 from llms.memory import Plan
-from llms.skeleton import Skeleton
-from llms.tokenizer import PlainTokenizer
 
 if TYPE_CHECKING:
     import torch

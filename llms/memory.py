@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llms.checkpoint.facts import Facts
 from llms.errors import NotEnoughMemory
-from llms.facts import Facts
 from llms.footprint import Footprint, Setting, device_bytes, loading_bytes, reference, weight_bytes
 
 MARGIN = 0.05

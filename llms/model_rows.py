@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llms.catalog import Source
+from llms.checkpoint.facts import Facts
 from llms.choose import SMALL
-from llms.facts import Facts
 from llms.footprint import token_bytes, weight_bytes
 from llms.gpu import free_gpu_bytes
 from llms.memory import free_bytes

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from llms import choose as choosing
 from llms.catalog import AUTO, Source, cache_dir, resolve
-from llms.checkpoint import Notify, silent
+from llms.checkpoint.facts import Facts, read
+from llms.checkpoint.folder import Notify, silent
+from llms.checkpoint.quantized import is_kept, keeps
 from llms.decoders import Kind, expected
 from llms.errors import BadRequest, NotEnoughMemory
-from llms.facts import Facts, read
-from llms.fetch import Progress, no_progress
 from llms.footprint import Setting
 from llms.memory import Plan, plan
-from llms.quantized import is_kept, keeps
-from llms.sources import checkpoint_folder
+from llms.sources.fetch import Progress, no_progress
+from llms.sources.sources import checkpoint_folder
 
 
 @dataclass(frozen=True, kw_only=True)

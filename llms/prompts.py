@@ -21,7 +21,7 @@ from langchain_core.messages import (
 )
 
 from llms.errors import BadRequest, TextOnly, UnsupportedModel
-from llms.tool_format import ToolFormat, calls_text, detect, result_text, short_id, tool_list_text
+from llms.tool_calls.format import ToolFormat, calls_text, detect, result_text, short_id, tool_list_text
 
 Turn = dict[str, Any]
 

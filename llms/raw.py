@@ -19,8 +19,8 @@ from llms.chat_fields import LocalFields
 from llms.chat_params import ALIASES, GenerationParams, renamed
 
 if TYPE_CHECKING:
-    from llms.engine_request import Handle, Piece
-    from llms.engine_shared import Runtime
+    from llms.engine.request import Handle, Piece
+    from llms.engine.shared import Runtime
 
 
 class LocalLLM(LocalFields, BaseLLM):
@@ -80,7 +80,7 @@ class LocalLLM(LocalFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        from llms.engine_request import gather
+        from llms.engine.request import gather
 
         runtime, handles = self._submit(prompts, stop, kwargs)
         gather([h for group in handles for h in group])

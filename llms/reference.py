@@ -14,10 +14,10 @@ from torch import Tensor
 
 from llms.decoder import StepResult
 from llms.decoder_slots import SlotChecks, rows_of
+from llms.engine.sampling import Sampling, sample
 from llms.errors import UnsupportedModel
 from llms.openmp import bound_spinning_late
 from llms.reference_cache import Plan, Shape, SlotStore
-from llms.sampling import Sampling, sample
 
 PREFILL_CHUNK = 1024
 """Tokens a prefill pass takes at once: attention memory stays flat, matrix products are full-sized."""

@@ -10,17 +10,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from llms import facts as reading
-from llms import hub, hub_cache, quantized
 from llms.catalog import AUTO, CATALOG, Source, find, resolve
-from llms.checkpoint import Notify, disk_errors, folder_bytes, silent
+from llms.checkpoint import facts as reading
+from llms.checkpoint import quantized
+from llms.checkpoint.folder import Notify, disk_errors, folder_bytes, silent
 from llms.choose import SMALL
 from llms.errors import BadRequest, FetchFailed, LLMError, UnknownModel
-from llms.fetch import Progress, embedded_checkpoint, no_progress
-from llms.gguf_cache import converted, converted_path
 from llms.model_rows import Details, Row, fits, summary
 from llms.running import Running, running
-from llms.sources import here
+from llms.sources import hub, hub_cache
+from llms.sources.fetch import Progress, embedded_checkpoint, no_progress
+from llms.sources.gguf_cache import converted, converted_path
+from llms.sources.sources import here
 from llms.wishes import Wishes
 
 
@@ -103,7 +104,7 @@ class Registry:
 
         Raises:
             BadRequest: It is a folder, which is here already.
-            LLMError: What `llms.hub.pull` or `llms.fetch.embedded_checkpoint` raises.
+            LLMError: What `llms.sources.hub.pull` or `llms.sources.fetch.embedded_checkpoint` raises.
         """
         source = resolve(self.resolve(name), revision)
         if source.kind == "embedded":

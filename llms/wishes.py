@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llms.catalog import AUTO
-from llms.checkpoint import disk_errors
+from llms.checkpoint.folder import disk_errors
 
 
 class Wishes:

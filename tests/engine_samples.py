@@ -7,8 +7,8 @@ from typing import Any
 
 from test_llms_decoder import tiny
 
-from llms.engine import Engine
-from llms.engine_request import Piece, Request
+from llms.engine.engine import Engine
+from llms.engine.request import Piece, Request
 from llms.errors import NotEnoughMemory
 from llms.reference import ReferenceDecoder
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llms.lean_check import checked
-from llms.lean_compiler import SETS, sets, why_not
+from llms.lean.check import checked
+from llms.lean.compiler import SETS, sets, why_not
 
 AVAILABLE = [] if why_not() else [one.name for one in sets()]
 

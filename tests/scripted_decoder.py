@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llms.decoder import StepResult
 from llms.decoder_slots import SlotChecks
+from llms.engine.sampling import Sampling, sample
 from llms.errors import NotEnoughMemory
 from llms.fast.pages import Pages
-from llms.sampling import Sampling, sample
 
 VOCABULARY = 40
 PAGE = 4

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from llms import ChatLocal
 from llms.chat_call import ResultTranslator
 from llms.chat_output import AnswerInfo
-from llms.engine_request import Piece
-from llms.engine_shared import Runtime
-from llms.tool_turn import last_turn
+from llms.engine.request import Piece
+from llms.engine.shared import Runtime
+from llms.tool_calls.turn import last_turn
 
 ASKED = HumanMessage("What is the weather in Paris?")
 

@@ -9,9 +9,9 @@ import torch
 from decoder_contract import EmbeddedContract
 
 from llms.decoder import Decoder
+from llms.engine.sampling import Sampling, sample, uniform
 from llms.errors import UnsupportedModel
 from llms.reference import ReferenceDecoder
-from llms.sampling import Sampling, sample, uniform
 
 
 class TestReferenceOnTheEmbeddedModel(EmbeddedContract):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from engine_samples import MODEL, alone, prompt, request, tokens
 
-from llms.engine import Engine
-from llms.engine_request import Request, gather
+from llms.engine.engine import Engine
+from llms.engine.request import Request, gather
+from llms.engine.sampling import Sampling
 from llms.errors import BadRequest, ContextOverflow
 from llms.reference import ReferenceDecoder
-from llms.sampling import Sampling
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from scripted_decoder import VOCABULARY, ScriptedDecoder, logits_after
 from scripted_requests import by_hand, check_cache, decode, limit_steps, plain, request, whole
 
 from llms.decoder import Decoder
-from llms.engine import Engine
-from llms.engine_flight import Incoming
-from llms.engine_request import Handle, Piece, gather
+from llms.engine.engine import Engine
+from llms.engine.flight import Incoming
+from llms.engine.request import Handle, Piece, gather
+from llms.engine.sampling import MOST_BIASES, Sampling
+from llms.engine.speculation import Pace
 from llms.errors import BadRequest, DamagedCheckpoint
-from llms.sampling import MOST_BIASES, Sampling
-from llms.speculation import Pace
 
 STARTS = ([], list(range(20)), list(range(20, 38)), [5, 6, 7, 8] * 4)
 HOWS = (Sampling(), Sampling(temperature=1.0), Sampling(temperature=0.8, top_k=9, top_p=0.9, min_p=0.02))
@@ -187,7 +187,7 @@ def test_a_grammar_waits_for_the_host_and_the_rest_gives_the_same() -> None:
 
 
 def test_long_lists_of_biases_are_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llms.engine_request.MOST_BIASES", 3)
+    monkeypatch.setattr("llms.engine.request.MOST_BIASES", 3)
     bias = {i: -50.0 for i in range(30)}
     decoder = ScriptedDecoder()
     engine = Engine(decoder)

@@ -15,8 +15,8 @@ from scripted_decoder import ScriptedDecoder
 from scripted_requests import by_hand, check_cache, limit_steps, plain, request, whole
 from test_llms_engine_ahead import ACTIONS, asked
 
-from llms.engine import Engine
-from llms.engine_request import Handle, _call_soon
+from llms.engine.engine import Engine
+from llms.engine.request import Handle, _call_soon
 from llms.errors import LLMError, NotEnoughMemory
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from engine_samples import MODEL, Crowded, prompt, request, tokens
 
-from llms.engine import Engine
-from llms.engine_request import gather
+from llms.engine.engine import Engine
+from llms.engine.request import gather
 from llms.reference import ReferenceDecoder
 
 

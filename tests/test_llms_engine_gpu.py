@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from llms.engine import Engine
-from llms.engine_request import Handle, Request
+from llms.engine.engine import Engine
+from llms.engine.request import Handle, Request
+from llms.engine.sampling import Sampling, sample
+from llms.engine.speculation import Pace
 from llms.fast import FastDecoder
 from llms.fast.synthetic import synthetic_model
-from llms.sampling import Sampling, sample
-from llms.speculation import Pace
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from engine_samples import MODEL
 
-from llms.engine import Engine
+from llms.engine.engine import Engine
 from llms.reference import ReferenceDecoder
 
 

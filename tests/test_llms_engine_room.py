@@ -8,9 +8,9 @@ import pytest
 from scripted_decoder import PAGE, ScriptedDecoder
 from scripted_requests import by_hand, check_cache, limit_steps, plain, request, whole
 
-from llms.engine import Engine
-from llms.engine_request import gather
-from llms.engine_run import PREFILL_TOKENS
+from llms.engine.engine import Engine
+from llms.engine.request import gather
+from llms.engine.run import PREFILL_TOKENS
 from llms.errors import RequestTooLarge
 
 

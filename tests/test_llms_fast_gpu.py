@@ -10,10 +10,10 @@ import torch
 from decoder_contract import DecoderContract
 
 from llms.decoder import Decoder
+from llms.engine.sampling import Sampling, sample
 from llms.fast import FastDecoder, why_not
 from llms.fast.prompt import _slices
 from llms.fast.synthetic import SMOLLM_135M, synthetic_model
-from llms.sampling import Sampling, sample
 
 pytestmark = pytest.mark.gpu
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_gguf, tiny_wheel
 
-from llms import fetch
 from llms.catalog import Entry
-from llms.checkpoint import damage, manifest
+from llms.checkpoint.folder import damage, manifest
 from llms.errors import (
     CacheNotWritable,
     DamagedCheckpoint,
@@ -25,6 +24,7 @@ from llms.errors import (
     UnsupportedModel,
 )
 from llms.load import LoadSpec, load
+from llms.sources import fetch
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,8 @@ def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds
 ) -> None:
     limit = 100_000  # bytes in one file: the checkpoint has 2 bytes for each of its 130,000 weights
     code = (
-        "import resource, sys; from pathlib import Path; from llms import fetch, convert, checkpoint\n"
+        "import resource, sys; from pathlib import Path; from llms.sources import fetch; "
+        "from llms.checkpoint import convert, folder as checkpoint\n"
         "import pickle; entry = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "original = convert.convert_gguf\n"
         "def limited(*a, **k):\n"
@@ -209,8 +210,9 @@ def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds
 def on_a_small_disk(folder: Path, entry: Entry, *, look_first: bool) -> str:
     """Start once on a file system of 256 KiB, mounted for that child alone; return what it printed."""
     code = (
-        "import os, pickle, sys; from pathlib import Path; from llms import fetch; from llms.errors import "
-        "NoSpace\nentry, cache = pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])\n"
+        "import os, pickle, sys; from pathlib import Path; from llms.sources import fetch\n"
+        "from llms.errors import NoSpace\n"
+        "entry, cache = pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])\n"
         f"if not {look_first}: fetch.require_space = lambda *_: None\n"
         "try: fetch.embedded_checkpoint(cache, entry=entry, notify=print)\n"
         "except NoSpace as error: print('refused:', error)\n"
@@ -263,7 +265,7 @@ def test_an_unwritable_cache_is_named(entry: Entry, tmp_path: Path) -> None:
 def test_a_gguf_of_an_unknown_architecture_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llms.convert import convert_gguf
+    from llms.checkpoint.convert import convert_gguf
 
     gguf = tiny_gguf(tmp_path / "alien.gguf", architecture="alien")
     out = tmp_path / "out"

@@ -18,8 +18,8 @@ from typing_extensions import TypedDict
 
 from llms import ChatLocal
 from llms.errors import BadRequest, UnsupportedSchema
-from llms.grammar_schema import check_schema, prepared
-from llms.schema_formats import PATTERNS, WEB_ADDRESS, written
+from llms.grammar.schema import check_schema, prepared
+from llms.grammar.schema_formats import PATTERNS, WEB_ADDRESS, written
 
 
 class Colour(Enum):

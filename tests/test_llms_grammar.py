@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from llms import ChatLocal
-from llms.grammar_close import JsonState
-from llms.grammar_schema import check_schema
+from llms.grammar.close import JsonState
+from llms.grammar.schema import check_schema
 
 
 def schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:

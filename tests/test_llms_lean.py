@@ -13,12 +13,12 @@ from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llms import lean_plan
+from llms.checkpoint.facts import read
 from llms.decoder import Decoder
 from llms.errors import UnsupportedModel
-from llms.facts import read
 from llms.footprint import Setting, reference
-from llms.lean import LeanDecoder, why_not
+from llms.lean import plan as lean_plan
+from llms.lean.decoder import LeanDecoder, why_not
 from llms.load import adopt, make_decoder
 from llms.reference import ReferenceDecoder
 
@@ -211,7 +211,7 @@ def test_angles_that_depend_on_the_length_are_not_taken() -> None:
 
 
 def test_models_that_gain_nothing_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llms.lean.LARGEST", 1000)
+    monkeypatch.setattr("llms.lean.decoder.LARGEST", 1000)
     assert "more than 1,000" in str(why_not(tiny_model()))
 
 
@@ -248,7 +248,7 @@ def test_what_will_be_served_is_told_from_the_checkpoint(
 def test_what_it_takes_beside_the_weights_is_planned(
     embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr("llms.lean_plan.why_not", lambda: "no g++" if stage == "operators" else None)
+    monkeypatch.setattr("llms.lean.plan.why_not", lambda: "no g++" if stage == "operators" else None)
     facts = replace(read(embedded_dir), folder=tmp_path)
     if stage in ("of a GGUF file", "blocks at hand"):
         (tmp_path / "manifest.json").write_text("{}")

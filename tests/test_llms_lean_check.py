@@ -10,10 +10,11 @@ import pytest
 from lean_models import Q4, model_of
 from lean_sets import every_set, needs_code
 
-from llms import lean_check, lean_compiler
-from llms.lean import LeanDecoder
-from llms.lean_check import checked, computes
-from llms.lean_compiler import SETS, code, sets
+from llms.lean import check as lean_check
+from llms.lean import compiler as lean_compiler
+from llms.lean.check import checked, computes
+from llms.lean.compiler import SETS, code, sets
+from llms.lean.decoder import LeanDecoder
 
 BY_NAME = {one.name: one for one in SETS}
 
@@ -34,15 +35,15 @@ def test_what_the_source_says_computes(instructions: str) -> None:
 
 WRONG = {
     "one number of rows": (
-        "lean_product.h",
+        "product.h",
         "store(out + t * stride, total[t])",
         "store(out + t * stride, T == MOST - 1 && t == T - 1 ? all(0) : total[t])",
     ),
-    "offsets of 4 bits": ("lean_product.h", "sums[at] = scales[at] * float(total)", "sums[at] = 0"),
-    "signs of 8 bits": ("lean_avx2.h", "_mm256_cvtepi8_epi16", "_mm256_cvtepu8_epi16"),
-    "odd columns of 16 bits": ("lean_widened.h", "fma(x.odd, weights.odd,", "fma(x.even, weights.odd,"),
-    "heads of 96": ("lean_kernels.cpp", "case 3: score<3>", "case 3: score<2>"),
-    "what is divided by": ("lean_kernels.cpp", "over(sum[w], all(total))", "sum[w]"),
+    "offsets of 4 bits": ("product.h", "sums[at] = scales[at] * float(total)", "sums[at] = 0"),
+    "signs of 8 bits": ("avx2.h", "_mm256_cvtepi8_epi16", "_mm256_cvtepu8_epi16"),
+    "odd columns of 16 bits": ("widened.h", "fma(x.odd, weights.odd,", "fma(x.even, weights.odd,"),
+    "heads of 96": ("kernels.cpp", "case 3: score<3>", "case 3: score<2>"),
+    "what is divided by": ("kernels.cpp", "over(sum[w], all(total))", "sum[w]"),
 }
 
 
@@ -58,14 +59,14 @@ def test_code_that_computes_something_else_is_not_used(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source with one thing wrong stands for a compiler that gets it wrong."""
-    sources = (lean_compiler.SOURCE, *lean_compiler.SOURCE.parent.glob("lean_*.h"))
+    sources = (lean_compiler.SOURCE, *lean_compiler.SOURCE.parent.glob("*.h"))
     texts = {path.name: path.read_text() for path in sources}
     file, right, wrong = WRONG[what]
     assert texts[file].count(right) >= 1
     texts[file] = texts[file].replace(right, wrong)
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(lean_compiler, "SOURCE", tmp_path / "lean_kernels.cpp")
+    monkeypatch.setattr(lean_compiler, "SOURCE", tmp_path / "kernels.cpp")
     monkeypatch.setattr(lean_compiler, "OPTIONS", ("-O1", *lean_compiler.OPTIONS[1:]))
     monkeypatch.setattr(lean_check, "code", lambda one: code(one, tmp_path / "kernels"))
     checked.cache_clear()

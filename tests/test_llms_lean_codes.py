@@ -16,10 +16,10 @@ from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 
 from llms.decoder import Decoder
-from llms.lean import LeanDecoder
-from llms.lean_codes import CodeFile
+from llms.engine.sampling import Sampling
+from llms.lean.codes import CodeFile
+from llms.lean.decoder import LeanDecoder
 from llms.reference import ReferenceDecoder
-from llms.sampling import Sampling
 
 
 @pytest.fixture(scope="module", name="model")
@@ -118,8 +118,8 @@ def test_the_next_process_reads_the_codes_that_this_one_found(
     def refuse(*_: Any) -> Any:
         raise AssertionError("the codes are at hand")
 
-    monkeypatch.setattr("llms.lean_weights.lattice", refuse)
-    monkeypatch.setattr("llms.lean_pack.lattice", refuse)
+    monkeypatch.setattr("llms.lean.weights.lattice", refuse)
+    monkeypatch.setattr("llms.lean.pack.lattice", refuse)
     again = LeanDecoder(model, codes=CodeFile(checkpoint), four_bit=True, machine=machine).prefill(0, prompt)
     assert torch.equal(found, again)
 
@@ -159,14 +159,14 @@ def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llms.lean_codes.save_file", full)
+    monkeypatch.setattr("llms.lean.codes.save_file", full)
     decoder = LeanDecoder(model, codes=CodeFile(tmp_path), machine=machine)
     assert decoder.prefill(0, [1, 2, 3]).isfinite().all()
     assert not list(tmp_path.iterdir())
 
 
 def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> None:
-    from llms.checkpoint import damage
+    from llms.checkpoint.folder import damage
     from llms.load import LoadSpec, load, make_decoder
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))

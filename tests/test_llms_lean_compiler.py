@@ -14,11 +14,11 @@ import pytest
 from lean_models import Q4, model_of
 from lean_sets import AVAILABLE, every_set, needs_code
 
-from llms import lean_compiler
 from llms.catalog import cache_dir
-from llms.lean import LeanDecoder
-from llms.lean_check import checked
-from llms.lean_compiler import COMPILERS, SETS, code, sets, why_not
+from llms.lean import compiler as lean_compiler
+from llms.lean.check import checked
+from llms.lean.compiler import COMPILERS, SETS, code, sets, why_not
+from llms.lean.decoder import LeanDecoder
 
 BY_NAME = {one.name: one for one in SETS}
 AVX2 = BY_NAME["AVX2"]
@@ -85,7 +85,7 @@ def test_without_compiler_or_instructions_there_is_no_code(
         ("_cpu", frozenset, "a CPU without avx2"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"llms.lean_compiler.{name}", value)
+            patch.setattr(f"llms.lean.compiler.{name}", value)
             checked.cache_clear()
             assert why_not() == reason
             described = LeanDecoder(model_of(Q4)).describe()
@@ -165,7 +165,7 @@ def test_a_compiler_that_hangs_is_stopped_with_all_it_started_and_not_tried_agai
     status = Path(f"/proc/{child}/status")
     assert not status.exists() or "State:\tZ" in status.read_text()
     checked.cache_clear()
-    monkeypatch.setattr("llms.lean_check.code", lambda instructions: code(instructions, tmp_path / "kernels"))
+    monkeypatch.setattr("llms.lean.check.code", lambda instructions: code(instructions, tmp_path / "kernels"))
     assert "no machine code: the compiler failed" in LeanDecoder(model_of(Q4)).describe()
 
 
@@ -225,7 +225,7 @@ def test_a_damaged_file_is_made_anew(harm: str, source: Path, tmp_path: Path, ca
 def test_two_processes_that_compile_at_once_both_have_the_code(tmp_path: Path) -> None:
     (tmp_path / "source.cpp").write_text(TINY)
     script = (
-        "import sys; from pathlib import Path; from llms import lean_compiler as it;"
+        "import sys; from pathlib import Path; from llms.lean import compiler as it;"
         "it.SOURCE = Path(sys.argv[2]);"
         "sys.stdin.readline(); print(it.code(it.SETS[-1], Path(sys.argv[1])).lean_pass())"
     )
@@ -266,8 +266,8 @@ def test_a_set_s_code_holds_no_instruction_beyond_it(instructions: str) -> None:
 def test_a_cache_that_moved_to_a_lesser_cpu_is_passed_over(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Any]
 ) -> None:
-    monkeypatch.setattr("llms.lean_check.code", lambda one: code(one, tmp_path / "kernels"))
-    monkeypatch.setattr("llms.lean_check.computes", lambda run: run() == 7)
+    monkeypatch.setattr("llms.lean.check.code", lambda one: code(one, tmp_path / "kernels"))
+    monkeypatch.setattr("llms.lean.check.computes", lambda run: run() == 7)
     for one in SETS:
         monkeypatch.setattr(lean_compiler, "_cpu", lambda one=one: one.needs)
         checked.cache_clear()

@@ -14,11 +14,11 @@ from test_llms_lean_codes import four_bit_model  # noqa: F401  the fixture `mode
 from tiny_models import tiny_model
 
 from llms.decoder import Decoder
-from llms.lean import LeanDecoder
-from llms.lean_codes import CodeFile
-from llms.lean_plan import suits
+from llms.engine.sampling import Sampling
+from llms.lean.codes import CodeFile
+from llms.lean.decoder import LeanDecoder
+from llms.lean.plan import suits
 from llms.reference import ReferenceDecoder
-from llms.sampling import Sampling
 
 
 @every_set()

@@ -11,7 +11,7 @@ from gguf import quants
 from lean_models import Q4, Q8, random, rounded
 from torch import Tensor
 
-from llms.lean_pack import BITS, BLOCK, LANES, eight_bit_codes, on_eight_bits, pack
+from llms.lean.pack import BITS, BLOCK, LANES, eight_bit_codes, on_eight_bits, pack
 
 
 def unpack(blocks: Tensor) -> Tensor:

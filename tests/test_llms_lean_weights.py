@@ -10,7 +10,7 @@ from gguf import quants
 from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
-from llms.lean_weights import FEW_ROWS, PAID_OFF, Product, _agrees, four_bit_kernel, lattice, on_lattice
+from llms.lean.weights import FEW_ROWS, PAID_OFF, Product, _agrees, four_bit_kernel, lattice, on_lattice
 
 
 def random(rows: int, width: int, seed: int = 0) -> Tensor:

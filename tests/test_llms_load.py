@@ -13,11 +13,11 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from tiny_models import tiny_checkpoint, tiny_gguf, tiny_model, tiny_tokenizer
 
+from llms.checkpoint.facts import read
 from llms.errors import (
     BadRequest,
     UnknownModel,
 )
-from llms.facts import read
 from llms.load import LoadedModel, LoadSpec, adopt, load, make_decoder
 from llms.quiet import quiet
 
@@ -169,7 +169,8 @@ def test_loading_opens_no_socket_and_runs_without_a_network(embedded_cache: Path
 
 def test_importing_the_room_s_front_doors_imports_no_torch() -> None:
     code = (
-        "import sys, llms.catalog, llms.fetch, llms.load, llms.hub, llms.gpu, llms.quantized, llms.adapter\n"
+        "import sys, llms.catalog, llms.sources.fetch, llms.load, llms.sources.hub, llms.gpu\n"
+        "import llms.adapter, llms.checkpoint.quantized\n"
         "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
-from llms import footprint, lean_plan, memory
+from llms import footprint, memory
+from llms.checkpoint.facts import Facts, Tensor, read
 from llms.errors import ContextOverflow, NotEnoughMemory
-from llms.facts import Facts, Tensor, read
 from llms.footprint import Setting, token_bytes, weight_bytes
+from llms.lean import plan as lean_plan
 from llms.load import adopt, make_decoder
 from llms.memory import plan
 

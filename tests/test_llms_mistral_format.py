@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from tiny_models import tiny_tokenizer
 
 from llms.prompts import PromptBuilder
-from llms.tool_format import MISTRAL, parse_calls
+from llms.tool_calls.format import MISTRAL, parse_calls
 
 # The rules that a Mistral template states, in this project's words: tools before the last user turn, system
 # text inside it, strict alternation, nine-character ids.

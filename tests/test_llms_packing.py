@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llms.engine_score import PASS_TOKENS, packed
+from llms.engine.score import PASS_TOKENS, packed
 
 
 def cost(batches: Sequence[Sequence[int]]) -> int:

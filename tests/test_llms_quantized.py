@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint
 
-from llms import checkpoint, quantized
+from llms.checkpoint import folder as checkpoint
+from llms.checkpoint import quantized
 from llms.errors import NoSpace, QuantizationUnavailable
 from llms.load import LoadedModel, LoadSpec, load
 
@@ -80,7 +81,7 @@ def test_another_version_of_bitsandbytes_is_another_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nf4(folder, tmp_path)
-    monkeypatch.setattr("llms.quantized.importlib.metadata.version", lambda _name: "9.9")
+    monkeypatch.setattr("llms.checkpoint.quantized.importlib.metadata.version", lambda _name: "9.9")
     nf4(folder, tmp_path)
     assert len(made(tmp_path)) == 2
 
@@ -152,6 +153,6 @@ def test_without_bitsandbytes_the_error_names_it(
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("llms.quantized.importlib.metadata.version", version)
+    monkeypatch.setattr("llms.checkpoint.quantized.importlib.metadata.version", version)
     with pytest.raises(QuantizationUnavailable, match="pip install bitsandbytes"):
         nf4(folder, tmp_path)

@@ -15,10 +15,10 @@ from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
 from llms.chat_output import AnswerInfo
-from llms.engine_request import Piece
-from llms.tool_format import MISTRAL
-from llms.tool_output import CallsTranslator
-from llms.tool_plan import arguments_grammar
+from llms.engine.request import Piece
+from llms.tool_calls.format import MISTRAL
+from llms.tool_calls.output import CallsTranslator
+from llms.tool_calls.plan import arguments_grammar
 
 TWO_THINGS = "Show me the weather in Lisbon, and start a timer of 20 minutes."
 BOTH = [("get_weather", {"location": "Lisbon"}), ("set_timer", {"minutes": 20})]

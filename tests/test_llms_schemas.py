@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from llms import ChatLocal
 from llms.errors import BadRequest, UnsupportedSchema
-from llms.grammar_schema import check_schema, prepared
+from llms.grammar.schema import check_schema, prepared
 
 
 class Item(BaseModel):

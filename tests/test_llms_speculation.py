@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llms.decoder import StepResult
-from llms.engine import Engine
-from llms.engine_request import Handle, Request
+from llms.engine.engine import Engine
+from llms.engine.request import Handle, Request
+from llms.engine.sampling import Sampling
+from llms.engine.speculation import SIZES, Course, Ngrams, Pace, verify
 from llms.reference import ReferenceDecoder
-from llms.sampling import Sampling
-from llms.speculation import SIZES, Course, Ngrams, Pace, verify
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from test_llms_mistral_format import TEMPLATE_V1
 from tiny_models import TEMPLATE, tiny_checkpoint, tiny_tokenizer
 
 from llms.chat_template import ChatTemplate
+from llms.checkpoint.tokenizer import PlainTokenizer, plain_tokenizer
+from llms.checkpoint.weights import read_tokenizer
 from llms.load import LoadedModel
-from llms.tokenizer import PlainTokenizer, plain_tokenizer
-from llms.weights import read_tokenizer
 
 TURNS: list[dict[str, Any]] = [
     {"role": "system", "content": "Answer <briefly> & well."},

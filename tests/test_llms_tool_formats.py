@@ -9,13 +9,13 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from llms import ChatLocal
 from llms.chat_output import AnswerInfo
-from llms.engine_request import Piece
+from llms.engine.request import Piece
 from llms.errors import UnsupportedSchema
-from llms.grammar import JsonConstraint
+from llms.grammar.grammar import JsonConstraint
 from llms.prompts import PromptBuilder
-from llms.tool_format import GENERIC, MISTRAL, detect, parse_calls, short_id
-from llms.tool_output import CallsTranslator
-from llms.tool_plan import calls_grammar
+from llms.tool_calls.format import GENERIC, MISTRAL, detect, parse_calls, short_id
+from llms.tool_calls.output import CallsTranslator
+from llms.tool_calls.plan import calls_grammar
 
 # A template of the shape that Mistral's has: no system role, strict alternation, nine-character ids.
 MISTRAL_LIKE = """{%- set ns = namespace(n=0) -%}

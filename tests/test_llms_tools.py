@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
-from llms.engine_shared import Runtime
+from llms.engine.shared import Runtime
 from llms.errors import BadRequest
 
 

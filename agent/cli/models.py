@@ -153,7 +153,7 @@ def _ps(registry: Registry, args: argparse.Namespace) -> int:
 
 
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
-    from llms.checkpoint import size_text
+    from llms.checkpoint.folder import size_text
 
     words = {True: "yes", False: "no"}
     shown: dict[str, Any] = {
@@ -183,7 +183,7 @@ def _named(args: argparse.Namespace) -> list[str]:
 
 
 def _size(count: int) -> str:
-    from llms.checkpoint import size_text
+    from llms.checkpoint.folder import size_text
 
     return size_text(count) if count else "no"
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llms.sampling import Sampling
+from llms.engine.sampling import Sampling
 
 RING = 8
 """Uploads under way at once, before the host waits for the oldest to have been read."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from llms.catalog import cache_dir
 from llms.decoder import StepResult
 from llms.decoder_slots import SlotChecks, rows_of
+from llms.engine.sampling import Sampling
 from llms.errors import NotEnoughMemory
 from llms.fast.columns import Staging, lay_out, pieces
 from llms.fast.graphs import Graphs
@@ -26,7 +27,6 @@ from llms.fast.pages import Pages
 from llms.fast.prompt import Prefill
 from llms.fast.weights import Weights, extract
 from llms.gpu import bandwidth
-from llms.sampling import Sampling
 
 HEADROOM = 600 * 2**20
 """GPU memory left free for scratch matrices, graphs and cuBLAS, in bytes."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llms.engine.sampling import MOST_BIASES
 from llms.fast.machine import Machine, Sample
-from llms.sampling import MOST_BIASES
 
 
 class Sampler:

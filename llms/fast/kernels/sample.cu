@@ -1,4 +1,4 @@
-// Chooses each column's next token on the device, with the rules of llms/sampling.py: penalty, biases, temperature,
+// Chooses each column's next token on the device, with the rules of llms/engine/sampling.py: penalty, biases, temperature,
 // top-k, top-p, min-p, then the inverse of the cumulative distribution at a counter-based random number.
 // Probabilities are integers (2^32 for the most probable token), so sums do not depend on the order of threads.
 // A logit's order is a 32-bit key, and every cut is found by halvings of the key's range, each a reduction without

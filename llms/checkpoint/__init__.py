@@ -1,0 +1,1 @@
+"""A checkpoint on the disk: written whole, checked before it is trusted, read into a model."""

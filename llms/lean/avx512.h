@@ -1,0 +1,103 @@
+// What `product.h` needs of AVX-512 (F, BW, VNNI): one register holds 16 lanes.
+//
+// Products with weights in bf16 take one instruction where the compiler was told of BF16 (AMD from Zen 4 on, Intel
+// from Cooper Lake on), and widen the weights where it was not.
+
+#pragma once
+
+namespace {
+
+constexpr int MOST = 8;  // rows of activations at once: their sums fill half of 32 registers
+
+using Lanes = __m512;
+
+ALWAYS_INLINE Lanes all(float x) { return _mm512_set1_ps(x); }
+ALWAYS_INLINE Lanes load(const float* from) { return _mm512_loadu_ps(from); }
+ALWAYS_INLINE void store(float* to, Lanes x) { _mm512_storeu_ps(to, x); }
+ALWAYS_INLINE Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+ALWAYS_INLINE Lanes times(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
+ALWAYS_INLINE Lanes over(Lanes a, Lanes b) { return _mm512_div_ps(a, b); }
+
+ALWAYS_INLINE Lanes halves(const uint8_t* from) {  // 16 of fp16
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+}
+
+ALWAYS_INLINE Lanes widened(const uint16_t* from) {  // 16 of bf16
+    return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+}
+
+// The sums of 16 registers' lanes.
+ALWAYS_INLINE Lanes across(const Lanes* part) {
+    Lanes two[8], four[4];
+    for (int i = 0; i < 8; ++i)
+        two[i] = _mm512_add_ps(_mm512_unpacklo_ps(part[2 * i], part[2 * i + 1]),
+                               _mm512_unpackhi_ps(part[2 * i], part[2 * i + 1]));
+    for (int i = 0; i < 4; ++i) {
+        const __m512d x = (__m512d)two[2 * i], y = (__m512d)two[2 * i + 1];
+        four[i] = _mm512_add_ps((Lanes)_mm512_unpacklo_pd(x, y), (Lanes)_mm512_unpackhi_pd(x, y));
+    }
+    const Lanes a = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x44),
+                                  _mm512_shuffle_f32x4(four[0], four[1], 0xee));
+    const Lanes b = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x44),
+                                  _mm512_shuffle_f32x4(four[2], four[3], 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+using Ints = __m512i;
+using Codes = __m512i;
+
+ALWAYS_INLINE Ints none() { return _mm512_setzero_si512(); }
+ALWAYS_INLINE Lanes lanes(Ints x) { return _mm512_cvtepi32_ps(x); }
+
+ALWAYS_INLINE Codes nibbles(const uint8_t* words, int p) {
+    return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(words), 4 * p), _mm512_set1_epi16(15));
+}
+
+ALWAYS_INLINE Codes bytes(const uint8_t* from) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+}
+
+ALWAYS_INLINE Ints dot(Ints sum, const int16_t* two, Codes codes) {
+    int32_t pair;
+    std::memcpy(&pair, two, 4);
+    return _mm512_dpwssd_epi32(sum, codes, _mm512_set1_epi32(pair));
+}
+
+}  // namespace
+
+#ifdef __AVX512BF16__
+
+namespace {
+
+using Real = uint16_t;
+using Wide = __m512bh;
+using Pairs = __m512bh;
+
+ALWAYS_INLINE Real real(float x) { return narrow(x); }
+ALWAYS_INLINE Wide columns(const uint16_t* from) { return (Wide)_mm512_loadu_si512(from); }
+ALWAYS_INLINE Pairs pairs(const float* x) { return _mm512_cvtne2ps_pbh(load(x + LANES), load(x)); }
+ALWAYS_INLINE Lanes dot(Lanes sum, Pairs x, Wide weights) { return _mm512_dpbf16_ps(sum, weights, x); }
+
+ALWAYS_INLINE Pairs twice(const Real* two) {
+    int32_t pair;
+    std::memcpy(&pair, two, 4);
+    return (Pairs)_mm512_set1_epi32(pair);
+}
+
+}  // namespace
+
+#else
+
+#include "widened.h"
+
+namespace {
+
+ALWAYS_INLINE Wide columns(const uint16_t* from) {
+    const __m512i words = _mm512_loadu_si512(from);
+    return {(Lanes)_mm512_slli_epi32(words, 16),
+            (Lanes)_mm512_and_si512(words, _mm512_set1_epi32(int32_t(0xffff0000)))};
+}
+
+}  // namespace
+
+#endif
