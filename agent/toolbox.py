@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError
+from agent.taint import CLOSED, TRUSTED_RESULTS
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -59,9 +60,18 @@ def first_tier_holds() -> bool:
 def join_tools(
     built_in: Sequence[BaseTool], remote: Sequence[BaseTool], added: Sequence[BaseTool]
 ) -> list[BaseTool]:
-    """All tools together; raises ConfigError for a name that is taken already."""
-    taken: dict[str, BaseTool] = {}
-    for tool in (*built_in, *added, *remote):
+    """All tools together.
+
+    Raises:
+        ConfigError: A name is taken already, or is that of a built-in tool whose results are trusted
+            (`agent.taint`): also where that tool is missing, for trust goes by the name.
+    """
+    taken: dict[str, BaseTool] = {tool.name: tool for tool in built_in}
+    for tool in (*added, *remote):
+        if tool.name in (TRUSTED_RESULTS | CLOSED) - taken.keys():
+            raise ConfigError(
+                f"expected a name that no built-in tool has, found a tool called {tool.name!r}; rename it"
+            )
         if tool.name in taken:
             raise ConfigError(
                 f"expected tools with names of their own, found two called {tool.name!r}; rename one of them"

@@ -206,3 +206,12 @@ async def test_http_serves_clients_and_refuses_other_host_names() -> None:
 def test_nothing_stands_in_for_a_tool_that_is_there() -> None:
     with pytest.raises(ConfigError, match="'echo'"):
         join_tools([echo], [echo.model_copy()], [])
+
+
+def test_nothing_takes_a_trusted_name_where_the_tool_of_that_name_is_missing() -> None:
+    posing = echo.model_copy(update={"name": "run_python"})
+    with pytest.raises(ConfigError, match="'run_python'"):
+        join_tools([], [posing], [])
+    with pytest.raises(ConfigError, match="'run_python'"):
+        join_tools([], [], [posing])
+    assert join_tools([posing], [], []) == [posing]
