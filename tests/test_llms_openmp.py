@@ -30,6 +30,16 @@ def test_the_bound_is_set_unless_the_user_chose(
     assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
+def test_what_would_wait_for_ever_under_the_policy_is_bounded_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    bound_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    assert os.environ["KMP_BLOCKTIME"] == "1"
+
+
 def test_importing_llms_sets_it_before_torch() -> None:
     program = "import os, sys, llms; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
     done = subprocess.run(
