@@ -27,7 +27,7 @@ from chains.retrieval.nearest import IndexKind, NearestNeighbours
 from chains.retrieval.parsing import FileParser
 from chains.retrieval.reading import marks
 from chains.retrieval.records import ChunkRecord, SourceRecord
-from chains.retrieval.reembed import reembed
+from chains.retrieval.reembed import reembed as embed_anew
 from chains.retrieval.report import IngestReport, ProgressCallback
 from chains.retrieval.rerank import Reranker
 from chains.retrieval.retriever import StoreRetriever, has_lines
@@ -131,15 +131,12 @@ class DocumentStore:
         with self._writing("ingest"):
             self._nearest.check_server()
             if reembed:
-                self._reembed(progress)
+                self._settings.renew()
+                embed_anew(self._manifest, self._embedder, self._settings.splitter, self._ingest(progress))
             self._settings.record()
             report = self._ingest(progress).run(found, prune=prune)
             self._nearest.sync()
         return report
-
-    def _reembed(self, progress: ProgressCallback | None) -> None:
-        self._settings.renew()
-        reembed(self._manifest, self._embedder, self._settings.splitter, self._ingest(progress))
 
     def _ingest(self, progress: ProgressCallback | None = None) -> Ingest:
         return Ingest(self._manifest, self._embedder, self._settings.splitter, self._parser, progress)
