@@ -20,7 +20,8 @@ tokens took 9 s with this bound, and were not there after 200 s without it."""
 _BOUNDS = {"GOMP_SPINCOUNT": _SPINS, "OMP_WAIT_POLICY": "active", "KMP_BLOCKTIME": "1"}
 """Each thread that calls libgomp has a team of its own, and with more threads than cores libgomp waits 100
 turns instead of the number that it was given, unless the policy is `active`: then 1,000. An agent computes in
-one thread and then in another: a short answer in the second took 91 ms instead of 52, and 41 with the policy.
+one thread and then in another: a short answer in the second took 91 ms instead of 52, and 41 with the policy
+(before the lean decoder's machine code had threads of its own; PyTorch's operators have libgomp's).
 libomp would wait for ever under that policy; 1 is milliseconds."""
 
 _CROWD = "llm-openmp"

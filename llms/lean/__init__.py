@@ -2,5 +2,6 @@
 
 `decoder.LeanDecoder` is the `Decoder`; `plan` says whether it can run, `pack` and `weights` bring the weights
 into its layout, `compiler`, `check` and `machine` build, try and drive `kernels.cpp`, with one header for
-each instruction set. Where nothing compiles, the same pass runs on PyTorch's operators.
+each instruction set and threads of its own (`team.h`). Where nothing compiles, it runs on PyTorch's
+operators.
 """

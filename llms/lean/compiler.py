@@ -29,10 +29,10 @@ from llms.catalog import cache_dir
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
 COMPILERS = ("g++", "c++", "clang++")
-"""Names of a C++ compiler with OpenMP; the first on the path is taken."""
+"""Names of a C++ compiler; the first on the path is taken."""
 
 OPTIONS = (
-    *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp"),
+    *("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"),
 )
 """NaN and infinity keep their meaning: a damaged weight must show in the logits."""

@@ -134,38 +134,35 @@ extern "C" void lean_pass(const Model* m, const Batch* b) {
     const int64_t columns = (model.heads + 2 * model.kv_heads) * model.dim;
     std::vector<float> x(n * width), qkv(n * columns);
     Rows rows(n, width), heads(n, all), inner(n, model.layer[0].down.width);
-#pragma omp parallel num_threads(model.threads) if (model.threads > 1)
-    {
+    team()->run(model.threads, [&](const Member& me) {
         std::vector<float> scores;
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < n; ++i)
+        me.each(n, [&](int64_t i) {
             for (int64_t k = 0; k < width; ++k) x[i * width + k] = wide(model.embedding[batch.ids[i] * width + k]);
+        });
         for (int64_t l = 0; l < model.layers; ++l) {
             const Layer& layer = model.layer[l];
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i)
+            me.each(n, [&](int64_t i) {
                 normalize(model, &x[i * width], layer.before_attention, layer.qkv, rows, i);
-            product(layer.qkv, rows, n, qkv.data(), false);
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i) place(model, batch, l, i, &qkv[i * columns]);
-#pragma omp for schedule(static)
-            for (int64_t task = 0; task < n * model.heads; ++task) {
+            });
+            product(me, layer.qkv, rows, n, qkv.data(), false);
+            me.each(n, [&](int64_t i) { place(model, batch, l, i, &qkv[i * columns]); });
+            me.each(n * model.heads, [&](int64_t task) {
                 const int64_t i = task / model.heads, h = task % model.heads;
                 attend(model, batch, l, i, h, &qkv[i * columns + h * model.dim], scores);
-            }
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i)
+            });
+            me.each(n, [&](int64_t i) {
                 for (int64_t k = 0; k < all / BLOCK; ++k) heads.put(layer.out, i, k, &qkv[i * columns + k * BLOCK]);
-            product(layer.out, heads, n, x.data(), true);
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i)
+            });
+            product(me, layer.out, heads, n, x.data(), true);
+            me.each(n, [&](int64_t i) {
                 normalize(model, &x[i * width], layer.before_mlp, layer.gate_up, rows, i);
-            gated(layer.gate_up, layer.down, rows, n, inner);
-            product(layer.down, inner, n, x.data(), true);
+            });
+            gated(me, layer.gate_up, layer.down, rows, n, inner);
+            product(me, layer.down, inner, n, x.data(), true);
         }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < batch.kept; ++i)
+        me.each(batch.kept, [&](int64_t i) {
             normalize(model, &x[batch.keep[i] * width], model.gain, model.head, rows, i);
-        if (batch.kept) product(model.head, rows, batch.kept, batch.logits, false);
-    }
+        });
+        if (batch.kept) product(me, model.head, rows, batch.kept, batch.logits, false);
+    });
 }

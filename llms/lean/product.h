@@ -25,6 +25,8 @@
 #include <immintrin.h>
 #include <memory>
 
+#include "team.h"
+
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -184,10 +186,9 @@ void some(const Matrix& m, int64_t group, const Rows& rows, int64_t first, int64
 }
 
 // A whole product, to out [count, 16 x groups]; adds where that is asked. Called by all threads of a team.
-void product(const Matrix& m, const Rows& rows, int64_t count, float* out, bool add) {
+void product(const Member& me, const Matrix& m, const Rows& rows, int64_t count, float* out, bool add) {
     const int64_t stride = m.groups * LANES;
-#pragma omp for schedule(static)
-    for (int64_t g = 0; g < m.groups; ++g)
+    me.each(m.groups, [&](int64_t g) {
         for (int64_t first = 0; first < count; first += MOST) {
             const int64_t n = count - first < MOST ? count - first : MOST;
             float part[MOST * LANES];
@@ -197,13 +198,13 @@ void product(const Matrix& m, const Rows& rows, int64_t count, float* out, bool 
                 for (int i = 0; i < LANES; ++i) to[i] = add ? to[i] + part[t * LANES + i] : part[t * LANES + i];
             }
         }
+    });
 }
 
 // silu(gate) x up, 32 columns at a time: what the product after it, by `reader`, reads as one block.
-void gated(const Matrix& m, const Matrix& reader, const Rows& rows, int64_t count, Rows& out) {
+void gated(const Member& me, const Matrix& m, const Matrix& reader, const Rows& rows, int64_t count, Rows& out) {
     const int64_t half = m.groups / 2;
-#pragma omp for schedule(static)
-    for (int64_t unit = 0; unit < half / 2; ++unit)
+    me.each(half / 2, [&](int64_t unit) {
         for (int64_t first = 0; first < count; first += MOST) {
             const int64_t n = count - first < MOST ? count - first : MOST;
             float gate[MOST * BLOCK], up[MOST * BLOCK];
@@ -214,6 +215,7 @@ void gated(const Matrix& m, const Matrix& reader, const Rows& rows, int64_t coun
             for (int64_t i = 0; i < n * BLOCK; ++i) gate[i] = gate[i] / (1 + exponential(-gate[i])) * up[i];
             for (int64_t t = 0; t < n; ++t) out.put(reader, first + t, unit, gate + t * BLOCK);
         }
+    });
 }
 
 }  // namespace
