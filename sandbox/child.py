@@ -26,10 +26,9 @@ from typing import Any
 from sandbox import bubblewrap, interpreter, seccomp, watch
 from sandbox.errors import SandboxFailed
 from sandbox.launcher import on_launcher, reapable, streams_taken
-from sandbox.limits import Limits
+from sandbox.limits import Limits, counts_by_namespace, rlimits
 from sandbox.program import Program
 from sandbox.remove import remove_tree
-from sandbox.rlimits import counts_by_namespace, rlimits
 
 # Above every range that distributions, systemd and container managers hand out (systemd's UIDS-GIDS.md).
 _LINKS = ".packages"

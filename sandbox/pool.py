@@ -18,7 +18,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from sandbox import frames, tier, watch
+from sandbox import tier, watch, worker
 from sandbox.child import Child, Confinement
 from sandbox.errors import ParserCrashed, ParserRaised, SandboxFailed, SandboxLimitError, SandboxUnavailable
 from sandbox.limits import MIB, Limits
@@ -83,7 +83,7 @@ class ParserPool:
             if self._child is None:
                 self._child = self._started()
             self._calls += 1
-            frame = frames.pack({"call": self._calls, "payload": payload})
+            frame = worker.pack({"call": self._calls, "payload": payload})
             answer = self._exchange(self._child, frame, timeout_s or self.limits.wall_s)
             if answer.get("call") != self._calls or self._child.processes() > 1:
                 self._drop()  # it answers out of turn or left processes behind: the next call gets another
@@ -146,7 +146,7 @@ class ParserPool:
         """Send one frame (none if empty), receive one; on any trouble the child is gone."""
         try:
             body = _Exchange(child, self.limits, frame, seconds).answer()
-            return frames.unpack(body)
+            return worker.unpack(body)
         except ParserCrashed as error:
             raise ParserCrashed(
                 _reason(error.cause, self.limits, self.target, str(error)), error.cause
@@ -186,18 +186,18 @@ class _Exchange:
                 for key, _ in selector.select(self._pause()):
                     self._move(selector, key)
                 self._check()
-        return bytes(self._in[frames.PREFIX.size :])
+        return bytes(self._in[worker.PREFIX.size :])
 
     def _pause(self) -> float:
         return 0.005 if time.monotonic() - self._started < 0.1 else 0.02
 
     def _complete(self) -> bool:
-        if len(self._in) < frames.PREFIX.size:
+        if len(self._in) < worker.PREFIX.size:
             return False
-        length = int(frames.PREFIX.unpack_from(self._in)[0])
+        length = int(worker.PREFIX.unpack_from(self._in)[0])
         if length > self._limits.output_bytes:
             raise ParserCrashed("", "output")
-        return len(self._in) >= frames.PREFIX.size + length
+        return len(self._in) >= worker.PREFIX.size + length
 
     def _move(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         process = self._child.process

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from sandbox.answer import is_inside
 from sandbox.errors import SandboxLimitError
 from sandbox.limits import Limits
+from sandbox.result import is_inside
 
 MAIN = "main.py"
 _NAME_BYTES = 255

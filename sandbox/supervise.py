@@ -13,11 +13,10 @@ import time
 from dataclasses import dataclass, field
 
 from sandbox import stage, watch
-from sandbox.answer import Answer, parse
 from sandbox.child import Child
 from sandbox.errors import SandboxFailed
 from sandbox.limits import Limits
-from sandbox.result import RunResult, Status
+from sandbox.result import RunResult, StageReport, Status, read_report
 
 _BLOCK = 64 * 1024
 _STATUS: dict[str, Status] = {
@@ -136,14 +135,14 @@ def result(child: Child, seen: Seen, limits: Limits, duration_s: float) -> RunRe
     Raises:
         SandboxFailed: bubblewrap or the stage failed before the program began.
     """
-    answer = Answer()
+    answer = StageReport()
     if seen.killed_by is None:
         if seen.exit_code != 0 and not child.answer(stage.HEADER.size):
             raise SandboxFailed(
                 f"The sandbox broke before the program began: {seen.err.decode(errors='replace').strip()!r}. "
                 "Run `agent doctor` to see which tier holds."
             )
-        answer = parse(child.answer(limits.disk_bytes + stage.HEADER.size), limits)
+        answer = read_report(child.answer(limits.disk_bytes + stage.HEADER.size), limits)
     status, killed_by, code = _verdict(seen, answer)
     return RunResult(
         status=status,
@@ -159,7 +158,7 @@ def result(child: Child, seen: Seen, limits: Limits, duration_s: float) -> RunRe
     )
 
 
-def _verdict(seen: Seen, answer: Answer) -> tuple[Status, str | None, int | None]:
+def _verdict(seen: Seen, answer: StageReport) -> tuple[Status, str | None, int | None]:
     """(status, killed_by, exit code)."""
     if seen.killed_by is not None:
         return _STATUS[seen.killed_by], seen.killed_by, None

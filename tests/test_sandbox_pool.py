@@ -19,8 +19,8 @@ from sandbox import (
     ParserRaised,
     SandboxFailed,
     SandboxLimitError,
-    frames,
     tier,
+    worker,
 )
 
 LIMITS = Limits(wall_s=8, cpu_s=4, memory_bytes=128 << 20, processes=8, output_bytes=4 << 20)
@@ -204,14 +204,14 @@ _PLAIN = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text(), _PLAIN, max_size=4))
 def test_frames_carry_plain_data_there_and_back(message: dict[str, Any]) -> None:
-    frame = frames.pack(message)
-    assert frames.unpack(frame[frames.PREFIX.size :]) == message
+    frame = worker.pack(message)
+    assert worker.unpack(frame[worker.PREFIX.size :]) == message
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=80))
 def test_a_damaged_frame_is_a_value_error(body: bytes) -> None:
     try:
-        assert isinstance(frames.unpack(body), dict)
+        assert isinstance(worker.unpack(body), dict)
     except ValueError:
         pass

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import Limits, RunResult, printable
-from sandbox.answer import parse
 from sandbox.remove import remove_tree
+from sandbox.result import read_report
 from sandbox.stage import ENTRY, HEADER, MAGIC
 
 
@@ -18,10 +18,10 @@ def test_a_forged_answer_is_cut_and_names_nothing_outside() -> None:
     entries = b"".join(
         ENTRY.pack(len(name), 2) + name + b"xx" for name in (b"good", b"../evil", b"after", b"/etc/x")
     )
-    answer = parse(HEADER.pack(MAGIC, 0, 1, 0, 4) + entries, Limits())
+    answer = read_report(HEADER.pack(MAGIC, 0, 1, 0, 4) + entries, Limits())
     assert answer.files == {"good": b"xx"} and answer.cut
     for data in (b"", b"short", HEADER.pack(1, 0, 0, 0, 0), HEADER.pack(MAGIC, 0, 0, 0, 9) + b"\xff" * 5):
-        assert parse(data, Limits()).cut
+        assert read_report(data, Limits()).cut
 
 
 def test_a_folder_that_was_made_hard_to_remove_is_removed(tmp_path: Path) -> None:

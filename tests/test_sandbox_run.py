@@ -256,7 +256,7 @@ def _until(condition: Any, seconds: float = 10) -> bool:
 def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
     from sandbox import ParserPool
 
-    with ParserPool("sandbox.frames:unpack") as pool:
+    with ParserPool("sandbox.worker:unpack") as pool:
         thread = threading.Thread(target=lambda: _swallow(pool))
         thread.start()
         thread.join()

@@ -1,0 +1,26 @@
+"""The examples in the docstrings run as they stand and print what they say.
+
+Each room lists its own modules. An example needs no GPU, no network and no file of the user's; one that takes
+longer than a second belongs in examples/.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = [
+    "sandbox.limits",
+    "sandbox.result",
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")  # an example prints the same on every terminal
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.testmod(importlib.import_module(module), optionflags=flags)
+    assert result.attempted > 0, f"{module} shows no example"
+    assert result.failed == 0, f"{result.failed} examples of {module} failed; see the captured output"
