@@ -131,7 +131,7 @@ def timed(router: Router, embeddings: Embeddings, rows: list[dict[str, Any]]) ->
 
 def route_with_documents(route: str, score: float | None) -> str:
     """The route after the documents were asked; a corpus that is not at hand changes nothing."""
-    from chains.rag.decide import THRESHOLD
+    from chains.rag.evidence import THRESHOLD
 
     if score is None or route not in ("direct", "docs"):
         return route

@@ -27,10 +27,9 @@ from chains.classify.embedder import text_vectors
 from chains.retrieval import default_embeddings
 from chains.summarize import Style, summarize_chain
 from chains.summarize.extract import usable
-from chains.summarize.faithful import unsupported
-from chains.summarize.parts import split_parts
-from chains.summarize.prose import plain
-from chains.vectors import unit_vectors
+from chains.summarize.parts import plain, split_parts
+from chains.summarize.write import unsupported
+from chains.text.vectors import unit_vectors
 
 _SECTION = re.compile(r"^([^\n]+)\n([=\-~^\"'`#*+.:_])\2{2,}[ \t]*$", re.MULTILINE)
 

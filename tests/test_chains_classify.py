@@ -14,7 +14,7 @@ from langchain_core.language_models import FakeListChatModel
 from chains.classify import classify_chain
 from chains.classify.embedder import TEMPERATURE, temperature
 from chains.classify.labels import read_labels
-from chains.classify.reply import match
+from chains.classify.model import match
 from chains.classify.result import softmax
 from chains.errors import (
     OptionError,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chains.classify import classify_chain
-from chains.classify.guard import guarded
+from chains.classify.chain import guarded
 
 CASES = Path(__file__).parent / "data" / "classify_injections.jsonl"
 LABELS = ["Sports", "Business", "Science", "Politics"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chains.code.imports import with_missing_imports
+from chains.code.fixups import with_missing_imports
 
 
 def test_a_forgotten_module_is_imported_and_the_code_runs() -> None:

@@ -8,10 +8,10 @@ import pytest
 from fakes import ScriptedChat
 
 from chains.code import code_chain
+from chains.code.chain import sampled
+from chains.code.fixups import fit_signature
 from chains.code.result import Check
-from chains.code.signature import fit_signature
 from chains.code.source import code_of, under_name
-from chains.code.write import sampled
 from sandbox import Limits, Sandbox
 
 RUN = Sandbox(Limits(wall_s=10)).run

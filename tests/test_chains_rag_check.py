@@ -9,10 +9,9 @@ from fakes import StaticRetriever
 from langchain_core.documents import Document
 
 from chains.rag import rag_chain
-from chains.rag.check import negates, supporting_span, supports
 from chains.rag.condense import is_follow_up
-from chains.rag.passages import to_passages
-from chains.rag.signals import dead_end, expected
+from chains.rag.evidence import dead_end, expected, to_passages
+from chains.rag.generate import negates, supporting_span, supports
 
 QUOTE = "The tower, finished in 1931 by Bruno Hartley, is 88 metres high and was never open to the public."
 

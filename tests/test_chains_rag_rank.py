@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from langchain_core.documents import Document
 
-from chains.rag.passages import candidates, to_passages
-from chains.rag.rank import Ranker
-from chains.vectors import WordVectors
+from chains.rag.evidence import Ranker, candidates, to_passages
+from chains.text.vectors import WordVectors
 
 
 def ranked(question: str, *documents: Document, ranker: Ranker) -> list[str]:

@@ -15,10 +15,10 @@ from langchain_core.messages import BaseMessage
 
 from chains.errors import EmptyInputError, NotTextError, OptionError
 from chains.summarize import Style, Summary, SummaryDelta, summarize_chain
-from chains.summarize.faithful import unsupported
 from chains.summarize.parts import PartStream, split_parts
 from chains.summarize.sources import read_documents
-from chains.windows import estimate_tokens
+from chains.summarize.write import unsupported
+from chains.text.windows import estimate_tokens
 
 TEXT = """# Lighthouse
 

@@ -9,8 +9,7 @@ from langchain_core.documents import Document
 
 from chains.summarize import Style, summarize_chain
 from chains.summarize.extract import Digest, choose
-from chains.summarize.parts import split_parts
-from chains.summarize.prose import announces, front_matter, leans, plain, title
+from chains.summarize.parts import announces, front_matter, leans, plain, split_parts, title
 
 MAIL = "From: Ida\nSubject: The tower clock\nX-Old:\n\n" + (
     "The clock has stopped again. Please send somebody to the tower.\n"

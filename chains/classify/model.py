@@ -5,20 +5,30 @@ log p(label | text, "This text is about") minus log p(label | "This text is abou
 short names gain nothing; listing the labels in a prompt or asking for a letter was near chance. The text is
 data before a fixed phrase, it is never asked to follow anything, so commands in it change little. Long texts
 are scored window by window.
+
+Labels from a model's reply, for a model that cannot score.
+
+Knows the prompt and how a reply is matched to a label; knows no probabilities beyond how sure the match is. A
+reply that names no label, or several, gives no label and even scores; it is never guessed at.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
 
 from chains.classify.embedder import WINDOWS_AT_ONCE, Progress
-from chains.classify.labels import Label
+from chains.classify.labels import Label, label_key
 from chains.classify.result import softmax
-from chains.prompts import load_prompt
-from chains.windows import windows
+from chains.prompts import fence, load_prompt
+from chains.text.windows import windows
 from llms.protocols import Scorer
 
 TEMPERATURE = 1.25
@@ -92,3 +102,41 @@ class ModelScores:
             middle = np.maximum(MULTI_FLOOR, gains.max(axis=1, keepdims=True) - MULTI_MARGIN)
             return np.asarray(1 / (1 + np.exp(-(gains - middle) / TEMPERATURE)))
         return softmax(gains, TEMPERATURE)
+
+
+SURE = 0.9
+"""Probability given to the label that a reply names; the rest is shared by the others."""
+REPLY_WINDOW_TOKENS = 1500
+
+
+def reply_probabilities(
+    llm: Runnable[LanguageModelInput, Any], labels: Sequence[Label], text: str, config: RunnableConfig
+) -> NDArray[np.float64]:
+    """Return probabilities [m] from one reply a window of `text`, averaged."""
+    told = "\n".join(
+        f"- {label.name}" + (f": {label.description}" if label.description else "") for label in labels
+    )
+    template = load_prompt("chains.classify", "reply")
+    rows = []
+    for piece in windows(text, REPLY_WINDOW_TOKENS):
+        reply = llm.invoke(
+            [HumanMessage(template.substitute(labels=told, text=piece, fence=fence(piece)))], config
+        )
+        place = match(reply if isinstance(reply, str) else str(reply.text), labels)
+        row = np.full(len(labels), 1 / len(labels))
+        if place is not None:
+            row = np.full(len(labels), (1 - SURE) / (len(labels) - 1))
+            row[place] = SURE
+        rows.append(row)
+    return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
+
+
+def match(reply: str, labels: Sequence[Label]) -> int | None:
+    """Return the place of the one label that `reply` names (the longest of nested ones), else None."""
+    said = " ".join(reply.casefold().split()).strip("\"'`.*- ")
+    names = [label_key(label.name) for label in labels]
+    if said in names:
+        return names.index(said)
+    held = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
+    longest = [name for name in held if not any(name != other and name in other for other in held)]
+    return names.index(longest[0]) if len(longest) == 1 else None

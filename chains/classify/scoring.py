@@ -19,11 +19,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
 
 from chains.classify import embedder
-from chains.classify.embedder import Progress
-from chains.classify.examples import Regression
+from chains.classify.embedder import Progress, Regression
 from chains.classify.labels import Label
-from chains.classify.model import ModelScores
-from chains.classify.reply import reply_probabilities
+from chains.classify.model import ModelScores, reply_probabilities
 from chains.classify.result import Method
 from chains.errors import OptionError, ScoringNeededError
 from llms.protocols import Scorer, find_scorer

@@ -19,11 +19,8 @@ from chains.errors import OptionError
 from chains.options import require_embeddings, require_model, require_retriever, require_whole
 from chains.rag.answer import Answer, AnswerDelta, Citation
 from chains.rag.condense import condense, read_input
-from chains.rag.decide import Decision, decide
-from chains.rag.extract import Released, extract
-from chains.rag.generate import NotInDocuments, generate
-from chains.rag.passages import Passage, to_passages
-from chains.rag.rank import Ranker
+from chains.rag.evidence import Decision, Passage, Ranker, decide, to_passages
+from chains.rag.generate import NotInDocuments, Released, extract, generate
 from chains.runnable import generator_chain
 from llms.protocols import find_scorer
 

@@ -18,7 +18,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from chains.errors import InputError, require_text, shown
 from chains.prompts import load_prompt
-from chains.words import content_words, words
+from chains.text.words import content_words, words
 
 _POINTING = frozenset(
     "it its it's they them their theirs he him his she her hers this that these those there then one ones "

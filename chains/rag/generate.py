@@ -1,14 +1,26 @@
-"""Answers that a capable model writes, each sentence released once its citation is checked.
+"""Whether a written sentence says only what the quoted span says.
+
+Knows words, numbers, names and negations; knows no model. The check is strict on what can be wrong without
+being noticed (a number, a name, a "not") and lenient on wording. It reads no meaning: a sentence that
+recombines the span's own words into something false passes, which is why the quoted span is always shown
+beside it.
+
+Answers made of the documents' own sentences.
+
+Knows candidates and their ranking; writes nothing itself. Every sentence is cited by the span it is.
+
+Answers that a capable model writes, each sentence released once its citation is checked.
 
 Knows the prompt with numbered passages, citation marks such as [2], and the check; knows no store. A sentence
 that its passage does not support is replaced by the passage's own nearest sentence or dropped, never shown as
 sourced.
 """
 
-# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
@@ -16,10 +28,92 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from chains.prompts import load_prompt
-from chains.rag.check import nearest_sentence, supporting_span
-from chains.rag.extract import Released
-from chains.rag.passages import Passage
-from chains.sentences import split_sentences
+from chains.rag.answer import Citation
+from chains.rag.evidence import Passage, Ranker, candidates
+from chains.text.sentences import Sentence, split_sentences
+from chains.text.words import content_words, names, numbers, words
+
+# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+
+
+MOST = 0.6
+"""Share of the sentence's content words that must occur in the span."""
+
+_NEGATIONS = frozenset("not no never none nor neither cannot without".split())
+_NEGATED = re.compile(r"n['’]t$")
+
+
+def supports(quote: str, sentence: str) -> bool:
+    """Tell whether `quote` holds numbers, names, most words of `sentence`, and negates as it does."""
+    if not numbers(sentence) <= numbers(quote):
+        return False
+    held = set(content_words(quote))
+    if any(not set(content_words(name)) <= held for name in names(sentence)):
+        return False
+    asked = set(content_words(sentence))
+    if not asked or len(asked & held) / len(asked) < MOST:
+        return False
+    return negates(quote) == negates(sentence)
+
+
+def negates(text: str) -> bool:
+    """Tell whether `text` holds a negation."""
+    return any(word in _NEGATIONS or _NEGATED.search(word) for word in words(text))
+
+
+def overlap(sentence: str, span: str) -> float:
+    """Return the share, 0 to 1, of the sentence's content words that occur in `span`."""
+    asked = set(content_words(sentence))
+    return len(asked & set(content_words(span))) / len(asked) if asked else 0.0
+
+
+def supporting_span(sentence: str, passage: Passage) -> tuple[int, int] | None:
+    """Return the shortest span of one or two neighbouring sentences of `passage` that supports `sentence`."""
+    parts = split_sentences(passage.text)
+    pairs = [(first.start, second.end) for first, second in pairwise(parts)]
+    spans = [(part.start, part.end) for part in parts] + pairs
+    good = [span for span in spans if supports(passage.text[span[0] : span[1]], sentence)]
+    return min(
+        good,
+        key=lambda span: (-overlap(sentence, passage.text[span[0] : span[1]]), span[1] - span[0]),
+        default=None,
+    )
+
+
+def nearest_sentence(
+    sentence: str, passages: Sequence[Passage], least: float = 0.3
+) -> tuple[Passage, Sentence] | None:
+    """Return the sentence of `passages` that shares most words with `sentence`, at least `least` of them."""
+    found = [
+        (overlap(sentence, part.text), passage, part)
+        for passage in passages
+        for part in split_sentences(passage.text)
+        if part.kind != "heading"
+    ]
+    best = max(found, key=lambda one: one[0], default=None)
+    return None if best is None or best[0] < least else (best[1], best[2])
+
+
+Released = tuple[str, Citation]
+"""A sentence as shown, and the citation it stands on."""
+
+
+def extract(question: str, passages: Sequence[Passage], ranker: Ranker, count: int) -> Iterator[Released]:
+    """Yield up to `count` sentences that answer, best first, each with the citation of its span."""
+    ranked = ranker.rank(question, candidates(passages))
+    seen: set[str] = set()
+    for one in ranked:
+        text = one.sentence.text.strip() if one.sentence.kind == "code" else one.sentence.flat
+        if text.casefold() in seen:
+            continue
+        seen.add(text.casefold())
+        yield text, one.passage.cite(len(seen), one.sentence.start, one.sentence.end)
+        if len(seen) == count:
+            return
+
+
+# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+
 
 REFUSAL = "NOT IN DOCUMENTS"
 _MARK = re.compile(r"\[\s*(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\s*\]")

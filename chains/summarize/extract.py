@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from chains.sentences import Sentence
-from chains.summarize.parts import Part
-from chains.summarize.prose import announces, leans
+from chains.summarize.parts import Part, announces, leans
 from chains.summarize.result import Style
-from chains.vectors import Vectors, normalized, unit_vectors
+from chains.text.sentences import Sentence
+from chains.text.vectors import Vectors, unit, unit_vectors
 
 KEPT = 12
 """Sentences kept of a part."""
@@ -111,7 +110,7 @@ def choose(
     weighted = [
         one.mean * one.weight * (1 + HEAD * at) for one, at in zip(digests, early, strict=True) if one.places
     ]
-    target = normalized(np.sum(weighted, axis=0))
+    target = unit(np.sum(weighted, axis=0))
     bonus = EARLY * np.exp(-_ranks(parts, spots) / SPAN)
     bonus += [CUE * announces(parts[number].sentences[place].text) for number, place in spots]
     if focus is not None:
@@ -149,7 +148,7 @@ def _greedy(
     words = 0
     left = set(range(len(rows)))
     while left and len(chosen) < style.most_sentences:
-        near = normalized(total[None] + rows) @ target
+        near = unit(total[None] + rows) @ target
         # A sentence that says again what one chosen says is worth its novelty only.
         again = (rows @ rows[chosen].T).max(axis=1) if chosen else np.zeros(len(rows))
         gain = near + bonus - np.where(again > 0.8, again, 0.0)

@@ -6,7 +6,7 @@ between sentences; a single sentence longer than a window breaks at a space.
 
 import re
 
-from chains.sentences import split_sentences
+from chains.text.sentences import split_sentences
 
 _PIECES = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]")
 

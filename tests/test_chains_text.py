@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains.sentences import split_sentences
-from chains.windows import estimate_tokens, windows
-from chains.words import content_words, names, numbers, stem
+from chains.text.sentences import split_sentences
+from chains.text.windows import estimate_tokens, windows
+from chains.text.words import content_words, names, numbers, stem
 
 
 def _texts(text: str) -> list[str]:

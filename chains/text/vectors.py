@@ -12,7 +12,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
-from chains.words import content_words
+from chains.text.words import content_words
 
 Vectors = NDArray[np.float32]
 
@@ -24,11 +24,11 @@ def unit_vectors(embeddings: Embeddings, texts: Sequence[str]) -> Vectors:
     unique = list(dict.fromkeys(texts))
     rows = np.asarray(embeddings.embed_documents(unique), dtype=np.float32)
     place = {text: row for row, text in enumerate(unique)}
-    return normalized(rows)[[place[text] for text in texts]]
+    return unit(rows)[[place[text] for text in texts]]
 
 
-def normalized(rows: NDArray[Any]) -> Vectors:
-    """Scale each row to length 1."""
+def unit(rows: NDArray[Any]) -> Vectors:
+    """Return `rows` (one vector or many), each scaled to length 1; a zero vector stays zero."""
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     return np.asarray(rows / np.where(length == 0, 1.0, length), dtype=np.float32)
 
