@@ -28,7 +28,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from chains.retrieval import DocumentStore, SearchOptions
-from chains.retrieval.nearest import IndexKind
+from chains.retrieval.chroma import IndexKind
 from chains.retrieval.search import SearchMode
 
 WORDS = [f"word{n}" for n in range(5000)]

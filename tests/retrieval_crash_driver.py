@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import chromadb  # loaded before the forks
 from retrieval_fakes import WordEmbeddings
 
-from chains.retrieval import DocumentStore, SearchOptions, nearest
+from chains.retrieval import DocumentStore, SearchOptions, chroma
 
 assert chromadb
 # So that Chroma is written by every other step, and compared row by row by the others.
-nearest._LAG_LEAST = 8
+chroma._LAG_LEAST = 8
 FILES = 12
 # Twelve small documents take under a megabyte, counted in blocks; what grew with each kill would pass this.
 MAX_BLOCKS_BYTES = 16 * 1024 * 1024

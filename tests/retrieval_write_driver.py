@@ -23,10 +23,10 @@ import chromadb  # loaded before the forks
 import write_faults
 from retrieval_fakes import WordEmbeddings, write
 
-from chains.retrieval import DocumentStore, SearchOptions, errors, nearest
+from chains.retrieval import DocumentStore, SearchOptions, chroma, errors
 
 assert chromadb
-nearest._LAG_LEAST = 8  # so that Chroma is written by most steps
+chroma._LAG_LEAST = 8  # so that Chroma is written by most steps
 KEPT = {f"kept{n}.txt": f"Document {n} speaks of subject{n} and of boats." for n in range(6)}
 BEFORE = {"changed.txt": "The ferry leaves at six.", "gone.txt": "The lamp is old."}
 AFTER = {

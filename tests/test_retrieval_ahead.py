@@ -11,7 +11,7 @@ import pytest
 from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, Progress, ingest
-from chains.retrieval.ahead import Ahead
+from chains.retrieval.ingest import Ahead
 from chains.retrieval.parsing import FileParser
 
 

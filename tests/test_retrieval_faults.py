@@ -17,7 +17,7 @@ import pytest
 from retrieval_fakes import WordEmbeddings, memory_folder, write
 
 from chains.retrieval import DocumentStore, SearchOptions, errors
-from chains.retrieval.schema import FILE_NAME
+from chains.retrieval.manifest import FILE_NAME
 
 DRIVER = Path(__file__).with_name("retrieval_crash_driver.py")
 DOCS = {f"d{n}.txt": f"Document {n} speaks of subject{n} and of boats." for n in range(12)}
@@ -136,7 +136,7 @@ def test_a_harmed_index_is_not_believed_and_rebuilt(filled: Path, harm: Callable
 
 
 def test_a_dirty_index_is_never_opened(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chains.retrieval.chroma_index import ChromaIndex
+    from chains.retrieval.chroma import ChromaIndex
 
     with DocumentStore(filled, WordEmbeddings()) as store:
         store._nearest._record(dirty=1)

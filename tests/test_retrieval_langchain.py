@@ -13,7 +13,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests, Vector
 from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, StoreRetriever
-from chains.retrieval.vectorstore import StoreVectorStore
+from chains.retrieval.langchain import StoreVectorStore
 
 
 class TestVectorStoreOnChroma(VectorStoreIntegrationTests):

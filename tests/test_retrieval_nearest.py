@@ -11,10 +11,8 @@ import pytest
 from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, SearchOptions
-from chains.retrieval.chroma_index import ChromaIndex
-from chains.retrieval.graph_files import whole
-from chains.retrieval.nearest import NearestNeighbours
-from chains.retrieval.schema import FILE_NAME, MIGRATIONS, VERSION
+from chains.retrieval.chroma import ChromaIndex, NearestNeighbours, whole
+from chains.retrieval.manifest import FILE_NAME, MIGRATIONS, VERSION
 
 DENSE = SearchOptions(k=3, mode="dense")
 

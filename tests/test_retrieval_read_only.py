@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from retrieval_fakes import WordEmbeddings
 
-from chains.retrieval import DocumentStore, connection, errors
+from chains.retrieval import DocumentStore, errors, manifest
 
 pytest_plugins = ["retrieval_fixtures"]
 
@@ -24,7 +24,7 @@ def test_a_read_only_store_still_answers(tmp_path: Path, docs: Path) -> None:
     code = (
         "import sys, os; sys.path.insert(0, sys.argv[2]); from retrieval_fakes import WordEmbeddings\n"
         "from chains.retrieval import DocumentStore, errors; import sqlite3, tokenizers, pathspec\n"
-        "import chains.retrieval.retriever, langchain_core.callbacks, langchain_core.tracers.langchain\n"
+        "import chains.retrieval.langchain, langchain_core.callbacks, langchain_core.tracers.langchain\n"
         "os.setuid(54321) if os.geteuid() == 0 else None\n"
         "s = DocumentStore(sys.argv[1], WordEmbeddings(), index='exact')\n"
         "print(len(s.retriever().invoke('ferries')))\n"
@@ -52,7 +52,7 @@ def test_a_reader_that_sees_no_log_sees_what_others_wrote(
     with DocumentStore(path, WordEmbeddings()) as store:
         store.ingest(docs / "garden.md")
     allowed: list[bool] = []
-    monkeypatch.setattr(connection, "_writable", lambda path: bool(allowed))
+    monkeypatch.setattr(manifest, "_writable", lambda path: bool(allowed))
     with DocumentStore(path, WordEmbeddings()) as reader, caplog.at_level(logging.WARNING):
         assert reader._manifest.read_only and reader.stats()["index"] == "exact"
         assert not any("Ferries" in d.page_content for d in reader.retriever().invoke("ferries"))
@@ -76,7 +76,7 @@ def test_a_reader_becomes_a_writer_when_there_is_room(
     with DocumentStore(path, WordEmbeddings(), index="exact") as store:
         store.ingest(docs / "garden.md")
     with monkeypatch.context() as full:
-        full.setattr(connection, "_writable", lambda path: False)
+        full.setattr(manifest, "_writable", lambda path: False)
         reader = DocumentStore(path, WordEmbeddings(), index="exact")
     with reader:
         assert reader._manifest.read_only

@@ -19,9 +19,8 @@ from pathlib import Path
 import pytest
 from retrieval_fakes import WordEmbeddings, write
 
-from chains.retrieval import DocumentStore, errors, nearest
-from chains.retrieval.chroma_index import ChromaIndex
-from chains.retrieval.chroma_server import ChromaServer, is_loopback
+from chains.retrieval import DocumentStore, chroma, errors
+from chains.retrieval.chroma import ChromaIndex, ChromaServer, is_loopback
 
 
 @contextlib.contextmanager
@@ -113,7 +112,7 @@ def test_a_reader_asks_a_server_again_once_it_is_back(
     monkeypatch.setattr(
         ChromaIndex, "search", lambda self, vector, k: asked.append(k) or ask(self, vector, k)
     )
-    monkeypatch.setattr(nearest, "_RETRY_S", 3600.0)
+    monkeypatch.setattr(chroma, "_RETRY_S", 3600.0)
     port = free_port()
     with (
         served(tmp_path / "chroma", port) as url,
@@ -124,7 +123,7 @@ def test_a_reader_asks_a_server_again_once_it_is_back(
         assert "Herons" in reader.search("herons")[0].text and not asked
         with served(tmp_path / "chroma", port):
             assert "Herons" in reader.search("herons")[0].text and not asked  # not at every search
-            monkeypatch.setattr(nearest, "_RETRY_S", 0.0)
+            monkeypatch.setattr(chroma, "_RETRY_S", 0.0)
             reader._nearest._retry_at = 0.0
             assert "Herons" in reader.search("herons")[0].text and asked
         asked.clear()

@@ -12,7 +12,7 @@ from agent.cli.options import add_store_options, settings_from
 
 if TYPE_CHECKING:
     from agent.build import Parts
-    from chains.retrieval.records import SourceRecord
+    from chains.retrieval.document import SourceRecord
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

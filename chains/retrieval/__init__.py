@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chains.retrieval.embedder import default_embeddings
     from chains.retrieval.errors import RetrievalError
-    from chains.retrieval.fusion import Fusion
-    from chains.retrieval.report import FailedFile, IngestReport, Progress
-    from chains.retrieval.rerank import CrossEncoderReranker, Reranker
-    from chains.retrieval.retriever import StoreRetriever
-    from chains.retrieval.search import Hit, SearchOptions
+    from chains.retrieval.ingest import FailedFile, IngestReport, Progress
+    from chains.retrieval.langchain import StoreRetriever
+    from chains.retrieval.search import CrossEncoderReranker, Fusion, Hit, Reranker, SearchOptions
     from chains.retrieval.splitter import SplitterConfig
     from chains.retrieval.store import DocumentStore
 
@@ -37,18 +35,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CrossEncoderReranker": "rerank",
+    "CrossEncoderReranker": "search",
     "DocumentStore": "store",
-    "FailedFile": "report",
-    "Fusion": "fusion",
+    "FailedFile": "ingest",
+    "Fusion": "search",
     "Hit": "search",
-    "IngestReport": "report",
-    "Progress": "report",
-    "Reranker": "rerank",
+    "IngestReport": "ingest",
+    "Progress": "ingest",
+    "Reranker": "search",
     "RetrievalError": "errors",
     "SearchOptions": "search",
     "SplitterConfig": "splitter",
-    "StoreRetriever": "retriever",
+    "StoreRetriever": "langchain",
     "default_embeddings": "embedder",
 }
 

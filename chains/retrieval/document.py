@@ -2,6 +2,10 @@
 
 Knows text, offsets and headings. Knows nothing of files, tokens, vectors or databases. Offsets are characters
 into `ParsedDocument.text`, which is what the store keeps and what every citation points into.
+
+Rows of the manifest as frozen values: sources, chunks, changes.
+
+Pure data; no SQL and no search.
 """
 
 from __future__ import annotations
@@ -10,7 +14,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
 
 # Kinds whose text is the file's own, so that an offset also gives a line of the file.
 LINE_KINDS = frozenset({"markdown", "text", "rst", "source", "csv", "jsonl"})
@@ -113,3 +120,68 @@ def chunk_header(title: str, heading: str) -> str:
     if heading.startswith(f"{title} > "):
         return heading
     return f"{title} > {heading}" if title else heading
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileFacts:
+    """What is known of a file before it is parsed: path, size in bytes, times in seconds, content hash."""
+
+    path: str
+    size: int
+    modified: float
+    stat: str
+    content_hash: bytes = b""
+    origin: str = "file"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRecord:
+    """One ingested document as the store lists it; `modified` and `ingested` are seconds since the epoch."""
+
+    path: str
+    origin: str
+    kind: str
+    title: str
+    size: int
+    modified: float
+    ingested: float
+    chunks: int
+    content_hash: bytes
+    stat: str
+    parser: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON values, hash in hexadecimal."""
+        return {
+            "path": self.path,
+            "origin": self.origin,
+            "kind": self.kind,
+            "title": self.title,
+            "size": self.size,
+            "modified": self.modified,
+            "ingested": self.ingested,
+            "chunks": self.chunks,
+            "content_hash": self.content_hash.hex(),
+            "metadata": dict(self.metadata),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkRecord:
+    """One stored passage; `row` is the manifest's key, `chunk_id` the name that outlives it."""
+
+    row: int
+    chunk_id: str
+    source: str
+    origin: str
+    kind: str
+    ordinal: int
+    start: int
+    end: int
+    title: str
+    heading: str
+    page: int | None
+    text: str
+    modified: float
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -7,17 +7,27 @@ for rows; it can be thrown away at any time, since the manifest holds the vector
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chains.retrieval.records import Changes
-
 # Cosines are compared at this precision: one vector stored twice may differ in the last bits of a matrix
 # product.
 DECIMALS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What happened to the set of visible chunks since a generation; `full` means: forget what you had."""
+
+    generation: int
+    full: bool
+    removed: Sequence[int]
+    added: NDArray[np.int64]
+    vectors: NDArray[np.float32]
 
 
 class Index(Protocol):

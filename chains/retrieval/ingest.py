@@ -1,4 +1,23 @@
-"""Brings the manifest up to a set of files: what changed is parsed, cut, embedded and committed.
+"""What an ingest did, and how far it is: values for a caller to show.
+
+Pure data: nothing here reads files or a store.
+
+Work done ahead of its consumer: an iterator that runs in a thread of its own, a bounded weight in front.
+
+Knows threads. Refuses to know what the items are. Whoever takes the items stays the only one that writes.
+
+Makes a file ready for the manifest: read, hashed, parsed, cut, its vectors named.
+
+Knows files, parsers and the splitter. Refuses to know the manifest: what is stored already it is told, so
+that it may run in a thread beside whoever writes.
+
+Embeds a whole store anew, for another embedder or other chunk settings.
+
+Knows the manifest and its parts. The new vectors are staged batch by batch beside the old ones, which stay
+searchable; one transaction then swaps every chunk and the recorded settings, so that a kill leaves either the
+old store or the new.
+
+Brings the manifest up to a set of files: what changed is parsed, cut, embedded and committed.
 
 Knows documents and vectors by the parts it is given. Refuses to know indexes and search. Files are prepared
 in a thread, some batches ahead; embedding and every write stay in the caller's. Vectors are committed batch
@@ -7,20 +26,316 @@ by batch before their documents, so that a killed ingest resumes where it stood.
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
-from chains.retrieval.ahead import Ahead
-from chains.retrieval.document import Block, Chunk, ParsedDocument
+from chains.retrieval.document import Block, Chunk, FileFacts, ParsedDocument, SourceRecord
 from chains.retrieval.embedder import Embedder
-from chains.retrieval.errors import NothingToIngest, UnsupportedFormat
-from chains.retrieval.manifest import Manifest
+from chains.retrieval.errors import EmptyDocument, NothingToIngest, SourceError, UnsupportedFormat
+from chains.retrieval.manifest import APP_PREFIX, PARSER_VERSION, Manifest
 from chains.retrieval.parsing import FileParser
-from chains.retrieval.preparing import Cut, Preparation, Prepared, is_current
-from chains.retrieval.records import FileFacts, SourceRecord
-from chains.retrieval.report import IngestReport, Progress, ProgressCallback, Tally
 from chains.retrieval.splitter import Splitter
 from chains.retrieval.walk import Survey
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedFile:
+    """A file that could not be ingested, and why; what the store held of it before is kept."""
+
+    path: str
+    error: SourceError
+
+    @property
+    def reason(self) -> str:
+        """The error's message."""
+        return str(self.error)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """A moment of an ingest.
+
+    stage: "scanning", "embedding", "indexing" or "done"; files and chunks are counts, `seconds` runs from the
+    start, `path` is the file that was looked at last.
+    """
+
+    stage: str
+    files_done: int
+    files_total: int
+    chunks: int
+    seconds: float
+    path: str = ""
+
+    @property
+    def chunks_per_s(self) -> float:
+        """Chunks embedded a second so far."""
+        return self.chunks / self.seconds if self.seconds > 0 else 0.0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestReport:
+    """The outcome of one ingest: paths by what happened to them.
+
+    added, updated, unchanged, deleted: paths. moved: (old path, new path) of files found elsewhere with equal
+    content. failed: files with their errors. skipped: paths that no parser reads, and empty files, in a
+    folder that was walked. chunks: chunks written; embedded: vectors computed, the rest was known; seconds:
+    wall-clock time. dry_run: nothing was written.
+    """
+
+    added: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    moved: tuple[tuple[str, str], ...] = ()
+    failed: tuple[FailedFile, ...] = ()
+    skipped: tuple[str, ...] = ()
+    chunks: int = 0
+    embedded: int = 0
+    seconds: float = 0.0
+    dry_run: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether the store differs (or, in a dry run, would differ) from before."""
+        return bool(self.added or self.updated or self.deleted or self.moved)
+
+    def raise_if_nothing(self) -> None:
+        """Raises the first file's error where every file failed, for callers that must not go on."""
+        if self.failed and not (self.added or self.updated or self.unchanged or self.moved):
+            raise self.failed[0].error
+
+    def summary(self) -> str:
+        """One line for people."""
+        counts = {
+            "added": len(self.added),
+            "updated": len(self.updated),
+            "moved": len(self.moved),
+            "deleted": len(self.deleted),
+            "unchanged": len(self.unchanged),
+            "skipped": len(self.skipped),
+            "failed": len(self.failed),
+        }
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
+        prefix = "would be: " if self.dry_run else ""
+        return f"{prefix}{said} ({self.chunks} chunks, {self.embedded} embedded, {self.seconds:.1f} s)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "added": list(self.added),
+            "updated": list(self.updated),
+            "unchanged": list(self.unchanged),
+            "deleted": list(self.deleted),
+            "moved": [{"from": old, "to": new} for old, new in self.moved],
+            "failed": [
+                {"path": f.path, "error": type(f.error).__name__, "reason": f.reason} for f in self.failed
+            ],
+            "skipped": list(self.skipped),
+            "chunks": self.chunks,
+            "embedded": self.embedded,
+            "seconds": round(self.seconds, 3),
+            "dry_run": self.dry_run,
+        }
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """The report while it is being made."""
+
+    added: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[FailedFile] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    chunks: int = 0
+    embedded: int = 0
+
+    def fail(self, path: str, error: SourceError) -> None:
+        """Notes a file that could not be ingested."""
+        self.failed.append(FailedFile(path=path, error=error))
+
+    def report(self, seconds: float, *, dry_run: bool) -> IngestReport:
+        """The finished report."""
+        return IngestReport(
+            added=tuple(sorted(self.added)),
+            updated=tuple(sorted(self.updated)),
+            unchanged=tuple(sorted(self.unchanged)),
+            deleted=tuple(sorted(self.deleted)),
+            moved=tuple(sorted(self.moved)),
+            failed=tuple(sorted(self.failed, key=lambda failed: failed.path)),
+            skipped=tuple(sorted(self.skipped)),
+            chunks=self.chunks,
+            embedded=self.embedded,
+            seconds=seconds,
+            dry_run=dry_run,
+        )
+
+
+T = TypeVar("T")
+# A consumer that gives up waits so long for the item in the making, then leaves it: nothing is done with it.
+_PATIENCE_S = 2.0
+
+
+class Ahead(Generic[T]):
+    """Iterates over `items` in a thread; use it as a context manager, which ends the thread.
+
+    Args:
+        items: run in the thread, up to the first exception; that is raised to the consumer in its place.
+        weight: of one item. limit: the thread rests while items of this total weight wait.
+    """
+
+    def __init__(self, items: Iterator[T], weight: Callable[[T], int], limit: int) -> None:
+        self._items, self._weight, self._limit = items, weight, limit
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[T, int]] = deque()
+        self._held = 0
+        self._ended = self._stopped = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+
+    def __enter__(self) -> Ahead[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._stopped = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        self._thread.join(_PATIENCE_S if exception[0] else None)
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    break
+                item, weight = self._waiting.popleft()
+                self._held -= weight
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                weight = self._weight(item)
+                with self._changed:
+                    self._waiting.append((item, weight))
+                    self._held += weight
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._held < self._limit or self._stopped)
+                    if self._stopped:
+                        return
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A document that waits for its vectors; `keys` name them, one a chunk."""
+
+    facts: FileFacts
+    document: ParsedDocument
+    chunks: list[Chunk]
+    keys: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What became of a file: a document that is cut, an error, or neither where nothing is to be written.
+
+    `same` says that its content is what the store holds, `blank` that it is empty and always was.
+    """
+
+    facts: FileFacts
+    known: SourceRecord | None
+    cut: Cut | None = None
+    error: SourceError | None = None
+    same: bool = False
+    blank: bool = False
+
+    @property
+    def weight(self) -> int:
+        """Its chunks, or one."""
+        return max(1, len(self.cut.chunks)) if self.cut else 1
+
+
+class Preparation:
+    """Files to cut documents, by one parser, one splitter and the vector names of one embedder."""
+
+    def __init__(self, embedder: Embedder, splitter: Splitter, parser: FileParser) -> None:
+        self._embedder, self._splitter, self._parser = embedder, splitter, parser
+
+    def cut(self, facts: FileFacts, document: ParsedDocument, chunks: list[Chunk]) -> Cut:
+        """A document with the names of its vectors."""
+        embedder = self._embedder.key
+        return Cut(facts, document, chunks, [chunk.key(embedder) for chunk in chunks])
+
+    def file(self, facts: FileFacts, known: SourceRecord | None, *, dry_run: bool) -> Prepared:
+        """The file as it is now against what the store knows of it; with `dry_run` it is not parsed."""
+        data = b""
+        try:
+            data = self._parser.read(facts.path)
+            facts = replace(facts, content_hash=hashlib.blake2b(data, digest_size=20).digest())
+            if known and is_current(known) and facts.content_hash == known.content_hash:
+                return Prepared(facts, known, same=True)
+            if dry_run:
+                return Prepared(facts, known)
+            document = self._parser.parse(facts.path, data)
+            return Prepared(facts, known, self.cut(facts, document, self._splitter.split(document)))
+        except SourceError as error:
+            blank = isinstance(error, EmptyDocument) and known is None and not data.strip()
+            return Prepared(facts, known, error=error, blank=blank)
+
+
+def is_current(known: SourceRecord) -> bool:
+    """Whether today's parsers would read the stored document the same."""
+    return known.parser == PARSER_VERSION
+
+
+def reembed(manifest: Manifest, embedder: Embedder, splitter: Splitter, ingest: Ingest) -> None:
+    """Cuts and embeds every stored document anew; the files themselves are not needed."""
+    paths = [record.path for record in manifest.sources()]
+
+    def cut() -> Iterator[list[Chunk]]:
+        for path in paths:
+            yield _chunks(manifest, splitter, path)
+
+    ingest.stage(cut())
+    with manifest.transaction():
+        for path, chunks in zip(paths, cut(), strict=True):
+            manifest.replace_chunks(path, chunks, [chunk.key(embedder.key) for chunk in chunks])
+        manifest.set_meta(splitter=splitter.config.to_json(), **embedder.recorded())
+        # Vectors of another dimension: whoever held the old ones starts over.
+        manifest.set_meta(removed_floor=manifest.generation)
+        manifest.execute("DELETE FROM removed")
+    manifest.tidy()
+
+
+def _chunks(manifest: Manifest, splitter: Splitter, path: str) -> list[Chunk]:
+    document = manifest.document(path)
+    if document is None:
+        return []
+    if path.startswith(APP_PREFIX):
+        return whole(document.text, path.removeprefix(APP_PREFIX))[1]
+    return splitter.split(document)
+
 
 # Chunks embedded between two commits: what a killed ingest embeds again at most. Sorted by length within, so
 # that few padding tokens are computed.

@@ -1,4 +1,13 @@
-"""Finds passages: dense, keyword and hybrid search with filters, thresholds, diversity and neighbours.
+"""One ranking out of two: dense cosines and BM25 scores brought to one scale.
+
+Pure arithmetic on scores by row; knows nothing of texts or indexes. The constants were chosen on the tuning
+halves of two labelled sets (benchmarks/retrieval_quality.py).
+
+Second looks at what a search found: the Reranker Protocol and a cross-encoder behind it.
+
+Knows a query and texts. Downloads nothing: the cross-encoder is a local folder.
+
+Finds passages: dense, keyword and hybrid search with filters, thresholds, diversity and neighbours.
 
 Knows the manifest, the nearest-neighbour index and the embedder. Refuses to know LangChain and files. The
 order of equal scores is that of path and place, so that equal stores give equal answers.
@@ -6,24 +15,128 @@ order of equal scores is that of path and place, so that equal stores give equal
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chains.retrieval.chroma import NearestNeighbours
+from chains.retrieval.document import ChunkRecord
 from chains.retrieval.embedder import Embedder
-from chains.retrieval.errors import BadFilter, EmptyQuery
+from chains.retrieval.errors import BadFilter, EmbedderUnavailable, EmptyQuery
 from chains.retrieval.filters import Filter, allowed_rows
-from chains.retrieval.fusion import Fusion, fuse
 from chains.retrieval.index import DECIMALS
-from chains.retrieval.manifest import Manifest
-from chains.retrieval.nearest import NearestNeighbours
-from chains.retrieval.reading import keyword_text
-from chains.retrieval.records import ChunkRecord
-from chains.retrieval.rerank import Reranker
+from chains.retrieval.manifest import Manifest, keyword_text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fusion:
+    """How the two halves are joined.
+
+    method: "convex" adds scores scaled to mean 0 and deviation 1 over the candidates; "rrf" adds reciprocal
+    ranks
+        (Cormack, Clarke and Buettcher 2009) with constant `rrf_k`.
+    dense_weight: the share of the dense half, 0..1.
+    depth: candidates taken from each half.
+    weights: BM25's weights of title, heading and body.
+    feedback: how far the query's vector moves towards the mean of the first `feedback_k` passages before the
+        dense half is asked again (Rocchio 1971, without negative examples); 0 leaves it where it is.
+    """
+
+    method: Literal["convex", "rrf"] = "convex"
+    dense_weight: float = 0.45
+    depth: int = 100
+    rrf_k: int = 10
+    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    feedback: float = 0.5
+    feedback_k: int = 3
+
+
+def fuse(dense: Mapping[int, float], keyword: Mapping[int, float], config: Fusion) -> dict[int, float]:
+    """The joint score of every candidate row, higher is better.
+
+    Under "convex" `dense` should hold the cosine of every candidate; a row that the keyword half lacks has
+    matched no word and scores 0 there.
+    """
+    if config.method == "rrf":
+        return _reciprocal(dense, keyword, config)
+    rows = dense.keys() | keyword.keys()
+    left = _standardized({row: dense.get(row, min(dense.values(), default=0.0)) for row in rows})
+    right = _standardized({row: keyword.get(row, 0.0) for row in rows})
+    share = config.dense_weight
+    return {row: share * left[row] + (1 - share) * right[row] for row in rows}
+
+
+def _standardized(scores: Mapping[int, float]) -> dict[int, float]:
+    if not scores:
+        return {}
+    mean = sum(scores.values()) / len(scores)
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores.values()) / len(scores))
+    return {row: (score - mean) / max(deviation, 1e-9) for row, score in scores.items()}
+
+
+def _reciprocal(dense: Mapping[int, float], keyword: Mapping[int, float], config: Fusion) -> dict[int, float]:
+    joint: dict[int, float] = {}
+    for scores, share in ((dense, config.dense_weight), (keyword, 1 - config.dense_weight)):
+        order = sorted(scores, key=lambda row: (-scores[row], row))
+        for rank, row in enumerate(order[: config.depth], start=1):
+            joint[row] = joint.get(row, 0.0) + share / (config.rrf_k + rank)
+    return joint
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Judges how well each text answers a query."""
+
+    def scores(self, query: str, texts: Sequence[str]) -> list[float]:
+        """One score a text, higher is better, comparable within the call."""
+
+
+class CrossEncoderReranker:
+    """A sentence-transformers CrossEncoder from a local folder, loaded on first use.
+
+    Args:
+        folder: where the model's files lie.
+        batch_size: pairs a forward pass takes.
+        device: where it runs.
+
+    Raises:
+        EmbedderUnavailable: the folder holds no model.
+    """
+
+    def __init__(self, folder: str | Path, *, batch_size: int = 16, device: str = "cpu") -> None:
+        self.folder = Path(folder)
+        self.batch_size = batch_size
+        self.device = device
+        self._lock = threading.Lock()
+        if not (self.folder / "config.json").is_file():
+            raise EmbedderUnavailable(
+                f"expected a cross-encoder's files in {str(folder)!r}, found no config.json; "
+                "give the folder of a downloaded model"
+            )
+
+    @cached_property
+    def _model(self) -> Any:
+        from sentence_transformers import CrossEncoder
+
+        return CrossEncoder(str(self.folder), device=self.device, local_files_only=True)
+
+    def scores(self, query: str, texts: Sequence[str]) -> list[float]:
+        """The model's score of each (query, text); with one label a sigmoid of its logit."""
+        if not texts:
+            return []
+        pairs = [(query, text) for text in texts]
+        with self._lock:
+            found = self._model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False)
+        return [float(score) for score in found]
+
 
 SearchMode = Literal["hybrid", "dense", "keyword", "mmr"]
 # Words that say nothing of a question's subject; BM25's idf weighs them near 0 anyway, dropping them saves

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pathspec
 
+from chains.retrieval.document import FileFacts
 from chains.retrieval.errors import DocumentTooLarge, SourceError, SourceNotFound, SourceUnreadable
-from chains.retrieval.records import FileFacts
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 # A file changed this recently may change again within one tick of the clock: its times are not trusted.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from chains.retrieval.errors import NothingToIngest, RetrievalError, SourceNotFound
-from chains.retrieval.report import IngestReport, ProgressCallback
+from chains.retrieval.ingest import IngestReport, ProgressCallback
 from chains.retrieval.walk import folders_of
 
 if TYPE_CHECKING:

@@ -1,19 +1,90 @@
-"""Bytes of one file in, text with structure out: one function a format, chosen by suffix.
+"""Turns the bytes of one file into text with structure, with one function a format, chosen by suffix.
 
-`parse(payload)` is what a limited child process runs; it and every parser take and return plain JSON values
-(the file's bytes apart) and keep no state. Parsers know formats; they refuse to know paths, tokens, stores
-and the network.
+`parse(payload)` runs in a limited child process. It and every parser take and return plain JSON values (apart
+from the file's bytes) and keep no state. A new format is one function in a parser module and one line in each
+table here. Parser modules are imported when the first document of their kind turns up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
+from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import SourceError
-from chains.retrieval.parsers.registry import IN_PROCESS, KINDS, kind_of, parser_for
 
 __all__ = ["IN_PROCESS", "KINDS", "kind_of", "parse", "parser_for"]
+
+Parser = Callable[[str, bytes], ParsedDocument]
+
+_SOURCE = (
+    ".py .pyi .js .mjs .cjs .jsx .ts .tsx .java .kt .scala .go .rs .c .h .cc .cpp .cxx .hpp .hh .cs .rb .php"
+    " .pl .lua .r .jl .swift .m .sh .bash .zsh .fish .ps1 .sql .zig .nim .ex .exs .erl .hs .ml"
+    " .clj .el .vim .cu .cuh .proto .dart"
+)
+_TEXT = (
+    ".txt .text .log .toml .ini .cfg .conf .yaml .yml .tex .srt .vtt .org .adoc .asciidoc .env .properties"
+    " .css .scss"
+)
+_SUFFIXES = {
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".mdx": "markdown",
+    ".rst": "rst",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".xml": "xml",
+    ".pdf": "pdf",
+    ".docx": "docx",
+    ".pptx": "pptx",
+    ".xlsx": "xlsx",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".epub": "epub",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".eml": "eml",
+    ".ipynb": "ipynb",
+    **dict.fromkeys(_SOURCE.split(), "source"),
+    **dict.fromkeys(_TEXT.split(), "text"),
+}
+_PARSERS = {
+    "text": "plain:parse_text",
+    "source": "source:parse_source",
+    "markdown": "plain:parse_markdown",
+    "rst": "plain:parse_rst",
+    "html": "html:parse_html",
+    "xml": "html:parse_xml",
+    "pdf": "pdf:parse_pdf",
+    "docx": "office:parse_docx",
+    "pptx": "office:parse_pptx",
+    "xlsx": "office:parse_xlsx",
+    "csv": "office:parse_csv",
+    "epub": "html:parse_epub",
+    "json": "data:parse_json",
+    "jsonl": "data:parse_jsonl",
+    "eml": "html:parse_eml",
+    "ipynb": "data:parse_ipynb",
+}
+KINDS = frozenset(_PARSERS)
+# Plain text of any structure is read by our own linear code; everything else goes through a limited child.
+IN_PROCESS = frozenset({"text", "markdown", "rst", "source"})
+
+
+def kind_of(name: str) -> str | None:
+    """The kind that the file name's suffix tells, or None."""
+    return _SUFFIXES.get(PurePath(name).suffix.lower())
+
+
+def parser_for(kind: str) -> Parser:
+    """The function that reads `kind`; raises KeyError for a kind that is none of `KINDS`."""
+    module, _, function = _PARSERS[kind].partition(":")
+    parser: Parser = getattr(importlib.import_module(f"chains.retrieval.parsers.{module}"), function)
+    return parser
 
 
 def parse(payload: Mapping[str, Any]) -> dict[str, Any]:

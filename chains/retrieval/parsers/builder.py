@@ -2,12 +2,22 @@
 
 For formats whose text is not the file's own. Knows offsets; a file that unfolds into more text than the cap
 is refused.
+
+Turns a list of headings with levels into blocks with heading paths.
+
+Shared by every format that has headings; knows offsets and levels only.
+
+Guards for formats that are ZIP archives: what they claim to unfold into is checked first.
+
+The limits of the child process catch what lies about its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from chains.retrieval.document import Block, ParsedDocument
 from chains.retrieval.errors import DamagedDocument, EmptyDocument
@@ -83,3 +93,56 @@ class Builder:
             blocks=tuple(self._blocks),
             metadata={key: value for key, value in (metadata or {}).items() if value not in (None, "")},
         )
+
+
+class Heading(NamedTuple):
+    """A heading: where its line starts, where its body starts, level (1 is the top) and text."""
+
+    start: int
+    body: int
+    level: int
+    text: str
+
+
+def sections(headings: Iterable[Heading], length: int, title: str = "") -> tuple[Block, ...]:
+    """One block for each heading and one for what precedes the first; each starts at its heading's own line.
+
+    A top heading equal to `title` is left out of the paths: the title stands before them anyway.
+    """
+    blocks: list[Block] = []
+    path: list[tuple[int, str]] = []
+    start, label = 0, ""
+    for heading in headings:
+        if heading.start > start:
+            blocks.append(Block(start=start, end=heading.start, heading=label))
+        while path and path[-1][0] >= heading.level:
+            path.pop()
+        path.append((heading.level, heading.text))
+        names = [text for _, text in path]
+        if len(names) > 1 and names[0] == title:
+            names = names[1:]
+        start, label = heading.start, " > ".join(names)
+    blocks.append(Block(start=start, end=length, heading=label))
+    return tuple(blocks)
+
+
+MAX_UNPACKED_BYTES = 512 * 1024 * 1024
+MAX_RATIO = 200
+_SMALL = 8 * 1024 * 1024
+
+
+def check_archive(name: str, data: bytes) -> zipfile.ZipFile:
+    """The archive, opened; raises DamagedDocument where it is none or unfolds suspiciously far."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile as error:
+        raise DamagedDocument(
+            f"expected a ZIP-based document in {name!r}, found {str(error)!r}; save the document anew"
+        ) from error
+    total = sum(entry.file_size for entry in archive.infolist())
+    if total > MAX_UNPACKED_BYTES or (total > _SMALL and total > MAX_RATIO * len(data)):
+        raise DamagedDocument(
+            f"expected a document in {name!r}, found {len(data)} bytes that claim to unfold into {total}; "
+            "it looks like a decompression bomb and was not opened"
+        )
+    return archive

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from chains.retrieval.document import ParsedDocument
-from chains.retrieval.parsers.headings import Heading, sections
+from chains.retrieval.parsers.builder import Heading, sections
 from chains.retrieval.parsers.plain import decode
 
 # A definition that starts at the margin (or one level in, for methods) in the common curly-brace and
