@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent.build import Parts, build_agent
-    from agent.context import RunContext
     from agent.errors import AgentError
-    from agent.events import stream_events
     from agent.settings import Settings, load_settings
-    from agent.stop import Stop, Stopped
+    from agent.turn.context import RunContext, Stop, Stopped
+    from agent.turn.events import stream_events
 
 __all__ = [
     "AgentError",
@@ -33,13 +32,13 @@ __all__ = [
 _HOMES = {
     "AgentError": "agent.errors",
     "Parts": "agent.build",
-    "RunContext": "agent.context",
+    "RunContext": "agent.turn.context",
     "Settings": "agent.settings",
-    "Stop": "agent.stop",
-    "Stopped": "agent.stop",
+    "Stop": "agent.turn.context",
+    "Stopped": "agent.turn.context",
     "build_agent": "agent.build",
     "load_settings": "agent.settings",
-    "stream_events": "agent.events",
+    "stream_events": "agent.turn.events",
 }
 
 

@@ -21,10 +21,10 @@ def _drop_current_folder() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (see `agent.exit_codes`)."""
+    """Run one command; returns its exit code (see `agent.errors`)."""
     from agent.cli.collector import patient_collector
     from agent.cli.main import main as run
-    from llms.openmp import bound_spinning
+    from llms.threads import bound_spinning
 
     bound_spinning()
     with patient_collector():

@@ -1,4 +1,9 @@
-"""The composition root: the one place where models, stores, chains, tools and the graph are built and wired.
+"""The built-in tools, made of the parts of this machine, and how they stand beside other people's tools.
+
+Knows the tools' names and what each is made of. A tool whose part is missing here (no sandbox) is left out,
+not faked. Refuses to know when a tool is called.
+
+The composition root: the one place where models, stores, chains, tools and the graph are built and wired.
 
 Every part is built on first use and kept, so that a command pays only for what it needs. Knows how parts fit
 together; refuses to know what any of them does.
@@ -10,6 +15,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from agent.errors import ConfigError
+from agent.guard.taint import CLOSED, TRUSTED_RESULTS
 from agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,14 +25,76 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
-    from agent.compaction import Compaction
-    from agent.mcp_client import McpServers
-    from agent.otel import GenAISpans
-    from agent.router import Router
-    from agent.text_answers import TextAnswers
+    from agent.mcp.client import McpServers
+    from agent.planner.router import Router
+    from agent.planner.text_answers import TextAnswers
+    from agent.trace import GenAISpans
+    from agent.turn.compaction import Compaction
     from chains.retrieval import DocumentStore
     from llms import ChatLocal, LocalLLM
     from sandbox import Sandbox
+
+
+def built_in_tools(parts: Parts) -> list[BaseTool]:
+    """The tools that this machine has all parts for."""
+    from agent.storage.notes import remember_tool
+    from chains import classify_chain, summarize_chain
+    from tools import calculator_tool, classify_tool, read_file_tool, search_docs_tool, summarize_tool
+
+    def classifier(labels: Sequence[str]) -> Any:
+        return classify_chain(parts.model, labels, embeddings=parts.embeddings)
+
+    found: list[BaseTool] = [
+        calculator_tool(),
+        classify_tool(classifier),
+        summarize_tool(summarize_chain(parts.model)),
+        remember_tool(parts.settings.folders.notes),
+    ]
+    if parts.settings.files:
+        found.append(read_file_tool([path.expanduser() for path in parts.settings.files]))
+    if parts.has_documents():
+        found.append(search_docs_tool(parts.answerer))
+    return [*found, *_code_tools(parts)]
+
+
+def _code_tools(parts: Parts) -> list[BaseTool]:
+    from chains import code_chain
+    from sandbox import Sandbox
+    from tools import run_python_tool, write_code_tool
+
+    if Sandbox.tier().number == 0:
+        return []
+    return [run_python_tool(parts.sandbox), write_code_tool(code_chain(parts.model, parts.sandbox.run))]
+
+
+def first_tier_holds() -> bool:
+    """Whether the sandbox's first tier works on this machine."""
+    from sandbox import Sandbox
+
+    return Sandbox.tier().number == 1
+
+
+def join_tools(
+    built_in: Sequence[BaseTool], remote: Sequence[BaseTool], added: Sequence[BaseTool]
+) -> list[BaseTool]:
+    """All tools together.
+
+    Raises:
+        ConfigError: A name is taken already, or is that of a built-in tool whose results are trusted
+            (`agent.guard.taint`): also where that tool is missing, for trust goes by the name.
+    """
+    taken: dict[str, BaseTool] = {tool.name: tool for tool in built_in}
+    for tool in (*added, *remote):
+        if tool.name in (TRUSTED_RESULTS | CLOSED) - taken.keys():
+            raise ConfigError(
+                f"expected a name that no built-in tool has, found a tool called {tool.name!r}; rename it"
+            )
+        if tool.name in taken:
+            raise ConfigError(
+                f"expected tools with names of their own, found two called {tool.name!r}; rename one of them"
+            )
+        taken[tool.name] = tool
+    return list(taken.values())
 
 
 class Parts:
@@ -89,7 +158,7 @@ class Parts:
         return LocalLLM(**self._model_fields())
 
     def _model_fields(self) -> dict[str, Any]:
-        from llms.registry import Registry
+        from llms.models.registry import Registry
 
         s = self.settings
         registry = Registry(s.folders.cache, s.folders.config)
@@ -153,29 +222,25 @@ class Parts:
     @cached_property
     def tools(self) -> list[BaseTool]:
         """The built-in tools, those of the MCP servers, and those the caller added; names are unique."""
-        from agent.toolbox import join_tools
-
         return join_tools(self.own_tools, self.mcp.tools() if self.settings.mcp else [], self._added)
 
     @cached_property
     def own_tools(self) -> list[BaseTool]:
         """The built-in tools."""
-        from agent.toolbox import built_in_tools
-
         return built_in_tools(self)
 
     @cached_property
     def mcp(self) -> McpServers:
         """The connections to the MCP servers of the settings."""
-        from agent.mcp_client import McpServers
+        from agent.mcp.client import McpServers
 
         return McpServers(self.settings.mcp)
 
     @cached_property
     def router(self) -> Router:
         """Decides the route of a message; tools that are not built in are routed by their descriptions."""
-        from agent.policy import BUILT_IN
-        from agent.router import Router
+        from agent.guard.policy import BUILT_IN
+        from agent.planner.router import Router
 
         own = {tool.name: tool.description for tool in self.tools if tool.name not in BUILT_IN}
         return Router(self.embeddings, cache=self.settings.folders.cache, tools=own)
@@ -192,22 +257,20 @@ class Parts:
     @cached_property
     def sandboxed(self) -> bool:
         """Whether the sandbox's first tier holds, so that write_code's own checks need no approval."""
-        from agent.toolbox import first_tier_holds
-
         return first_tier_holds()
 
     @cached_property
     def spans(self) -> GenAISpans:
         """The OpenTelemetry exporter; raises ConfigError without the extra."""
-        from agent.otel import exporting_spans
+        from agent.trace import exporting_spans
 
         return exporting_spans()
 
     def agent(self, *, documents: bool = True, tools: bool = True, checkpointer: Any = None) -> Any:
         """The compiled graph; with `documents` the store is asked first where it holds any."""
-        from agent.graph import build_graph
-        from agent.limits import TurnLimits
-        from agent.notes import read_notes, system_with_notes
+        from agent.storage.notes import read_notes, system_with_notes
+        from agent.turn.bounds import TurnLimits
+        from agent.turn.graph import build_graph
 
         s = self.settings
         offered = self.tools if tools else []
@@ -237,13 +300,13 @@ class Parts:
 
     def _texts(self) -> TextAnswers:
         """What answers questions about files and attached texts, out of their own sentences."""
-        from agent.text_answers import TextAnswers
+        from agent.planner.text_answers import TextAnswers
 
         return TextAnswers(self.model, lambda: self.embeddings)
 
     def _compaction(self) -> Compaction:
         """What keeps a long conversation in the window; a small model's summaries come from the chain."""
-        from agent.compaction import Compaction
+        from agent.turn.compaction import Compaction
         from chains import summarize_chain
         from chains.rag import writes_well
 

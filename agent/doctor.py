@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from agent.settings import Settings
-from llms.diagnosis import Finding, diagnose, judge
+from llms.models.diagnosis import Finding, diagnose, judge
 
 
 def check_all(settings: Settings) -> Iterator[Finding]:

@@ -25,16 +25,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llms.decoder import Decoder
-from llms.engine.sampling import Sampling
+from llms.decoders.base import Decoder
+from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.sampling import Sampling
 from llms.lean.check import computes
 from llms.lean.codes import CodeFile
 from llms.lean.compiler import code, sets, why_not
 from llms.lean.decoder import LeanDecoder
 from llms.lean.weights import FEW_ROWS, PAID_OFF
-from llms.load import LoadSpec, load
-from llms.loaded import LoadedModel
-from llms.reference import ReferenceDecoder
+from llms.models.load import LoadSpec, load
+from llms.models.loaded import LoadedModel
 
 TEXT = "The river rises in the mountains and flows through three countries before it reaches the sea. " * 60
 EXCERPT = 512

@@ -73,7 +73,7 @@ def fill(decoder: Any, batch: int, length: int) -> None:
 
 def decode_rate(decoder: Any, batch: int, prompt: int, new: int) -> float:
     """Return tokens a second through `step`, each step given the device's tokens of the one before."""
-    from llms.engine.sampling import Sampling
+    from llms.decoders.sampling import Sampling
 
     slots, how = list(range(batch)), [Sampling()] * batch
     fill(decoder, batch, prompt)
@@ -103,7 +103,7 @@ def bare_linears(tokens: int) -> float:
 
 def start_seconds(model: Any, cache: Path) -> tuple[Any, dict[str, float]]:
     """Repack, compile and capture; return the decoder and the parts' times in seconds."""
-    from llms.fast import FastDecoder
+    from llms.decoders.cuda import FastDecoder
 
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -121,7 +121,7 @@ def measure(cache: Path, replay: Path | None) -> dict[str, Any]:
     import bitsandbytes
     import transformers
 
-    from llms.fast.synthetic import synthetic_model
+    from llms.decoders.cuda.synthetic import synthetic_model
 
     result: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__,
@@ -169,7 +169,7 @@ def prefill_seconds(decoder: Any) -> float:
 
 def verify_costs(decoder: Any) -> dict[int, float]:
     """Return seconds of a step of 1..8 tokens of one slot at depth 1,024, the host choosing."""
-    from llms.engine.sampling import Sampling, sample
+    from llms.decoders.sampling import Sampling, sample
 
     costs = {}
     for count in (1, 2, 4, 8):

@@ -33,7 +33,7 @@ def measure_acceptance(
     if data is None or not (data / "peps").is_dir():
         raise SystemExit(f"expected --data to name a folder with peps/, found {data}")
     from llms.engine.engine import Engine
-    from llms.load import LoadSpec, load, make_decoder
+    from llms.models.load import LoadSpec, load, make_decoder
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu"))
     engine = Engine(make_decoder(loaded, max_slots=BATCH + 2, window=2048))
@@ -82,8 +82,8 @@ def _around(data: Path, name: str, evidence: str) -> str:
 
 
 def _runs(loaded: Any, engine: Any, prompts: list[str], seconds: float, temperature: float) -> Runs:
+    from llms.decoders.sampling import Sampling
     from llms.engine.request import Request, gather
-    from llms.engine.sampling import Sampling
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id

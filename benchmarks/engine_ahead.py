@@ -87,7 +87,7 @@ def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ah
 
 def replay_rate(decoder: Any, batch: int, repeat: int = 50) -> float:
     """Return tokens a second of bare replays at half of the requests' depth."""
-    from llms.engine.sampling import Sampling
+    from llms.decoders.sampling import Sampling
 
     for slot in range(decoder.max_slots):
         decoder.free(slot)
@@ -159,8 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("expected a CUDA GPU, found none: run this on the machine that has one")
-    from llms.fast import FastDecoder
-    from llms.fast.synthetic import synthetic_model
+    from llms.decoders.cuda import FastDecoder
+    from llms.decoders.cuda.synthetic import synthetic_model
 
     decoder: Any = FastDecoder(
         synthetic_model("cuda"), max_slots=72, window=8192, cache_tokens=64 * 640, cache=options.cache

@@ -89,10 +89,10 @@ def split_of_a_turn(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
     from langchain.agents.middleware import HumanInTheLoopMiddleware, ToolCallLimitMiddleware
 
     from agent import RunContext, stream_events
-    from agent.limits import Limits
-    from agent.opening import Opening
-    from agent.threads import config_of, open_threads
+    from agent.storage.threads import config_of, open_threads
     from agent.trace import Trace
+    from agent.turn.bounds import Limits
+    from agent.turn.opening import Opening
 
     clock, rows, firsts = Clock(), list[dict[str, float]](), list[float]()
     parts.router.route("warm up")
@@ -138,7 +138,7 @@ def _summed(rows: list[dict[str, float]]) -> dict[str, float]:
 def conversations(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
     """First tokens of conversations of ten turns, and the memory after each turn."""
     from agent import RunContext, stream_events
-    from agent.threads import config_of, open_threads
+    from agent.storage.threads import config_of, open_threads
 
     context, path = RunContext(docs="off", tools="off"), folder / "threads.sqlite"
     firsts, memory = list[tuple[bool, float]](), list[float]()

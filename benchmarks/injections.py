@@ -20,8 +20,8 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import HumanMessage, ToolMessage
 
-from agent.events import ToolCall, stream_events
-from agent.graph import build_graph
+from agent.turn.events import ToolCall, stream_events
+from agent.turn.graph import build_graph
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 cases_module = import_module("agent_injections")

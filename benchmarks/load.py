@@ -32,7 +32,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import MistralForCausalLM
 
-    from llms.load import LoadSpec, load, make_decoder
+    from llms.models.load import LoadSpec, load, make_decoder
     from llms.quiet import quiet
 
     assert MistralForCausalLM is not None  # imported before the clock starts
@@ -99,8 +99,8 @@ def converse(args: argparse.Namespace) -> dict[str, Any]:
     from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
     from llms import ChatLocal
-    from llms.engine.shared import unload_all
     from llms.errors import ContextOverflow
+    from llms.runtime import unload_all
 
     device, window = "cuda:0" if args.gpu else "cpu", args.window[0]
     probe = Memory(device)
@@ -268,7 +268,7 @@ def _checkpoint(args: argparse.Namespace, scratch: Path, layers: int) -> Path:
 
         write_checkpoint(scratch / "7b", layers=layers)
         return scratch / "7b"
-    from llms.sources.fetch import embedded_checkpoint
+    from llms.models.embedded import embedded_checkpoint
 
     return embedded_checkpoint(notify=lambda line: print(line, file=sys.stderr))
 

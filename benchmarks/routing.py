@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.route_examples import read_examples
-from agent.router import ROUTES, Decision, Router
+from agent.planner.router import ROUTES, Decision, Router, read_examples
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.router import ROUTES, Router
+from agent.planner.router import ROUTES, Router
 
 CASES = Path(__file__).parent.parent / "tests" / "data"
 WAYS = {

@@ -25,7 +25,7 @@ def write_checkpoint(folder: Path, *, layers: int, tiny: bool = False) -> None:
     from safetensors.torch import save_file
     from transformers import MistralConfig, MistralForCausalLM
 
-    from llms.fast.synthetic import MISTRAL_7B
+    from llms.decoders.cuda.synthetic import MISTRAL_7B
 
     sizes: dict[str, Any] = MISTRAL_7B | (TINY if tiny else {}) | {"num_hidden_layers": layers}
     config = MistralConfig(**sizes, dtype=torch.bfloat16)

@@ -23,8 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from llms.catalog import cache_dir
-from llms.sources.fetch import embedded_checkpoint
+from llms.models.catalog import cache_dir
+from llms.models.embedded import embedded_checkpoint
 
 ROOT = Path(__file__).parents[1]
 AGENT = [sys.executable, "-m", "agent"]

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from langchain_core.messages import HumanMessage
 
 from llms import ChatLocal
-from llms.tool_calls.choice import choose_tool
+from llms.small import choose_tool
 
 T = TypeVar("T")
 CASES = Path(__file__).parent.parent / "tests" / "data"

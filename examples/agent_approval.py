@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from agent import build_agent, load_settings, stream_events
-from agent.events import Approval, Final
+from agent.turn.events import Approval, Final
 
 agent = build_agent(load_settings(model="smollm2-135m"), checkpointer=InMemorySaver())
 config = {"configurable": {"thread_id": "demo"}}

@@ -11,7 +11,7 @@ config.toml:
 import sys
 
 from agent import load_settings
-from agent.mcp_client import McpServers
+from agent.mcp.client import McpServers
 from agent.settings import McpServer
 
 command = [sys.executable, "-m", "agent", "mcp", "--quiet"]

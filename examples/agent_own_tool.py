@@ -3,7 +3,7 @@
 from langchain_core.tools import tool
 
 from agent import build_agent, load_settings, stream_events
-from agent.events import Final, ToolCall, ToolResult
+from agent.turn.events import Final, ToolCall, ToolResult
 
 ORDERS = {4711: "on its way, arrives on Friday", 4712: "waiting for the payment"}
 

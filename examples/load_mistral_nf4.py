@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from llms import ChatLocal, ChatMistralNF4
-from llms.load import LoadSpec, load
+from llms.models.load import LoadSpec, load
 
 
 def the_usual_recipe(folder: str) -> tuple[Any, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llms.openmp import bound_spinning
+from llms.threads import bound_spinning
 
 if TYPE_CHECKING:
     from llms.chat import ChatLocal, ChatMistralNF4
+    from llms.completion import LocalLLM, MistralNF4
     from llms.errors import LLMError
     from llms.protocols import Scorer, find_scorer
-    from llms.raw import LocalLLM, MistralNF4
 
 bound_spinning()
 
@@ -33,8 +33,8 @@ _HOME = {
     "ChatLocal": "llms.chat",
     "ChatMistralNF4": "llms.chat",
     "LLMError": "llms.errors",
-    "LocalLLM": "llms.raw",
-    "MistralNF4": "llms.raw",
+    "LocalLLM": "llms.completion",
+    "MistralNF4": "llms.completion",
     "Scorer": "llms.protocols",
     "find_scorer": "llms.protocols",
 }

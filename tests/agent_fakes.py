@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langgraph.types import Command
 from pydantic import Field
 
-from agent.events import Approval, Event, Final, stream_events
+from agent.turn.events import Approval, Event, Final, stream_events
 
 Script = Callable[[list[BaseMessage]], AIMessage]
 

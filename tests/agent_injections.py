@@ -14,8 +14,8 @@ from agent_fakes import calls, scripted
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
-from agent.events import stream_events
-from agent.graph import build_graph
+from agent.turn.events import stream_events
+from agent.turn.graph import build_graph
 
 ACTING = ("run_python", "write_file", "delete", "send", "ingest", "own_tool")
 READING = ("read_file", "search_docs", "write_code", "calculator", "summarize", "classify")

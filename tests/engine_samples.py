@@ -7,10 +7,10 @@ from typing import Any
 
 from test_llms_decoder import tiny
 
+from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
 from llms.engine.request import Piece, Request
 from llms.errors import NotEnoughMemory
-from llms.reference import ReferenceDecoder
 
 MODEL = tiny(None)
 

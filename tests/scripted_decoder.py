@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llms.decoder import StepResult
-from llms.decoder_slots import SlotChecks
-from llms.engine.sampling import Sampling, sample
+from llms.decoders.base import SlotChecks, StepResult
+from llms.decoders.cuda.pages import Pages
+from llms.decoders.sampling import Sampling, sample
 from llms.errors import NotEnoughMemory
-from llms.fast.pages import Pages
 
 VOCABULARY = 40
 PAGE = 4

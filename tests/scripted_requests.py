@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from scripted_decoder import VOCABULARY, ScriptedDecoder, logits_after
 
+from llms.decoders.sampling import sample, steer
 from llms.engine.engine import Engine
 from llms.engine.request import Handle, Piece, Request
-from llms.engine.sampling import sample, steer
 
 
 def decode(ids: list[int]) -> str:

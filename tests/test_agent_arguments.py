@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.arguments import plain_arguments, sum_in
+from agent.planner.arguments import plain_arguments, sum_in
 from tools import calculator_tool
 
 

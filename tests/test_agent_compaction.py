@@ -10,11 +10,11 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.compaction import Compaction
-from agent.events import Final, Notice, astream_events, stream_events
-from agent.graph import build_graph
-from agent.policy import judge
-from agent.taint import trusted_words, untrusted_sources
+from agent.guard.policy import judge
+from agent.guard.taint import trusted_words, untrusted_sources
+from agent.turn.compaction import Compaction
+from agent.turn.events import Final, Notice, astream_events, stream_events
+from agent.turn.graph import build_graph
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 LINE = "the oldest turns were replaced by a summary, the window was nearly full"

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from agent import exit_codes
+from agent import errors as exit_codes
 from agent.cli.main import top_parser
 
 RANGES = {

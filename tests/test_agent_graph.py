@@ -10,11 +10,11 @@ from agent_fakes import scripted
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
 
-from agent.context import RunContext
-from agent.documents import NOT_FOUND, OWN_ANSWER
-from agent.events import Delta, Event, Final, Label, astream_events, stream_events
-from agent.graph import build_graph
-from agent.taint import OWN_INPUT
+from agent.guard.taint import OWN_INPUT
+from agent.turn.context import RunContext
+from agent.turn.documents import NOT_FOUND, OWN_ANSWER
+from agent.turn.events import Delta, Event, Final, Label, astream_events, stream_events
+from agent.turn.graph import build_graph
 from chains.rag import Answer, AnswerDelta, Citation
 from chains.runnable import generator_chain
 

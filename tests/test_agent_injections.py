@@ -22,8 +22,8 @@ def test_the_cases_can_fail() -> None:
     from agent_fakes import calls, scripted
     from agent_injections import Recorder
 
-    from agent.events import stream_events
-    from agent.graph import build_graph
+    from agent.turn.events import stream_events
+    from agent.turn.graph import build_graph
 
     recorder = Recorder(case["content"])
     model = scripted(calls("run_python", argument="canary"), "done")

@@ -12,13 +12,13 @@ import pytest
 from agent_fakes import calls, scripted
 from langchain_core.tools import tool
 
+from agent.build import join_tools
 from agent.errors import ConfigError, McpError
-from agent.events import Final, ToolResult, stream_events
-from agent.graph import build_graph
-from agent.mcp_client import McpServers
-from agent.mcp_server import build_server, served
+from agent.mcp.client import McpServers
+from agent.mcp.server import build_server, served
 from agent.settings import McpServer
-from agent.toolbox import join_tools
+from agent.turn.events import Final, ToolResult, stream_events
+from agent.turn.graph import build_graph
 
 STANDIN = str(Path(__file__).parent / "mcp_standin.py")
 
@@ -166,7 +166,7 @@ async def test_http_serves_clients_and_refuses_other_host_names() -> None:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
-    from agent.mcp_server import serve_http
+    from agent.mcp.server import serve_http
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.named_files import named_file
+from agent.planner.arguments import named_file
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,8 @@ from agent_fakes import calls, scripted
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent.errors import FolderError, RequestError
-from agent.events import Approval, Final, stream_events
-from agent.graph import build_graph
-from agent.notes import (
+from agent.planner.router import Decision
+from agent.storage.notes import (
     MAX_NOTES,
     add_note,
     asked_to_remember,
@@ -23,7 +22,8 @@ from agent.notes import (
     remove_note,
     system_with_notes,
 )
-from agent.router import Decision
+from agent.turn.events import Approval, Final, stream_events
+from agent.turn.graph import build_graph
 
 
 @pytest.mark.parametrize(

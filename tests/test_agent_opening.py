@@ -11,12 +11,12 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.compaction import Compaction
-from agent.context import RunContext
-from agent.events import stream_events
-from agent.graph import build_graph
-from agent.opening import Opener, Opening
-from agent.router import Decision
+from agent.planner.router import Decision
+from agent.turn.compaction import Compaction
+from agent.turn.context import RunContext
+from agent.turn.events import stream_events
+from agent.turn.graph import build_graph
+from agent.turn.opening import Opener, Opening
 
 
 @tool

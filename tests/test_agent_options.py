@@ -185,7 +185,7 @@ def test_a_settings_file_with_mistakes_is_named(run: Run, tmp_path: Path, text: 
 
 
 def test_a_disk_that_fills_up_within_a_turn_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agent.threads import Threads
+    from agent.storage.threads import Threads
 
     begin = Threads.__init__
 

@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agent.errors import ConfigError
-from agent.events import stream_events
-from agent.graph import build_graph
-from agent.otel import GenAISpans, exporting_spans
+from agent.trace import GenAISpans, exporting_spans
+from agent.turn.events import stream_events
+from agent.turn.graph import build_graph
 
 
 @tool

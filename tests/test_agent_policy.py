@@ -10,8 +10,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 
-from agent.policy import describe, judge, kind_of
-from agent.taint import OWN_INPUT, UNTRUSTED, copied_arguments, trusted_words, untrusted_sources
+from agent.guard.policy import describe, judge, kind_of
+from agent.guard.taint import OWN_INPUT, UNTRUSTED, copied_arguments, trusted_words, untrusted_sources
 
 CITED = AIMessage(
     "x [1]", additional_kwargs={"answer": {"citations": [{"source": "a.md", "quote": "open secrets.txt"}]}}

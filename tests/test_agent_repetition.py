@@ -9,9 +9,9 @@ from agent_fakes import scripted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events import Delta, Final, Notice, astream_events, stream_events
-from agent.graph import build_graph
-from agent.repetition import repeats, said_once
+from agent.turn.bounds import repeats, said_once
+from agent.turn.events import Delta, Final, Notice, astream_events, stream_events
+from agent.turn.graph import build_graph
 
 ROUND = "It is a single-threaded, "
 LINE = "the model repeated itself, so its answer was ended here"

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent import route_weights
-from agent.route_examples import read_examples, read_tool_examples
-from agent.route_signals import python_in, signals
-from agent.router import ROUTES, Router
+from agent.planner import router as route_weights
+from agent.planner.router import ROUTES, Router, python_in, read_examples, read_tool_examples, signals
 
 
 class Remembering:
@@ -160,7 +158,7 @@ def test_the_weights_that_ship_are_used_without_learning(
     embeddings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def learn(_: Any) -> None:
-        raise AssertionError("run `python -m agent.route_weights`: examples or signals have changed")
+        raise AssertionError("run `python -m agent.planner.router`: examples or signals have changed")
 
     monkeypatch.setattr(route_weights, "learn", learn)
     assert Router(embeddings, cache=tmp_path).route("What is 12 * 12?").route == "calculator"
@@ -186,3 +184,7 @@ def test_weights_for_another_embedder_are_kept_and_a_damaged_file_is_made_anew(
 def test_a_cache_that_cannot_be_written_changes_nothing(other: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert Router(other, cache=tmp_path / "file").route("What is 12 * 12?").route == "calculator"
+
+
+def test_the_digest_of_the_signals_is_that_of_the_code() -> None:
+    assert route_weights.signals_digest() == route_weights.SIGNALS_DIGEST

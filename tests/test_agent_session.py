@@ -24,13 +24,13 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agent.build import Parts
 from agent.cli.session import Session
-from agent.context import RunContext
 from agent.errors import AgentError
-from agent.events import Event, Final, stream_events
-from agent.graph import build_graph
-from agent.logs import Logs
 from agent.settings import Settings
-from agent.threads import config_of, open_threads
+from agent.storage.logs import Logs
+from agent.storage.threads import config_of, open_threads
+from agent.turn.context import RunContext
+from agent.turn.events import Event, Final, stream_events
+from agent.turn.graph import build_graph
 from chains.rag import Answer, AnswerDelta
 from chains.runnable import generator_chain
 from llms import ChatLocal
@@ -146,7 +146,7 @@ def test_a_fault_is_said_and_the_next_turn_works(
         return add(self, *args, **kwargs)
 
     monkeypatch.setattr(SqliteSaver, "put", faulty_put)
-    monkeypatch.setattr("agent.logs.Logs.add", faulty_add)
+    monkeypatch.setattr("agent.storage.logs.Logs.add", faulty_add)
     settings = Settings(home=tmp_path)
     with Session(FaultyParts(settings, faults), RunContext(), keep=True) as session:
         answered = []

@@ -10,11 +10,11 @@ from agent_fakes import CONFIG, calls, last, resume, scripted
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.context import RunContext
-from agent.events import Approval, Notice, stream_events
-from agent.graph import build_graph
-from agent.router import Decision
-from agent.routing import Routing
+from agent.planner.router import Decision
+from agent.planner.routing import Routing
+from agent.turn.context import RunContext
+from agent.turn.events import Approval, Notice, stream_events
+from agent.turn.graph import build_graph
 from tools import read_file_tool
 
 

@@ -12,11 +12,10 @@ from agent_fakes import CONFIG, calls, last, scripted
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.context import RunContext
-from agent.events import Delta, astream_events, stream_events
-from agent.graph import build_graph
-from agent.stop import Stop, Stopped
-from agent.threads import close_turn, is_unfinished
+from agent.storage.threads import close_turn, is_unfinished
+from agent.turn.context import RunContext, Stop, Stopped
+from agent.turn.events import Delta, astream_events, stream_events
+from agent.turn.graph import build_graph
 
 
 @tool("wait")

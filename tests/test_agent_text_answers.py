@@ -13,11 +13,11 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.events import Final, Label, ToolCall, astream_events, stream_events
-from agent.graph import build_graph
-from agent.router import Decision
-from agent.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
-from agent.text_answers import PASSAGE_CHARS, TextAnswers, passages
+from agent.guard.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
+from agent.planner.router import Decision
+from agent.planner.text_answers import PASSAGE_CHARS, TextAnswers, passages
+from agent.turn.events import Final, Label, ToolCall, astream_events, stream_events
+from agent.turn.graph import build_graph
 from tools import read_file_tool
 
 TEXT = "# Widget\n\nIt counts boxes. It needs Python 3.11.\n\n## Rights\n\nThe licence is MIT.\n"

@@ -17,14 +17,13 @@ from agent_fakes import scripted
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 
-from agent import templates
-from agent.config import set_value
 from agent.errors import ConfigError, TemplateError, ThreadError
-from agent.events import stream_events
-from agent.graph import build_graph
-from agent.logs import open_logs
-from agent.settings import read_config
-from agent.threads import VERSION, config_of, open_threads
+from agent.settings import read_config, set_value
+from agent.storage import templates
+from agent.storage.logs import open_logs
+from agent.storage.threads import VERSION, config_of, open_threads
+from agent.turn.events import stream_events
+from agent.turn.graph import build_graph
 
 
 def test_a_thread_is_kept_listed_exported_and_removed(tmp_path: Path) -> None:
@@ -137,9 +136,9 @@ import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
 from agent_fakes import scripted
-from agent.graph import build_graph
-from agent.events import stream_events
-from agent.threads import open_threads, config_of, is_unfinished
+from agent.turn.graph import build_graph
+from agent.turn.events import stream_events
+from agent.storage.threads import open_threads, config_of, is_unfinished
 
 def answer(messages):
     print("thinking", flush=True)

@@ -12,10 +12,10 @@ from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from agent.context import RunContext
-from agent.events import Approval, ToolResult, astream_events, stream_events
-from agent.graph import build_graph
-from agent.limits import TurnLimits
+from agent.turn.bounds import TurnLimits
+from agent.turn.context import RunContext
+from agent.turn.events import Approval, ToolResult, astream_events, stream_events
+from agent.turn.graph import build_graph
 
 ACTS: list[str] = []
 

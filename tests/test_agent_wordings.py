@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agent.wordings import is_talk, shows, wants_summary, wants_writing
+from agent.planner.arguments import is_talk, shows, wants_summary, wants_writing
 
 
 @pytest.mark.parametrize(

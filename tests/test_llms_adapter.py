@@ -11,10 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
-from llms.adapter import CONFIG, apply_adapter
-from llms.catalog import resolve
 from llms.errors import AdapterMismatch, DamagedCheckpoint, UnsupportedModel
-from llms.load import LoadedModel, LoadSpec, adopt, load
+from llms.models.adapter import CONFIG, apply_adapter
+from llms.models.catalog import resolve
+from llms.models.load import LoadedModel, LoadSpec, adopt, load
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 

@@ -13,11 +13,11 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from llms import ChatLocal
-from llms.chat_call import ResultTranslator
-from llms.chat_output import AnswerInfo
+from llms.call import ResultTranslator
 from llms.engine.request import Piece
-from llms.engine.shared import Runtime
-from llms.tool_calls.turn import last_turn
+from llms.output import AnswerInfo
+from llms.runtime import Runtime
+from llms.small import last_turn
 
 ASKED = HumanMessage("What is the weather in Paris?")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from decoder_contract import EmbeddedContract
 
-from llms.decoder import Decoder
-from llms.engine.sampling import Sampling, sample, uniform
+from llms.decoders.base import Decoder
+from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.sampling import Sampling, sample, uniform
 from llms.errors import UnsupportedModel
-from llms.reference import ReferenceDecoder
 
 
 class TestReferenceOnTheEmbeddedModel(EmbeddedContract):

@@ -9,10 +9,9 @@ from typing import Any, cast
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
-from llms.decoders import Kind, expected, pick
 from llms.errors import BadRequest, UnsupportedModel
-from llms.footprint import Setting
-from llms.load import KINDS, adopt, make_decoder
+from llms.models.load import KINDS, Kind, adopt, expected, make_decoder, pick
+from llms.models.memory import Setting
 
 
 def kind(name: str, reason: str | None = None) -> Kind:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_models import tiny_checkpoint
 
-from llms import diagnosis, gpu
-from llms.diagnosis import diagnose, judge
-from llms.prepare import LoadSpec
+from llms.models import diagnosis, gpu
+from llms.models.diagnosis import diagnose, judge
+from llms.models.load import LoadSpec
 
 
 def test_a_diagnosis_names_every_part_and_a_mend_for_what_is_wrong() -> None:
@@ -23,7 +23,7 @@ def test_a_diagnosis_names_every_part_and_a_mend_for_what_is_wrong() -> None:
 
 
 def test_the_package_kernels_is_named_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llms.diagnosis.importlib.util.find_spec", lambda _name: object())
+    monkeypatch.setattr("llms.models.diagnosis.importlib.util.find_spec", lambda _name: object())
     (found,) = [found for found in diagnose() if found.name == "kernels"]
     assert not found.ok and "pip uninstall kernels" in found.fix
 
@@ -63,7 +63,7 @@ def test_a_bitsandbytes_that_only_pretends_to_work_is_named(monkeypatch: pytest.
 def test_without_a_gpu_nothing_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (gpu, diagnosis):
         monkeypatch.setattr(module, "driver", lambda: None)
-    monkeypatch.setattr("llms.diagnosis.shutil.which", lambda _name: None)
+    monkeypatch.setattr("llms.models.diagnosis.shutil.which", lambda _name: None)
     monkeypatch.setattr(diagnosis, "gpus", list)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = {found.name: found for found in diagnose()}
@@ -76,7 +76,7 @@ def test_without_a_gpu_nothing_is_broken(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_driver_that_does_not_answer_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "driver", lambda: None)
-    monkeypatch.setattr("llms.diagnosis.shutil.which", lambda _name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr("llms.models.diagnosis.shutil.which", lambda _name: "/usr/bin/nvidia-smi")
     (found,) = [found for found in diagnose() if found.name == "driver"]
     assert found.state == "broken" and "does not answer" in found.detail and "install its driver" in found.fix
 
@@ -85,7 +85,7 @@ def test_bitsandbytes_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyP
     def version(name: str) -> str:
         raise diagnosis.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("llms.diagnosis.importlib.metadata.version", version)
+    monkeypatch.setattr("llms.models.diagnosis.importlib.metadata.version", version)
     (found,) = [found for found in diagnose() if found.name == "nf4"]
     assert found.state == "broken" and "pip install" in found.fix
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from engine_samples import MODEL, alone, prompt, request, tokens
 
+from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
 from llms.engine.request import Request, gather
-from llms.engine.sampling import Sampling
 from llms.errors import BadRequest, ContextOverflow
-from llms.reference import ReferenceDecoder
 
 
 @pytest.fixture

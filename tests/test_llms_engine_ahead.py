@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scripted_decoder import VOCABULARY, ScriptedDecoder, logits_after
 from scripted_requests import by_hand, check_cache, decode, limit_steps, plain, request, whole
 
-from llms.decoder import Decoder
+from llms.decoders.base import Decoder
+from llms.decoders.sampling import MOST_BIASES, Sampling
 from llms.engine.engine import Engine
-from llms.engine.flight import Incoming
 from llms.engine.request import Handle, Piece, gather
-from llms.engine.sampling import MOST_BIASES, Sampling
 from llms.engine.speculation import Pace
+from llms.engine.steps import Incoming
 from llms.errors import BadRequest, DamagedCheckpoint
 
 STARTS = ([], list(range(20)), list(range(20, 38)), [5, 6, 7, 8] * 4)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from engine_samples import MODEL, Crowded, prompt, request, tokens
 
+from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
 from llms.engine.request import gather
-from llms.reference import ReferenceDecoder
 
 
 class Spelled:

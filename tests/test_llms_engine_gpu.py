@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from llms.decoders.cuda import FastDecoder
+from llms.decoders.cuda.synthetic import synthetic_model
+from llms.decoders.sampling import Sampling, sample
 from llms.engine.engine import Engine
 from llms.engine.request import Handle, Request
-from llms.engine.sampling import Sampling, sample
 from llms.engine.speculation import Pace
-from llms.fast import FastDecoder
-from llms.fast.synthetic import synthetic_model
 
 pytestmark = pytest.mark.gpu
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from engine_samples import MODEL
 
+from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
-from llms.reference import ReferenceDecoder
 
 
 class _LateCondition(threading.Condition):

@@ -9,10 +9,10 @@ import torch
 from engine_samples import MODEL, Crowded, alone, prompt, request, tokens
 from test_llms_decoder import tiny
 
+from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
 from llms.engine.request import gather
 from llms.errors import DamagedCheckpoint, NotEnoughMemory, RequestTooLarge
-from llms.reference import ReferenceDecoder
 
 
 class Failing(ReferenceDecoder):

@@ -10,7 +10,7 @@ from scripted_requests import by_hand, check_cache, limit_steps, plain, request,
 
 from llms.engine.engine import Engine
 from llms.engine.request import gather
-from llms.engine.run import PREFILL_TOKENS
+from llms.engine.steps import PREFILL_TOKENS
 from llms.errors import RequestTooLarge
 
 

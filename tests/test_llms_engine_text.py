@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llms.engine.prefix import common_prefix
-from llms.engine.text import Detokenizer, StopScanner
+from llms.engine.request import Detokenizer, StopScanner
 
 
 def test_stop_strings_are_never_shown_even_in_part() -> None:

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llms.engine.sampling import Sampling, sample, uniform
+from llms.decoders.cuda.columns import encode, lay_out, pieces
+from llms.decoders.cuda.graphs import FIELDS, tiles_of_columns
+from llms.decoders.cuda.pages import Pages
+from llms.decoders.sampling import Sampling, sample, uniform
 from llms.errors import NotEnoughMemory
-from llms.fast.columns import encode, lay_out, pieces
-from llms.fast.graphs import FIELDS, tiles_of_columns
-from llms.fast.pages import Pages
 
 SIZE = 4
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from decoder_contract import DecoderContract
 
-from llms.decoder import Decoder
-from llms.engine.sampling import Sampling, sample
-from llms.fast import FastDecoder, why_not
-from llms.fast.prompt import _slices
-from llms.fast.synthetic import SMOLLM_135M, synthetic_model
+from llms.decoders.base import Decoder
+from llms.decoders.cuda import FastDecoder, why_not
+from llms.decoders.cuda.prompt import _slices
+from llms.decoders.cuda.synthetic import SMOLLM_135M, synthetic_model
+from llms.decoders.sampling import Sampling, sample
 
 pytestmark = pytest.mark.gpu
 

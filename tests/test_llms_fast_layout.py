@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llms.fast import layout, machine
-from llms.fast.compiler import FOLDER
-from llms.fast.synthetic import synthetic_model
-from llms.fast.weights import extract, matrix, why_not
+from llms.decoders.cuda import layout, machine
+from llms.decoders.cuda.compiler import FOLDER
+from llms.decoders.cuda.synthetic import synthetic_model
+from llms.decoders.cuda.weights import extract, matrix, why_not
 
 SHAPES = [(64, 256), (48, 512), (32, 64), (16, 576), (160, 320)]
 

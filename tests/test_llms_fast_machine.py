@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from llms.fast.attend import attention
-from llms.fast.layout import Packed
-from llms.fast.machine import Machine
-from llms.fast.weights import Shape
+from llms.decoders.cuda.attend import attention
+from llms.decoders.cuda.layout import Packed
+from llms.decoders.cuda.machine import Machine
+from llms.decoders.cuda.weights import Shape
 
 MISTRAL = Shape(
     layers=32, width=4096, inner=14336, heads=32, kv_heads=8, head_dim=128, vocabulary=32768, eps=1e-5,

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_gguf, tiny_wheel
 
-from llms.catalog import Entry
-from llms.checkpoint.folder import damage, manifest
 from llms.errors import (
     CacheNotWritable,
     DamagedCheckpoint,
@@ -23,8 +21,10 @@ from llms.errors import (
     NoPip,
     UnsupportedModel,
 )
-from llms.load import LoadSpec, load
-from llms.sources import fetch
+from llms.models import embedded as fetch
+from llms.models.catalog import Entry
+from llms.models.checkpoint import damage, manifest
+from llms.models.load import LoadSpec, load
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_an_unwritable_cache_is_named(entry: Entry, tmp_path: Path) -> None:
 def test_a_gguf_of_an_unknown_architecture_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llms.checkpoint.convert import convert_gguf
+    from llms.models.gguf import convert_gguf
 
     gguf = tiny_gguf(tmp_path / "alien.gguf", architecture="alien")
     out = tmp_path / "out"

@@ -18,8 +18,7 @@ from typing_extensions import TypedDict
 
 from llms import ChatLocal
 from llms.errors import BadRequest, UnsupportedSchema
-from llms.grammar.schema import check_schema, prepared
-from llms.grammar.schema_formats import PATTERNS, WEB_ADDRESS, written
+from llms.grammar.schema import PATTERNS, WEB_ADDRESS, check_schema, prepared, written
 
 
 class Colour(Enum):

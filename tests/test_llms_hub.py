@@ -20,8 +20,9 @@ from hub_pulls import (
 from hub_standin import Hub, Repo, serving
 
 from llms.errors import UnknownModel, UnsupportedModel
-from llms.load import LoadSpec, load
-from llms.sources import hub, hub_cache
+from llms.models import hub
+from llms.models import hub as hub_cache
+from llms.models.load import LoadSpec, load
 
 
 def test_a_pull_brings_what_loads_and_nothing_else_and_works_offline(files: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hub_pulls import (
 )
 from hub_standin import Repo, serving
 
-from llms.sources import hub_cache
+from llms.models import hub as hub_cache
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llms.checkpoint.facts import read
-from llms.decoder import Decoder
+from llms.decoders.base import Decoder
+from llms.decoders.reference import ReferenceDecoder
 from llms.errors import UnsupportedModel
-from llms.footprint import Setting, reference
 from llms.lean import plan as lean_plan
 from llms.lean.decoder import LeanDecoder, why_not
-from llms.load import adopt, make_decoder
-from llms.reference import ReferenceDecoder
+from llms.models.checkpoint import read
+from llms.models.load import adopt, make_decoder
+from llms.models.memory import Setting, reference
 
 
 class TestLeanOnTheEmbeddedModel(EmbeddedContract):
@@ -108,7 +108,7 @@ def test_what_other_slots_hold_changes_nothing() -> None:
 
 def test_forced_tokens_of_bf16_weights_are_as_probable_as_in_fp32(embedded: Any, embedded_cache: Any) -> None:
     """In bf16 it stays about as close to fp32 as transformers' own bf16 does, 4-bit weights included."""
-    from llms.load import LoadSpec, load
+    from llms.models.load import LoadSpec, load
 
     loaded = load(LoadSpec(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
     text = "The river rises in the mountains and flows through three countries before it reaches the sea."

@@ -15,11 +15,11 @@ from lean_sets import runs
 from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 
-from llms.decoder import Decoder
-from llms.engine.sampling import Sampling
+from llms.decoders.base import Decoder
+from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.sampling import Sampling
 from llms.lean.codes import CodeFile
 from llms.lean.decoder import LeanDecoder
-from llms.reference import ReferenceDecoder
 
 
 @pytest.fixture(scope="module", name="model")
@@ -166,8 +166,8 @@ def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
 
 
 def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> None:
-    from llms.checkpoint.folder import damage
-    from llms.load import LoadSpec, load, make_decoder
+    from llms.models.checkpoint import damage
+    from llms.models.load import LoadSpec, load, make_decoder
 
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
     make_decoder(loaded).prefill(0, [1, 2, 3])

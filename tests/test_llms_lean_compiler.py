@@ -14,11 +14,11 @@ import pytest
 from lean_models import Q4, model_of
 from lean_sets import AVAILABLE, every_set, needs_code
 
-from llms.catalog import cache_dir
 from llms.lean import compiler as lean_compiler
 from llms.lean.check import checked
 from llms.lean.compiler import COMPILERS, SETS, code, sets, why_not
 from llms.lean.decoder import LeanDecoder
+from llms.models.catalog import cache_dir
 
 BY_NAME = {one.name: one for one in SETS}
 AVX2 = BY_NAME["AVX2"]

@@ -13,12 +13,12 @@ from test_llms_lean_codes import TestLeanInFourBits as OperatorsContract
 from test_llms_lean_codes import four_bit_model  # noqa: F401  the fixture `model`
 from tiny_models import tiny_model
 
-from llms.decoder import Decoder
-from llms.engine.sampling import Sampling
+from llms.decoders.base import Decoder
+from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.sampling import Sampling
 from llms.lean.codes import CodeFile
 from llms.lean.decoder import LeanDecoder
 from llms.lean.plan import suits
-from llms.reference import ReferenceDecoder
 
 
 @every_set()
@@ -36,7 +36,7 @@ class TestMachineCode(OperatorsContract):
 
 @pytest.fixture(scope="module", name="in_bf16")
 def embedded_in_bf16(embedded_cache: Path) -> Any:
-    from llms.load import LoadSpec, load
+    from llms.models.load import LoadSpec, load
 
     return load(LoadSpec(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
 

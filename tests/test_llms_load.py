@@ -13,12 +13,12 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from tiny_models import tiny_checkpoint, tiny_gguf, tiny_model, tiny_tokenizer
 
-from llms.checkpoint.facts import read
 from llms.errors import (
     BadRequest,
     UnknownModel,
 )
-from llms.load import LoadedModel, LoadSpec, adopt, load, make_decoder
+from llms.models.checkpoint import read
+from llms.models.load import LoadedModel, LoadSpec, adopt, load, make_decoder
 from llms.quiet import quiet
 
 PROMPT = "The capital of France is"
@@ -148,7 +148,7 @@ def test_loading_opens_no_socket_and_runs_without_a_network(embedded_cache: Path
         "    if event.startswith('socket.') and event != 'socket.gethostname':\n"
         "        raise SystemExit(f'socket: {event} {args}')\n"
         "sys.addaudithook(hook)\n"
-        "from llms.load import load, LoadSpec\n"
+        "from llms.models.load import load, LoadSpec\n"
         "cache = pathlib.Path(sys.argv[1])\n"
         "for quantization in ('none', 'nf4'):\n"
         "    print(load(LoadSpec(model='smollm2-135m', quantization=quantization, device='cpu',\n"
@@ -169,8 +169,8 @@ def test_loading_opens_no_socket_and_runs_without_a_network(embedded_cache: Path
 
 def test_importing_the_room_s_front_doors_imports_no_torch() -> None:
     code = (
-        "import sys, llms.catalog, llms.sources.fetch, llms.load, llms.sources.hub, llms.gpu\n"
-        "import llms.adapter, llms.checkpoint.quantized\n"
+        "import sys, llms.models.catalog, llms.models.embedded, llms.models.load, llms.models.hub\n"
+        "import llms.models.adapter, llms.models.gpu, llms.models.weights\n"
         "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from tiny_models import tiny_checkpoint
 
-from llms import choose, gpu
-from llms.catalog import CATALOG, find, names, resolve
 from llms.errors import (
     BadRequest,
     GPURequired,
     NotEnoughMemory,
     UnknownModel,
 )
-from llms.load import LoadSpec, load
+from llms.models import gpu
+from llms.models import load as choose
+from llms.models.catalog import CATALOG, find, names, resolve
+from llms.models.load import LoadSpec, load
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_window_beyond_the_model_is_refused(checkpoint: Path) -> None:
 def test_no_room_in_memory_is_refused_with_numbers_before_loading(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llms.memory.free_bytes", lambda _device: 100_000)
+    monkeypatch.setattr("llms.models.memory.free_bytes", lambda _device: 100_000)
     with pytest.raises(NotEnoughMemory, match=r"needs .* GB on cpu .* found 0\.00 GB free"):
         load(spec(checkpoint))
 
@@ -128,12 +129,12 @@ def test_auto_takes_mistral_only_where_gpu_and_checkpoint_are_there(
 
 
 def test_auto_quantizes_from_a_billion_parameters_on() -> None:
-    assert choose.quantization("auto", parameters=134_515_008, stored=None) == "none"
-    assert choose.quantization("auto", parameters=7_248_023_552, stored=None) == "nf4"
-    assert choose.quantization("nf4", parameters=134_515_008, stored=None) == "nf4"
-    assert choose.quantization("auto", parameters=1, stored="fp4") == "fp4"
+    assert choose.choose_quantization("auto", parameters=134_515_008, stored=None) == "none"
+    assert choose.choose_quantization("auto", parameters=7_248_023_552, stored=None) == "nf4"
+    assert choose.choose_quantization("nf4", parameters=134_515_008, stored=None) == "nf4"
+    assert choose.choose_quantization("auto", parameters=1, stored="fp4") == "fp4"
     with pytest.raises(BadRequest, match="fp4"):
-        choose.quantization("nf4", parameters=1, stored="fp4")
+        choose.choose_quantization("nf4", parameters=1, stored="fp4")
 
 
 def test_equal_specs_are_one_key_whatever_they_notify() -> None:

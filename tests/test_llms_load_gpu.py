@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_models import tiny_checkpoint
 
-from llms import choose, gpu
-from llms.diagnosis import diagnose
 from llms.errors import ContextOverflow, NotEnoughMemory
-from llms.load import LoadedModel, LoadSpec, adopt, load, make_decoder
+from llms.models import gpu
+from llms.models import load as choose
+from llms.models.diagnosis import diagnose
+from llms.models.load import LoadedModel, LoadSpec, adopt, load, make_decoder
 from llms.quiet import quiet
 
 pytestmark = pytest.mark.gpu

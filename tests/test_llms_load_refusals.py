@@ -15,7 +15,7 @@ from llms.errors import (
     DamagedCheckpoint,
     UnsupportedModel,
 )
-from llms.load import LoadSpec, load
+from llms.models.load import LoadSpec, load
 
 
 @pytest.fixture

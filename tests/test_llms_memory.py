@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
-from llms import footprint, memory
-from llms.checkpoint.facts import Facts, Tensor, read
 from llms.errors import ContextOverflow, NotEnoughMemory
-from llms.footprint import Setting, token_bytes, weight_bytes
 from llms.lean import plan as lean_plan
-from llms.load import adopt, make_decoder
-from llms.memory import plan
+from llms.models import memory
+from llms.models import memory as footprint
+from llms.models.checkpoint import Facts, Tensor, read
+from llms.models.load import adopt, make_decoder
+from llms.models.memory import Setting, plan, token_bytes, weight_bytes
 
 MEASURE = """
 import json, sys
@@ -27,8 +27,8 @@ from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 from llms.quiet import quiet
 with quiet():
     import accelerate, bitsandbytes
-import llms.reference
-from llms.load import LoadSpec, load, make_decoder
+import llms.decoders.reference
+from llms.models.load import LoadSpec, load, make_decoder
 def status(key):
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024

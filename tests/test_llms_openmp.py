@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from llms.openmp import bound_spinning
+from llms.threads import bound_spinning
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_importing_llms_sets_it_before_torch() -> None:
 LATE = """
 import os, threading
 {first}
-from llms.openmp import bound_spinning_late
+from llms.threads import bound_spinning_late
 import torch
 torch.set_num_threads({threads})
 torch.zeros(2**20).add_(1)

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint
 
-from llms.checkpoint import folder as checkpoint
-from llms.checkpoint import quantized
 from llms.errors import NoSpace, QuantizationUnavailable
-from llms.load import LoadedModel, LoadSpec, load
+from llms.models import checkpoint
+from llms.models import weights as quantized
+from llms.models.load import LoadedModel, LoadSpec, load
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 
@@ -81,7 +81,7 @@ def test_another_version_of_bitsandbytes_is_another_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nf4(folder, tmp_path)
-    monkeypatch.setattr("llms.checkpoint.quantized.importlib.metadata.version", lambda _name: "9.9")
+    monkeypatch.setattr("llms.models.weights.importlib.metadata.version", lambda _name: "9.9")
     nf4(folder, tmp_path)
     assert len(made(tmp_path)) == 2
 
@@ -153,6 +153,6 @@ def test_without_bitsandbytes_the_error_names_it(
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("llms.checkpoint.quantized.importlib.metadata.version", version)
+    monkeypatch.setattr("llms.models.weights.importlib.metadata.version", version)
     with pytest.raises(QuantizationUnavailable, match="pip install bitsandbytes"):
         nf4(folder, tmp_path)

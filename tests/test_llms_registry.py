@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_checkpoint, tiny_gguf
 
-from llms import model_rows
-from llms.catalog import resolve
 from llms.errors import BadRequest, CacheNotWritable, UnknownModel
-from llms.load import LoadSpec, load
-from llms.model_rows import Row, fits
-from llms.registry import Registry
-from llms.running import announce, running
+from llms.models import registry as model_rows
+from llms.models.catalog import resolve
+from llms.models.load import LoadSpec, load
+from llms.models.registry import Registry, Row, announce, fits, running
 
 
 @pytest.fixture
@@ -169,7 +167,7 @@ def test_what_is_loaded_is_listed_while_its_process_lives(registry: Registry, fo
 
 def test_the_entry_goes_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from llms.running import announce, running\n"
+        "import sys; from pathlib import Path; from llms.models.registry import announce, running\n"
         "announce(Path(sys.argv[1]), name='a/b', device='cpu', quantization='none', window=1, memory=1)\n"
         "print(len(running(Path(sys.argv[1]))))"
     )
@@ -189,7 +187,7 @@ def test_an_unwritable_cache_costs_the_listing_only(tmp_path: Path) -> None:
 
 def test_listing_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from llms.registry import Registry\n"
+        "import sys; from pathlib import Path; from llms.models.registry import Registry\n"
         "Registry(Path(sys.argv[1]), Path(sys.argv[1])).rows()\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )

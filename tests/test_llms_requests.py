@@ -14,8 +14,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
-from llms.chat_output import AnswerInfo
 from llms.engine.request import Piece
+from llms.output import AnswerInfo
 from llms.tool_calls.format import MISTRAL
 from llms.tool_calls.output import CallsTranslator
 from llms.tool_calls.plan import arguments_grammar

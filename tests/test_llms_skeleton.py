@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llms.checkpoint.facts import read
-from llms.checkpoint.skeleton import Skeleton, read_skeleton
-from llms.checkpoint.skeleton_layout import fits
 from llms.errors import DamagedCheckpoint
 from llms.lean.decoder import LeanDecoder
-from llms.load import LoadedModel, LoadSpec, load, make_decoder
+from llms.models.checkpoint import read
+from llms.models.load import LoadedModel, LoadSpec, load, make_decoder
+from llms.models.skeleton import Skeleton, fits, read_skeleton
 from llms.quiet import quiet
 
 PROMPT = [5, 6, 7, 300, 8, 9, 10, 11, 12]
@@ -203,7 +202,7 @@ def test_transformers_model_is_made_once_and_when_it_is_asked_for(checkpoint: Pa
 
 @pytest.mark.parametrize("ends", [None, 7, [7, 8]])
 def test_ends_of_a_text_are_the_generation_configuration_s_too(checkpoint: Path, ends: Any) -> None:
-    from llms.engine.shared import Runtime
+    from llms.runtime import Runtime
 
     path = checkpoint / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ends}))

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llms.decoder import StepResult
+from llms.decoders.base import StepResult
+from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
 from llms.engine.request import Handle, Request
-from llms.engine.sampling import Sampling
 from llms.engine.speculation import SIZES, Course, Ngrams, Pace, verify
-from llms.reference import ReferenceDecoder
 
 
 @pytest.fixture(scope="module")

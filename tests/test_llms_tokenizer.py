@@ -15,10 +15,9 @@ from jinja2 import TemplateError
 from test_llms_mistral_format import TEMPLATE_V1
 from tiny_models import TEMPLATE, tiny_checkpoint, tiny_tokenizer
 
-from llms.chat_template import ChatTemplate
-from llms.checkpoint.tokenizer import PlainTokenizer, plain_tokenizer
-from llms.checkpoint.weights import read_tokenizer
-from llms.load import LoadedModel
+from llms.models.load import LoadedModel
+from llms.models.weights import read_tokenizer
+from llms.tokenizer import ChatTemplate, PlainTokenizer, plain_tokenizer
 
 TURNS: list[dict[str, Any]] = [
     {"role": "system", "content": "Answer <briefly> & well."},

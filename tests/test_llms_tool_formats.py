@@ -8,10 +8,10 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from llms import ChatLocal
-from llms.chat_output import AnswerInfo
 from llms.engine.request import Piece
 from llms.errors import UnsupportedSchema
 from llms.grammar.grammar import JsonConstraint
+from llms.output import AnswerInfo
 from llms.prompts import PromptBuilder
 from llms.tool_calls.format import GENERIC, MISTRAL, detect, parse_calls, short_id
 from llms.tool_calls.output import CallsTranslator

@@ -8,8 +8,7 @@ import jsonschema
 from langchain_core.tools import tool
 
 from llms import ChatLocal
-from llms.tool_calls.copy import copied_arguments
-from llms.tool_calls.spans import candidates, limited_to_spans, numbers, spans
+from llms.small import candidates, copied_arguments, limited_to_spans, numbers, spans
 
 
 def test_spans_and_numbers() -> None:

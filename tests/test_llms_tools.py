@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from tool_samples import get_weather, set_timer
 
 from llms import ChatLocal
-from llms.engine.shared import Runtime
 from llms.errors import BadRequest
+from llms.runtime import Runtime
 
 
 def test_a_call_streams_and_holds_what_the_message_says(chat: ChatLocal) -> None:

@@ -13,7 +13,7 @@ from gguf.constants import GGMLQuantizationType
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from llms.catalog import Entry, Wheel
+from llms.models.catalog import Entry, Wheel
 from llms.quiet import quiet
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

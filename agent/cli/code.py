@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     console.note("agent: starting …")
     from pathlib import Path
 
-    from agent import exit_codes
+    from agent import errors as exit_codes
     from agent.build import Parts
     from agent.cli.files import write_new
     from agent.errors import RequestError

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         console.line(str(config_file(args.home)))
         return 0
     settings = settings_from(args)
-    from agent.config import known_setting, show_values
+    from agent.settings import known_setting, show_values
 
     wanted = [known_setting(word) for word in args.words]
     rows = [row for row in show_values(settings) if not wanted or row["setting"] in wanted]
@@ -47,9 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _change(args: argparse.Namespace) -> int:
-    from agent.config import set_value
     from agent.errors import RequestError
-    from agent.settings import config_file
+    from agent.settings import config_file, set_value
 
     path, words = config_file(args.home), args.words
     if args.action == "unset" and words:

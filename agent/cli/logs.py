@@ -12,8 +12,8 @@ from agent.cli import console
 from agent.cli.options import settings_from
 
 if TYPE_CHECKING:
-    from agent.logs import Entry
     from agent.settings import Settings
+    from agent.storage.logs import Entry
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(settings: Settings, args: argparse.Namespace) -> int:
-    from agent.logs import open_logs
+    from agent.storage.logs import open_logs
 
     if not settings.folders.logs.exists():
         return _print([], args)
@@ -42,7 +42,7 @@ def _list(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _show(settings: Settings, args: argparse.Namespace) -> int:
-    from agent.logs import open_logs
+    from agent.storage.logs import open_logs
 
     with open_logs(settings.folders.logs) as logs:
         for number in _numbers(args.words):
@@ -59,7 +59,7 @@ def _show(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _remove(settings: Settings, args: argparse.Namespace) -> int:
-    from agent.logs import open_logs
+    from agent.storage.logs import open_logs
 
     with open_logs(settings.folders.logs) as logs:
         if args.words == ["all"]:
@@ -73,7 +73,7 @@ def _remove(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _switch(settings: Settings, args: argparse.Namespace) -> int:
-    from agent.config import set_value
+    from agent.settings import set_value
 
     set_value(settings.folders.config_file, "logging", str(args.action == "on").lower())
     console.line(f"logging is {args.action}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from agent import exit_codes
+from agent import errors as exit_codes
 from agent.cli.verbs import EXAMPLES, PURPOSE, VERBS, module_of
 
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     with Parts(settings_from(args)) as parts:
         if args.action == "list":
             return _list(parts.mcp.tools())
-        from agent import mcp_server
+        from agent.mcp import server as mcp_server
 
         tools = mcp_server.served(parts.own_tools, allow=args.allow, sandboxed=parts.sandboxed)
         console.note(f"serving {', '.join(tool.name for tool in tools)}")

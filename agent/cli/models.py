@@ -11,7 +11,7 @@ from agent.cli import console
 from agent.cli.options import settings_from
 
 if TYPE_CHECKING:
-    from llms.registry import Registry
+    from llms.models.registry import Registry
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out one action on the models."""
     console.configure(args)
-    from llms.registry import Registry
+    from llms.models.registry import Registry
 
     folders = settings_from(args).folders
     return ACTIONS[args.action](Registry(folders.cache, folders.config), args)
@@ -153,7 +153,7 @@ def _ps(registry: Registry, args: argparse.Namespace) -> int:
 
 
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
-    from llms.checkpoint.folder import size_text
+    from llms.models.checkpoint import size_text
 
     words = {True: "yes", False: "no"}
     shown: dict[str, Any] = {
@@ -183,7 +183,7 @@ def _named(args: argparse.Namespace) -> list[str]:
 
 
 def _size(count: int) -> str:
-    from llms.checkpoint.folder import size_text
+    from llms.models.checkpoint import size_text
 
     return size_text(count) if count else "no"
 

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out one action on the notes."""
     console.configure(args)
-    from agent.notes import add_note, read_notes
+    from agent.storage.notes import add_note, read_notes
 
     path = settings_from(args).folders.notes
     if args.action == "add":
@@ -48,7 +48,7 @@ def show(notes: list[str]) -> None:
 def forget(path: Path, words: list[str]) -> list[str]:
     """Take notes out by their numbers, or all of them; returns their texts. Raises RequestError."""
     from agent.errors import RequestError
-    from agent.notes import read_notes, remove_note
+    from agent.storage.notes import read_notes, remove_note
 
     count = len(read_notes(path))
     wanted = [str(n) for n in range(1, count + 1)] if words == ["all"] else words

@@ -11,10 +11,10 @@ import re
 from dataclasses import asdict
 from typing import Protocol
 
-from agent import exit_codes
+from agent import errors as exit_codes
 from agent.cli import console
 from agent.cli.markdown import Markdown
-from agent.events import Approval, Delta, Event, Final, Label, Notice, ToolCall, ToolResult
+from agent.turn.events import Approval, Delta, Event, Final, Label, Notice, ToolCall, ToolResult
 
 
 class Printer(Protocol):

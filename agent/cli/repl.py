@@ -20,7 +20,7 @@ from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.build import Parts
-    from agent.context import RunContext
+    from agent.turn.context import RunContext
 
 FENCE = '"""'
 
@@ -107,7 +107,7 @@ class Repl:
         text = text.strip()
         if not text:
             return
-        from agent import exit_codes
+        from agent import errors as exit_codes
 
         try:
             if text.startswith("/"):
@@ -220,14 +220,14 @@ class Repl:
         console.say(f"token counts: {'on' if self._tokens else 'off'}")
 
     def _remember(self, text: str) -> None:
-        from agent.notes import add_note
+        from agent.storage.notes import add_note
 
         console.say(f"noted: {add_note(self._parts.settings.folders.notes, text)}")
         self._rebuild()
 
     def _notes(self) -> None:
         from agent.cli.notes import show
-        from agent.notes import read_notes
+        from agent.storage.notes import read_notes
 
         show(read_notes(self._parts.settings.folders.notes))
 

@@ -10,7 +10,7 @@ from agent.cli import console
 if TYPE_CHECKING:
     from agent.build import Parts
     from agent.trace import Trace
-    from llms.engine.shared import Runtime
+    from llms.runtime import Runtime
 
 
 def report_passages(parts: Parts, question: str) -> None:

@@ -20,7 +20,7 @@ from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.build import Parts
-    from agent.context import RunContext
+    from agent.turn.context import RunContext
 
 Docs = Literal["auto", "only", "off"]
 
@@ -38,7 +38,7 @@ class Request:
         """What the graph is given: one message, which says what in it is not the user's own."""
         from langchain_core.messages import HumanMessage
 
-        from agent.taint import OWN_INPUT, UNTRUSTED
+        from agent.guard.taint import OWN_INPUT, UNTRUSTED
 
         if not self.piped:
             return {"messages": [HumanMessage(self.question)]}
@@ -64,7 +64,7 @@ def read_request(args: argparse.Namespace) -> Request:
 
 
 def _templated(question: str, args: argparse.Namespace) -> str:
-    from agent.templates import fill, read_template
+    from agent.storage.templates import fill, read_template
 
     text = read_template(settings_from(args).folders.templates, args.template)
     return fill(text, question=question, values=dict(args.values))
@@ -96,7 +96,7 @@ def prepare(request: Request, parts: Parts, args: argparse.Namespace) -> RunCont
 
 def context_for(parts: Parts, args: argparse.Namespace, *, piped: bool) -> RunContext:
     """The context that the options ask for; piped text is asked about and not looked up."""
-    from agent.context import RunContext
+    from agent.turn.context import RunContext
 
     if args.docs:
         from agent.cli.ingest import ingest_paths

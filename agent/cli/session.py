@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from agent.cli import console
 from agent.cli.collector import started
 from agent.cli.turn import answers, can_ask, ending_on_signals, run_turn
-from agent.context import RunContext
+from agent.turn.context import RunContext
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.build import Parts
     from agent.cli.printing import Printer
-    from agent.events import Final
-    from agent.threads import Thread, Threads
+    from agent.storage.threads import Thread, Threads
     from agent.trace import Trace
+    from agent.turn.events import Final
 
 
 class Session:
@@ -44,7 +44,7 @@ class Session:
 
     def __enter__(self) -> Session:
         from agent.arenas import keep_few_heaps
-        from agent.threads import open_threads
+        from agent.storage.threads import open_threads
 
         keep_few_heaps()
         self._path = self.parts.settings.folders.threads if self.keep else None
@@ -76,7 +76,7 @@ class Session:
 
     def turn(self, inputs: Any, question: str, printer: Printer) -> Final | None:
         """Run one turn and log it; raises ThreadError where its steps cannot be written."""
-        from agent.threads import telling_errors
+        from agent.storage.threads import telling_errors
 
         with telling_errors(self._path):
             config = self._config(question)
@@ -91,8 +91,8 @@ class Session:
 
     def _run(self, inputs: Any, printer: Printer, config: dict[str, Any]) -> Final | None:
         """Run a turn; one that Ctrl-C or an error ends is closed, so that the next begins afresh."""
-        from agent.stop import Stop, Stopped
-        from agent.threads import close_turn
+        from agent.storage.threads import close_turn
+        from agent.turn.context import Stop, Stopped
 
         stop, said = Stop(), list[str]()
         context = replace(self.context, stop=stop)
@@ -119,7 +119,7 @@ class Session:
         return [RemoveMessage(id=message.id) for message in messages[asked[-1] :]]
 
     def _config(self, question: str) -> dict[str, Any]:
-        from agent.threads import config_of
+        from agent.storage.threads import config_of
 
         if self.thread is None:
             self.thread = self.threads.new(question)
@@ -132,8 +132,8 @@ class Session:
         """A turn of this thread that was killed, or waits for an approval, ends before the next begins."""
         from langgraph.types import Command
 
-        from agent.events import approvals
-        from agent.threads import is_unfinished
+        from agent.storage.threads import is_unfinished
+        from agent.turn.events import approvals
 
         state = self._agent.get_state(config)
         if not is_unfinished(state):
@@ -148,7 +148,7 @@ class Session:
         self._run(inputs, printer, config)
 
     def _log(self, question: str, final: Final) -> None:
-        from agent.logs import open_logs
+        from agent.storage.logs import open_logs
 
         settings = self.parts.settings
         with open_logs(settings.folders.logs) as logs:

@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out one action on the templates."""
     console.configure(args)
-    from agent import templates
     from agent.errors import RequestError
+    from agent.storage import templates
 
     folder = settings_from(args).folders.templates
     if args.action == "list":

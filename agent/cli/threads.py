@@ -12,7 +12,7 @@ from agent.cli import console
 from agent.cli.options import settings_from
 
 if TYPE_CHECKING:
-    from agent.threads import Threads
+    from agent.storage.threads import Threads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     if args.action == "list" and not settings.folders.threads.exists():
         return _print_list([], args)
-    from agent.threads import open_threads
+    from agent.storage.threads import open_threads
 
     with open_threads(settings.folders.threads) as threads:
         return ACTIONS[args.action](threads, args)

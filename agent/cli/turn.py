@@ -1,7 +1,7 @@
 """One turn from the keyboard's side: show its events, and where it waits for approval, ask and go on.
 
-Knows the terminal's questions and answers. Refuses to know what is asked about and why (`agent.policy` says
-so).
+Knows the terminal's questions and answers. Refuses to know what is asked about and why (`agent.guard.policy`
+says so).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.events import Approval, Delta, Event, Final, ToolCall, stream_events
+from agent.turn.events import Approval, Delta, Event, Final, ToolCall, stream_events
 
 if TYPE_CHECKING:
     from agent.cli.printing import Printer
-    from agent.context import RunContext
+    from agent.turn.context import RunContext
 
 REJECTED = "the user did not allow it."
 

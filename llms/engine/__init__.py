@@ -1,5 +1,6 @@
-"""The engine: requests become tokens. Policy only; a `Decoder` (`llms.decoder`) below it does the arithmetic.
+"""The engine: it turns requests into tokens, one decoder step at a time.
 
-`engine.Engine` is the entry; `queue`, `lead`, `run`, `flight` and `score` are its parts, `request` is what
-its callers hold, `shared.Runtime` what a chat model talks to. Refuses to know messages and model files.
+`engine.Engine` is the entry point. `scheduler`, `steps`, `prefix`, `score` and `speculation` are its parts,
+and `request` is what a caller submits and reads. The arithmetic is done by a `Decoder`
+(`llms.decoders.base`).
 """

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from math import inf
 
-from llms.decoder import Decoder
+from llms.decoders.base import Decoder
 
 MIN_SHARED = 16
 """Shorter common prefixes are not worth a copy: prefilling 16 tokens costs about one decode step."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from llms.decoder import Decoder
+from llms.decoders.base import Decoder
 from llms.engine.prefix import MIN_SHARED, SlotTable, common_prefix
 
 ScoreItem = tuple[Sequence[int], Sequence[Sequence[int]]]

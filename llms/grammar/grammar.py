@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llms.checkpoint.tokenizer import PlainTokenizer
 from llms.errors import UnsupportedModel, UnsupportedSchema
 from llms.grammar.close import MAX_PATH, Closer, JsonState
 from llms.grammar.schema import OPTIONS, Schema, prepared
+from llms.tokenizer import PlainTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-    from llms.engine.shared import Runtime
+    from llms.runtime import Runtime
 
 CLOSE_SLACK = 192
 """Spare tokens below which every token is checked to leave a way to close."""

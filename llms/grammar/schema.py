@@ -1,4 +1,13 @@
-"""JSON schemas made ready for a grammar: checked, bounded, and refused where they cannot be enforced.
+"""Where schemas come from: pydantic classes, functions, LangChain tools, TypedDicts and dictionaries.
+
+Knows LangChain's conversions and what they lose; refuses to know grammars.
+
+The `format` of a text: which are written by a pattern, and which are only notes.
+
+Knows formats of JSON Schema and of pydantic, and leaves the rest to the grammar library, which refuses what
+it does not know; refuses to know other keywords.
+
+JSON schemas made ready for a grammar: checked, bounded, and refused where they cannot be enforced.
 
 Knows JSON Schema and what llguidance enforces of it; refuses to know tokenizers, models and where schemas
 come from (`schema_sources`). Importing it imports no torch. The grammar library is asked as well: a keyword
@@ -12,11 +21,136 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.tools import BaseTool
+from langchain_core.tools.base import create_schema_from_function
+from langchain_core.utils.function_calling import convert_to_json_schema
+from pydantic import BaseModel
+
 from llms.errors import UnsupportedSchema
-from llms.grammar.schema_formats import written
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
+
+
+def plain_schema(schema: Schema | type) -> Schema:
+    """Return the JSON schema of a pydantic class, TypedDict, function schema or dictionary."""
+    if isinstance(schema, dict) and "function" in schema:
+        return dict(schema["function"].get("parameters") or {})
+    if isinstance(schema, dict) and "parameters" in schema and "name" in schema:
+        return dict(schema["parameters"])
+    if isinstance(schema, dict):
+        return dict(schema)
+    found = recursive_schema(schema) or dict(convert_to_json_schema(schema))
+    return lists_for_sets(found) if merges(schema) else found
+
+
+def recursive_schema(source: Any) -> Schema | None:
+    """Return the own schema of a pydantic class, tool or function that refers to itself; None for all others.
+
+    LangChain's conversion puts definitions in place of references; a recursive one becomes empty: any value.
+    """
+    if isinstance(source, BaseTool):
+        source = source.tool_call_schema
+    elif callable(source) and not isinstance(source, type):
+        source = create_schema_from_function(source.__name__, source)
+    if not (isinstance(source, type) and issubclass(source, BaseModel)):
+        return None
+    schema = source.model_json_schema()
+    definitions = schema.get("$defs", {})
+    if not any(name in _reached(definitions, inner) for name, inner in definitions.items()):
+        return None
+    root = definitions[schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else {}
+    return {**root, "$defs": definitions} if root else schema
+
+
+def merges(source: Any) -> bool:
+    """Tell whether pydantic reads what is written for a source: it takes any list for a set."""
+    if isinstance(source, BaseTool):
+        source = source.args_schema
+    if isinstance(source, type):
+        return issubclass(source, BaseModel)
+    return callable(source)
+
+
+def lists_for_sets(schema: Any) -> Any:
+    """Return a schema whose sets are lists: no grammar can tell that an item is new."""
+    if isinstance(schema, list):
+        return [lists_for_sets(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: value for key, value in schema.items() if (key, value) != ("uniqueItems", True)}
+    return {key: lists_for_sets(value) for key, value in kept.items()}
+
+
+def _reached(definitions: Schema, start: Any) -> set[str]:
+    """Return the names of the definitions that a schema leads to."""
+    found: set[str] = set()
+    left = [start]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            name = str(value.get("$ref", "")).rsplit("/", 1)[-1]
+            if name in definitions and name not in found:
+                found.add(name)
+                left.append(definitions[name])
+            left += value.values()
+    return found
+
+
+NOTES = {
+    "password", "path", "file-path", "directory-path", "new-path", "binary", "color", "phone", "html",
+    "markdown", "commonmark", "multiline", "textarea", "char", "code",
+}  # fmt: skip
+"""Formats of pydantic, OpenAPI and forms that ask nothing of the text: they say what it is for. Any other
+that is unknown here is refused, since somebody may check it (`regex`, `ipvanyaddress`, `base64`)."""
+
+_YEAR, _LEAP = "[1-9][0-9]{3}", "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)"
+_DAYS = (
+    "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8])"
+)
+_DATE = f"({_YEAR}-({_DAYS})|{_LEAP}-02-29)"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_SPAN = "([0-9]{1,4}H([0-9]{1,4}M([0-9]{1,4}S)?)?|[0-9]{1,4}M([0-9]{1,4}S)?|[0-9]{1,4}S)"
+_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-%d[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+
+PATTERNS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "duration": f"^P([0-9]{{1,4}}[YMWD]|([0-9]{{1,4}}D)?T{_SPAN})$",
+    **{f"uuid{version}": _UUID % version for version in range(1, 9)},
+}
+"""Written by a pattern: a subset of what RFC 3339 (section 5.6 and appendix A) allows, which every reader
+takes. The library's own dates have a 29 February every year and a year 0, its times leap seconds, and its
+durations digits without end."""
+
+_LABEL = "[A-Za-z]([A-Za-z0-9]|-[A-Za-z0-9]){0,40}"
+WEB_ADDRESS = rf"^https?://({_LABEL}\.){{1,4}}[A-Za-z]{{2,12}}(:[1-9][0-9]{{0,3}})?(/[!#-;=?-Z_a-z~]*)?$"
+"""A URI that pydantic's HttpUrl takes: no bare numbers as hosts (they are read as IPv4), no punycode."""
+
+_LONGEST_WEB_ADDRESS = 2083
+"""pydantic's bound on an HttpUrl, the one thing in which its schema differs from that of other URIs."""
+
+
+def written(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema whose format can be written, became a pattern, or is gone because it is only a note.
+
+    Args:
+        schema: A JSON schema of one value; what it holds inside is left alone.
+    """
+    kind = schema.get("format")
+    if not isinstance(kind, str):
+        return dict(schema)
+    pattern = PATTERNS.get(kind)
+    if kind == "uri" and schema.get("maxLength") == _LONGEST_WEB_ADDRESS:
+        pattern = WEB_ADDRESS
+    rest = {keyword: value for keyword, value in schema.items() if keyword != "format"}
+    if kind in NOTES:
+        return rest
+    return dict(schema) if pattern is None or "pattern" in schema else {**rest, "pattern": pattern}
+
 
 Schema = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Attention of one pass of the lean decoder over the slots' cache.
 
-Knows the store of `llms.reference_cache`, a plan and a mask; refuses to know weights and models. All views
+Knows the store of `llms.decoders.reference`, a plan and a mask; refuses to know weights and models. All views
 that a pass needs are made once, not once a layer.
 
 PyTorch's CPU kernel copies keys and values once a query head where heads share them (512 tokens in bf16,
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llms.reference_cache import Plan, SlotStore
+from llms.decoders.reference import Plan, SlotStore
 
 
 class Attention:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llms.decoders.reference import Plan, Shape, SlotStore
 from llms.lean.compiler import SETS, InstructionSet, code, sets, why_not
 from llms.lean.machine import Machine, packed
 from llms.lean.weights import BLOCK
-from llms.reference_cache import Plan, Shape, SlotStore
 
 CASES = ((4, 32), (8, 64), (16, 96), (4, 128))
 """Bits of a weight and dimensions of a head: every form and every width that the source has code for."""

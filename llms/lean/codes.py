@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llms.checkpoint.folder import MANIFEST
 from llms.lean.plan import BLOCKS
+from llms.models.checkpoint import MANIFEST
 
 LAYOUT = "1"
 """To be counted up when `llms.lean.pack` orders a block in another way."""

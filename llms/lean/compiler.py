@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from llms.catalog import cache_dir
+from llms.models.catalog import cache_dir
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llms.checkpoint.skeleton import Skeleton
+from llms.decoders.reference import Plan, ReferenceDecoder
 from llms.errors import UnsupportedModel
 from llms.lean import plan as lean_plan
 from llms.lean.attention import Attention
@@ -28,8 +28,7 @@ from llms.lean.codes import CodeFile
 from llms.lean.machine import Machine, packed
 from llms.lean.plan import LARGEST
 from llms.lean.weights import FEW_ROWS, Product, four_bit_kernel, on_lattice
-from llms.reference import ReferenceDecoder
-from llms.reference_cache import Plan
+from llms.models.skeleton import Skeleton
 
 NOTHING = -1
 """What to keep of the logits where a pass only fills the cache."""
@@ -86,7 +85,7 @@ class _Layer:
 
 
 class LeanDecoder(ReferenceDecoder):
-    """Decode on the CPU over joined and reordered copies of the weights; see `llms.decoder.Decoder`.
+    """Decode on the CPU over joined and reordered copies of the weights; see `llms.decoders.base.Decoder`.
 
     Args:
         model: A model that `why_not` has nothing against. Weights that change afterwards are not seen.

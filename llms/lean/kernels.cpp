@@ -1,6 +1,6 @@
 // One pass of a Mistral-like model on the CPU: embedding, layers, final norm, logits, in one call.
 //
-// Knows the slots' cache as `llms.reference_cache` lays it out, and arguments as `llms.lean.machine` does. Every
+// Knows the slots' cache as `llms.decoders.reference` lays it out, and arguments as `llms.lean.machine` does. Every
 // value is summed in one order, whatever else is in the batch and however many threads run: a token's logits
 // have the same bits in any batch.
 

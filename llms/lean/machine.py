@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llms.decoders.reference import Plan, SlotStore
 from llms.lean.pack import BITS, LANES, pack
 from llms.lean.weights import BLOCK
-from llms.reference_cache import Plan, SlotStore
 
 HEAD = "head"
 

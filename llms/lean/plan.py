@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llms.checkpoint.facts import Facts
-from llms.checkpoint.folder import MANIFEST
-from llms.checkpoint.skeleton_layout import fits
-from llms.footprint import Setting, Use, reference
 from llms.lean.compiler import why_not
+from llms.models.checkpoint import MANIFEST, Facts
+from llms.models.memory import Setting, Use, reference
+from llms.models.skeleton import fits
 
 LARGEST = 1_000_000_000
 """Weights of the largest model taken. Beyond, memory traffic is all that counts, and a second copy of the

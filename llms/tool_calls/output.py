@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
-from llms.chat_output import AnswerInfo, last_chunk, message, tool_chunk
 from llms.grammar.close import JsonState
+from llms.output import AnswerInfo, last_chunk, message, tool_chunk
 from llms.tool_calls.format import ToolFormat, new_id
 
 if TYPE_CHECKING:

@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from llms.chat_call import Call, text_call
+from llms.call import Call, text_call
 from llms.grammar.grammar import LazyConstraint, json_of, union
 from llms.grammar.schema import OPTIONS, check_schema, prepared
 from llms.prompts import message_text
-from llms.tool_calls.choice import ToolScorer, choose_tool
-from llms.tool_calls.copy import copied_arguments
+from llms.small import ToolScorer, choose_tool, copied_arguments, last_turn, requests
 from llms.tool_calls.format import ToolFormat
 from llms.tool_calls.output import ArgumentsTranslator, CallsTranslator
-from llms.tool_calls.requests import requests
-from llms.tool_calls.turn import last_turn
 
 if TYPE_CHECKING:
-    from llms.chat_params import GenerationParams
     from llms.engine.request import Constraint
-    from llms.engine.shared import Runtime
+    from llms.params import GenerationParams
+    from llms.runtime import Runtime
 
 Tool = dict[str, Any]
 

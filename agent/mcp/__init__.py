@@ -1,0 +1,1 @@
+"""The Model Context Protocol: other programs' tools here, and our tools in other programs."""

@@ -1,0 +1,1 @@
+"""Planning for models that are too small to plan for themselves."""

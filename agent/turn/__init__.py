@@ -1,0 +1,1 @@
+"""One turn of the agent: the graph, its middleware and its events."""

@@ -1,0 +1,137 @@
+"""What each column of a step is: token, slot, position, attention group, sampling; and its way to the GPU.
+
+Knows integers and one pinned buffer. Refuses to know weights and pages. A step over ragged lists is one
+column a token; columns of one slot that fit one block of attention form a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llms.decoders.sampling import Sampling
+
+RING = 8
+"""Uploads under way at once, before the host waits for the oldest to have been read."""
+
+
+@dataclass(slots=True)
+class Column:
+    """One token of a step."""
+
+    token: int
+    slot: int
+    pos: int
+    sampling: Sampling | None
+    group: int  # how many columns the attention group that starts here has; 0: none starts here
+
+
+def lay_out(
+    slots: Sequence[int],
+    lists: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    sampling: Sequence[Sampling] | None,
+    group_tokens: int,
+    every: bool = False,
+) -> list[Column]:
+    """Lay a ragged step out as columns, the slots one after the other.
+
+    Args:
+        slots: n slots.
+        lists: n lists of tokens to append.
+        lengths: How many tokens each slot (all slots, by number) holds already.
+        sampling: n settings, for the last column of each slot.
+        group_tokens: Most columns in one group.
+        every: Sample in all columns.
+    """
+    columns: list[Column] = []
+    for index, (slot, tokens) in enumerate(zip(slots, lists, strict=True)):
+        for at, token in enumerate(tokens):
+            left = len(tokens) - at
+            group = min(left, group_tokens) if at % group_tokens == 0 else 0
+            how = sampling[index] if sampling is not None and (every or left == 1) else None
+            columns.append(Column(token, slot, lengths[slot] + at, how, group))
+    return columns
+
+
+def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int]]]:
+    """Cut ragged lists into passes of at most `columns` tokens: [(list, begin, end)], in order."""
+    passes: list[list[tuple[int, int, int]]] = [[]]
+    room = columns
+    for index, count in enumerate(counts):
+        begin = 0
+        while begin < count:
+            if room == 0:
+                passes.append([])
+                room = columns
+            take = min(count - begin, room)
+            passes[-1].append((index, begin, begin + take))
+            begin += take
+            room -= take
+    return passes
+
+
+def encode(columns: Sequence[Column], spare_slot: int, rows: NDArray[np.int32]) -> None:
+    """Write int32 [fields, width] for `graphs.FIELDS`, floats as their bits.
+
+    Columns beyond the last belong to the spare slot, whose page table is page 0 throughout.
+    """
+    rows.fill(0)
+    rows[1] = spare_slot
+    rows[:3, : len(columns)] = np.array([(c.token, c.slot, c.pos) for c in columns], np.int32).T
+    starts = [(i, c.group) for i, c in enumerate(columns) if c.group]
+    rows[3:5, : len(starts)] = np.array(starts, np.int32).T
+    floats, unsigned = rows.view(np.float32), rows.view(np.uint32)
+    for i, c in enumerate(columns):
+        how = c.sampling
+        if how is None:
+            continue
+        if how.temperature > 0:
+            rows[5, i] = how.top_k
+            floats[6:9, i] = how.temperature, how.top_p, how.min_p
+            unsigned[9:11, i] = how.seed & (2**32 - 1), how.seed >> 32 & (2**32 - 1)
+        if how.steers:
+            floats[11, i], rows[12, i] = how.repetition_penalty, len(how.logit_bias)
+
+
+class Staging:
+    """A ring of pinned buffers in front of the device's `meta`.
+
+    Args:
+        meta: int32 [fields, width] on the device.
+    """
+
+    def __init__(self, meta: Tensor) -> None:
+        self._meta = meta
+        self._pinned = [torch.empty(meta.shape, dtype=torch.int32, pin_memory=True) for _ in range(RING)]
+        self._rows = [pinned.numpy() for pinned in self._pinned]
+        self._read: list[torch.cuda.Event | None] = [None] * RING
+        self._next = 0
+
+    def upload(self, columns: Sequence[Column], spare_slot: int, given: Tensor | None = None) -> None:
+        """Queue the columns on the current stream, before whatever is launched next.
+
+        Args:
+            columns: The step's columns.
+            spare_slot: Slot of unused columns.
+            given: int64 [n] on the device, tokens that replace those of the columns.
+        """
+        event = self._read[self._next]
+        if event is not None:
+            event.synchronize()
+        encode(columns, spare_slot, self._rows[self._next])
+        self._meta.copy_(self._pinned[self._next], non_blocking=True)
+        if given is not None:
+            self._meta[0, : len(given)].copy_(given)
+
+    def launched(self) -> None:
+        """Take note that what was uploaded is under way; after the launch, which it would only hold up."""
+        event = self._read[self._next] or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._read[self._next] = event
+        self._next = (self._next + 1) % RING

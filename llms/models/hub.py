@@ -1,0 +1,548 @@
+"""One file of a Hub repository, fetched so that an interrupted download goes on where it stopped.
+
+Knows the Hub client's HTTP functions and its errors, and turns these into this package's. Refuses to know
+which files a model needs. `hf_hub_download` of huggingface_hub 1.x starts a file again after a kill (it
+writes to a name of its own each time); a shard of Mistral-7B has 5 GB, so the partial file here keeps its
+name, and the caller's lock keeps others away from it.
+
+The Hub's models on this machine: where they lie, which are whole, and what the record says of them.
+
+Knows folders and one record a repository. Refuses to use the network, and to import torch: `locate` costs a
+few `stat` calls. Besides this application's own cache it finds what other programs left in the Hub's common
+one, which it never changes.
+
+Pulling a model from the Hugging Face Hub: once, whole or not at all, going on where it stopped.
+
+Knows the Hub's client and which files a checkpoint needs. Refuses everything but safetensors, configuration
+and tokenizer files, and a configuration that asks for code, before the weights come. What is here already is
+`llms.models.hub`'s to know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llms.errors import (
+    DamagedCheckpoint,
+    FetchFailed,
+    GatedModel,
+    HashMismatch,
+    LLMError,
+    UnknownModel,
+    UnsupportedModel,
+)
+from llms.models.checkpoint import (
+    INDEX,
+    PICKLES,
+    TOKENIZERS,
+    WEIGHTS,
+    Notify,
+    check_config,
+    disk_errors,
+    folder_bytes,
+    locked,
+    require_space,
+    sha256_file,
+    silent,
+    size_text,
+    weight_files,
+)
+from llms.models.embedded import Progress, no_progress
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A file of a repository, as the Hub announces it.
+
+    Attributes:
+        repo: Hub id.
+        name: The file's name in the repository.
+        commit: The commit to take it from.
+        size: Its size in bytes.
+        sha256: Its hash, where the Hub announces one (large files); None elsewhere.
+    """
+
+    repo: str
+    name: str
+    commit: str
+    size: int
+    sha256: str | None
+
+    @property
+    def part(self) -> str:
+        """Name of the file that keeps its beginning."""
+        return f"{self.sha256 or self.commit}-{self.name.replace('/', '--')}.incomplete"
+
+
+def fetch_file(wanted: Wanted, *, folder: Path, parts: Path, token: str | None) -> Path:
+    """Bring one file into a folder; nothing stands under its name until it is whole.
+
+    Args:
+        wanted: The file.
+        folder: Where it belongs.
+        parts: Where its beginning is kept meanwhile.
+        token: Access token; None for the one that the Hub's client has stored.
+
+    Raises:
+        HashMismatch: It arrived with another size or hash; what arrived is deleted.
+        Exception: The Hub client's own errors (`hub_errors` translates them).
+    """
+    target = folder / wanted.name
+    if target.is_file() and target.stat().st_size == wanted.size:
+        return target
+    part = parts / wanted.part
+    part.touch()
+    if part.stat().st_size > wanted.size:
+        part.write_bytes(b"")
+    try:
+        _append(wanted, part, token)
+    finally:
+        if part.stat().st_size == 0 < wanted.size:
+            part.unlink()  # refused before the first byte: nothing to go on from
+    _check(wanted, part)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(target)
+    return target
+
+
+def _append(wanted: Wanted, part: Path, token: str | None) -> None:
+    """Append what is missing of a file, and see it onto the disk."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not re-exported
+
+    with part.open("r+b") as file, _no_bar():
+        begun = file.seek(0, os.SEEK_END)
+        http_get(
+            hf_hub_url(wanted.repo, wanted.name, revision=wanted.commit),
+            file,
+            resume_size=begun,
+            headers=build_hf_headers(token=token),
+            expected_size=wanted.size,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(wanted: Wanted, part: Path) -> None:
+    found = part.stat().st_size
+    wrong = f"{found:,} bytes, expected {wanted.size:,}" if found != wanted.size else ""
+    if not wrong and wanted.sha256 is not None and (digest := sha256_file(part)) != wanted.sha256:
+        wrong = f"sha256 {digest}, expected {wanted.sha256}"
+    if wrong:
+        part.unlink()
+        raise HashMismatch(
+            f"{wanted.name} of {wanted.repo!r} arrived with {wrong}; run `agent models pull {wanted.repo}` "
+            "again"
+        )
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    # The client draws its bar unless this logger is silent; the caller reports progress by itself.
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    drawn = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if drawn:
+            enable_progress_bars()
+
+
+@contextmanager
+def hub_errors(repo: str, revision: str, home: Path) -> Iterator[None]:
+    """Translate the Hub client's errors into this package's, with the page to visit or the command to run.
+
+    Args:
+        repo: Hub id.
+        revision: What was asked for.
+        home: The repository's folder in the cache, for a copy by hand.
+
+    Raises:
+        UnknownModel: No such repository or revision.
+        GatedModel: The licence is not accepted, or the token is missing or refused.
+        FetchFailed: No network, or the Hub refused or broke off.
+    """
+    import httpx
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repo}"
+    try:
+        yield
+    except LLMError:
+        raise
+    except errors.GatedRepoError as error:
+        raise GatedModel(
+            f"{repo!r} is gated: accept its licence at {page}, then log in with `hf auth login` (or set "
+            f"HF_TOKEN) and pull again; the Hub said: {_said(error)}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UnknownModel(
+            f"expected a repository {repo!r} on the Hub, found none that this token may see; check the name "
+            f"at {page}, and for a private one log in with `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UnknownModel(
+            f"expected revision {revision!r} in {repo!r}, found none; {page}/tree/main has its branches and "
+            "tags"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise _refused(repo, home, error) from error
+    except json.JSONDecodeError as error:
+        raise DamagedCheckpoint(
+            f"expected JSON in the configuration of {repo!r}, found: {error}; tell its authors, take another "
+            "model"
+        ) from error
+    except (
+        ConnectionError,
+        httpx.HTTPError,
+        errors.EntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+    ) as error:
+        raise FetchFailed(_no_network(repo, home, error)) from error
+
+
+def _refused(repo: str, home: Path, error: Exception) -> LLMError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return GatedModel(
+            f"the Hub refused this token for {repo!r} ({status}): {_said(error)}; make a new one at "
+            f"https://huggingface.co/settings/tokens and log in with `hf auth login`"
+        )
+    return FetchFailed(_no_network(repo, home, error))
+
+
+def _said(error: Exception) -> str:
+    text = str(getattr(error, "server_message", None) or error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__
+
+
+def _no_network(repo: str, home: Path, error: Exception) -> str:
+    return (
+        f"could not fetch {repo!r}: {_said(error)}; check the network (and that HF_HUB_OFFLINE is not set) "
+        f"and pull again, it goes on where it stopped; or copy {str(home)!r} from a machine that has pulled "
+        "it"
+    )
+
+
+_RECORD = "pulled.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """A model that was pulled.
+
+    Attributes:
+        repo: Its Hub id.
+        revision: What was asked for: a branch, tag or commit.
+        commit: The commit that it stood for.
+        folder: The checkpoint.
+        size: Its size in bytes.
+    """
+
+    repo: str
+    revision: str
+    commit: str
+    folder: Path
+    size: int
+
+
+def locate(repo: str, revision: str | None, cache: Path) -> Path | None:
+    """Return the folder of a model that is on this machine, whole; None where it is not. No network is used.
+
+    Args:
+        repo: Hub id.
+        revision: Branch, tag or commit; None for `main`.
+        cache: The cache's root; the Hub's common cache is looked at after it.
+    """
+    home, asked = home_of(repo, cache), revision or "main"
+    for name, entry in read_records(home).items():
+        if asked in (name, entry["commit"]):
+            folder = home / "snapshots" / str(entry["commit"])
+            if all(is_there(folder, file, known["size"]) for file, known in entry["files"].items()):
+                return folder
+    return locate_common(repo, asked)
+
+
+def pulled(cache: Path) -> list[Pulled]:
+    """List what was pulled into this application's cache, by Hub id."""
+    found = []
+    for home in sorted((cache / "hub").glob("models--*")):
+        for name, entry in read_records(home).items():
+            folder = home / "snapshots" / entry["commit"]
+            size = sum(known["size"] for known in entry["files"].values())
+            found.append(
+                Pulled(repo=entry["repo"], revision=name, commit=entry["commit"], folder=folder, size=size)
+            )
+    return found
+
+
+def remove(repo: str, cache: Path, revision: str | None = None) -> int:
+    """Delete a pulled model from this application's cache; the Hub's common cache is never touched.
+
+    Args:
+        repo: Hub id.
+        cache: The cache's root.
+        revision: The one revision to delete; None for all of them.
+
+    Returns:
+        The bytes freed; 0 where there was nothing.
+
+    Raises:
+        CacheNotWritable: It cannot be deleted.
+    """
+    home = home_of(repo, cache)
+    if not home.exists():
+        return 0
+    size = folder_bytes(home)
+    with locked(home), disk_errors(home):
+        others = {name: entry for name, entry in read_records(home).items() if name != revision}
+        if revision is not None and others:
+            gone = read_records(home).get(revision, {}).get("commit")
+            _write_records(home, others)
+            if gone and all(entry["commit"] != gone for entry in others.values()):
+                shutil.rmtree(home / "snapshots" / gone)
+            return size - folder_bytes(home)
+        # The record goes first: a deletion that breaks off then leaves nothing that looks whole.
+        (home / _RECORD).unlink(missing_ok=True)
+        shutil.rmtree(home)
+    return size
+
+
+def home_of(repo: str, cache: Path) -> Path:
+    """Return a repository's folder in this application's cache, whether or not it is there."""
+    return cache / "hub" / f"models--{repo.replace('/', '--')}"
+
+
+def is_there(folder: Path, name: str, size: int) -> bool:
+    """Tell whether a file is whole, by its size in bytes."""
+    path = folder / name
+    return path.is_file() and path.stat().st_size == size
+
+
+def read_records(home: Path) -> dict[str, Any]:
+    """Read what was pulled of a repository: revision -> repo, commit and files (size, sha256)."""
+    try:
+        found = json.loads((home / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def add_record(
+    home: Path, repo: str, revision: str, commit: str, files: dict[str, int], hashes: dict[str, str]
+) -> None:
+    """Write down that a revision is here, whole, with its files' sizes and hashes."""
+    known = {name: {"size": size, "sha256": hashes.get(name)} for name, size in files.items()}
+    _write_records(home, {**read_records(home), revision: {"repo": repo, "commit": commit, "files": known}})
+
+
+def _write_records(home: Path, records: dict[str, Any]) -> None:
+    part = home / f"{_RECORD}.partial"
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(records, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(home / _RECORD)
+
+
+def locate_common(repo: str, revision: str) -> Path | None:
+    """Return a checkpoint that another program left in the Hub's common cache; None where it is not whole."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    commit = revision
+    with suppress(OSError):
+        commit = (home / "refs" / revision).read_text(encoding="utf-8").strip()
+    folder = home / "snapshots" / commit
+    try:
+        sizes = [path.stat().st_size for path in (folder / "config.json", *weight_files(folder))]
+    except (LLMError, OSError):
+        return None
+    return folder if all(sizes) and any((folder / name).is_file() for name in TOKENIZERS) else None
+
+
+SHARDS = "model-*-of-*.safetensors"
+CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json")
+SMALL_FILES = (
+    *CONFIGS,
+    *TOKENIZERS,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_POLL_S = 0.5
+
+
+def pull(
+    repo: str,
+    revision: str | None,
+    cache: Path,
+    *,
+    notify: Notify = silent,
+    progress: Progress = no_progress,
+    token: str | None = None,
+) -> Pulled:
+    """Fetch a repository's safetensors, configuration and tokenizer; an interrupted pull is resumed.
+
+    Args:
+        repo: Hub id.
+        revision: Branch, tag or commit; None for `main`.
+        cache: The cache's root.
+        notify: Takes a line before each slow step.
+        progress: Told of the bytes that have arrived.
+        token: Access token; None for the one that the Hub's client has stored.
+
+    Raises:
+        UnknownModel: No such repository or revision.
+        GatedModel: The licence is not accepted, or the token is missing or refused.
+        UnsupportedModel: No safetensors, no tokenizer, no decoder, or a configuration that asks for code.
+        FetchFailed: No network, or the Hub broke off.
+        HashMismatch: A file arrived with another size than the Hub announced.
+        NoSpace: The disk has no room for it.
+        CacheNotWritable: The cache cannot be written.
+    """
+    asked = revision or "main"
+    home = home_of(repo, cache)
+    with locked(home, notify), hub_errors(repo, asked, home), disk_errors(home):
+        notify(f"asking the Hub for {repo} ({asked})")
+        info = _info(repo, asked, token)
+        commit, siblings = str(info.sha), info.siblings or []
+        if (common := locate_common(repo, commit)) is not None:
+            notify(f"{repo} is whole in the Hub's common cache ({common}); nothing to fetch")
+            return Pulled(repo=repo, revision=asked, commit=commit, folder=common, size=_size(common))
+        files = select(repo, {item.rfilename: int(item.size or 0) for item in siblings})
+        hashes = {item.rfilename: item.lfs.sha256 for item in siblings if item.lfs is not None}
+        folder = home / "snapshots" / commit
+        for place in (folder, home / "parts"):
+            place.mkdir(parents=True, exist_ok=True)
+        _reuse(home, folder, files, hashes)
+        with _reported(home, folder, repo, sum(files.values()), progress):
+            for name in _in_order(files):
+                if name == _first_large(files):
+                    _announce(home, folder, repo, files, notify)
+                wanted = Wanted(
+                    repo=repo, name=name, commit=commit, size=files[name], sha256=hashes.get(name)
+                )
+                path = fetch_file(wanted, folder=folder, parts=home / "parts", token=token)
+                if name in CONFIGS:
+                    check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
+        add_record(home, repo, asked, commit, files, hashes)
+        shutil.rmtree(home / "parts")
+    return Pulled(repo=repo, revision=asked, commit=commit, folder=folder, size=sum(files.values()))
+
+
+def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
+    """Choose what a checkpoint needs from a repository's files.
+
+    Args:
+        repo: Hub id, for the message.
+        sizes: Every file's name and size in bytes.
+
+    Raises:
+        UnsupportedModel: No safetensors, configuration or tokenizer.
+    """
+    if INDEX in sizes:
+        weights = {name for name in sizes if name == INDEX or (fnmatch(name, SHARDS) and "/" not in name)}
+    else:
+        weights = {WEIGHTS} & sizes.keys()
+    if not any(name.endswith(".safetensors") for name in weights):
+        others = sorted(name for name in sizes if name.endswith((*PICKLES, ".gguf", ".safetensors")))
+        raise UnsupportedModel(
+            f"expected {WEIGHTS} (or shards with an index) in {repo!r}, found {others[:4] or 'no weights'}; "
+            "pickles are never opened: take a revision or repository with safetensors, or download a .gguf "
+            "and give its path"
+        )
+    if "config.json" not in sizes:
+        raise UnsupportedModel(
+            f"expected config.json in {repo!r}, found none; is it an adapter? Then pull its base model and "
+            "give the adapter's folder with --adapter"
+        )
+    if not any(name in sizes for name in TOKENIZERS):
+        raise UnsupportedModel(
+            f"expected a tokenizer ({', '.join(TOKENIZERS)}) in {repo!r}, found none; pull the base model "
+            "instead"
+        )
+    return {name: sizes[name] for name in sorted(weights | (set(SMALL_FILES) & sizes.keys()))}
+
+
+def _info(repo: str, revision: str, token: str | None) -> ModelInfo:
+    from huggingface_hub import HfApi
+
+    return HfApi(token=token).model_info(repo, revision=revision, files_metadata=True)
+
+
+def _in_order(files: dict[str, int]) -> list[str]:
+    # Configurations first, as they may be refused; then small before large.
+    return sorted(files, key=lambda name: (name not in CONFIGS, files[name], name))
+
+
+def _first_large(files: dict[str, int]) -> str:
+    return next(name for name in _in_order(files) if name not in CONFIGS)
+
+
+def _announce(home: Path, folder: Path, repo: str, files: dict[str, int], notify: Notify) -> None:
+    missing = sum(size for name, size in files.items() if not is_there(folder, name, size))
+    begun = folder_bytes(home / "parts")
+    require_space(home, max(missing - begun, 0) + 2**24, f"pulling {repo}")
+    if missing:
+        left = size_text(missing - begun)
+        after = f" ({size_text(begun)} are here already)" if begun else ""
+        notify(f"fetching {left} of {repo} into {home}{after}")
+
+
+def _reuse(home: Path, folder: Path, files: dict[str, int], hashes: dict[str, str]) -> None:
+    """Link files that an earlier revision has already, and drop what has another size than announced."""
+    for name, size in files.items():
+        if not is_there(folder, name, size):
+            (folder / name).unlink(missing_ok=True)
+    for entry in read_records(home).values():
+        for name, known in entry["files"].items():
+            old = home / "snapshots" / entry["commit"]
+            same = name in hashes and hashes[name] == known["sha256"] and is_there(old, name, files[name])
+            if same and not (folder / name).exists():
+                os.link(old / name, folder / name)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+@contextmanager
+def _reported(home: Path, folder: Path, repo: str, total: int, progress: Progress) -> Iterator[None]:
+    """Report the size of what has arrived, complete or not, until the block ends."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_POLL_S):
+            with suppress(OSError):
+                progress(repo, min(folder_bytes(folder) + folder_bytes(home / "parts"), total), total)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+    progress(repo, total, total)

@@ -1,0 +1,230 @@
+"""A loaded model ready for text: engine, tokenizer and prompts, shared by everything that asks alike.
+
+Knows how texts become token ids and which tokens end an answer; refuses to know LangChain's model classes.
+Two chat models with the same load settings use one copy of the weights and one batch.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+from weakref import WeakSet
+
+from langchain_core.messages import BaseMessage
+
+from llms.engine.engine import Engine
+from llms.engine.prefix import common_prefix
+from llms.errors import BadRequest
+from llms.models.load import LoadedModel, LoadSpec, load, make_decoder
+from llms.prompts import PromptBuilder
+
+if TYPE_CHECKING:
+    from llms.grammar.grammar import Grammars
+    from llms.protocols import Prompt, ScoreRequest
+
+_SHARED: dict[tuple[LoadSpec, str, int], Runtime] = {}
+_LOCKS: dict[tuple[LoadSpec, str, int], threading.Lock] = {}
+_GUARD = threading.Lock()
+_ALL: WeakSet[Runtime] = WeakSet()
+
+
+class Runtime:
+    """One loaded model with its engine.
+
+    Args:
+        loaded: Model and tokenizer.
+        decoder: Which decoder to use: `auto`, `reference` or `fast`.
+        max_slots: Number of sequences that have KV at once, cached ones included.
+
+    Attributes:
+        identity: Tells this runtime from any other, in other processes too.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
+        self.loaded = loaded
+        self.tokenizer = loaded.codec
+        self.prompts = PromptBuilder(loaded.codec)
+        self.identity = secrets.token_hex(8)
+        self._new_engine: Callable[[], Engine] = lambda: Engine(
+            make_decoder(loaded, max_slots=max_slots, kind=decoder)
+        )
+        self._engine: Engine | None = self._new_engine()
+        self.end_ids = _end_ids(loaded)
+        self._building = threading.Lock()
+        _ALL.add(self)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; in a forked child a new one on the same weights."""
+        if self._engine is None:
+            with self._building:
+                self._engine = self._engine or self._new_engine()
+        return self._engine
+
+    def forked(self) -> None:
+        """Leave the parent's engine alone: its locks may be held, and its leader is not in this process."""
+        self._engine, self._building = None, threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies share the weights."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be written down.
+
+        Raises:
+            BadRequest: Always; a model known by name is loaded again where its settings arrive.
+        """
+        raise BadRequest(
+            f"Expected a model that another process can load by name, found {self.loaded.name!r}, which was "
+            "handed over loaded. Save it to a folder and give that as model=."
+        )
+
+    @property
+    def small(self) -> bool:
+        """Whether the model needs guidance to pick tools and arguments (under a billion parameters)."""
+        return self.loaded.parameters < 1_000_000_000
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of control tokens, which no text may hold."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        marked = {i for i, token in added.items() if getattr(token, "special", True)}
+        return frozenset({*self.tokenizer.all_special_ids, *marked})
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiled grammars for this tokenizer, made on first use (0.5 s for 49,152 tokens)."""
+        from llms.grammar.grammar import Grammars
+
+        return Grammars(self)
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Return the ids of a raw text; `special` adds what the tokenizer puts around one (BOS)."""
+        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        return [int(i) for i in ids]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids, control tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def decode_with(self, marker: str) -> Callable[[list[int]], str]:
+        """Return a `decode` that shows one control token by its name."""
+        shown = self.tokenizer.convert_tokens_to_ids(marker)
+
+        def decode(ids: list[int]) -> str:
+            if shown not in ids:
+                return self.decode(ids)
+            place = ids.index(shown)
+            return self.decode(ids[:place]) + marker + decode(ids[place + 1 :])
+
+        return decode
+
+    def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Return the ids of a prompt: raw text as it is, messages through the chat template."""
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        return self.encode(self.prompts.render(prompt, tools), special=False)
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """Return log-probabilities (nats); see `llms.protocols.Scorer`."""
+        return self.engine.score([self._score_item(prompt, texts) for prompt, texts in requests])
+
+    def _score_item(self, prompt: Prompt, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Tokenize a prompt with its continuations."""
+        if isinstance(prompt, str):
+            return self.split(prompt, texts)
+        _check_messages(prompt)
+        return self.split(self.prompts.render(prompt), texts, special=False)
+
+    def split(
+        self, text: str, continuations: Sequence[str], *, special: bool = True
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokenize a text with each continuation as one, and split where all agree.
+
+        A tokenizer may merge the text's last characters with a continuation's first ones. Splitting each full
+        text at the shortest common prefix compares the continuations on equal terms, as the sum over the same
+        text positions.
+
+        Returns:
+            The ids all begin with, and the rest of each.
+
+        Raises:
+            BadRequest: An empty continuation.
+        """
+        base = self.encode(text, special=special)
+        full = [self.encode(text + continuation, special=special) for continuation in continuations]
+        for continuation, ids in zip(continuations, full, strict=True):
+            if not continuation or not ids:
+                raise BadRequest(f"Expected continuations with text, found {continuation!r}. Leave it out.")
+        place = min([len(base), *(min(common_prefix(ids, base), len(ids) - 1) for ids in full)])
+        if place == 0:
+            # Nothing stands before the first token: the model's own start of text does.
+            start = self.tokenizer.bos_token_id
+            start = start if start is not None else next(iter(self.end_ids), 0)
+            return [int(start)], full
+        return base[:place], [ids[place:] for ids in full]
+
+
+def shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime:
+    """Return the runtime of a load specification, loading it on first use; other threads wait for it."""
+    key = (spec, decoder, max_slots)
+    with _GUARD:
+        lock = _LOCKS.setdefault(key, threading.Lock())
+    with lock:
+        if key not in _SHARED:
+            _SHARED[key] = Runtime(load(spec), decoder=decoder, max_slots=max_slots)
+        return _SHARED[key]
+
+
+def find_shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime | None:
+    """Return the runtime of a load specification if something has loaded it already."""
+    return _SHARED.get((spec, decoder, max_slots))
+
+
+def unload_all() -> None:
+    """Forget every shared model; their memory is freed once nobody uses them."""
+    with _GUARD:
+        _SHARED.clear()
+        _LOCKS.clear()
+
+
+def _after_fork() -> None:
+    """Make what is loaded usable in a forked child: it has the weights, but none of the other threads.
+
+    libgomp's threads are gone as well, and a pass that waits for them never ends: one thread has to do.
+    """
+    global _GUARD
+    _GUARD = threading.Lock()
+    _LOCKS.clear()
+    for runtime in list(_ALL):
+        runtime.forked()
+    if _ALL and (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _check_messages(prompt: Sequence[BaseMessage]) -> None:
+    if not all(isinstance(message, BaseMessage) for message in prompt):
+        raise BadRequest(f"Expected a text or a list of messages as the prompt, found {prompt!r}.")
+
+
+def _end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Collect end tokens: the tokenizer's, the generation configuration's, and the template's turn end."""
+    tokenizer = loaded.codec
+    found = {tokenizer.eos_token_id}
+    for config in (getattr(loaded.body, "generation_config", None), loaded.body.config):
+        value = getattr(config, "eos_token_id", None)
+        found.update(value if isinstance(value, list | tuple) else [value])
+    for text in ("<|im_end|>", "<|eot_id|>", "<|end|>"):
+        vocabulary_id = tokenizer.convert_tokens_to_ids(text)
+        if vocabulary_id is not None and vocabulary_id != tokenizer.unk_token_id:
+            found.add(vocabulary_id)
+    return frozenset(int(i) for i in found if i is not None)
