@@ -66,7 +66,7 @@ SIGNALS: tuple[str, ...] = (
 )
 
 SIGNALS_DIGEST = "f8e805f3d516b918"
-"""Digest of what `signals` finds in every example. The weights follow from it, and computing it takes a second,
+"""Digest of what `signals` finds in every example. The weights follow from it. Computing it takes a second,
 so it is written down here; a test compares it with the code."""
 
 _EXPRESSION = re.compile(
