@@ -248,7 +248,7 @@ class Parts:
     @property
     def steered(self) -> bool:
         """Whether the router plans: as the setting says, else where the model says it is small."""
-        from chains.rag import writes_well
+        from llms.protocols import writes_well
 
         return self.settings.planner == "routed" or (
             self.settings.planner == "auto" and not writes_well(self.model)
@@ -308,7 +308,7 @@ class Parts:
         """What keeps a long conversation in the window; a small model's summaries come from the chain."""
         from agent.turn.compaction import Compaction
         from chains import summarize_chain
-        from chains.rag import writes_well
+        from llms.protocols import writes_well
 
         chain = summarize_chain(self.model)
 

@@ -240,6 +240,16 @@ class LocalFields(Serializable):
         """Score many prompts in one batch; see `llms.protocols.Scorer`."""
         return self.runtime().score_many(requests)
 
+    @property
+    def writes_well(self) -> bool:
+        """False for a model of fewer than a billion parameters; see `llms.protocols.WritesWell`."""
+        return not self.runtime().small
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of each piece of the tokenizer's vocabulary; see `llms.protocols.Vocabulary`."""
+        vocabulary: dict[str, int] = self.runtime().tokenizer.get_vocab()
+        return vocabulary
+
     def cache_key(self) -> str:
         """Return what tells this model's answers from another's in LangChain's caches.
 

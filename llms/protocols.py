@@ -1,12 +1,19 @@
-"""The torch-free seams that chains and tools may import: what a model can do beyond LangChain's interface.
+"""What a model can do beyond LangChain's interface, as Protocols that chains and tools may import.
 
-Knows LangChain's message and runnable types; refuses to know tensors, tokenizers and weights.
+A chain asks for a Protocol, never for a class or an attribute of `ChatLocal`, so any LangChain model can take
+part by implementing one. This module imports no torch: it knows LangChain's messages, and no tensors,
+tokenizers or weights.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> model = FakeListChatModel(responses=["Hello"]).bind(stop=["."])
+    >>> find(model, Scorer) is None, writes_well(model)
+    (True, True)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from langchain_core.messages import BaseMessage
 
@@ -16,10 +23,12 @@ Prompt = str | Sequence[BaseMessage]
 ScoreRequest = tuple[Prompt, Sequence[str]]
 """A prompt and the continuations to score after it."""
 
+Capability = TypeVar("Capability")
+
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A model that tells how probable given texts are as continuations of a prompt."""
+    """A model that returns the log-probability of given texts as continuations of a prompt."""
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[float]:
         """Return the natural-log probability of each continuation (the sum over its tokens).
@@ -48,19 +57,65 @@ class Scorer(Protocol):
         ...
 
 
-def find_scorer(runnable: Any) -> Scorer | None:
-    """Find the `Scorer` inside a model, also one wrapped by `.bind()`, `.with_config()` or `.with_retry()`.
+@runtime_checkable
+class WritesWell(Protocol):
+    """A model that says whether it can be trusted to write text of its own.
+
+    A small model makes mistakes when it writes but can still rank and score, so chains let it choose among
+    sentences instead.
+    """
+
+    @property
+    def writes_well(self) -> bool:
+        """True if the model may write answers, summaries and plans. `ChatLocal` loads itself to tell."""
+        ...
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """A model whose tokenizer's pieces can be listed, for example to find its fill-in-the-middle marks."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of each piece of the vocabulary, added tokens included."""
+        ...
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A model that takes a `seed`, so that the same seed draws the same tokens."""
+
+    seed: int | None
+
+
+def layers(model: Any) -> Iterator[Any]:
+    """Yield `model` and what it wraps, the outermost first and the model proper last.
+
+    Looks inside `.bind()`, `.with_config()` and `.with_retry()`, and at the first model of
+    `.with_fallbacks()`. Stops after 32 layers, so a wrapper that holds itself does no harm.
+    """
+    for _ in range(32):
+        if model is None:
+            return
+        yield model
+        model = getattr(model, "bound", None) or getattr(model, "runnable", None)
+
+
+def find(model: Any, protocol: type[Capability]) -> Capability | None:
+    """Return the first layer of `model` that implements `protocol`, or None if there is none.
 
     Args:
-        runnable: A chat model, an LLM, or a runnable binding around one.
-
-    Returns:
-        The first object in the chain of wrappers that scores, or None.
+        model: A chat model, an LLM, or a wrapper around one (see `layers`).
+        protocol: A runtime-checkable Protocol, such as `Scorer`.
     """
-    seen = 0
-    while runnable is not None and seen < 32:
-        if isinstance(runnable, Scorer):
-            return runnable
-        runnable = getattr(runnable, "bound", None) or getattr(runnable, "runnable", None)
-        seen += 1
-    return None
+    return next((one for one in layers(model) if isinstance(one, protocol)), None)
+
+
+def find_scorer(model: Any) -> Scorer | None:
+    """Return the `Scorer` inside `model`, or None if it cannot score."""
+    return find(model, Scorer)
+
+
+def writes_well(model: Any) -> bool:
+    """Return False if `model` says that it is too small to write well, else True."""
+    found = find(model, WritesWell)
+    return found is None or found.writes_well

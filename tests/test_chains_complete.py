@@ -142,16 +142,9 @@ def test_scores_rank_candidates() -> None:
 
 
 def test_marks_for_filling_in_are_used_where_the_tokenizer_has_them() -> None:
-    class Tokenizer:
+    class Filling(RawModel):
         def get_vocab(self) -> dict[str, int]:
             return {"<fim_prefix>": 1, "<fim_suffix>": 2, "<fim_middle>": 3}
-
-    class Runtime:
-        tokenizer = Tokenizer()
-
-    class Filling(RawModel):
-        def runtime(self) -> Runtime:
-            return Runtime()
 
     model = Filling(texts=["pi * r ** 2"])
     assert complete_chain(model, kind="code").invoke(GAP) == "pi * r ** 2"

@@ -12,6 +12,7 @@ import importlib
 import pytest
 
 MODULES = [
+    "llms.protocols",
     "sandbox.limits",
     "sandbox.result",
 ]

@@ -24,7 +24,7 @@ from chains.classify.labels import Label
 from chains.classify.model import ModelScores, reply_probabilities
 from chains.classify.result import Method
 from chains.errors import OptionError, ScoringNeededError
-from llms.protocols import Scorer, find_scorer
+from llms.protocols import Scorer, find
 
 Wanted = Literal["auto", "embedder", "examples", "model", "reply"]
 Model = Runnable[LanguageModelInput, Any]
@@ -43,7 +43,7 @@ class Scoring:
     @cached_property
     def scorer(self) -> Scorer | None:
         """The model's own scoring, where it has one."""
-        return find_scorer(self.llm) if self.llm is not None else None
+        return find(self.llm, Scorer)
 
     @cached_property
     def label_rows(self) -> NDArray[np.float32]:

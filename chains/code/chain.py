@@ -34,6 +34,7 @@ from chains.errors import OptionError
 from chains.options import require_model, require_whole
 from chains.prompts import load_prompt
 from chains.runnable import generator_chain
+from llms.protocols import Seeded, find
 
 Model = Runnable[LanguageModelInput, Any]
 _PROBLEM = 1200
@@ -91,10 +92,7 @@ def sampled(model: Model, seed: int) -> Model:
     if not hasattr(model, "bind"):
         return model
     options: dict[str, Any] = {"temperature": _OTHERS_TEMPERATURE}
-    inner: Any = model
-    while (bound := getattr(inner, "bound", None)) is not None:
-        inner = bound
-    if "seed" in getattr(type(inner), "model_fields", {}):
+    if find(model, Seeded) is not None:
         options["seed"] = seed
     return model.bind(**options)
 

@@ -20,7 +20,7 @@ from chains.complete.model import Continuer, Model, fim_marks
 from chains.errors import InputError, OptionError, require_text, shown
 from chains.options import require_model, require_whole
 from chains.runnable import generator_chain
-from llms.protocols import find_scorer
+from llms.protocols import Scorer, find
 
 Kind = Literal["text", "code"]
 Gap = str | Mapping[str, str]
@@ -234,7 +234,7 @@ class _Steps:
         return [one for one in tries if python.parses(prefix + one + suffix)][:24]
 
     def _ranked(self, prefix: str, suffix: str, texts: Sequence[str], parse: bool | None) -> list[Candidate]:
-        scorer = find_scorer(self.llm)
+        scorer = find(self.llm, Scorer)
         if scorer is None or not texts:
             return [Candidate(text, 0.0, parse) for text in texts]
         shown = _shown(prefix)

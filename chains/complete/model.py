@@ -13,9 +13,11 @@ from typing import Any
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 
 from chains.prompts import load_prompt
+from llms.protocols import Vocabulary, find
 
 Model = Runnable[LanguageModelInput, Any]
 _PREAMBLE = re.compile(r"(?is)\A(?:sure|certainly|here(?:'s| is))\b[^\n]{0,80}:\s*\n+")
@@ -29,34 +31,29 @@ _FIM = (
 )
 
 
-def unwrapped(llm: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
-    """Return the model inside `.bind()` and `.with_config()`, and what these bound: options and config."""
+def unbound(llm: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
+    """Return the model inside `.bind()` and `.with_config()`, and the options and config bound to it."""
     options: dict[str, Any] = {}
     config: RunnableConfig = {}
-    for _ in range(16):
-        inner = getattr(llm, "bound", None)
-        if inner is None:
-            break
-        # What was bound last, on the outside, wins.
-        options = {**getattr(llm, "kwargs", {}), **options}
-        config = merge_configs(getattr(llm, "config", None), config)
-        llm = inner
+    while isinstance(llm, RunnableBindingBase):
+        # The outermost binding was made last, so it wins.
+        options = {**llm.kwargs, **options}
+        config = merge_configs(llm.config, config)
+        llm = llm.bound
     return llm, options, config
 
 
 def fim_marks(llm: Any) -> tuple[str, str, str] | None:
-    """Return the fill-in-the-middle marks of the model's tokenizer, or None.
+    """Return the fill-in-the-middle marks of the model's tokenizer, or None if it has none.
 
-    Looks at `runtime().tokenizer` (models of this package) and `pipeline.tokenizer` (LangChain's own for
-    pipelines).
+    Asks a model that is a `Vocabulary`, such as `LocalLLM`, or the tokenizer of LangChain's
+    `HuggingFacePipeline`.
     """
-    model = unwrapped(llm)[0]
-    runtime = getattr(model, "runtime", None)
-    holder = runtime() if callable(runtime) else getattr(model, "pipeline", None)
-    tokenizer = getattr(holder, "tokenizer", None)
-    if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
+    pipeline = getattr(unbound(llm)[0], "pipeline", None)
+    found = find(llm, Vocabulary) or find(getattr(pipeline, "tokenizer", None), Vocabulary)
+    if found is None:
         return None
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = found.get_vocab()
     return next((marks for marks in _FIM if all(mark in vocabulary for mark in marks)), None)
 
 
@@ -75,7 +72,7 @@ class Continuer:
         """Keep the model, its fill-in-the-middle marks and what a drawn continuation ends before."""
         self._stop = stop
         self._llm, self._code, self._max_tokens, self._fim = llm, code, max_tokens, fim
-        self._inner, self._options, self._bound = unwrapped(llm)
+        self._inner, self._options, self._bound = unbound(llm)
         self._raw = isinstance(self._inner, BaseLLM)
 
     @property

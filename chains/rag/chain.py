@@ -22,7 +22,7 @@ from chains.rag.condense import condense, read_input
 from chains.rag.evidence import Decision, Passage, Ranker, decide, to_passages
 from chains.rag.generate import NotInDocuments, Released, extract, generate
 from chains.runnable import generator_chain
-from llms.protocols import find_scorer
+from llms.protocols import Scorer, find, writes_well
 
 Mode = Literal["auto", "extractive", "generative"]
 NOT_FOUND = "Not in your documents."
@@ -73,33 +73,12 @@ def rag_chain(
         llm=require_model(llm),
         retriever=require_retriever(retriever),
         embeddings=require_embeddings(embeddings),
-        ranker=Ranker(embeddings=embeddings, scorer=find_scorer(llm)),
+        ranker=Ranker(embeddings=embeddings, scorer=find(llm, Scorer)),
         mode=mode,
         threshold=threshold,
         sentences=sentences,
     )
     return generator_chain(steps.run, name="rag_chain", result=Answer)
-
-
-def writes_well(llm: Model) -> bool:
-    """Tell whether `llm` may write answers: it may, unless it is known to be small.
-
-    A model tells so by `writes_well` of its own, or by `runtime().small`, as `ChatLocal` does (under a
-    billion parameters); that loads it. Wrappers made by `.bind()` and `.with_config()` are looked through.
-    """
-    inner: Any = llm
-    for _ in range(16):
-        told = getattr(inner, "writes_well", None)
-        if isinstance(told, bool):
-            return told
-        runtime = getattr(inner, "runtime", None)
-        small = getattr(runtime(), "small", None) if callable(runtime) else None
-        if isinstance(small, bool):
-            return not small
-        inner = getattr(inner, "bound", None)
-        if inner is None:
-            break
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)

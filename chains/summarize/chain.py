@@ -25,7 +25,6 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 
 from chains.errors import EmptyInputError, OptionError, UnusableReplyError, require_text, shown
 from chains.options import require_embeddings, require_model, require_whole
-from chains.rag.chain import writes_well
 from chains.runnable import generator_chain, stepped
 from chains.summarize.cache import FolderCache, key
 from chains.summarize.extract import Digest, choose, digest
@@ -35,6 +34,7 @@ from chains.summarize.sources import SummaryInput, read_documents
 from chains.summarize.write import Model, Writer, check, sentences_of
 from chains.text.vectors import WordVectors, unit_vectors
 from chains.text.words import numbers
+from llms.protocols import writes_well
 
 Mode = Literal["auto", "extractive", "written"]
 Progress = Callable[[int, int], None]
