@@ -36,7 +36,7 @@ def _modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(_modules())
 
 
-def _imports(path: Path, module: str) -> Iterator[tuple[str, bool]]:
+def imports_of(path: Path, module: str) -> Iterator[tuple[str, bool]]:
     """Every module that a file imports, relative ones resolved, and whether at import time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -75,7 +75,7 @@ def _room(module: str) -> str:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module: str) -> None:
     room = _room(module)
-    for imported, _ in _imports(MODULES[module], module):
+    for imported, _ in imports_of(MODULES[module], module):
         top = imported.split(".")[0]
         if top not in ROOMS or top == room:
             continue
@@ -93,7 +93,7 @@ def test_imports_go_one_way(module: str) -> None:
 def test_only_load_imports_the_fast_decoder_and_lazily(module: str) -> None:
     if module.startswith("llms.decoders.cuda"):
         return
-    for imported, now in _imports(MODULES[module], module):
+    for imported, now in imports_of(MODULES[module], module):
         if imported.startswith("llms.decoders.cuda"):
             assert module == "llms.models.load" and not now, f"{module} imports {imported}"
 
