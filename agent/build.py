@@ -35,36 +35,27 @@ if TYPE_CHECKING:
     from sandbox import Sandbox
 
 
+# The order in which a model reads the built-in tools.
+_ORDER = "calculator classify summarize remember read_file search_docs run_python write_code".split()
+
+
 def built_in_tools(parts: Parts) -> list[BaseTool]:
-    """The tools that this machine has all parts for."""
+    """Return the tools that this machine has all parts for."""
     from agent.storage.notes import remember_tool
     from chains import classify_chain, summarize_chain
-    from tools import calculator_tool, classify_tool, read_file_tool, search_docs_tool, summarize_tool
+    from tools import default_tools
 
-    def classifier(labels: Sequence[str]) -> Any:
-        return classify_chain(parts.model, labels, embeddings=parts.embeddings)
-
-    found: list[BaseTool] = [
-        calculator_tool(),
-        classify_tool(classifier),
-        summarize_tool(summarize_chain(parts.model)),
-        remember_tool(parts.settings.folders.notes),
-    ]
-    if parts.settings.files:
-        found.append(read_file_tool([path.expanduser() for path in parts.settings.files]))
-    if parts.has_documents():
-        found.append(search_docs_tool(parts.answerer))
-    return [*found, *_code_tools(parts)]
-
-
-def _code_tools(parts: Parts) -> list[BaseTool]:
-    from chains import code_chain
-    from sandbox import Sandbox
-    from tools import run_python_tool, write_code_tool
-
-    if Sandbox.tier().number == 0:
-        return []
-    return [run_python_tool(parts.sandbox), write_code_tool(code_chain(parts.model, parts.sandbox.run))]
+    found = default_tools(
+        parts.model,
+        answerer=parts.answerer if parts.has_documents() else None,
+        summarizer=summarize_chain(parts.model),
+        # The embedder is loaded by the first call, and not when the tools are made.
+        classifier=lambda labels: classify_chain(parts.model, labels, embeddings=parts.embeddings),
+        sandbox=parts.sandbox,
+        folders=[path.expanduser() for path in parts.settings.files],
+    )
+    remember = remember_tool(parts.settings.folders.notes)
+    return sorted([*found, remember], key=lambda tool: _ORDER.index(tool.name))
 
 
 def first_tier_holds() -> bool:

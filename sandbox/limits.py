@@ -19,11 +19,11 @@ MIB = 1024 * 1024
 class Limits:
     """Limits on one run, or on one call into a parser child.
 
-        >>> Limits(wall_s=2).wall_s
-        2
-        >>> Limits(memory_bytes=1)
-        Traceback (most recent call last):
-        sandbox.errors.SandboxLimitError: Limits.memory_bytes: expected at least 16777216, found 1; ...
+    >>> Limits(wall_s=2).wall_s
+    2
+    >>> Limits(memory_bytes=1)
+    Traceback (most recent call last):
+    sandbox.errors.SandboxLimitError: Limits.memory_bytes: expected at least 16777216, found 1; ...
 
     Attributes:
         wall_s: wall-clock seconds until the whole process tree is killed.

@@ -24,10 +24,10 @@ _ALLOWED_CONTROLS = "\n\t"
 class RunResult:
     r"""What a program did, as seen from outside the sandbox.
 
-        >>> from sandbox import Sandbox
-        >>> result = Sandbox().run("print(6 * 7)\nopen('log.txt', 'w').write('done')")
-        >>> result.ok, result.stdout, dict(result.files)
-        (True, '42\n', {'log.txt': b'done'})
+    >>> from sandbox import Sandbox
+    >>> result = Sandbox().run("print(6 * 7)\nopen('log.txt', 'w').write('done')")
+    >>> result.ok, result.stdout, dict(result.files)
+    (True, '42\n', {'log.txt': b'done'})
 
     Attributes:
         status: "ok" (exit code 0), "error" (any other exit code), or the limit that ended the run: "timeout"
@@ -68,8 +68,8 @@ class RunResult:
 def printable(text: str) -> str:
     r"""Return untrusted text made safe for a terminal, with control and format characters escaped.
 
-        >>> print(printable("\x1b[31mred"))
-        \x1b[31mred
+    >>> print(printable("\x1b[31mred"))
+    \x1b[31mred
 
     Newlines and tabs stay; a carriage return before a newline is dropped. The escapes cover C0, C1, DEL, the
     line and paragraph separators and the bidirectional controls (Trojan Source, CVE-2021-42574). Unescaped,

@@ -15,6 +15,11 @@ MODULES = [
     "llms.protocols",
     "sandbox.limits",
     "sandbox.result",
+    "tools.calculator",
+    "tools.chain_tools",
+    "tools.default",
+    "tools.read_file",
+    "tools.run_python",
 ]
 
 

@@ -12,8 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.arithmetic import CalculatorError, ExpressionError, TooLargeError, UndefinedError, shown
-from tools.calculator import calculator_tool, evaluate
+from tools.calculator import (
+    CalculatorError,
+    ExpressionError,
+    TooLargeError,
+    UndefinedError,
+    calculator_tool,
+    evaluate,
+    shown,
+)
 
 
 def _expressions(count: int) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,8 @@ from fakes import ScriptedChat
 
 from chains.code import code_chain
 from sandbox import Limits, RunResult, Sandbox
-from tools.run_python import run_python_tool, told
-from tools.write_code import write_code_tool
+from tools.chain_tools import write_code_tool
+from tools.run_python import run_python_tool, run_text
 
 
 def _call(tool: Any, **arguments: Any) -> Any:
@@ -54,7 +54,7 @@ async def test_run_python_runs_in_an_event_loop() -> None:
 
 def test_long_output_and_escapes_are_made_fit_to_read() -> None:
     result = RunResult(status="ok", exit_code=0, stdout="\x1b[2J" + "x" * 9000, stderr="")
-    text = told(result)
+    text = run_text(result)
     assert text.startswith("\\x1b[2Jx") and text.endswith("characters left out]") and len(text) < 4100
 
 

@@ -8,7 +8,7 @@ from langchain_core.messages import ToolMessage
 
 from chains.rag import Answer, rag_chain
 from tools import search_docs_tool
-from tools.search_docs import told
+from tools.chain_tools import answer_text
 
 TEXT = "The reading room opens at nine. It closes at six."
 
@@ -43,7 +43,7 @@ def test_a_call_gives_cited_text_and_the_answer_as_artifact() -> None:
 async def test_an_unanswered_question_names_the_nearest_passages() -> None:
     text = await _tool(0.05).ainvoke({"question": "Who won the regatta?"})  # type: ignore[attr-defined]
     assert text == "Not in your documents. Nearest passages: hours.md, Opening, page 3"
-    assert told(Answer("Not in your documents.")) == "Not in your documents."
+    assert answer_text(Answer("Not in your documents.")) == "Not in your documents."
 
 
 async def test_a_question_that_is_none_is_told_to_the_model() -> None:

@@ -13,9 +13,9 @@ from langchain_tests.unit_tests import ToolsUnitTests
 from chains.code import code_chain
 from sandbox import Sandbox
 from tools.calculator import calculator_tool
+from tools.chain_tools import write_code_tool
 from tools.read_file import read_file_tool
 from tools.run_python import run_python_tool
-from tools.write_code import write_code_tool
 
 
 class _Calculator:

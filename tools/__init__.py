@@ -11,25 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tools.calculator import calculator_tool
-    from tools.classify import classify_tool
+    from tools.chain_tools import classify_tool, search_docs_tool, summarize_tool, write_code_tool
     from tools.default import default_tools
     from tools.errors import ToolError
     from tools.read_file import read_file_tool
     from tools.run_python import run_python_tool
-    from tools.search_docs import search_docs_tool
-    from tools.summarize import summarize_tool
-    from tools.write_code import write_code_tool
 
 _HOME = {
     "ToolError": "tools.errors",
     "calculator_tool": "tools.calculator",
-    "classify_tool": "tools.classify",
+    "classify_tool": "tools.chain_tools",
     "default_tools": "tools.default",
     "read_file_tool": "tools.read_file",
     "run_python_tool": "tools.run_python",
-    "search_docs_tool": "tools.search_docs",
-    "summarize_tool": "tools.summarize",
-    "write_code_tool": "tools.write_code",
+    "search_docs_tool": "tools.chain_tools",
+    "summarize_tool": "tools.chain_tools",
+    "write_code_tool": "tools.chain_tools",
 }
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""Errors of the tools.
-
-Knows what a caller of a tool may do wrong; knows no exit codes. Most failures of a tool are told to the model
-as its result, for the model can act on them; these are for the code that builds or calls tools.
+"""The error tree of the tools.
 
     ToolError
-    ├── ToolInputError        the arguments cannot be worked on
-    └── ToolUnavailableError  a tool was asked for that lacks its model, store or sandbox
+    ├── ToolInputError        the arguments of a call cannot be used
+    └── ToolUnavailableError  a tool was requested without the chain, store or sandbox that it needs
+
+A ToolInputError is reported to the model as the result of the call, because the model can correct its
+arguments. Everything else is raised to the code that builds or calls tools.
 """
 
 from collections.abc import Iterator
@@ -22,29 +22,29 @@ class ToolError(Exception):
 
 
 class ToolInputError(ToolError, ToolException):
-    """The arguments of a tool call cannot be worked on; LangChain tells a ToolException to the model."""
+    """The arguments of a tool call cannot be used; LangChain reports a ToolException to the model."""
 
 
 class ToolUnavailableError(ToolError):
-    """A tool was asked for without what it is made of."""
+    """A tool was requested without the part that it is made of."""
 
 
-def as_result(error: Exception) -> str:
-    """What a failed call comes back as (LangChain's `handle_tool_error`): a message of status `error`."""
+def error_text(error: Exception) -> str:
+    """Return the content of a failed call's message, as LangChain's `handle_tool_error` expects it."""
     return f"error: {error}"
 
 
 @contextmanager
-def told_to_the_model(*errors: type[Exception]) -> Iterator[None]:
-    """Raise `errors` as ToolInputError: an agent goes on with what was wrong, instead of ending with it."""
+def reported_to_model(*errors: type[Exception]) -> Iterator[None]:
+    """Raise `errors` as ToolInputError, so that an agent sees the reason and goes on instead of failing."""
     try:
         yield
     except errors as error:
         raise ToolInputError(str(error)) from error
 
 
-def made_of(part: T, method: str, expected: str) -> T:
-    """Return `part`, what a tool is made of, where it has the `method` that the tool calls.
+def require_part(part: T, method: str, expected: str) -> T:
+    """Return `part` if it has the `method` that the tool calls.
 
     Raises:
         ToolUnavailableError: it has not; `expected` says what to pass.

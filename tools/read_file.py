@@ -1,8 +1,8 @@
-"""read_file: text files below the folders that were allowed, and nothing else.
+"""read_file: text files below the allowed folders, and nothing else.
 
-Links and `..` are resolved before the check, and the opened file is asked again where it lies: between check
-and open a link could be swapped, after the open it cannot. Devices, pipes, sockets and folders are refused,
-so is what is no text; a long file comes in parts. Its text is material, never an instruction.
+Links and `..` are resolved before a path is checked. The path of the opened file is checked again, because a
+link can be swapped between the check and the open. Devices, pipes, sockets, folders and binary files are
+refused. Long files are read in parts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
 
-from tools.errors import ToolInputError, as_result
+from tools.errors import ToolInputError, error_text
 
 Folder = str | os.PathLike[str]
 MAX_BYTES = 256 * 1024
@@ -27,27 +27,30 @@ DESCRIPTION = (
 
 
 class ReadFileInput(BaseModel):
-    """What the tool takes."""
+    """Arguments of read_file."""
 
     path: str = Field(description="path of the file, absolute or relative to the first allowed folder")
     offset: int = Field(default=0, ge=0, description="byte to begin at")
 
 
 class FileRefusedError(ToolInputError):
-    """A file that may not or cannot be read."""
+    """A file that must not or cannot be read."""
 
 
 def read_file_tool(
     folders: Folder | Sequence[Folder], *, max_bytes: int = MAX_BYTES, name: str = "read_file"
 ) -> BaseTool:
-    """Make the tool; a file that may not be read comes back as a message that says why.
+    """Return a tool that reads text files; a file that must not be read is reported to the model.
+
+    >>> read_file_tool("examples/docs").invoke({"path": "../../pyproject.toml"})
+    "error: expected a file below the allowed folders (examples/docs), found '../../pyproject.toml'; ..."
 
     Args:
-        folders: what is below these, or below this one, may be read; none allows nothing.
-        max_bytes: of one answer; more is read by a further call with an offset.
-        name: of the tool.
+        folders: Folders whose files may be read, at any depth. An empty sequence allows nothing.
+        max_bytes: Bytes of one answer. A further call with an offset reads more.
+        name: Name of the tool.
     """
-    # A text is a sequence of letters, of which "/" would allow everything.
+    # A string is a sequence too, and its letter "/" would allow every file.
     several = [folders] if isinstance(folders, str | os.PathLike) else folders
     allowed = [Path(folder).expanduser() for folder in several]
 
@@ -59,59 +62,59 @@ def read_file_tool(
         name=name,
         description=DESCRIPTION,
         args_schema=ReadFileInput,
-        handle_tool_error=as_result,
+        handle_tool_error=error_text,
     )
 
 
 def read_text(path: str, allowed: Sequence[Path], *, offset: int = 0, max_bytes: int = MAX_BYTES) -> str:
-    """At most `max_bytes` of a text file from `offset` on, with a last line that says what is left.
+    """Return at most `max_bytes` of a text file from `offset`; a last line says how much is left.
 
     Raises:
-        FileRefusedError: outside the folders, not there, no regular file, not readable, or no text.
+        FileRefusedError: the file is outside the folders, missing, not readable, or not a regular text file.
     """
     if "\0" in path or not path.strip():
         raise FileRefusedError(f"expected a path, found {path!r}; name a file")
     try:
         wanted = Path(path).expanduser()
         os.fsencode(wanted)
-    except (RuntimeError, UnicodeEncodeError) as error:  # ~nobody/, or half a surrogate pair
+    except (RuntimeError, UnicodeEncodeError) as error:  # an unknown ~user, or half a surrogate pair
         raise _unreadable(path, error) from None
     if not wanted.is_absolute() and allowed:
         wanted = allowed[0] / wanted
-    _refuse_unlike(path, wanted, allowed)
+    _check_before_opening(path, wanted, allowed)
     try:
-        # O_NONBLOCK: opening a pipe without a writer would wait for ever.
+        # Without O_NONBLOCK, opening a pipe that has no writer would wait for ever.
         descriptor = os.open(wanted, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     with open(descriptor, "rb") as file:
-        if not _is_below(_where(descriptor, wanted), allowed):
+        if not _is_below(_real_path(descriptor, wanted), allowed):
             raise _outside(path, allowed)
         about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise FileRefusedError(
-                f"expected a file, found {_kind(about.st_mode)} at {path!r}; name a text file"
-            )
+        _check_kind(path, about.st_mode)
         if offset > about.st_size:
             raise FileRefusedError(
                 f"expected an offset within the file's {about.st_size} bytes, found {offset}; begin earlier"
             )
         file.seek(offset)
         data = file.read(max_bytes)
-    return _told(path, data, offset, about.st_size)
+    return _part(path, data, offset, about.st_size)
 
 
-def _refuse_unlike(path: str, wanted: Path, allowed: Sequence[Path]) -> None:
-    """Before anything is opened: opening a device may act, and whether a file outside exists is not told."""
+def _check_before_opening(path: str, wanted: Path, allowed: Sequence[Path]) -> None:
+    """Refuse a path before it is opened, because opening a device may have effects.
+
+    The error for a path outside the folders is the same whether the file exists or not.
+    """
     if not _is_below(os.path.realpath(wanted), allowed):
         raise _outside(path, allowed)
     try:
-        _refuse_kind(path, wanted.stat().st_mode)
+        _check_kind(path, wanted.stat().st_mode)
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def _refuse_kind(path: str, mode: int) -> None:
+def _check_kind(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise FileRefusedError(f"expected a file, found {_kind(mode)} at {path!r}; name a text file")
 
@@ -121,8 +124,11 @@ def _unreadable(path: str, error: Exception) -> FileRefusedError:
     return FileRefusedError(f"{path!r} cannot be read: {reason}; check the path")
 
 
-def _where(descriptor: int, wanted: Path) -> str:
-    """The real path of an open file; where there is no /proc, of its name, if that still is the same file."""
+def _real_path(descriptor: int, wanted: Path) -> str:
+    """Return the real path of an open file.
+
+    Without /proc it is the real path of the name, or "" if the name leads to another file by now.
+    """
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except OSError:
@@ -152,12 +158,12 @@ def _kind(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
 
 
-def _told(path: str, data: bytes, offset: int, size: int) -> str:
-    """The text and what is left; a character that the limit cut is left to the next part."""
+def _part(path: str, data: bytes, offset: int, size: int) -> str:
+    """Return the text and a line that says how much is left; a character cut by the limit is left too."""
     if b"\0" in data:
         raise FileRefusedError(f"expected text, found binary data in {path!r}; ingest it instead")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    last = offset + len(data) >= size or len(data) < 4  # parts of less than a character would never end
+    last = offset + len(data) >= size or len(data) < 4  # a part smaller than a character would never end
     text = decoder.decode(data, final=last)
     end = offset + len(data) - len(decoder.getstate()[0])
     return text + (f"\n[{size - end} bytes left; call again with offset {end}]" if end < size else "")
