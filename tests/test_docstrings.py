@@ -12,6 +12,10 @@ import importlib
 import pytest
 
 MODULES = [
+    "chains.text.sentences",
+    "chains.text.vectors",
+    "chains.text.windows",
+    "chains.text.words",
     "llms.protocols",
     "sandbox.limits",
     "sandbox.result",

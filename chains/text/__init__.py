@@ -1,1 +1,5 @@
-"""Plain text at work: words, sentences, windows and vectors; no language model, no files."""
+"""Tools for plain text: words, sentences, windows and vectors.
+
+A leaf of the package: nothing here needs a language model, a file or another chain, so every chain and
+`chains.retrieval` may import it.
+"""

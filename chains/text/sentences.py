@@ -1,13 +1,15 @@
-"""Sentences of a text, as spans of it.
+"""Sentences of a text, as spans that can be cited.
 
-Knows blocks (paragraphs, list items, headings, fenced and indented code, table rows) and where a sentence
-ends inside one; knows no language model and changes no character: `text[s.start:s.end] == s.text` for every
-sentence, so a sentence can be cited. A sentence never crosses a block. Abbreviations, initials, decimals and
-versions end none. Latin, Cyrillic, Greek, CJK, Arabic and Devanagari marks are known; other scripts fall back
-to lines.
+No character is changed: `text[s.start:s.end] == s.text` for every sentence `s`. The text is first cut into
+blocks (paragraphs, list items, headings, fenced and indented code, table rows), and no sentence crosses a
+block. Abbreviations, initials, decimals and version numbers do not end a sentence. The end marks of Latin,
+Cyrillic, Greek, CJK, Arabic and Devanagari scripts are known; a text in another script is cut at its lines.
+
+    >>> [s.text for s in split_sentences("It runs on Python 3.11, e.g. on Linux. Does it? Yes.")]
+    ['It runs on Python 3.11, e.g. on Linux.', 'Does it?', 'Yes.']
 """
 
-# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+# ruff: noqa: RUF001 - the patterns match typographic quotes and full-width marks.
 
 import re
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from typing import Literal
 Kind = Literal["prose", "item", "heading", "code", "table"]
 
 MAX_CHARS = 600
-"""A longer sentence is cut at the last space before it: a 100 MB line stays a list of short spans."""
+"""A longer sentence is cut at the last space before this length, so a 100 MB line becomes short spans."""
 
 _ABBREVIATIONS = frozenset(
     "e.g i.e etc cf vs viz al fig figs eq eqs no nos nr vol ch sec p pp ed eds rev approx resp incl excl ca "
@@ -42,7 +44,7 @@ _OPENER = re.compile(r"[\s\"'“‘«(\[*_`]*")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A span of a text: `start` and `end` are character offsets into it."""
+    """A sentence and its place: `start` and `end` are character offsets into the text it comes from."""
 
     text: str
     start: int
@@ -51,12 +53,20 @@ class Sentence:
 
     @property
     def flat(self) -> str:
-        """The sentence on one line, its whitespace collapsed."""
+        """The sentence on one line, with each run of white space replaced by one space."""
         return " ".join(self.text.split())
 
 
 def split_sentences(text: str, *, max_chars: int = MAX_CHARS) -> list[Sentence]:
-    """Split `text` into sentences, each a verbatim span, in order, not overlapping."""
+    """Return the sentences of `text`, in order and without overlap.
+
+    >>> [(s.kind, s.text) for s in split_sentences("Two rules: be kind. Be brief.", max_chars=12)]
+    [('prose', 'Two rules:'), ('prose', 'be kind.'), ('prose', 'Be brief.')]
+
+    Args:
+        text: Plain text, Markdown or reStructuredText.
+        max_chars: A longer sentence is cut at a space.
+    """
     found: list[Sentence] = []
     for start, end, kind in _blocks(text):
         spans = _ends(text, start, end) if kind in ("prose", "item") else [(start, end)]
@@ -76,7 +86,7 @@ def _lines(text: str) -> Iterator[tuple[int, int]]:
 
 @dataclass(slots=True)
 class _Blocks:
-    """The state of one pass over the lines; `emit` closes the block that is open."""
+    """Collects the blocks of a text line by line; `emit` closes the open block."""
 
     text: str
     spans: list[tuple[int, int, Kind]]

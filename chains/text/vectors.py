@@ -1,7 +1,10 @@
-"""Unit vectors of texts.
+"""Unit vectors of texts, from any LangChain `Embeddings`.
 
-Knows LangChain's `Embeddings` interface and numpy; knows no model. Vectors are float32, one row a text, of
-length 1, so a dot product is a cosine.
+Vectors are float32 rows of length 1, one for each text, so that a dot product is a cosine.
+
+    >>> rows = unit_vectors(WordVectors(), ["a red bridge", "the bridges are red", "a green door"])
+    >>> (rows @ rows[0]).round(2).tolist()
+    [1.0, 1.0, 0.0]
 """
 
 import zlib
@@ -18,7 +21,7 @@ Vectors = NDArray[np.float32]
 
 
 def unit_vectors(embeddings: Embeddings, texts: Sequence[str]) -> Vectors:
-    """Return the vectors [n, d] of `texts`, each scaled to length 1 (a zero vector stays zero)."""
+    """Return the vectors [n, d] of `texts`, each of length 1; equal texts are embedded once."""
     if not texts:
         return np.zeros((0, 1), dtype=np.float32)
     unique = list(dict.fromkeys(texts))
@@ -34,25 +37,25 @@ def unit(rows: NDArray[Any]) -> Vectors:
 
 
 def standardized(values: Sequence[float] | NDArray[Any]) -> NDArray[np.float64]:
-    """Return z-scores of `values`; all zero where they do not differ."""
+    """Return the z-scores of `values`, or zeros if all values are equal."""
     array = np.asarray(values, dtype=np.float64)
     spread = array.std() if array.size else 0.0
     return (array - array.mean()) / spread if spread > 1e-12 else np.zeros_like(array)
 
 
 class WordVectors(Embeddings):
-    """Bag-of-words vectors, for use where no embedder is at hand: stems hashed into `dimension` counts.
+    """Bag-of-words vectors, for when no embedder is at hand.
 
-    Cosines of these are shared words, damped by log(1 + count); source of the method: Weinberger et al.,
-    "Feature hashing" (2009), without signs.
+    Each content word is hashed to one of `dimension` counters, and each counter becomes log(1 + count), so a
+    cosine measures shared words. The method is feature hashing (Weinberger et al. 2009) without signs.
     """
 
     def __init__(self, dimension: int = 2048) -> None:
-        """Keep the number of counters."""
+        """Set the number of counters."""
         self.dimension = dimension
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return one row of counters a text."""
+        """Return the counters of each text."""
         return [self.embed_query(text) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:

@@ -1,10 +1,15 @@
-"""Words, numbers and names of a text, for checks that need no model.
+"""Words, stems, numbers and names of a text, for checks that need no model.
 
-Knows a light English stemmer, a list of stop words, and what looks like a number or a name; knows nothing of
-documents or of answers. Words of other scripts are kept whole, and CJK runs are taken as overlapping pairs.
+Stems and stop words are English. Words of other scripts are kept whole, except that a run of Chinese,
+Japanese or Korean characters becomes its overlapping pairs.
+
+    >>> content_words("The parsers were failing")
+    ['parser', 'fail']
+    >>> sorted(names("In 2019 Guido van Rossum left the PEP process.")), sorted(numbers("1,024 of 3.5"))
+    (['Guido', 'PEP', 'Rossum'], ['1024', '3.5'])
 """
 
-# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+# ruff: noqa: RUF001 - the patterns match typographic quotes and full-width marks.
 
 import math
 import re
@@ -23,12 +28,13 @@ STOP_WORDS = frozenset(
     "their them then there these they this those through to too under until up upon us very was we were "
     "what when where which while who whom whose why will with within without would yes you your".split()
 )
+"""English words that say nothing about the subject of a text."""
 
 
 def stem(word: str) -> str:
-    """Return a light stem of an English word: plural, -ed, -ing, -ly and a final e are dropped.
+    """Return a light stem of an English word, without plural, -ed, -ing, -ly and a final e.
 
-    Source of the method: the first steps of Porter's algorithm (1980), without its measure table.
+    The method is the first steps of Porter's algorithm (1980), without its measure table.
     """
     word = word.lower()
     for tail, keep in (
@@ -50,7 +56,7 @@ def stem(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Return the lower-case words of `text`, in order; CJK runs as pairs of characters."""
+    """Return the words of `text` in lower case, in order; a CJK run becomes its pairs of characters."""
     found: list[str] = []
     for match in _WORD.finditer(text):
         word = match.group().lower()
@@ -62,22 +68,22 @@ def words(text: str) -> list[str]:
 
 
 def content_words(text: str) -> list[str]:
-    """Return the stems of the words of `text` that are no stop words."""
+    """Return the stems of the words of `text`, without stop words."""
     return [
         stem(word) for word in words(text) if word not in STOP_WORDS and (len(word) > 1 or not word.isascii())
     ]
 
 
 def numbers(text: str) -> set[str]:
-    """Return the numbers that occur in `text`, thousands separators taken out ("1,024" is "1024")."""
+    """Return the numbers in `text`, without thousands separators ("1,024" becomes "1024")."""
     return {re.sub(r"(?<=\d),(?=\d{3}\b)", "", found) for found in _NUMBER.findall(text)}
 
 
 def names(text: str) -> set[str]:
-    """Return what looks like a name in `text`: capitalized inside a sentence, in capitals, or an identifier.
+    """Return the words of `text` that look like names: capitalized, in capitals, or identifiers.
 
-    The first word of a sentence counts only where it is in capitals or has an inner one, since any word may
-    open one.
+    The first word of a sentence counts only if it has a capital after its first letter, because any word is
+    capitalized there.
     """
     found: set[str] = set()
     for match in _NAME.finditer(text):
@@ -91,7 +97,10 @@ def names(text: str) -> set[str]:
 
 
 def idf(texts: Iterable[str]) -> dict[str, float]:
-    """Return log((n + 1) / (df + 0.5)) of each content word over `texts` (Robertson, kept above zero)."""
+    """Return the inverse document frequency of each content word: log((n + 1) / (df + 0.5)).
+
+    This is Robertson's formula with n + 1 for n, which keeps it above zero.
+    """
     counts: Counter[str] = Counter()
     total = 0
     for text in texts:
@@ -101,9 +110,12 @@ def idf(texts: Iterable[str]) -> dict[str, float]:
 
 
 def coverage(question: Sequence[str], text: str, weights: dict[str, float]) -> float:
-    """Return the idf-weighted share, 0 to 1, of the `question`'s content words that occur in `text`.
+    """Return the share, 0 to 1, of the words of `question` that occur in `text`, weighted by idf.
 
-    A word that `weights` does not know weighs as much as the rarest known one.
+    Args:
+        question: Content words.
+        text: Any text.
+        weights: The idf of each word (see `idf`). A word without one weighs as much as the rarest word.
     """
     rarest = max(weights.values(), default=1.0)
     held = set(content_words(text))
