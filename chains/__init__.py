@@ -1,7 +1,13 @@
-"""LangChain Runnables: summarize, classify, complete, answer over documents, write code that runs.
+"""LangChain Runnables that answer over documents, summarize, classify, complete, and write code that runs.
 
-A model, a retriever or a callable is always an argument; nothing here builds one. Importing this package
-imports neither torch nor a chain: every public name is resolved on first use.
+Models, retrievers and sandboxes are arguments; no chain creates its own. Importing this package imports
+neither torch nor a chain, because each public name is resolved on first use.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from chains import summarize_chain
+    >>> chain = summarize_chain(FakeListChatModel(responses=[]), mode="extractive")
+    >>> chain.invoke("The bridge over the river Ash was closed on Monday for repairs.").text
+    'The bridge over the river Ash was closed on Monday for repairs.'
 """
 
 from __future__ import annotations
@@ -51,12 +57,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module that holds a public name the first time the name is used."""
+    """Import the module of a public name when the name is first used."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it exports {__all__}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
+    """Return the public names."""
     return sorted(__all__)

@@ -1,10 +1,16 @@
-"""Runnables made of one generator: deltas first, then the whole result.
+"""Runnables made from one generator, which yields deltas and then the whole result.
 
-Knows LangChain's calling conventions (invoke, stream, batch, async, callbacks, config); knows no task. A
-chain is written once, as a synchronous generator over one input, and `generator_chain` gives it the rest. The
-asynchronous side steps that generator in LangChain's executor, so the event loop is never blocked by a
-forward pass, and closing the asynchronous iterator closes the generator: at once, or, where the task was
-cancelled in the middle of a step, when that step is done.
+A chain is written once, as a synchronous generator over one input; `generator_chain` adds invoke, stream,
+batch, their asynchronous forms, callbacks and config. The asynchronous forms run each step of the generator
+in LangChain's executor, so a forward pass never blocks the event loop. Closing the asynchronous iterator
+closes the generator at once, or, if the task was cancelled in the middle of a step, when that step ends.
+
+    >>> from langchain_core.runnables import RunnableConfig
+    >>> def spell(word: str, config: RunnableConfig) -> Iterator[str]:
+    ...     yield from word
+    >>> chain = generator_chain(spell, name="spell", result=str)
+    >>> chain.invoke("cat"), list(chain.stream("cat"))
+    ('cat', ['c', 'a', 't'])
 """
 
 import threading
@@ -23,10 +29,10 @@ _END = object()
 def generator_chain(
     produce: Callable[[Input, RunnableConfig], Iterator[Any]], *, name: str, result: type[Result]
 ) -> Runnable[Input, Result]:
-    """Make a Runnable of `produce`, which yields deltas and last the `result`.
+    """Return a Runnable that streams what `produce` yields: deltas, then the `result`.
 
-    The deltas' class must define `__add__` such that `delta + result` is the result; that is how LangChain
-    folds a stream into what `invoke` returns.
+    The class of the deltas must define `__add__` so that `delta + result` is the result, because LangChain
+    adds up a stream to get what `invoke` returns.
     """
 
     def transform(chunks: Iterator[Input], config: RunnableConfig) -> Iterator[Any]:
@@ -43,14 +49,14 @@ def generator_chain(
             async for item in items:
                 yield item
 
-    # LangChain passes `config` to functions that take it; its types know only the input.
+    # LangChain passes `config` to a function that takes it, but its types name the input only.
     chain: Any = RunnableGenerator(cast("Any", transform), cast("Any", atransform), name=name)
     return cast("Runnable[Input, Result]", chain)
 
 
 async def stepped(source: Iterator[Any], config: RunnableConfig) -> AsyncGenerator[Any, None]:
-    """Yield what `source` yields, each step taken in LangChain's executor; closing this closes `source`."""
-    steps = _Steps(source)
+    """Yield what `source` yields, running each step in LangChain's executor; closing this closes `source`."""
+    steps = _ClosableGenerator(source)
     try:
         while (item := await run_in_executor(config, steps.next)) is not _END:
             yield item
@@ -58,8 +64,8 @@ async def stepped(source: Iterator[Any], config: RunnableConfig) -> AsyncGenerat
         steps.close()
 
 
-class _Steps:
-    """A generator that may be asked to close by one thread while another is in it, which Python refuses."""
+class _ClosableGenerator:
+    """A generator that one thread may close while another is running it, which Python does not allow."""
 
     def __init__(self, source: Iterator[Any]) -> None:
         self._source = source
@@ -67,7 +73,7 @@ class _Steps:
         self._unwanted = False
 
     def next(self) -> Any:
-        """Return the next item, or _END."""
+        """Return the next item, or `_END` after the last."""
         with self._busy:
             item = _END if self._unwanted else next(self._source, _END)
         if self._unwanted:
@@ -75,9 +81,9 @@ class _Steps:
         return item
 
     def close(self) -> None:
-        """Close the generator now, or leave it to the step that is under way."""
+        """Close the generator now, or let the step that is running close it when it ends."""
         self._unwanted = True
-        # Whoever holds the lock looks at the mark after giving it up, so one of the two closes.
+        # The thread that holds the lock reads this flag after it releases the lock, so one of the two closes.
         if self._busy.acquire(blocking=False):
             try:
                 close = getattr(self._source, "close", None)

@@ -12,6 +12,10 @@ import importlib
 import pytest
 
 MODULES = [
+    "chains",
+    "chains.errors",
+    "chains.prompts",
+    "chains.runnable",
     "chains.text.sentences",
     "chains.text.vectors",
     "chains.text.windows",

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from chains.classify.labels import SEPARATOR, Label, label_key, label_name
 from chains.classify.result import softmax
-from chains.errors import ExamplesError, shown
+from chains.errors import ExamplesError, excerpt
 from chains.text.vectors import Vectors, unit, unit_vectors
 from chains.text.windows import windows
 
@@ -127,12 +127,12 @@ def read_examples(given: Examples, labels: Sequence[Label]) -> list[tuple[str, i
         if place is None:
             names = [label.name for label in labels[:10]]
             raise ExamplesError(
-                f"expected examples of the labels {names!r}, found {shown(name)}: add that label or "
+                f"expected examples of the labels {names!r}, found {excerpt(name)}: add that label or "
                 f"remove its examples (label paths are joined with {SEPARATOR!r})"
             )
         if not isinstance(text, str) or not text.strip():
             raise ExamplesError(
-                f"expected a text for each example, found {shown(text)} under {name!r}: remove it"
+                f"expected a text for each example, found {excerpt(text)} under {name!r}: remove it"
             )
         found.append((text, place))
     return found
@@ -158,7 +158,7 @@ def _pairs(given: Any) -> list[tuple[Any, Any]]:
             return pairs
         given = wrong[0]
     raise ExamplesError(
-        f"expected examples as label -> texts, or as pairs of a text and its label, found {shown(given)}: "
+        f"expected examples as label -> texts, or as pairs of a text and its label, found {excerpt(given)}: "
         'pass for example {"spam": ["You have won!"]}'
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chains.code.result import Check
-from chains.errors import InputError, require_text, shown
+from chains.errors import InputError, excerpt, require_text
 
 _DEF = re.compile(r"^(?:async )?def \w+\s*\(", re.MULTILINE)
 _SAYS = r"(?:==>|==|=>|=|->|#?\s*(?:➞|→)|returns|gives|is)"
@@ -84,7 +84,7 @@ def _given_examples(examples: str | Sequence[str]) -> list[Check]:
     several = [examples] if isinstance(examples, str) else examples
     if not isinstance(several, Sequence) or not all(isinstance(one, str) for one in several):
         raise InputError(
-            f"examples: expected a list of Python expressions, found {shown(examples)}: pass ['f(2) == 4']"
+            f"examples: expected a list of Python expressions, found {excerpt(examples)}: pass ['f(2) == 4']"
         )
     return [Check(kind="example", source=source) for one in several for source in _expressions(one)]
 
@@ -126,7 +126,8 @@ def _held(node: ast.stmt) -> list[ast.expr | None]:
 
 def _no_example(example: str, why: str) -> InputError:
     return InputError(
-        f"example: expected a Python expression like 'f(2) == 4', found {shown(example)} ({why}); correct it"
+        f"example: expected a Python expression like 'f(2) == 4', found {excerpt(example)} ({why}); "
+        "correct it"
     )
 
 

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 
 from chains.complete import python
 from chains.complete.model import Continuer, Model, fim_marks
-from chains.errors import InputError, OptionError, require_text, shown
+from chains.errors import InputError, OptionError, excerpt, require_text
 from chains.options import require_model, require_whole
 from chains.runnable import generator_chain
 from llms.protocols import Scorer, find
@@ -75,7 +75,7 @@ def complete_chain(
     for name, value, most in (("n", n, 16), ("samples", samples, 32), ("max_tokens", max_tokens, 100_000)):
         require_whole(name, value, 1, most)
     if not isinstance(language, str):
-        raise OptionError(f"expected language to be a name, found {shown(language)}: pass 'python'")
+        raise OptionError(f"expected language to be a name, found {excerpt(language)}: pass 'python'")
     steps = _Steps(
         llm=require_model(llm),
         code=kind == "code",

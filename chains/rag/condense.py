@@ -16,7 +16,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from chains.errors import InputError, require_text, shown
+from chains.errors import InputError, excerpt, require_text
 from chains.prompts import load_prompt
 from chains.text.words import content_words, words
 
@@ -50,7 +50,7 @@ def read_input(given: str | Mapping[str, Any]) -> tuple[str, list[BaseMessage]]:
 def _messages(history: object) -> list[BaseMessage]:
     if history is None:
         return []
-    found = shown(history)
+    found = excerpt(history)
     try:
         if isinstance(history, Sequence) and not isinstance(history, str | bytes):
             return convert_to_messages(history)

@@ -49,7 +49,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
-from chains.errors import InputError, shown
+from chains.errors import InputError, excerpt
 from chains.prompts import load_prompt
 from chains.rag.answer import Citation
 from chains.text.sentences import Sentence, split_sentences
@@ -120,7 +120,7 @@ def to_passages(documents: Sequence[Document]) -> list[Passage]:
     for document in documents:
         if not isinstance(document, Document):
             raise InputError(
-                f"expected the retriever to give Documents, found {shown(document)}: wrap each text as "
+                f"expected the retriever to give Documents, found {excerpt(document)}: wrap each text as "
                 "Document(page_content=text)"
             )
     kept = [document for document in documents if document.page_content.strip()]

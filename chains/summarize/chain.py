@@ -23,7 +23,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 
-from chains.errors import EmptyInputError, OptionError, UnusableReplyError, require_text, shown
+from chains.errors import EmptyInputError, OptionError, UnusableReplyError, excerpt, require_text
 from chains.options import require_embeddings, require_model, require_whole
 from chains.runnable import generator_chain, stepped
 from chains.summarize.cache import FolderCache, key
@@ -60,12 +60,12 @@ class Settings:
                 f"expected mode to be one of {get_args(Mode)}, found {self.mode!r}: choose one of them"
             )
         if not isinstance(self.style, Style):
-            raise OptionError(f"expected a Style, found {shown(self.style)}: pass Style(sentences=5)")
+            raise OptionError(f"expected a Style, found {excerpt(self.style)}: pass Style(sentences=5)")
         if self.mode == "written" and self.llm is None:
             raise OptionError("expected a model for mode='written', found None: pass llm")
         if self.cache is not None and not isinstance(self.cache, MutableMapping):
             raise OptionError(
-                f"expected cache to be a folder or a mapping, found {shown(self.cache)}: pass one"
+                f"expected cache to be a folder or a mapping, found {excerpt(self.cache)}: pass one"
             )
         if self.llm is not None:
             require_model(self.llm)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
-from chains.errors import OptionError, shown
+from chains.errors import OptionError, excerpt
 from chains.options import require_whole
 
 
@@ -37,7 +37,7 @@ class Style:
             require_whole("words", self.words, 10, 5000)
         for name in ("focus", "audience", "language"):
             if not isinstance(value := getattr(self, name), str):
-                raise OptionError(f"expected {name} to be a text, found {shown(value)}: pass a str")
+                raise OptionError(f"expected {name} to be a text, found {excerpt(value)}: pass a str")
         if self.words is not None and self.sentences is not None:
             raise OptionError(
                 f"expected words or sentences, found both ({self.words!r} and {self.sentences!r}): pass one"
