@@ -1,9 +1,11 @@
 """Prompts as text files, kept in a `prompts` folder next to the chain that uses them.
 
->>> load_prompt("chains.complete", "text").template[:36]
-'Continue the text. Reply with nothin'
->>> fence("a text", "one with ------- in it")
-'--------'
+A prompt puts the user's text between two fences, so that the text stays apart from the instructions.
+
+    >>> load_prompt("chains.complete", "text").template[:23]
+    'Continue the text below'
+    >>> fence("a text", "one with ------- in it")
+    '--------'
 """
 
 import re
