@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (see `agent.errors`)."""
     from agent.cli.collector import patient_collector
     from agent.cli.main import main as run
-    from llms.threads import bound_spinning
+    from llms.threads import configure_threads
 
-    bound_spinning()
+    configure_threads()
     with patient_collector():
         code = run(sys.argv[1:] if argv is None else argv)
     if any(thread.name.startswith("tool ") for thread in threading.enumerate()):

@@ -28,6 +28,7 @@ import numpy as np
 from chains.complete import complete_chain
 from chains.complete.python import parses, says_something
 from llms import LocalLLM
+from llms.threads import configure_threads
 
 
 @dataclass(frozen=True)
@@ -188,4 +189,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

@@ -19,6 +19,7 @@ from typing import Any
 
 from chains.code import CodeResult, code_chain
 from llms import ChatLocal
+from llms.threads import configure_threads
 from sandbox import Limits, Sandbox
 
 REQUESTS = Path(__file__).with_name("everyday_code.jsonl")
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

@@ -27,6 +27,7 @@ from chains.code import CodeResult, code_chain
 from chains.code.checks import check
 from chains.code.request import read_request
 from llms import ChatLocal
+from llms.threads import configure_threads
 from sandbox import Limits, Sandbox
 
 BOX = Sandbox(Limits(wall_s=10, cpu_s=8))
@@ -164,4 +165,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

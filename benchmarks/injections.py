@@ -22,6 +22,7 @@ from langchain_core.messages import HumanMessage, ToolMessage
 
 from agent.turn.events import ToolCall, stream_events
 from agent.turn.graph import build_graph
+from llms.threads import configure_threads
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 cases_module = import_module("agent_injections")
@@ -114,4 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

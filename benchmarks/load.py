@@ -23,6 +23,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from llms.threads import configure_threads
+
 PLAIN = ("plain", "plain nf4")
 WAYS = (*PLAIN, "ours", "ours nf4", "ours nf4 kept")
 
@@ -274,4 +276,5 @@ def _checkpoint(args: argparse.Namespace, scratch: Path, layers: int) -> Path:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

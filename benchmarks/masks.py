@@ -11,6 +11,7 @@ import statistics
 import time
 
 from llms import ChatLocal
+from llms.threads import configure_threads
 
 SCHEMA = {
     "type": "object",
@@ -68,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

@@ -13,6 +13,7 @@ import time
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from llms import ChatLocal
+from llms.threads import configure_threads
 
 
 def first_token_s(chat: ChatLocal, messages: list[BaseMessage]) -> float:
@@ -54,4 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

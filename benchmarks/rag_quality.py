@@ -30,6 +30,7 @@ import numpy as np
 from chains.rag import Answer, rag_chain
 from chains.retrieval import DocumentStore
 from llms import ChatLocal
+from llms.threads import configure_threads
 
 ROUNDS = 2000
 
@@ -245,4 +246,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from agent.planner.router import ROUTES, Router
+from llms.threads import configure_threads
 
 CASES = Path(__file__).parent.parent / "tests" / "data"
 WAYS = {
@@ -158,4 +159,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

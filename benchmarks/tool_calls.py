@@ -20,6 +20,7 @@ from langchain_core.messages import HumanMessage
 
 from llms import ChatLocal
 from llms.small import choose_tool
+from llms.threads import configure_threads
 
 T = TypeVar("T")
 CASES = Path(__file__).parent.parent / "tests" / "data"
@@ -132,4 +133,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_threads()
     main()

@@ -9,15 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llms.threads import bound_spinning
-
 if TYPE_CHECKING:
     from llms.chat import ChatLocal, ChatMistralNF4
     from llms.completion import LocalLLM, MistralNF4
     from llms.errors import LLMError
     from llms.protocols import Scorer, find_scorer
-
-bound_spinning()
 
 __all__ = [
     "ChatLocal",

@@ -1,6 +1,7 @@
-"""Other libraries' chatter while weights load: progress bars and notices that help no user.
+"""Silence for other libraries while weights load: no progress bars, no notices; errors still show.
 
-Knows the loggers of transformers, bitsandbytes and huggingface_hub. Refuses to hide errors.
+>>> with quiet():
+...     model = AutoModelForCausalLM.from_pretrained(folder)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# bitsandbytes announces that the package `kernels` is missing, which this project keeps out on purpose.
+# bitsandbytes reports that the package `kernels` is missing. This project excludes it on purpose.
 _LOGGERS = ("transformers", "bitsandbytes", "bitsandbytes.backends.cpu.ops", "accelerate", "huggingface_hub")
 _gate = threading.Lock()
 _depth = 0
@@ -20,7 +21,7 @@ _bars_were_on = False
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show errors only, and no progress bars of transformers, until the block ends; blocks may overlap."""
+    """Show only errors, and none of transformers' progress bars, until the block ends; blocks may overlap."""
     global _depth
     with _gate:
         if _depth == 0:

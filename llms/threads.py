@@ -1,9 +1,10 @@
 """How long OpenMP's threads spin while they wait for each other.
 
-Knows the variables of libgomp, which torch's CPU builds bring, and of LLVM's libomp, which clang links to.
-They have to be set before torch is loaded, so `import llms` and the command line do it first of all; whoever
-set a policy of their own keeps it. An app that loaded torch before us gets a bound by another way, a shorter
-one, when the first decoder is built.
+PyTorch's operators on the CPU run in teams of OpenMP threads: libgomp in torch's CPU builds, libomp if
+something was linked by clang. A program calls `configure_threads` before it imports torch. A library must not
+set environment variables, so if nobody has called it, the first decoder on PyTorch's operators bounds the
+spinning in another way (`bound_spinning`), which changes nothing else in the process. The native kernels
+(`llms.decoders.cpu`) have threads of their own.
 """
 
 from __future__ import annotations
@@ -13,52 +14,63 @@ import sys
 import threading
 
 _SPINS = "2000"
-"""About 40 us, longer than the gap between two operators of a step. libgomp's own 300,000 keep a core busy
-for milliseconds, and a token has some 200 places to wait at: on two cores that other programs wanted too, 48
-tokens took 9 s with this bound, and were not there after 200 s without it."""
+"""About 40 us, which is longer than the gap between two operators of a step. libgomp's default of 300,000
+keeps a core busy for milliseconds, and one token of the embedded model has some 200 places to wait at. On two
+cores that other programs also used, 48 tokens took 9 s with this bound and more than 200 s without it."""
 
-_BOUNDS = {"GOMP_SPINCOUNT": _SPINS, "OMP_WAIT_POLICY": "active", "KMP_BLOCKTIME": "1"}
-"""Each thread that calls libgomp has a team of its own, and with more threads than cores libgomp waits 100
-turns instead of the number that it was given, unless the policy is `active`: then 1,000. An agent computes in
-one thread and then in another: a short answer in the second took 91 ms instead of 52, and 41 with the policy
-(before the lean decoder's machine code had threads of its own; PyTorch's operators have libgomp's).
-libomp would wait for ever under that policy; 1 is milliseconds."""
+_POLICY = {"GOMP_SPINCOUNT": _SPINS, "OMP_WAIT_POLICY": "active", "KMP_BLOCKTIME": "1"}
+"""Each thread that calls libgomp gets its own team. If there are more threads than cores, libgomp ignores its
+spin count and spins 100 turns, or 1,000 under the policy `active`. An agent computes in one thread and then
+in another: on PyTorch's operators a short answer in the second thread took 91 ms without the policy and 41 ms
+with it. Under that policy libomp would spin for ever; KMP_BLOCKTIME bounds it to 1 ms."""
 
-_CROWD = "llm-openmp"
+_CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""If one of these is set, the user has chosen a policy, and it stays."""
+
+_TEAM_HOLDER = "llm-openmp"
 _lock = threading.Lock()
-_late = False
+_too_late = False
+
+
+def configure_threads() -> None:
+    """Let idle OpenMP threads give up their core after about 40 us, for this process and its children.
+
+    A program calls this once, before torch is imported. It sets environment variables, which is why importing
+    `llms` does not do it. A policy that the user has set stays as it is.
+
+        >>> from llms.threads import configure_threads
+        >>> configure_threads()
+        >>> import torch
+    """
+    global _too_late
+    if not any(name in os.environ for name in _CHOSEN):
+        for name, value in _POLICY.items():
+            os.environ.setdefault(name, value)
+        _too_late = "torch" in sys.modules
 
 
 def bound_spinning() -> None:
-    """Let a waiting thread give its core away after about 40 us."""
-    global _late
-    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
-        for name, value in _BOUNDS.items():
-            os.environ.setdefault(name, value)
-        _late = "torch" in sys.modules
+    """Bound the spinning of a process in which nobody called `configure_threads` before torch was imported.
 
-
-def bound_spinning_late() -> None:
-    """Do the same where torch was loaded first and has read no bound; nothing where that is not so.
-
-    With more threads than cores libgomp spins 100 turns at most, and every thread that calls it has a team
-    of its own: one idle thread with a team is enough. On two busy cores 960 products took 14 s and 23 s, and
-    0.2 s and 0.4 s with it.
+    If there are more threads than cores, libgomp spins 100 turns at most, and every thread that calls it has
+    a team of its own. One idle daemon thread with a team is therefore enough. On two busy cores, 960 matrix
+    products took 0.2 s and 0.4 s with it, and 14 s and 23 s without.
     """
     import torch
 
     with _lock:
-        here = any(thread.name == _CROWD for thread in threading.enumerate())
-        if not _late or here or torch.get_num_threads() == 1:
+        configured = any(name in os.environ for name in _CHOSEN) and not _too_late
+        held = any(thread.name == _TEAM_HOLDER for thread in threading.enumerate())
+        if configured or held or torch.get_num_threads() == 1:
             return
         formed = threading.Event()
-        threading.Thread(target=_idle, args=(formed,), name=_CROWD, daemon=True).start()
+        threading.Thread(target=_hold_a_team, args=(formed,), name=_TEAM_HOLDER, daemon=True).start()
         formed.wait()
 
 
-def _idle(formed: threading.Event) -> None:
+def _hold_a_team(formed: threading.Event) -> None:
     import torch
 
-    torch.zeros(2**20).add_(1)  # large enough to be shared out among a team
+    torch.zeros(2**20).add_(1)  # large enough that PyTorch runs it on a team
     formed.set()
     threading.Event().wait()

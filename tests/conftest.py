@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llms.threads import bound_spinning
+from llms.threads import configure_threads
 
 if TYPE_CHECKING:
     from chains.retrieval.minilm import MiniLM
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    bound_spinning()
+    configure_threads()
     spec = importlib.util.spec_from_file_location("outside_socket_guard", GUARD / "sitecustomize.py")
     assert spec is not None and spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))  # the hook, as in children

@@ -144,3 +144,74 @@ def test_help_loads_neither_torch_nor_langchain() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "ask" in done.stdout
+
+
+STILL_CHANGED = {"langchain_core.callbacks.manager", "pypdf"}
+"""Loggers that agent.turn.bounds and chains.retrieval.parsers.pdf still change on import."""
+
+WATCHED = """
+import importlib, logging, os, signal, sys, warnings
+from contextlib import suppress
+
+def state():
+    root = logging.getLogger()
+    loggers = {{name: logging.getLogger(name) for name in list(root.manager.loggerDict)}} | {{"": root}}
+    return {{
+        "environment": dict(os.environ),
+        "loggers": {{n: (one.level, len(one.filters), len(one.handlers)) for n, one in loggers.items()}},
+        "signals": {{number: signal.getsignal(number) for number in signal.valid_signals()}},
+        "warnings": list(warnings.filters),
+    }}
+
+for name in {libraries!r}:
+    with suppress(ImportError):  # a name in a module
+        importlib.import_module(name)
+before = state()
+for name in {modules!r}:
+    importlib.import_module(name)
+after = state()
+for part, found in before.items():
+    new = after[part]
+    if isinstance(found, dict):
+        # A library may make a logger of its own; ours and those that existed stay as they were.
+        ours = {{name for name in new if str(name).split(".")[0] in {rooms!r}}}
+        new = {{key: new.get(key) for key in (*found, *ours) if key not in {still!r}}}
+        found = {{key: found.get(key, (0, 0, 0)) for key in new}}
+    if found != new:
+        print(part, [key for key in new if found.get(key) != new[key]] if isinstance(new, dict) else new)
+"""
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "chains.retrieval", "llms.models"])
+def test_importing_a_room_changes_nothing_in_the_process(room: str) -> None:
+    """It sets no environment variable, log level, filter or handler, signal handler or warnings filter."""
+    done = _watched([room])
+    assert done == "", f"importing {room} changes {done}"
+
+
+def test_importing_any_module_changes_nothing_in_the_process() -> None:
+    """As for the rooms, for every module; the process would run a `__main__`."""
+    done = _watched([name for name in MODULES if not name.endswith("__main__")])
+    assert done == "", f"importing the modules changes {done}"
+
+
+def _watched(modules: list[str]) -> str:
+    # What other libraries do when they are imported is not ours: they are imported first.
+    libraries = sorted({imported for name in modules for imported in _libraries(name)})
+    code = WATCHED.format(libraries=libraries, modules=modules, rooms=ROOMS, still=STILL_CHANGED)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _libraries(module: str, seen: set[str] | None = None) -> Iterator[str]:
+    """The modules of other libraries that a module of ours imports, directly or through others of ours."""
+    seen = set() if seen is None else seen
+    if module in seen or module not in MODULES:
+        return
+    seen.add(module)
+    for imported, now in _imports(MODULES[module], module):
+        if now and imported.split(".")[0] in ROOMS:
+            yield from _libraries(imported, seen)
+        elif now:
+            yield imported

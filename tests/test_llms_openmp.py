@@ -1,4 +1,4 @@
-"""The bound on OpenMP's spinning: set before torch is there, and never over a choice of the user's."""
+"""The bound on OpenMP's spinning: set before torch is imported, and never over a choice of the user's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from llms.threads import bound_spinning
+from llms.threads import configure_threads
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_bound_is_set_unless_the_user_chose(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    bound_spinning()
+    configure_threads()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
@@ -35,13 +35,16 @@ def test_what_would_wait_for_ever_under_the_policy_is_bounded_with_it(
 ) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
         monkeypatch.delenv(name, raising=False)
-    bound_spinning()
+    configure_threads()
     assert os.environ["OMP_WAIT_POLICY"] == "active"
     assert os.environ["KMP_BLOCKTIME"] == "1"
 
 
-def test_importing_llms_sets_it_before_torch() -> None:
-    program = "import os, sys, llms; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+def test_a_program_sets_it_before_torch() -> None:
+    program = (
+        "import os, sys; from llms.threads import configure_threads; configure_threads()\n"
+        "assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"PATH": "/usr/bin:/bin"},
@@ -52,16 +55,17 @@ def test_importing_llms_sets_it_before_torch() -> None:
     assert done.stdout.strip() == "2000"
 
 
+CONFIGURED = "from llms.threads import configure_threads; configure_threads()"
 LATE = """
 import os, threading
 {first}
-from llms.threads import bound_spinning_late
+from llms.threads import bound_spinning
 import torch
 torch.set_num_threads({threads})
 torch.zeros(2**20).add_(1)
 before = len(os.listdir("/proc/self/task"))
-bound_spinning_late()
-bound_spinning_late()
+bound_spinning()
+bound_spinning()
 names = [thread.name for thread in threading.enumerate()].count("llm-openmp")
 print(names, len(os.listdir("/proc/self/task")) - before)
 """
@@ -70,10 +74,11 @@ print(names, len(os.listdir("/proc/self/task")) - before)
 @pytest.mark.parametrize(
     ("first", "threads", "given", "expected"),
     [
-        ("import torch, llms", 2, {}, "1 2"),  # the idle thread, and the other one of its team
-        ("import torch, llms", 1, {}, "0 0"),
-        ("import llms, torch", 2, {}, "0 0"),
-        ("import torch, llms", 2, {"GOMP_SPINCOUNT": "7"}, "0 0"),
+        (f"import torch; {CONFIGURED}", 2, {}, "1 2"),  # the idle thread, and the other one of its team
+        (f"import torch; {CONFIGURED}", 1, {}, "0 0"),
+        (f"{CONFIGURED}; import torch", 2, {}, "0 0"),
+        (f"import torch; {CONFIGURED}", 2, {"GOMP_SPINCOUNT": "7"}, "0 0"),
+        ("import llms, torch", 2, {}, "1 2"),  # nobody has configured anything
     ],
 )
 def test_where_torch_came_first_a_second_team_bounds_the_spinning(

@@ -26,7 +26,7 @@ from torch import Tensor
 from llms.decoders.base import SlotChecks, StepResult, rows_of
 from llms.decoders.sampling import Sampling, sample
 from llms.errors import UnsupportedModel
-from llms.threads import bound_spinning_late
+from llms.threads import bound_spinning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +199,7 @@ class ReferenceDecoder(SlotChecks):
             self.vocab_size = int(model.get_output_embeddings().out_features)
         self.device = torch.device(model.device)
         if self.device.type == "cpu":
-            bound_spinning_late()
+            bound_spinning()
         self.window = int(window or getattr(config, "max_position_embeddings", None) or 2048)
         shape = _kv_shape(model, config, self.device)
         self.bytes_per_token = shape.bytes_per_token
