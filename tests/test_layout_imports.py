@@ -210,7 +210,7 @@ def _libraries(module: str, seen: set[str] | None = None) -> Iterator[str]:
     if module in seen or module not in MODULES:
         return
     seen.add(module)
-    for imported, now in _imports(MODULES[module], module):
+    for imported, now in imports_of(MODULES[module], module):
         if now and imported.split(".")[0] in ROOMS:
             yield from _libraries(imported, seen)
         elif now:
