@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 
 from chains.rag import rag_chain
 from chains.rag.condense import is_follow_up
-from chains.rag.evidence import dead_end, expected, to_passages
+from chains.rag.evidence import expected_pattern, is_dead_end, to_passages
 from chains.rag.generate import negates, supporting_span, supports
 
 QUOTE = "The tower, finished in 1931 by Bruno Hartley, is 88 metres high and was never open to the public."
@@ -60,11 +60,15 @@ def test_follow_ups_are_told_from_whole_questions(question: str, follows: bool) 
 
 
 def test_signals_read_the_question_and_dead_ends() -> None:
-    person, number = expected("Who built it?"), expected("How many are there?")
+    person, number = expected_pattern("Who built it?"), expected_pattern("How many are there?")
     assert person is not None and person.search("Then Ada Byron came.") and not person.search("Then it came.")
     assert number is not None and number.search("There are 7.")
-    assert expected("What is it for?") is None
-    assert dead_end("The following are equal::") and dead_end("Mail a@b.org") and not dead_end("It is so.")
+    assert expected_pattern("What is it for?") is None
+    assert (
+        is_dead_end("The following are equal::")
+        and is_dead_end("Mail a@b.org")
+        and not is_dead_end("It is so.")
+    )
 
 
 DOCUMENTS = [

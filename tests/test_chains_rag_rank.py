@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from langchain_core.documents import Document
 
-from chains.rag.evidence import Ranker, candidates, to_passages
+from chains.rag.evidence import Ranker, candidate_sentences, to_passages
 from chains.text.vectors import WordVectors
 
 
 def ranked(question: str, *documents: Document, ranker: Ranker) -> list[str]:
-    return [one.sentence.flat for one in ranker.rank(question, candidates(to_passages(documents)))]
+    return [one.sentence.flat for one in ranker.rank(question, candidate_sentences(to_passages(documents)))]
 
 
 def under(heading: str, text: str) -> Document:

@@ -1,4 +1,4 @@
-"""Answers over documents, each sentence with a citation that is checked."""
+"""Answers over documents, in which every sentence has a citation that was checked."""
 
 from chains.rag.answer import Answer, AnswerDelta, Citation
 from chains.rag.chain import rag_chain

@@ -1,6 +1,9 @@
-"""What answering over documents returns.
+"""The result of `rag_chain`: an answer, its citations, and the deltas of its stream.
 
-Knows the shape of an answer and how its parts add up in a stream; knows no model and no store.
+    >>> AnswerDelta("At nine ") + AnswerDelta("[1].")
+    AnswerDelta(text='At nine [1].')
+
+Checkpoints name these classes by their module, so they stay in this one.
 """
 
 from __future__ import annotations
@@ -11,11 +14,10 @@ from typing import Any, overload
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A span of a document, word for word.
+    """A span of a document, quoted verbatim.
 
-    `start` and `end` are character offsets into the stored text of `source`, or None where the retriever gave
-    none; `page` and `line` count from 1, where the retriever tells them. `quote` is the span itself, line
-    breaks included.
+    `quote` is the span with its line breaks. `start` and `end` are its character offsets into the stored text
+    of `source`; `page` and `line` count from 1. They are None if the retriever does not report them.
     """
 
     number: int
@@ -32,13 +34,17 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer whose every sentence stands on a citation, or an honest "not in your documents".
+    """An answer in which every sentence has a citation, or "Not in your documents.".
 
-    `grounded` is False when the documents do not answer; `citations` is then empty and `nearest` names the
-    passages that came closest. `question` is what was looked up: a follow-up is condensed with its history.
-    `method` is "extractive" (sentences chosen), "generative" (sentences written, then checked) or "none".
-    `score` is what the decision rested on: the best passage's cosine to the question, or its share of the
-    question's words.
+    If the documents do not answer, `grounded` is False, `citations` is empty, and `nearest` holds the
+    passages that came closest.
+
+    Attributes:
+        text: The sentences, each followed by the number of its citation, as in "At nine [1]."
+        question: The question that was looked up. A follow-up question is condensed with its history.
+        method: "extractive" (sentences chosen), "generative" (sentences written, then checked) or "none".
+        score: What the decision was based on: the cosine of the best passage to the question, or the share
+            of the question's words that the best passage contains.
     """
 
     text: str
@@ -50,13 +56,13 @@ class Answer:
     score: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON."""
+        """Return the answer as dicts and lists, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class AnswerDelta:
-    """A piece of an answer's text, released once its citation was checked."""
+    """A piece of an answer's text, sent after its citation was checked."""
 
     text: str
 
@@ -65,7 +71,7 @@ class AnswerDelta:
     @overload
     def __add__(self, other: Answer) -> Answer: ...
     def __add__(self, other: AnswerDelta | Answer) -> AnswerDelta | Answer:
-        """Join pieces; the whole answer, which comes last, replaces them."""
+        """Join two pieces; the whole answer, which comes last in a stream, replaces them."""
         if isinstance(other, AnswerDelta):
             return AnswerDelta(self.text + other.text)
         return other if isinstance(other, Answer) else NotImplemented

@@ -1,7 +1,7 @@
-"""rag_chain: a question in, an answer that stands on citations out.
+"""rag_chain: answers a question from documents, with a citation for every sentence.
 
-Knows the order of the steps (condense, retrieve, decide, then choose or write sentences) and the stream they
-make; each step lives in a file of its own. Whether the documents answer is decided before the first token.
+The steps are condense, retrieve, judge, and then extract or generate. Whether the documents answer at all is
+decided before the first token is shown.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from chains.errors import OptionError
 from chains.options import require_embeddings, require_model, require_retriever, require_whole
 from chains.rag.answer import Answer, AnswerDelta, Citation
 from chains.rag.condense import condense, read_input
-from chains.rag.evidence import Decision, Passage, Ranker, decide, to_passages
-from chains.rag.generate import NotInDocuments, Released, extract, generate
+from chains.rag.evidence import Answerability, Passage, Ranker, judge, to_passages
+from chains.rag.generate import CitedSentence, NotInDocuments, extract, generate
 from chains.runnable import generator_chain
 from llms.protocols import Scorer, find, writes_well
 
 Mode = Literal["auto", "extractive", "generative"]
 NOT_FOUND = "Not in your documents."
 NEAREST = 3
-"""Passages named when the documents do not answer."""
+"""Number of passages named if the documents do not answer."""
 
 RagInput = str | Mapping[str, Any]
 Model = Runnable[LanguageModelInput, Any]
@@ -42,25 +42,36 @@ def rag_chain(
     threshold: float | None = None,
     sentences: int = 3,
 ) -> Runnable[RagInput, Answer]:
-    """Answer from documents only, every sentence cited, or say that they do not answer.
+    """Return a chain that answers from documents, citing every sentence, or says that they do not answer.
+
+    >>> from langchain_core.documents import Document
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from langchain_core.runnables import RunnableLambda
+    >>> hours = Document("The museum opens at nine.", metadata={"source": "museum.txt"})
+    >>> retriever = RunnableLambda(lambda question: [hours])
+    >>> chain = rag_chain(FakeListChatModel(responses=[]), retriever, mode="extractive")
+    >>> answer = chain.invoke("When does the museum open?")
+    >>> answer.text, answer.citations[0].source
+    ('The museum opens at nine. [1]', 'museum.txt')
 
     Args:
-        llm: Any LangChain chat model or LLM. One that scores (`llms.protocols.Scorer`) also ranks sentences.
-        retriever: Any retriever; one of `DocumentStore` gives exact offsets and cosines.
-        embeddings: Ranks sentences and decides where the retriever gives no cosine; the store's own fits
-            best.
-        mode: "extractive" answers with one to `sentences` verbatim sentences, "generative" lets the model
-            write and checks each sentence; "auto" writes unless the model says that it is small
-            (`writes_well` is False).
-        threshold: From which score of the best passage the documents answer; None takes the measured default.
-        sentences: At most so many sentences in an extractive answer, 1 to 10.
+        llm: Any LangChain chat model or LLM. If it scores (`llms.protocols.Scorer`), it also ranks sentences.
+        retriever: Any retriever. A `DocumentStore`'s returns exact offsets and cosines.
+        embeddings: Used to rank sentences, and to decide whether the documents answer if the retriever
+            returns no cosines. The store's own embeddings fit best.
+        mode: "extractive" answers with one to `sentences` verbatim sentences. "generative" lets the model
+            write and checks each sentence. "auto" is "generative" unless the model says that it is small
+            (`llms.protocols.WritesWell`).
+        threshold: Least score of the best passage at which the documents answer. None is the measured
+            default.
+        sentences: Most sentences in an extractive answer, 1 to 10.
 
     Returns:
-        A Runnable of `str | {"question", "history"}` to `Answer`; its stream yields `AnswerDelta`s, then the
-        `Answer`.
+        A Runnable from a question, or {"question", "history"}, to an `Answer`. Its stream yields
+        `AnswerDelta`s, then the `Answer`.
 
     Raises:
-        OptionError: an option is out of its range, or of another kind than named here.
+        OptionError: An option is out of range or has the wrong type.
     """
     if mode not in get_args(Mode):
         raise OptionError(f"expected mode to be one of {get_args(Mode)}, found {mode!r}: choose one of them")
@@ -69,7 +80,7 @@ def rag_chain(
         raise OptionError(
             f"expected threshold to be a number, found {threshold!r}: pass a score, or leave it out"
         )
-    steps = _Steps(
+    pipeline = _RagPipeline(
         llm=require_model(llm),
         retriever=require_retriever(retriever),
         embeddings=require_embeddings(embeddings),
@@ -78,11 +89,11 @@ def rag_chain(
         threshold=threshold,
         sentences=sentences,
     )
-    return generator_chain(steps.run, name="rag_chain", result=Answer)
+    return generator_chain(pipeline.run, name="rag_chain", result=Answer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Steps:
+class _RagPipeline:
     llm: Model
     retriever: BaseRetriever
     embeddings: Embeddings | None
@@ -92,13 +103,13 @@ class _Steps:
     sentences: int
 
     def run(self, given: RagInput, config: RunnableConfig) -> Iterator[AnswerDelta | Answer]:
-        asked, history = read_input(given)
+        as_asked, history = read_input(given)
         writes = self.mode == "generative" or (self.mode == "auto" and writes_well(self.llm))
-        question = condense(asked, history, self.llm if writes else None, config)
+        question = condense(as_asked, history, self.llm if writes else None, config)
         passages = to_passages(self.retriever.invoke(question, config))
-        decision = decide(question, passages, self.embeddings, self.threshold)
-        if decision.answers:
-            parts: list[Released] = []
+        judged = judge(question, passages, self.embeddings, self.threshold)
+        if judged.answers:
+            parts: list[CitedSentence] = []
             method = "generative" if writes else "extractive"
             try:
                 for text, citation in self._sentences(question, passages, writes, config):
@@ -107,33 +118,33 @@ class _Steps:
             except NotInDocuments:
                 pass
             if parts:
-                yield _grounded(parts, question, method, decision)
+                yield _grounded(parts, question, method, judged)
                 return
         yield AnswerDelta(NOT_FOUND)
-        yield Answer(NOT_FOUND, nearest=_nearest(passages), question=question, score=decision.score)
+        yield Answer(NOT_FOUND, nearest=_nearest(passages), question=question, score=judged.score)
 
     def _sentences(
         self, question: str, passages: Sequence[Passage], writes: bool, config: RunnableConfig
-    ) -> Iterator[Released]:
+    ) -> Iterator[CitedSentence]:
         if not writes:
             yield from extract(question, passages, self.ranker, self.sentences)
             return
-        some = False
-        for released in generate(question, passages, self.llm, config):
-            some = True
-            yield released
-        if not some:
+        nothing = True
+        for sentence in generate(question, passages, self.llm, config):
+            nothing = False
+            yield sentence
+        if nothing:
             yield from extract(question, passages, self.ranker, self.sentences)
 
 
-def _joint(parts: Sequence[Released], text: str) -> str:
-    """What stands between two sentences: a space, or a line of its own for code."""
+def _joint(parts: Sequence[CitedSentence], text: str) -> str:
+    """Return what separates `text` from the sentence before it: a newline if one is code, else a space."""
     if not parts:
         return ""
     return "\n" if "\n" in text or "\n" in parts[-1][0] else " "
 
 
-def _grounded(parts: Sequence[Released], question: str, method: str, decision: Decision) -> Answer:
+def _grounded(parts: Sequence[CitedSentence], question: str, method: str, judged: Answerability) -> Answer:
     text = ""
     for place, (sentence, citation) in enumerate(parts):
         text += f"{_joint(parts[:place], sentence)}{sentence} [{citation.number}]"
@@ -143,7 +154,7 @@ def _grounded(parts: Sequence[Released], question: str, method: str, decision: D
         grounded=True,
         question=question,
         method=method,
-        score=decision.score,
+        score=judged.score,
     )
 
 

@@ -1,9 +1,13 @@
-"""A follow-up question made whole with the conversation before it.
+"""Follow-up questions, made to stand on their own with the conversation before them.
 
-Knows what a follow-up looks like (pronouns, "and …?", a few words) and when a rewritten question may be
-trusted; knows no documents. A model that writes rewrites it; its rewrite is taken only if every content word
-of it comes from the question or the conversation. Otherwise the question is put after the last one that it
-follows.
+A question is a follow-up if it begins like one ("and ...?"), contains a pronoun, or has fewer than two
+content words. A model that writes well rewrites it; the rewrite is used only if each of its content words
+comes from the question or the conversation. Otherwise the question is put after the last one that stands on
+its own.
+
+    >>> from langchain_core.messages import HumanMessage
+    >>> condense("And who wrote it?", [HumanMessage("What is PEP 8?")], writer=None, config={})
+    'What is PEP 8? And who wrote it?'
 """
 
 from __future__ import annotations
@@ -28,15 +32,16 @@ _OPENING = re.compile(
     r"^(?:and|but|or|so|also|then|what about|how about|why\b.{0,8}\?|and why|since when)\b", re.I
 )
 TURNS = 6
-"""How many messages of the conversation are looked at, counted from its end."""
+"""Messages of the conversation that are used, counted from its end."""
 
 
 def read_input(given: str | Mapping[str, Any]) -> tuple[str, list[BaseMessage]]:
     """Return the question and the history of a chain's input.
 
     Raises:
-        InputError: it is neither a string nor a mapping with "question", or the history holds no messages.
-        EmptyInputError: the question is empty.
+        InputError: The input is neither a string nor a mapping with "question", or the history is not a list
+            of messages.
+        EmptyInputError: The question is empty.
     """
     if isinstance(given, Mapping):
         if "question" not in given:
@@ -60,11 +65,10 @@ def _messages(history: object) -> list[BaseMessage]:
 
 
 def is_follow_up(question: str) -> bool:
-    """Tell whether `question` leans on what was said before it."""
+    """Return True if `question` cannot be understood without the conversation before it."""
     if _OPENING.match(question.strip()):
         return True
-    found = words(question)
-    return bool(_POINTING & set(found)) or len(set(content_words(question))) < 2
+    return bool(_POINTING & set(words(question))) or len(set(content_words(question))) < 2
 
 
 def condense(
@@ -73,28 +77,28 @@ def condense(
     writer: Runnable[LanguageModelInput, Any] | None,
     config: RunnableConfig,
 ) -> str:
-    """Return `question` as it stands on its own.
+    """Return `question` in a form that can be looked up without its conversation.
 
     Args:
         question: The last question.
         history: The conversation before it.
-        writer: A model that rewrites well, or None to join without one.
+        writer: A model that rewrites well, or None to put two questions together.
         config: Passed on to the model.
     """
     recent = list(history)[-TURNS:]
-    asked = [str(message.text).strip() for message in recent if isinstance(message, HumanMessage)]
-    if not asked or not is_follow_up(question):
+    earlier = [str(message.text).strip() for message in recent if isinstance(message, HumanMessage)]
+    if not earlier or not is_follow_up(question):
         return question
     if writer is not None:
         rewritten = _rewritten(question, recent, writer, config)
         if rewritten is not None:
             return rewritten
-    return f"{_last_whole(asked)} {question}"
+    return f"{_last_whole(earlier)} {question}"
 
 
-def _last_whole(asked: Sequence[str]) -> str:
-    """The latest question that stands on its own, for a chain of follow-ups leans on it."""
-    return next((one for one in reversed(asked) if not is_follow_up(one)), asked[-1])
+def _last_whole(earlier: Sequence[str]) -> str:
+    """Return the latest question that is not a follow-up itself."""
+    return next((one for one in reversed(earlier) if not is_follow_up(one)), earlier[-1])
 
 
 def _rewritten(
@@ -103,10 +107,11 @@ def _rewritten(
     writer: Runnable[LanguageModelInput, Any],
     config: RunnableConfig,
 ) -> str | None:
-    told = "\n".join(f"{message.type}: {' '.join(str(message.text).split())}" for message in history)
-    prompt = load_prompt("chains.rag", "condense").substitute(history=told, question=question)
+    """Return the model's rewrite, or None if it adds words of its own or is too long."""
+    conversation = "\n".join(f"{message.type}: {' '.join(str(message.text).split())}" for message in history)
+    prompt = load_prompt("chains.rag", "condense").substitute(history=conversation, question=question)
     reply = writer.invoke([HumanMessage(prompt)], config)
     text = " ".join((reply if isinstance(reply, str) else str(reply.text)).split()).strip('"“”')
-    known = set(content_words(f"{told} {question}"))
-    fair = set(content_words(text)) <= known and 0 < len(text) <= 4 * len(question) + 200
-    return text if fair else None
+    known = set(content_words(f"{conversation} {question}"))
+    usable = set(content_words(text)) <= known and 0 < len(text) <= 4 * len(question) + 200
+    return text if usable else None

@@ -1,39 +1,13 @@
-"""Retrieved documents as numbered passages, and spans of them as citations.
+"""The evidence for an answer: retrieved passages, whether they answer, and which sentences answer best.
 
-Knows the metadata that `DocumentStore` writes (`source`, `heading`, `page`, `start`, `end`, `chunk_id`,
-`score`, `title`) and gets along without any of it, so that somebody else's retriever works too; knows no
-model.
+The nouns of this package: a *passage* is a chunk that the retriever returned, with a number; a *candidate
+sentence* is a sentence of a passage that may stand in an answer; a *citation* is a span of a passage.
 
-Whether the documents answer the question, decided before the first token.
+Three steps need no writing model, and follow each other in this file:
 
-Knows cosines and words of passages; asks no model. The best passage's cosine to the question tells questions
-about other matters from answerable ones without an error (AUC 1.00 with all-MiniLM-L6-v2, PEPs against
-banking messages). It cannot tell near misses, questions on the subject whose answer is missing; nothing cheap
-was found that can.
-
-Plain signals of whether a sentence can answer.
-
-They are: the kind of thing asked for is there, it says more than the question does, it is no dead end. Knows
-words and patterns; knows no model. Tuned on one half of the questions over the PEPs, where they and the
-neighbours' scores (see `rank`) raise the first sentence from 0.40 to 0.50 right and the best of three from
-0.70 to 0.77.
-
-Which sentence answers the question: features of each candidate, their sum, and its neighbours'.
-
-Knows sentences, words, vectors and log-probabilities; knows neither prompts for writing nor what an answer
-looks like. Features are z-scores over the candidates of one question, so no absolute scale of any model
-matters:
-
-    cosine     MiniLM cosine of the question and "title: sentence"
-    coverage   idf-weighted share of the question's words in "title sentence"
-    likelihood log p(question | sentence), from a model that scores
-    passage    log p(question | chunk), from the same model
-
-An answer often stands in the sentence after the one that names the subject, so each candidate also gets a
-share of its neighbours' sums, and one of how much of the question its title and headings name; plain signals
-(see `signals`) are added last. Without a scorer or embeddings
-the features that remain are summed. The model scores only the `MOST_SCORED` best by the cheap features, as
-one batch.
+1. `to_passages` numbers the retrieved documents and `candidate_sentences` cuts them into sentences.
+2. `judge` decides from the best passage whether the documents answer at all.
+3. `Ranker` orders the candidate sentences by how well they answer.
 """
 
 from __future__ import annotations
@@ -57,10 +31,12 @@ from chains.text.vectors import standardized, unit_vectors
 from chains.text.words import content_words, coverage, idf
 from llms.protocols import Scorer
 
+# 1. Passages and their sentences.
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One retrieved chunk; `number` counts from 1 in the order of the retriever."""
+    """A retrieved chunk. `number` counts from 1 in the order of the retriever."""
 
     number: int
     text: str
@@ -74,7 +50,7 @@ class Passage:
     line: int | None = None
 
     def cite(self, number: int, start: int, end: int) -> Citation:
-        """Cite the characters `start` to `end` of this passage under `number`."""
+        """Return a citation of the characters `start` to `end` of this passage."""
         offset = self.start
         return Citation(
             number=number,
@@ -90,32 +66,18 @@ class Passage:
         )
 
     def whole(self, number: int) -> Citation:
-        """Cite the passage as a whole."""
+        """Return a citation of the whole passage."""
         return self.cite(number, 0, len(self.text))
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A sentence of a passage that may stand in an answer."""
-
-    passage: Passage
-    sentence: Sentence
-
-    @property
-    def place(self) -> tuple[str, int]:
-        """Where it stands: the same sentence reached through two overlapping chunks has one place."""
-        base = self.passage.start
-        return (
-            self.passage.source if base is not None else self.passage.chunk_id,
-            (base or 0) + self.sentence.start,
-        )
-
-
 def to_passages(documents: Sequence[Document]) -> list[Passage]:
-    """Number the retriever's `documents`, dropping empty ones.
+    """Return the retriever's `documents` as numbered passages, without empty ones.
+
+    The metadata that a `DocumentStore` writes is used (`source`, `heading`, `page`, `line`, `start`,
+    `chunk_id`, `score`, `title`), and all of it is optional, so any LangChain retriever works.
 
     Raises:
-        InputError: it gave something else than documents.
+        InputError: The retriever returned something other than Documents.
     """
     for document in documents:
         if not isinstance(document, Document):
@@ -130,8 +92,7 @@ def to_passages(documents: Sequence[Document]) -> list[Passage]:
 def _passage(number: int, document: Document) -> Passage:
     meta: dict[str, Any] = document.metadata
     source = str(meta.get("source") or document.id or f"document {number}")
-    page, start, score = meta.get("page"), meta.get("start"), meta.get("score")
-    line = meta.get("line")
+    page, line, start, score = (meta.get(name) for name in ("page", "line", "start", "score"))
     return Passage(
         number=number,
         text=document.page_content,
@@ -141,145 +102,146 @@ def _passage(number: int, document: Document) -> Passage:
         page=page if isinstance(page, int) else None,
         start=start if isinstance(start, int) else None,
         chunk_id=str(meta.get("chunk_id") or document.id or f"{source}#{number}"),
-        # Other retrievers put distances or BM25 sums under the same name; out of range it is no cosine.
+        # Other retrievers store distances or BM25 sums under this name. A value outside -1..1 is not a
+        # cosine.
         cosine=float(score) if isinstance(score, int | float) and -1 <= score <= 1 else None,
         line=line if isinstance(line, int) else None,
     )
 
 
-def candidates(passages: Sequence[Passage]) -> list[Candidate]:
-    """Return the sentences of `passages` that could answer: prose, list items and code; each place once.
+@dataclass(frozen=True, slots=True)
+class CandidateSentence:
+    """A sentence of a passage that may stand in an answer."""
 
-    Headings and table rules name things but state nothing. Of a sentence that a chunk border cuts, the longer
-    half seen is kept.
+    passage: Passage
+    sentence: Sentence
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The source and the offset in it, equal for one sentence that is reached through two chunks."""
+        base = self.passage.start
+        return (
+            self.passage.source if base is not None else self.passage.chunk_id,
+            (base or 0) + self.sentence.start,
+        )
+
+
+def candidate_sentences(passages: Sequence[Passage]) -> list[CandidateSentence]:
+    """Return the sentences of `passages` that could answer, each place in a document once.
+
+    Headings and table rules are left out, because they name things and state nothing. If a chunk border cuts
+    a sentence, the longer half is kept.
     """
-    best: dict[tuple[str, int], Candidate] = {}
+    best: dict[tuple[str, int], CandidateSentence] = {}
     for passage in passages:
         for sentence in split_sentences(passage.text):
             if sentence.kind == "heading" or sum(char.isalnum() for char in sentence.text) < 3:
                 continue
-            found = Candidate(passage, sentence)
-            held = best.get(found.place)
-            if held is None or len(held.sentence.text) < len(sentence.text):
-                best[found.place] = found
+            one = CandidateSentence(passage, sentence)
+            known = best.get(one.place)
+            if known is None or len(known.sentence.text) < len(sentence.text):
+                best[one.place] = one
     return list(best.values())
 
 
+# 2. Whether the documents answer.
+
 THRESHOLD = 0.35
-"""Cosine from which the best passage counts as answering, for all-MiniLM-L6-v2."""
+"""Least cosine at which the best passage counts as an answer, for all-MiniLM-L6-v2."""
 
 WORDS_THRESHOLD = 0.5
-"""Share of the question's content words in one passage, where neither cosines nor embeddings are at hand."""
+"""Least share of the question's content words in one passage, if there are neither cosines nor embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """Whether to answer from the documents, and what that rests on."""
+class Answerability:
+    """Whether the documents answer the question, and the score that says so."""
 
     answers: bool
     score: float
     by: Literal["cosine", "words", "nothing"]
 
 
-def decide(
+def judge(
     question: str, passages: Sequence[Passage], embeddings: Embeddings | None, threshold: float | None
-) -> Decision:
-    """Decide from the best passage: its stored cosine, else one computed here, else shared words.
+) -> Answerability:
+    """Decide from the best passage whether `passages` answer `question`.
+
+    The cosine of the best passage separates questions on other subjects from answerable ones without an error
+    (AUC 1.00 with all-MiniLM-L6-v2, PEPs against messages to a bank). It cannot recognize near misses, which
+    are questions on the subject whose answer is missing. No cheap measure was found that can.
 
     Args:
         question: The question on its own, condensed with its history.
-        passages: What the retriever found.
-        embeddings: Used where a passage carries no cosine.
-        threshold: Overrides the default of whichever measure applies.
+        passages: What the retriever returned. If a passage has a cosine, the best of them decides.
+        embeddings: Used if no passage has a cosine. Without them the shared words decide.
+        threshold: Overrides the default of the measure that is used.
     """
     if not passages:
-        return Decision(False, 0.0, "nothing")
+        return Answerability(False, 0.0, "nothing")
     known = [passage.cosine for passage in passages if passage.cosine is not None]
     if known:
-        return _above(max(known), THRESHOLD if threshold is None else threshold, "cosine")
+        return _at_least(max(known), THRESHOLD if threshold is None else threshold, "cosine")
     if embeddings is not None:
         rows = unit_vectors(embeddings, [passage.text for passage in passages])
         best = float((rows @ unit_vectors(embeddings, [question])[0]).max())
-        return _above(best, THRESHOLD if threshold is None else threshold, "cosine")
+        return _at_least(best, THRESHOLD if threshold is None else threshold, "cosine")
     asked = set(content_words(question))
-    held = [len(asked & set(content_words(f"{p.title} {p.heading} {p.text}"))) for p in passages]
-    share = max(held) / len(asked) if asked else 0.0
-    return _above(share, WORDS_THRESHOLD if threshold is None else threshold, "words")
+    shared = [len(asked & set(content_words(f"{p.title} {p.heading} {p.text}"))) for p in passages]
+    share = max(shared) / len(asked) if asked else 0.0
+    return _at_least(share, WORDS_THRESHOLD if threshold is None else threshold, "words")
 
 
-def _above(score: float, threshold: float, by: Literal["cosine", "words"]) -> Decision:
-    return Decision(score >= threshold, score, by)
+def _at_least(score: float, threshold: float, by: Literal["cosine", "words"]) -> Answerability:
+    return Answerability(score >= threshold, score, by)
 
 
-_PERSON = re.compile(r"\b(?:who|whose|whom)\b", re.I)
-_QUANTITY = re.compile(
-    r"\b(?:when|how (?:many|much|long|often|large|big|old|far)|(?:what|which) (?:year|date|month|day|time|"
-    r"version|release|number|size|percentage|python)|since when|until when)\b",
-    re.I,
-)
-_FULL_NAME = re.compile(r"\b[A-Z][\w'-]+(?: [A-Z]\.)? [A-Z][\w'-]+")
-_DIGIT = re.compile(r"\d")
-_DEAD_END = re.compile(r"(?:[:?]|::)\s*$")
-KIND, NEWS, DEAD_END = 0.75, 0.75, 0.7
-"""Weights, in standard deviations of the ranking score."""
-ENOUGH_NEWS = 4
-"""Content words beyond the question's that a sentence needs for the full bonus."""
-
-
-def expected(question: str) -> re.Pattern[str] | None:
-    """Return what an answer's sentence should hold: a full name, a digit, or nothing in particular."""
-    if _PERSON.search(question):
-        return _FULL_NAME
-    return _DIGIT if _QUANTITY.search(question) else None
-
-
-def dead_end(text: str) -> bool:
-    """Tell whether a sentence only leads to what follows, asks, or is a link's target or an address."""
-    return bool(_DEAD_END.search(text)) or text.startswith(("_`", "`", ".. ")) or "@" in text
-
-
-def signals(question: str, found: Sequence[Candidate]) -> NDArray[np.float64]:
-    """Return the weighted sum of the signals, one value a candidate."""
-    kind = expected(question)
-    asked = set(content_words(question))
-    holds = np.asarray([float(bool(kind and kind.search(one.sentence.flat))) for one in found])
-    news = [min(1.0, len(set(content_words(one.sentence.flat)) - asked) / ENOUGH_NEWS) for one in found]
-    ends = np.asarray([float(dead_end(one.sentence.flat)) for one in found])
-    total = KIND * (holds - holds.mean()) + NEWS * np.asarray(news) - DEAD_END * ends
-    return np.asarray(total, dtype=np.float64)
-
+# 3. Which sentences answer best.
 
 FEATURES = ("cosine", "coverage", "likelihood", "passage")
 BEFORE, AFTER = 0.4, 0.1
-"""Shares of the score of the sentence before, and after, that a candidate gets."""
+"""Share of the scores of the sentences before and after that is added to a candidate's score."""
 HEADING = 0.3
-"""Weight of the headings' coverage: 0.2 to 0.5 raise the first sentence on the tuning half by 0.03-0.07."""
+"""Weight of the headings' coverage. On the tuning half 0.2 to 0.5 raise the first sentence by 0.03 to 0.07."""
 NEAR = 0.5
-"""Least cosine behind the first sentence, as a share of the best one's; what answered had 0.6 or more."""
+"""Least cosine of a later sentence, as a share of the best one's. The right ones had 0.6 or more."""
 UNKNOWN = -0.5
-"""Score, in standard deviations, of a neighbour that is no candidate, and the least that one adds."""
+"""Score, in standard deviations, of a neighbour that is not a candidate, and the least that one can add."""
 MOST_SCORED = 24
-"""Fewer lose answers (16: 0.50 and 0.77 as well, 12: 0.50 and 0.73 on the tuning half), more cost seconds."""
+"""Candidates that the model scores. On the tuning half 16 find as many answers as 24 (0.50 in the first
+sentence, 0.77 in the best three) and 12 find fewer (0.50 and 0.73); more than 24 cost seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranker:
-    """Orders candidates by how well they answer; holds the models that score them, either may be missing."""
+    """Orders candidate sentences by how well they answer a question.
+
+    Each feature becomes a z-score over the candidates of one question, so the absolute scale of a model does
+    not matter, and the z-scores are added. Without `embeddings` or a `scorer` their features are left out.
+
+        cosine      of the question and "title: sentence"
+        coverage    idf-weighted share of the question's words in "title sentence"
+        likelihood  log p(question | sentence), from the scorer
+        passage     log p(question | passage), from the scorer
+
+    An answer often stands in the sentence after the one that names the subject, so a candidate also gets a
+    share of its neighbours' scores. The coverage of its title and headings and the `signals` are added last.
+    """
 
     embeddings: Embeddings | None = None
     scorer: Scorer | None = None
 
-    def rank(self, question: str, found: Sequence[Candidate]) -> list[Candidate]:
-        """Return `found`, best first; candidates that tie keep the retriever's order.
+    def rank(self, question: str, found: Sequence[CandidateSentence]) -> list[CandidateSentence]:
+        """Return `found` with the best first; ties keep the retriever's order.
 
-        Where embeddings tell, those behind the first that are far from the question are left out: a second
+        With embeddings, later sentences that are far from the question are left out, because a second
         sentence about something else is worse than none.
         """
         if len(found) < 2:
             return list(found)
         cheap = self._cheap(question, found)
         first = np.asarray(sum(standardized(column) for column in cheap.values()))
-        # The model is asked about few; the rest keep their order behind them.
+        # The model scores the best by the cheap features; the rest keep their order behind those.
         order = np.argsort(-first, kind="stable")
         kept, rest = sorted(order[:MOST_SCORED].tolist()), order[MOST_SCORED:].tolist()
         few = [found[i] for i in kept]
@@ -294,8 +256,8 @@ class Ranker:
         near = cheap.get("cosine", np.ones(len(found)))
         return [found[i] for i in best if i == best[0] or near[i] >= NEAR * near.max()]
 
-    def _cheap(self, question: str, found: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
-        """Return the features that need no language model, one value a candidate."""
+    def _cheap(self, question: str, found: Sequence[CandidateSentence]) -> dict[str, NDArray[np.float64]]:
+        """Return the features that need no language model, one value for each candidate."""
         texts = [f"{one.passage.title} {one.sentence.flat}" for one in found]
         table = {"coverage": _coverages(question, texts, found)}
         if self.embeddings is not None:
@@ -307,7 +269,7 @@ class Ranker:
 
 
 def _neighbours(
-    found: Sequence[Candidate], kept: Sequence[int], scores: NDArray[np.float64]
+    found: Sequence[CandidateSentence], kept: Sequence[int], scores: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return what each kept candidate gets from the sentences right before and after it in its passage."""
     known = dict(zip(kept, scores, strict=True))
@@ -322,21 +284,72 @@ def _neighbours(
     return np.asarray([BEFORE * score(i, place[i] - 1) + AFTER * score(i, place[i] + 1) for i in kept])
 
 
-def _coverages(question: str, texts: Sequence[str], found: Sequence[Candidate]) -> NDArray[np.float64]:
+def _coverages(
+    question: str, texts: Sequence[str], found: Sequence[CandidateSentence]
+) -> NDArray[np.float64]:
     weights = idf(one.sentence.text for one in found)
     asked = content_words(question)
     return np.asarray([coverage(asked, text, weights) for text in texts], dtype=np.float64)
 
 
-def _likelihoods(scorer: Scorer, question: str, found: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
+def _likelihoods(
+    scorer: Scorer, question: str, found: Sequence[CandidateSentence]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the two features of the scorer; all texts are scored in one batch."""
     passages: dict[int, Passage] = {one.passage.number: one.passage for one in found}
-    asked = f" {question.strip()}"
+    continuation = f" {question.strip()}"
     template = load_prompt("chains.rag", "likelihood")
     contexts = [one.sentence.flat for one in found] + [" ".join(p.text.split()) for p in passages.values()]
-    requests = [(template.substitute(context=text), [asked]) for text in contexts]
+    requests = [(template.substitute(context=text), [continuation]) for text in contexts]
     scores = [row[0] for row in scorer.score_many(requests)]
     by_passage = dict(zip(passages, scores[len(found) :], strict=True))
     return {
         "likelihood": np.asarray(scores[: len(found)], dtype=np.float64),
         "passage": np.asarray([by_passage[one.passage.number] for one in found], dtype=np.float64),
     }
+
+
+# Signals: patterns that say whether a sentence can answer. They were tuned on one half of the questions over
+# the PEPs. With the neighbours' scores they raise the first sentence from 0.40 to 0.50 right, and the best of
+# three from 0.70 to 0.77.
+
+KIND, NEWS, DEAD_END = 0.75, 0.75, 0.7
+"""Weights, in standard deviations of the ranking score."""
+ENOUGH_NEWS = 4
+"""Content words other than the question's that a sentence needs for the full bonus."""
+_PERSON = re.compile(r"\b(?:who|whose|whom)\b", re.I)
+_QUANTITY = re.compile(
+    r"\b(?:when|how (?:many|much|long|often|large|big|old|far)|(?:what|which) (?:year|date|month|day|time|"
+    r"version|release|number|size|percentage|python)|since when|until when)\b",
+    re.I,
+)
+_FULL_NAME = re.compile(r"\b[A-Z][\w'-]+(?: [A-Z]\.)? [A-Z][\w'-]+")
+_DIGIT = re.compile(r"\d")
+_DEAD_END = re.compile(r"(?:[:?]|::)\s*$")
+
+
+def signals(question: str, found: Sequence[CandidateSentence]) -> NDArray[np.float64]:
+    """Return the weighted sum of three signals, one value for each candidate.
+
+    The sentence contains the kind of thing that is asked for, it says more than the question does, and it is
+    not a dead end.
+    """
+    kind = expected_pattern(question)
+    asked = set(content_words(question))
+    holds = np.asarray([float(bool(kind and kind.search(one.sentence.flat))) for one in found])
+    news = [min(1.0, len(set(content_words(one.sentence.flat)) - asked) / ENOUGH_NEWS) for one in found]
+    ends = np.asarray([float(is_dead_end(one.sentence.flat)) for one in found])
+    total = KIND * (holds - holds.mean()) + NEWS * np.asarray(news) - DEAD_END * ends
+    return np.asarray(total, dtype=np.float64)
+
+
+def expected_pattern(question: str) -> re.Pattern[str] | None:
+    """Return what an answering sentence should contain: a full name for "who", a digit for "when", or None."""
+    if _PERSON.search(question):
+        return _FULL_NAME
+    return _DIGIT if _QUANTITY.search(question) else None
+
+
+def is_dead_end(text: str) -> bool:
+    """Return True if a sentence only introduces the next one, asks a question, or is a link or address."""
+    return bool(_DEAD_END.search(text)) or text.startswith(("_`", "`", ".. ")) or "@" in text

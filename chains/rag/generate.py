@@ -1,20 +1,12 @@
-"""Whether a written sentence says only what the quoted span says.
+"""Cited sentences that make up an answer: chosen from the passages, or written by a model and then checked.
 
-Knows words, numbers, names and negations; knows no model. The check is strict on what can be wrong without
-being noticed (a number, a name, a "not") and lenient on wording. It reads no meaning: a sentence that
-recombines the span's own words into something false passes, which is why the quoted span is always shown
-beside it.
-
-Answers made of the documents' own sentences.
-
-Knows candidates and their ranking; writes nothing itself. Every sentence is cited by the span it is.
-
-Answers that a capable model writes, each sentence released once its citation is checked.
-
-Knows the prompt with numbered passages, citation marks such as [2], and the check; knows no store. A sentence
-that its passage does not support is replaced by the passage's own nearest sentence or dropped, never shown as
-sourced.
+`extract` yields the best candidate sentences, each cited by its own span. `generate` lets the model write,
+and yields a sentence as soon as it is checked against the passages: a sentence that its passage does not
+support is replaced by the nearest sentence of that passage, or dropped. It is never shown with a citation
+that does not support it.
 """
+
+# ruff: noqa: RUF001 - the patterns match typographic quotes and full-width marks.
 
 from __future__ import annotations
 
@@ -29,78 +21,19 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from chains.prompts import load_prompt
 from chains.rag.answer import Citation
-from chains.rag.evidence import Passage, Ranker, candidates
+from chains.rag.evidence import Passage, Ranker, candidate_sentences
 from chains.text.sentences import Sentence, split_sentences
 from chains.text.words import content_words, names, numbers, words
 
-# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
+CitedSentence = tuple[str, Citation]
+"""A sentence as it is shown, and its citation."""
 
 
-MOST = 0.6
-"""Share of the sentence's content words that must occur in the span."""
-
-_NEGATIONS = frozenset("not no never none nor neither cannot without".split())
-_NEGATED = re.compile(r"n['’]t$")
-
-
-def supports(quote: str, sentence: str) -> bool:
-    """Tell whether `quote` holds numbers, names, most words of `sentence`, and negates as it does."""
-    if not numbers(sentence) <= numbers(quote):
-        return False
-    held = set(content_words(quote))
-    if any(not set(content_words(name)) <= held for name in names(sentence)):
-        return False
-    asked = set(content_words(sentence))
-    if not asked or len(asked & held) / len(asked) < MOST:
-        return False
-    return negates(quote) == negates(sentence)
-
-
-def negates(text: str) -> bool:
-    """Tell whether `text` holds a negation."""
-    return any(word in _NEGATIONS or _NEGATED.search(word) for word in words(text))
-
-
-def overlap(sentence: str, span: str) -> float:
-    """Return the share, 0 to 1, of the sentence's content words that occur in `span`."""
-    asked = set(content_words(sentence))
-    return len(asked & set(content_words(span))) / len(asked) if asked else 0.0
-
-
-def supporting_span(sentence: str, passage: Passage) -> tuple[int, int] | None:
-    """Return the shortest span of one or two neighbouring sentences of `passage` that supports `sentence`."""
-    parts = split_sentences(passage.text)
-    pairs = [(first.start, second.end) for first, second in pairwise(parts)]
-    spans = [(part.start, part.end) for part in parts] + pairs
-    good = [span for span in spans if supports(passage.text[span[0] : span[1]], sentence)]
-    return min(
-        good,
-        key=lambda span: (-overlap(sentence, passage.text[span[0] : span[1]]), span[1] - span[0]),
-        default=None,
-    )
-
-
-def nearest_sentence(
-    sentence: str, passages: Sequence[Passage], least: float = 0.3
-) -> tuple[Passage, Sentence] | None:
-    """Return the sentence of `passages` that shares most words with `sentence`, at least `least` of them."""
-    found = [
-        (overlap(sentence, part.text), passage, part)
-        for passage in passages
-        for part in split_sentences(passage.text)
-        if part.kind != "heading"
-    ]
-    best = max(found, key=lambda one: one[0], default=None)
-    return None if best is None or best[0] < least else (best[1], best[2])
-
-
-Released = tuple[str, Citation]
-"""A sentence as shown, and the citation it stands on."""
-
-
-def extract(question: str, passages: Sequence[Passage], ranker: Ranker, count: int) -> Iterator[Released]:
-    """Yield up to `count` sentences that answer, best first, each with the citation of its span."""
-    ranked = ranker.rank(question, candidates(passages))
+def extract(
+    question: str, passages: Sequence[Passage], ranker: Ranker, count: int
+) -> Iterator[CitedSentence]:
+    """Yield up to `count` sentences of the passages that answer best, each with the citation of its span."""
+    ranked = ranker.rank(question, candidate_sentences(passages))
     seen: set[str] = set()
     for one in ranked:
         text = one.sentence.text.strip() if one.sentence.kind == "code" else one.sentence.flat
@@ -112,21 +45,44 @@ def extract(question: str, passages: Sequence[Passage], ranker: Ranker, count: i
             return
 
 
-# ruff: noqa: RUF001 - typographic quotes and full-width marks are what the patterns match.
-
+# Writing.
 
 REFUSAL = "NOT IN DOCUMENTS"
 _MARK = re.compile(r"\[\s*(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\s*\]")
 
 
 class NotInDocuments(Exception):
-    """The model says that the passages do not answer; control flow in this package, raised to no caller."""
+    """The model replied that the passages do not answer. Caught by `rag_chain`, so no caller sees it."""
+
+
+def generate(
+    question: str, passages: Sequence[Passage], llm: Runnable[LanguageModelInput, Any], config: RunnableConfig
+) -> Iterator[CitedSentence]:
+    """Stream the model's answer and yield each sentence that passes its check.
+
+    Raises:
+        NotInDocuments: The model replied that the passages do not answer.
+    """
+    number = 0
+    used: set[tuple[str, int, str]] = set()
+    for sentence in _sentences(_texts(llm, messages(question, passages), config)):
+        if number == 0 and REFUSAL.casefold() in sentence.casefold():
+            raise NotInDocuments
+        checked = check(sentence, passages, number + 1)
+        if checked is None:
+            continue
+        text, citation = checked
+        key = (citation.chunk_id, citation.start or 0, text.casefold())
+        if key not in used:
+            used.add(key)
+            number += 1
+            yield checked
 
 
 def messages(question: str, passages: Sequence[Passage]) -> list[BaseMessage]:
     """Return the prompt: instructions, the numbered passages, the question."""
-    shown = "\n\n".join(f"[{p.number}] {_label(p)}\n{p.text.strip()}" for p in passages)
-    user = load_prompt("chains.rag", "question").substitute(documents=shown, question=question)
+    documents = "\n\n".join(f"[{p.number}] {_label(p)}\n{p.text.strip()}" for p in passages)
+    user = load_prompt("chains.rag", "question").substitute(documents=documents, question=question)
     return [
         SystemMessage(load_prompt("chains.rag", "system").substitute(refusal=REFUSAL)),
         HumanMessage(user),
@@ -137,30 +93,6 @@ def _label(passage: Passage) -> str:
     return " > ".join(part for part in (passage.title, passage.heading) if part)
 
 
-def generate(
-    question: str, passages: Sequence[Passage], llm: Runnable[LanguageModelInput, Any], config: RunnableConfig
-) -> Iterator[Released]:
-    """Stream the model's answer and yield each sentence that passes its check.
-
-    Raises:
-        NotInDocuments: the model replied that the passages do not answer.
-    """
-    number = 0
-    used: set[tuple[str, int, str]] = set()
-    for sentence in _sentences(_texts(llm, messages(question, passages), config)):
-        if number == 0 and REFUSAL.casefold() in sentence.casefold():
-            raise NotInDocuments
-        released = check(sentence, passages, number + 1)
-        if released is None:
-            continue
-        text, citation = released
-        key = (citation.chunk_id, citation.start or 0, text.casefold())
-        if key not in used:
-            used.add(key)
-            number += 1
-            yield released
-
-
 def _texts(
     llm: Runnable[LanguageModelInput, Any], prompt: list[BaseMessage], config: RunnableConfig
 ) -> Iterator[str]:
@@ -169,22 +101,22 @@ def _texts(
 
 
 def _sentences(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield whole sentences, marks that follow the full stop included, as soon as the next one begins."""
-    held = ""
+    """Yield each whole sentence, with the marks after its full stop, as soon as the next one begins."""
+    pending = ""
     for piece in pieces:
-        held += piece
+        pending += piece
         if not re.search(r"[.!?。！？\n\]]", piece):
             continue
-        whole, rest = _whole(held)
+        whole, pending = _whole(pending)
         yield from whole
-        held = rest
-    whole, rest = _whole(held + "\n\n.")
+    whole, _ = _whole(pending + "\n\n.")
     yield from whole
 
 
-def _whole(held: str) -> tuple[list[str], str]:
+def _whole(text: str) -> tuple[list[str], str]:
+    """Return the sentences of `text` that are complete, and the rest."""
     groups: list[tuple[int, int]] = []
-    for part in split_sentences(held):
+    for part in split_sentences(text):
         leading = re.match(rf"(?:{_MARK.pattern}[\s.]*)+", part.text)
         start = part.start
         if leading and groups:
@@ -193,12 +125,23 @@ def _whole(held: str) -> tuple[list[str], str]:
         if start < part.end:
             groups.append((start, part.end))
     if not groups:
-        return [], held
-    return [held[first:last].strip() for first, last in groups[:-1]], held[groups[-1][0] :]
+        return [], text
+    return [text[first:last].strip() for first, last in groups[:-1]], text[groups[-1][0] :]
 
 
-def check(sentence: str, passages: Sequence[Passage], number: int) -> Released | None:
-    """Return what may be shown of a written `sentence`, and its citation; None where nothing may."""
+# Checking. Numbers, names and negations are checked strictly, because an error in them is easily overlooked;
+# the wording is free. The check does not understand a sentence: one that recombines the span's own words into
+# something false passes, so the quoted span is always shown with it.
+
+MOST = 0.6
+"""Share of the sentence's content words that must occur in the span."""
+
+_NEGATIONS = frozenset("not no never none nor neither cannot without".split())
+_NEGATED = re.compile(r"n['’]t$")
+
+
+def check(sentence: str, passages: Sequence[Passage], number: int) -> CitedSentence | None:
+    """Return what may be shown for a written `sentence`, with its citation, or None if nothing may."""
     cited = [int(one) for mark in _MARK.findall(sentence) for one in re.findall(r"\d+", mark)]
     text = " ".join(re.sub(rf"\s*{_MARK.pattern}", "", sentence).split())
     if sum(char.isalnum() for char in text) < 2:
@@ -213,3 +156,60 @@ def check(sentence: str, passages: Sequence[Passage], number: int) -> Released |
         return None
     passage, part = near
     return part.flat, passage.cite(number, part.start, part.end)
+
+
+def supports(quote: str, sentence: str) -> bool:
+    """Return True if `quote` has the numbers, the names and most words of `sentence`, and negates if it does.
+
+    >>> supports("PEP 8 was written by Guido in 2001.", "Guido wrote PEP 8 in 2001.")
+    True
+    >>> supports("PEP 8 was written by Guido in 2001.", "Guido wrote PEP 8 in 2003.")
+    False
+    """
+    if not numbers(sentence) <= numbers(quote):
+        return False
+    held = set(content_words(quote))
+    if any(not set(content_words(name)) <= held for name in names(sentence)):
+        return False
+    asked = set(content_words(sentence))
+    if not asked or len(asked & held) / len(asked) < MOST:
+        return False
+    return negates(quote) == negates(sentence)
+
+
+def negates(text: str) -> bool:
+    """Return True if `text` contains a negation."""
+    return any(word in _NEGATIONS or _NEGATED.search(word) for word in words(text))
+
+
+def overlap(sentence: str, span: str) -> float:
+    """Return the share, 0 to 1, of the sentence's content words that occur in `span`."""
+    asked = set(content_words(sentence))
+    return len(asked & set(content_words(span))) / len(asked) if asked else 0.0
+
+
+def supporting_span(sentence: str, passage: Passage) -> tuple[int, int] | None:
+    """Return the span of one or two adjacent sentences of `passage` that best supports `sentence`, or None."""
+    parts = split_sentences(passage.text)
+    pairs = [(first.start, second.end) for first, second in pairwise(parts)]
+    spans = [(part.start, part.end) for part in parts] + pairs
+    good = [span for span in spans if supports(passage.text[span[0] : span[1]], sentence)]
+    return min(
+        good,
+        key=lambda span: (-overlap(sentence, passage.text[span[0] : span[1]]), span[1] - span[0]),
+        default=None,
+    )
+
+
+def nearest_sentence(
+    sentence: str, passages: Sequence[Passage], least: float = 0.3
+) -> tuple[Passage, Sentence] | None:
+    """Return the sentence of `passages` that shares most words with `sentence`, `least` of them or more."""
+    found = [
+        (overlap(sentence, part.text), passage, part)
+        for passage in passages
+        for part in split_sentences(passage.text)
+        if part.kind != "heading"
+    ]
+    best = max(found, key=lambda one: one[0], default=None)
+    return None if best is None or best[0] < least else (best[1], best[2])
