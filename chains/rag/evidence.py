@@ -202,7 +202,7 @@ FEATURES = ("cosine", "coverage", "likelihood", "passage")
 BEFORE, AFTER = 0.4, 0.1
 """Share of the scores of the sentences before and after that is added to a candidate's score."""
 HEADING = 0.3
-"""Weight of the headings' coverage. On the tuning half 0.2 to 0.5 raise the first sentence by 0.03 to 0.07."""
+"""Weight of the headings' coverage. 0.2 to 0.5 raise the tuning half's first sentence by 0.03 to 0.07."""
 NEAR = 0.5
 """Least cosine of a later sentence, as a share of the best one's. The right ones had 0.6 or more."""
 UNKNOWN = -0.5
@@ -344,7 +344,7 @@ def signals(question: str, found: Sequence[CandidateSentence]) -> NDArray[np.flo
 
 
 def expected_pattern(question: str) -> re.Pattern[str] | None:
-    """Return what an answering sentence should contain: a full name for "who", a digit for "when", or None."""
+    """Return what an answering sentence should contain: a name for "who", a digit for "when", or None."""
     if _PERSON.search(question):
         return _FULL_NAME
     return _DIGIT if _QUANTITY.search(question) else None

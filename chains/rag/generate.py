@@ -189,7 +189,7 @@ def overlap(sentence: str, span: str) -> float:
 
 
 def supporting_span(sentence: str, passage: Passage) -> tuple[int, int] | None:
-    """Return the span of one or two adjacent sentences of `passage` that best supports `sentence`, or None."""
+    """Return the span of one or two adjacent sentences that best supports `sentence`, or None."""
     parts = split_sentences(passage.text)
     pairs = [(first.start, second.end) for first, second in pairwise(parts)]
     spans = [(part.start, part.end) for part in parts] + pairs
