@@ -22,7 +22,7 @@ import json, sys
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 16_384
 from pathlib import Path
-from llms.sources import hub
+from llms.models import hub
 lines, reports = [], []
 try:
     done = hub.pull(sys.argv[1], sys.argv[3] or None, Path(sys.argv[2]), notify=lines.append,

@@ -184,8 +184,8 @@ def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds
 ) -> None:
     limit = 100_000  # bytes in one file: the checkpoint has 2 bytes for each of its 130,000 weights
     code = (
-        "import resource, sys; from pathlib import Path; from llms.sources import fetch; "
-        "from llms.checkpoint import convert, folder as checkpoint\n"
+        "import resource, sys; from pathlib import Path; from llms.models import embedded as fetch; "
+        "from llms.models import gguf as convert, checkpoint\n"
         "import pickle; entry = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "original = convert.convert_gguf\n"
         "def limited(*a, **k):\n"
@@ -210,7 +210,7 @@ def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds
 def on_a_small_disk(folder: Path, entry: Entry, *, look_first: bool) -> str:
     """Start once on a file system of 256 KiB, mounted for that child alone; return what it printed."""
     code = (
-        "import os, pickle, sys; from pathlib import Path; from llms.sources import fetch\n"
+        "import os, pickle, sys; from pathlib import Path; from llms.models import embedded as fetch\n"
         "from llms.errors import NoSpace\n"
         "entry, cache = pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])\n"
         f"if not {look_first}: fetch.require_space = lambda *_: None\n"

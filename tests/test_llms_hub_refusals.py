@@ -101,8 +101,8 @@ def test_a_disk_without_room_is_refused_before_the_weights_come(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = PULL.replace(
-        "from llms.sources import hub",
-        "from llms.sources import hub; import shutil; from collections import namedtuple\n"
+        "from llms.models import hub",
+        "from llms.models import hub; import shutil; from collections import namedtuple\n"
         "shutil.disk_usage = lambda _: namedtuple('U', 'total used free')(0, 0, 100_000)",
     )
     with serving(owner__tiny=Repo(files)) as server:
