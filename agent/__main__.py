@@ -1,8 +1,8 @@
-"""Start the command line: `python -m agent VERB` and the console script `agent VERB` are this one function.
+"""Start the command line. `python -m agent VERB` and the console script `agent VERB` both call `main`.
 
 `python -m` puts the current folder first on the import path, where a user's own `tools.py` would shadow
-ours. That entry is dropped here, before anything of ours is imported, unless the current folder is this
-project's own root.
+ours. That entry is removed here, before anything of ours is imported, unless the current folder is the root
+of this project.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 
 
 def _drop_current_folder() -> None:
-    """Take the current folder off `sys.path` unless this very package was found in it."""
+    """Remove the current folder from `sys.path`, unless this package itself was found there."""
     here = os.path.realpath(os.getcwd())
     root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     if here != root:
@@ -21,16 +21,16 @@ def _drop_current_folder() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (see `agent.errors`)."""
-    from agent.cli.collector import patient_collector
+    """Run one command and return its exit code (`agent --help` lists them)."""
     from agent.cli.main import main as run
+    from agent.cli.startup import patient_collector
     from llms.threads import configure_threads
 
     configure_threads()
     with patient_collector():
         code = run(sys.argv[1:] if argv is None else argv)
     if any(thread.name.startswith("tool ") for thread in threading.enumerate()):
-        # A tool that never came back is still running in native code, which aborts a normal shutdown.
+        # A tool that never returned is still running native code, which aborts a normal shutdown.
         sys.stderr.flush()
         os._exit(code)
     return code

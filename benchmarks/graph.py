@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=40)
     args = parser.parse_args()
     from agent import Parts, load_settings
-    from agent.arenas import keep_few_heaps
+    from agent.cli.startup import keep_few_heaps
 
     keep_few_heaps()  # as the command line does
     settings = load_settings(model="smollm2-135m", max_tokens=12, system=SYSTEM, logging=False)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 PROGRAM = """
 import ctypes, sys, threading
-from agent.arenas import keep_few_heaps
+from agent.cli.startup import keep_few_heaps
 done = keep_few_heaps() if sys.argv[1] == "few" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p

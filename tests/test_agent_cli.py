@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from agent.cli import console
-from agent.cli.main import _parse, _split, main, verb_parser
-from agent.cli.verbs import VERBS
+from agent.cli.main import VERBS, main, program
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,9 +33,11 @@ def run(*args: str, home: Path, input: bytes | None = b"", **env: str) -> subpro
     )
 
 
-def parse(*argv: str) -> Any:
-    verb, words = _split(list(argv))
-    return _parse(verb_parser(verb), words)
+def parse(verb: str, *argv: str) -> Any:
+    command = program.get_command(click.Context(program), verb)
+    assert command is not None
+    context = command.make_context(verb, list(argv), parent=click.Context(program, info_name="agent"))
+    return SimpleNamespace(**context.params)
 
 
 @pytest.mark.parametrize(
@@ -41,25 +46,163 @@ def parse(*argv: str) -> Any:
         ("ask", "--docs-only", "-m", "x", "what", "is", "it"),
         ("ask", "what", "is", "it", "--docs-only", "-m", "x"),
         ("ask", "what", "--docs-only", "is", "-m", "x", "it"),
-        ("--docs-only", "-m", "x", "ask", "what", "is", "it"),
         ("ask", "--docs-only", "--model=x", "--", "what", "is", "it"),
     ],
 )
 def test_options_stand_anywhere(argv: tuple[str, ...]) -> None:
     args = parse(*argv)
-    assert (args.question, args.docs_only, args.model) == (["what", "is", "it"], True, "x")
+    assert (args.question, args.docs_only, args.model) == (("what", "is", "it"), True, "x")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--docs-only", "-m", "x", "ask", "what", "is", "it"),
+        ("--thread", "docs", "ask", "hello"),  # `docs` is the thread's name here, not the verb
+        ("--quiet", "docs", "remove", "all"),
+        ("-5", "docs"),
+    ],
+)
+def test_an_option_before_the_verb_runs_nothing_and_says_where_it_goes(
+    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    done = capsys.readouterr()
+    assert done.out == "" and f"options go after the verb: `agent VERB {argv[0]} …`" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_words_after_two_dashes_may_look_like_options() -> None:
-    assert parse("ask", "-k", "3", "--", "--docs-only", "-x").question == ["--docs-only", "-x"]
+    assert parse("ask", "-k", "3", "--", "--docs-only", "-x").question == ("--docs-only", "-x")
+
+
+def test_words_that_cannot_be_options_may_begin_with_a_dash() -> None:
+    args = parse("ask", "what is", "-5", "+", "-.5", "-k3", "--system=be brief", "-s", "-1", "- and this?")
+    assert args.question == ("what is", "-5", "+", "-.5", "- and this?")
+    assert (args.k, args.system) == (3, "-1")
+    assert parse("ask", "-s be brief").system == " be brief"
+    with pytest.raises(click.NoSuchOption):
+        parse("ask", "-5x")
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(click.exceptions.Exit) as stop:
         parse(verb, "--help")
-    assert stop.value.code == 0
+    assert stop.value.exit_code == 0
     assert capsys.readouterr().out.startswith(f"usage: agent {verb}")
+
+
+OPTIONS = {
+    "ask":
+        "--adapter --approve --chroma --continue --device --docs --docs-only --extract "
+        "--fail-ungrounded --file --files --filter --json --max-tokens --merge-adapter --model "
+        "--no-docs --no-log --no-stream --no-tools --planner --quantization --require-gpu --seed "
+        "--show-context --store --system --td --temperature --template --thread --tools --trace "
+        "--verbose -c -f -k -m -o -p -s -t -x",
+    "chat":
+        "--adapter --approve --chroma --continue --device --docs --docs-only --files --filter "
+        "--max-tokens --merge-adapter --model --no-docs --no-log --no-tools --planner --quantization "
+        "--require-gpu --seed --show-context --store --system --td --temperature --thread --tokens "
+        "--tools -c -k -m -o -s",
+    "ingest": "--chroma --dry-run --json --max-bytes --precision --reembed --store --watch",
+    "docs": "--chroma --json --repair --store",
+    "summarize":
+        "--adapter --audience --chroma --cite --device --focus --json --language --length "
+        "--max-tokens --merge-adapter --model --quantization --refine --require-gpu --seed --store "
+        "--stored --style --system --temperature -m -o -s",
+    "classify":
+        "--abstain-below --adapter --column --csv --device --examples --explain --json --labels "
+        "--max-tokens --merge-adapter --model --multi-label --out --quantization --require-gpu --seed "
+        "--system --temperature -m -o -s",
+    "complete":
+        "--adapter --code --device --json --lang --max-tokens --merge-adapter --model --quantization "
+        "--require-gpu --seed --single-line --suffix --system --temperature -m -n -o -s",
+    "code":
+        "--adapter --candidates --device --force --json --lang --max-tokens --merge-adapter --model "
+        "--out --quantization --repairs --require-gpu --run --seed --system --temperature --test -m "
+        "-o -s",
+    "models": "--delete --json --revision",
+    "threads": "--json --out",
+    "logs": "--json -n",
+    "notes": "--json",
+    "templates": "--json",
+    "config": "--json",
+    "mcp":
+        "--adapter --allow --chroma --device --files --host --http --max-tokens --merge-adapter "
+        "--model --port --quantization --require-gpu --seed --store --system --temperature -m -o -s",
+    "completion": "",
+    "doctor": "--chroma --json --store",
+}  # fmt: skip
+"""Every verb's own options in version 0.1.0, on which scripts rely."""
+COMMON = "--debug --help --home --quiet -h"
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_no_option_of_an_earlier_version_is_lost(verb: str) -> None:
+    command = program.get_command(click.Context(program), verb)
+    assert command is not None
+    names = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    assert {*OPTIONS[verb].split(), *COMMON.split()} <= names
+    help_text = command.get_help(click.Context(command, info_name=verb))
+    assert all(param.get_help_record(click.Context(command))[0] in help_text for param in command.params)
+
+
+def test_the_table_of_verbs_is_what_the_modules_have() -> None:
+    assert set(OPTIONS) == set(VERBS)
+    for verb, (_, summary) in VERBS.items():
+        command = program.get_command(click.Context(program), verb)
+        assert command is not None and (command.name, command.help) == (verb, summary)
+
+
+def complete(*words: str) -> list[str]:
+    shell = ShellComplete(program, {}, "agent", "_AGENT_COMPLETE")
+    return [item.value for item in shell.get_completions(list(words[:-1]), words[-1])]
+
+
+def test_the_shell_completes_verbs_options_choices_and_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_HOME", str(tmp_path))
+    assert complete("c") == ["chat", "classify", "complete", "code", "config", "completion"]
+    assert complete("ask", "--docs") == ["--docs", "--docs-only"]
+    assert complete("ask", "what", "--no-t") == ["--no-tools"]
+    assert complete("ask", "--approve", "") == ["ask", "deny", "never-ask"]
+    assert complete("docs", "s") == ["show", "stats"] and complete("completion", "z") == ["zsh"]
+    assert "mistral-7b" in complete("ask", "-m", "mistral") and "mistral-7b" in complete(
+        "models", "pull", "m"
+    )
+    assert complete("config", "set", "max_t") == [
+        "max_tokens",
+        "max_tool_calls",
+        "max_turn_tokens",
+        "max_tool_chars",
+    ]
+    assert main(["templates", "save", "tldr", "TL;DR: $input"]) == 0
+    assert complete("ask", "-t", "") == ["tldr"]
+    (tmp_path / "config.toml").write_text("k = \n")
+    assert complete("ask", "-t", "") == [], "settings that cannot be read break no line that is being typed"
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
+def test_a_completion_script_asks_the_program(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert f"_AGENT_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash, which is not here")
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
+    agent = tmp_path / "agent"
+    agent.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m agent "$@"\n')
+    agent.chmod(0o755)
+    script = (
+        'eval "$(agent completion bash)"; COMP_WORDS=(agent docs ver); COMP_CWORD=2;'
+        ' _agent_completion agent; echo "${COMPREPLY[@]}"'
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"AGENT_HOME": str(tmp_path), "PATH": path}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.stdout == "verify\n", done
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
@@ -196,7 +339,7 @@ def test_a_users_own_tools_file_does_not_shadow_ours(tmp_path: Path) -> None:
 
 
 def test_escapes_are_neutralized() -> None:
-    assert console.harmless("a\x1b[31mb\x9b2Jc\x07\r\nd\te\x7f") == "a[31mb2Jc\nd\te"
+    assert console.printable("a\x1b[31mb\x9b2Jc\x07\r\nd\te\x7f") == "a[31mb2Jc\nd\te"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 from agent import errors as exit_codes
-from agent.cli.main import top_parser
+from agent.cli.main import help_text
 
 RANGES = {
     "llms.errors": range(10, 30),
@@ -28,7 +28,7 @@ def test_codes_are_unique_and_in_their_rooms_range() -> None:
 
 
 def test_codes_are_listed_in_the_help() -> None:
-    text = top_parser().format_help()
+    text = help_text()
     for entry in (*exit_codes.OUTCOMES, *exit_codes.ERRORS):
         assert any(
             line.split() and line.split()[0] == str(entry.code) and entry.meaning in line

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.cli.report import report_run
+from agent.cli.printing import report_run
 from llms import ChatLocal
 
 QUIET = Namespace(trace=False, verbose=True)

@@ -68,9 +68,6 @@ class Silent:
     def show(self, event: Event) -> None:
         self.final = event if isinstance(event, Final) else self.final
 
-    def close(self, *, fail_ungrounded: bool = False) -> int:
-        return 0
-
 
 class FaultyParts(Parts):
     """Parts whose model, tool and documents fail when they are told to."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import collector
+from agent.cli import startup
 
 ROOT = Path(__file__).parent.parent
 HEAVY = (
@@ -57,14 +57,14 @@ def test_an_answer_of_the_embedded_model_imports_nothing_heavy(
 def test_the_collector_waits_while_the_program_starts_and_then_leaves_what_is_there() -> None:
     usual = gc.get_threshold()
     try:
-        with collector.patient_collector():
+        with startup.patient_collector():
             assert gc.get_threshold()[0] > usual[0]
             assert gc.isenabled()
-            collector.started()
+            startup.started()
             assert gc.get_threshold() == usual
             frozen = gc.get_freeze_count()
             assert frozen > 0
-            collector.started()
+            startup.started()
             assert gc.get_freeze_count() == frozen, "once only: what comes later is collected"
         assert gc.get_threshold() == usual
     finally:
@@ -73,8 +73,8 @@ def test_the_collector_waits_while_the_program_starts_and_then_leaves_what_is_th
 
 def test_the_collector_is_as_it_was_after_a_program_that_never_started() -> None:
     usual = gc.get_threshold()
-    with pytest.raises(RuntimeError), collector.patient_collector():
+    with pytest.raises(RuntimeError), startup.patient_collector():
         raise RuntimeError
     assert gc.get_threshold() == usual
-    collector.started()
+    startup.started()
     assert gc.get_freeze_count() == 0, "an app of somebody else's keeps its collector"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
+import click
 import pytest
 
-from agent.cli.summarize import configure
+from agent.cli.tasks import summarize
 
 
 def _parse(length: str) -> dict[str, int]:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    configure(parser)
-    return dict(parser.parse_args(["--length", length]).length)
+    return dict(summarize.make_context("summarize", ["--length", length]).params["length"])
 
 
 @pytest.mark.parametrize(
@@ -31,5 +28,5 @@ def test_lengths_in_words_and_sentences(text: str, expected: dict[str, int]) -> 
 
 @pytest.mark.parametrize("text", ["0", "short", "-1", "5001", "5 pages", ""])
 def test_other_lengths_are_refused_with_an_example(text: str) -> None:
-    with pytest.raises(argparse.ArgumentError, match="such as 200w or 5s"):
+    with pytest.raises(click.BadParameter, match="such as 200w or 5s"):
         _parse(text)

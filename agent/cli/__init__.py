@@ -1,1 +1,1 @@
-"""The command line: one file a verb, each of which parses, builds, calls, prints, and nothing else."""
+"""The command line. `main` finds the verb; each verb parses its options, builds what it needs, and prints."""

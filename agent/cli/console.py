@@ -1,7 +1,7 @@
 """What the user sees: answers on stdout; progress, notices and errors on stderr.
 
-Neutralizes terminal escapes in text that came from models, documents and tools; uses colour and links only
-where a terminal has them. Knows nothing of how an answer comes about.
+Text from models, documents and tools is stripped of the control characters that a terminal obeys. Colour and
+links are used only on a terminal that shows them.
 """
 
 from __future__ import annotations
@@ -16,28 +16,32 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import click
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters but tab and newline: C0, DEL and C1; among them ESC and CSI, which terminals obey."""
+"""Control characters except tab and newline: C0, DEL and C1, which include ESC and CSI."""
 
 _quiet = False
+_command: click.Command | None = None
 
 
-def configure(args: Any) -> None:
-    """Take the shared options of the command line."""
-    global _quiet
-    _quiet = bool(args.quiet)
+def configure(*, quiet: bool, command: click.Command | None = None) -> None:
+    """Set whether notices are shown, and the command whose options error messages may name."""
+    global _quiet, _command
+    _quiet, _command = quiet, command
 
 
-def harmless(text: str) -> str:
-    """The text without the control characters that a terminal would obey."""
+def printable(text: str) -> str:
+    """Return the text without the control characters that a terminal would obey."""
     return _CONTROL.sub("", text.replace("\r\n", "\n"))
 
 
 def out(text: str) -> None:
-    """Write to stdout, at once."""
-    raw(harmless(text))
+    """Write to stdout at once."""
+    raw(printable(text))
 
 
 def line(text: str = "") -> None:
@@ -46,21 +50,30 @@ def line(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Write one line of progress or notice to stderr."""
+    """Write one line of progress or notice to stderr, unless --quiet is set."""
     if not _quiet:
-        sys.stderr.write(_paint(harmless(text), "2") + "\n")
+        sys.stderr.write(_paint(printable(text), "2") + "\n")
         sys.stderr.flush()
 
 
 def say(text: str) -> None:
-    """Write to stderr what the user must see to answer, whatever --quiet says."""
-    sys.stderr.write(harmless(text) + "\n")
+    """Write to stderr what the user must see to go on, even if --quiet is set."""
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
+def as_typed(text: str) -> str:
+    """Return a library's advice with options instead of arguments, and commands instead of Python calls."""
+    from agent.cli.messages import in_options
+
+    return in_options(text, _command)
+
+
 def show_error(error: Exception, *, known: bool) -> None:
-    """Show an error in red, without a traceback."""
-    text = harmless(str(error)) or type(error).__name__
+    """Show an error in red, without a traceback; `known` errors are those that a user can act on."""
+    from agent.cli.messages import library_message
+
+    text = printable(library_message(error, _command) if known else str(error)) or type(error).__name__
     if not known:
         text = (
             f"internal error: {type(error).__name__}: {text}; run again with --debug and report the traceback"
@@ -76,33 +89,33 @@ def _paint(text: str, code: str) -> str:
 
 
 def bold(text: str) -> str:
-    """The text in bold where stdout is a terminal that may have colour; not neutralized again."""
+    """Return the text in bold if stdout is a terminal with colour; write it with `raw`."""
     from agent.settings import colour_wanted
 
     return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() and colour_wanted() else text
 
 
 def styled_width() -> int | None:
-    """Columns of a terminal on stdout that may have styles, None where there is none."""
+    """Return the columns of the terminal on stdout; None if it is not a terminal or must not show styles."""
     from agent.settings import colour_wanted
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() and colour_wanted() else None
 
 
 def link(path: str, text: str) -> str:
-    """The text as an OSC 8 hyperlink to a local file, where stdout is a terminal that may have it."""
+    """Return the text as an OSC 8 hyperlink to a local file if stdout is a terminal with colour."""
     from agent.settings import colour_wanted
 
-    text = harmless(text)
+    text = printable(text)
     if not (sys.stdout.isatty() and colour_wanted() and Path(path).is_file()):
         return text
     return f"\x1b]8;;{Path(path).resolve().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\"
 
 
 def raw(text: str) -> None:
-    """Write text to stdout that was neutralized piece by piece and holds only our own codes.
+    """Write text to stdout in which every control code is ours.
 
-    Raises FolderError where it cannot be written (a full disk); BrokenPipeError where the reader has gone.
+    Raises FolderError if it cannot be written (a full disk), and BrokenPipeError if the reader has gone.
     """
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -113,44 +126,45 @@ def raw(text: str) -> None:
     except OSError as error:
         from agent.errors import FolderError
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor by the interpreter's last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         raise FolderError(
             f"expected to write standard output, found {error.strerror}; free it, or send it elsewhere"
         ) from error
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text on one line, cut at `limit` characters."""
-    text = " ".join(harmless(text).split())
+    """Return the text on one line, cut at `limit` characters."""
+    text = " ".join(printable(text).split())
     return text if len(text) <= limit else text[: max(limit - 1, 1)] + "…"
 
 
 def show_sources(citations: list[dict[str, Any]]) -> None:
-    """Print the citations, numbered as in the answer: where they stand, and the quoted span."""
+    """Print the citations, numbered as in the answer, each with its place and the quoted span."""
     if not citations:
         return
     raw("\n" + bold("Sources") + "\n")
     for citation in citations:
-        quote = " ".join(harmless(str(citation["quote"])).split())
+        quote = " ".join(printable(str(citation["quote"])).split())
         raw(f"[{citation['number']}] {place(citation, linked=True)}: {_wrapped(quote)}\n")
 
 
 def place(facts: Mapping[str, Any], *, linked: bool = False) -> str:
-    """Where a passage stands: `file:line`, or the file and its page, and the heading.
+    """Return where a passage is found: `file:line`, or the file and its page, and the heading.
 
-    `facts` are a citation's, or the metadata of a retrieved document; with `linked` the file is a hyperlink
-    where stdout is a terminal that may have it.
+    Args:
+        facts: A citation, or the metadata of a retrieved document.
+        linked: Make the file a hyperlink if the terminal shows them.
     """
     source = str(facts.get("source") or "")
-    named = harmless(display_path(source) + (f":{facts['line']}" if facts.get("line") else ""))
+    named = printable(display_path(source) + (f":{facts['line']}" if facts.get("line") else ""))
     page = f"page {facts['page']}" if facts.get("page") else ""
-    heading = harmless(str(facts.get("heading") or ""))
+    heading = printable(str(facts.get("heading") or ""))
     parts = (link(source, named) if linked else named, page, heading)
     return ", ".join(part for part in parts if part)
 
 
 def _wrapped(quote: str) -> str:
-    """The quote in its marks; on a terminal in lines of its own, between words."""
+    """Return the text in quotation marks; on a terminal, indented and wrapped between words."""
     if (width := styled_width()) is None:
         return f'"{quote}"'
     return "\n" + textwrap.fill(
@@ -159,7 +173,7 @@ def _wrapped(quote: str) -> str:
 
 
 def display_path(source: str) -> str:
-    """The path as seen from the current folder, where that is shorter."""
+    """Return the path relative to the current folder if that is shorter."""
     try:
         relative = os.path.relpath(source)
     except ValueError:
@@ -174,10 +188,10 @@ def table(rows: list[dict[str, Any]], columns: list[str]) -> None:
 
 
 def aligned(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
-    """Rows, under a line of names, as aligned text."""
+    """Return the names of the columns and the rows, one line each, in aligned columns."""
     cells = [
         columns,
-        *([harmless(str("" if row.get(c) is None else row[c])) for c in columns] for row in rows),
+        *([printable(str("" if row.get(c) is None else row[c])) for c in columns] for row in rows),
     ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -185,7 +199,7 @@ def aligned(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A moment of a long piece of work: so many of so many, and what is being done."""
+    """How far a long piece of work has come, and what it is doing now."""
 
     done: int
     total: int
@@ -194,7 +208,11 @@ class Step:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[Step], None]]:
-    """A callback that draws a bar on a terminal, and elsewhere writes a line every ten seconds."""
+    """Yield a callback that draws a bar on a terminal; elsewhere it writes a line every ten seconds.
+
+    >>> with progress_bar("documents") as bar:
+    ...     bar(Step(done=1, total=9, text="parsing"))
+    """
     if _quiet or not sys.stderr.isatty():
         yield _lines(what)
         return
@@ -215,10 +233,10 @@ def progress_bar(what: str) -> Iterator[Callable[[Step], None]]:
 def _lines(what: str) -> Callable[[Step], None]:
     last = time.monotonic()
 
-    def say(step: Step) -> None:
+    def write(step: Step) -> None:
         nonlocal last
         if time.monotonic() - last >= 10:
             last = time.monotonic()
             note(f"{what}: {step.done} of {step.total}" + (f", {step.text}" if step.text else ""))
 
-    return say
+    return write

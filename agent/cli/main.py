@@ -1,139 +1,177 @@
-"""From the words of the command line to one verb's function, and from any error to its exit code.
+"""The program `agent`: from the command line to one verb's function, and from any error to an exit code.
 
-Knows the options that every verb shares, signals, closed pipes and how an error is shown. Refuses to know
-what a verb does. Imports nothing heavy: `--help` answers at once.
+A verb's module is imported only when that verb is named, and nothing heavy is imported here, so that
+`agent --help` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from agent import errors as exit_codes
-from agent.cli.verbs import EXAMPLES, PURPOSE, VERBS, module_of
+import click
+
+from agent import errors
+from agent.cli.messages import usage_message
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+VERBS: dict[str, tuple[str, str]] = {
+    "ask": ("ask", "ask one question; the documents answer where they can"),
+    "chat": ("ask", "talk, with a thread that is kept"),
+    "ingest": ("docs", "read files and folders into the document store"),
+    "docs": ("docs", "list, show, verify, export and remove documents of the store"),
+    "summarize": ("tasks", "summarize a text, a file or a folder"),
+    "classify": ("tasks", "choose among labels for a text or a table"),
+    "complete": ("tasks", "continue a text or code"),
+    "code": ("tasks", "write code, run it in the sandbox, say what was seen"),
+    "models": ("models", "list, show, pull and remove models"),
+    "threads": ("history", "list, show, export and remove conversations"),
+    "logs": ("history", "the log of questions and answers"),
+    "notes": ("history", "what you asked to be remembered, in every later conversation"),
+    "templates": ("history", "prompt templates for `ask -t`"),
+    "config": ("admin", "show and set the settings"),
+    "mcp": ("admin", "serve our tools to MCP clients"),
+    "completion": ("admin", "print shell completion for bash, zsh or fish"),
+    "doctor": ("admin", "check this machine and say what to do where something is missing"),
+}
+"""Each verb's module in `agent.cli`, which has a command of the verb's name, and what the verb does."""
+
+COMPLETE_VARIABLE = "_AGENT_COMPLETE"
+"""Set by the shell functions that `agent completion` prints, to ask for completions."""
+
+_HELP = """\
+usage: agent VERB [words and options in any order]
+
+A private assistant on this machine: a local model, your documents, and tools.
+
+verbs:
+{verbs}
+
+examples:
+  agent ask "what is double quantization?" --docs handbook/
+  cat log.txt | agent ask "what went wrong?"
+  agent ingest ~/notes && agent docs list
+
+`agent VERB --help` lists its options.
+
+exit codes:
+{codes}
+"""
 
 
 class _Ended(BaseException):
-    """A signal asked the program to end; not an Exception, so that no handler keeps it alive."""
+    """Raised by SIGTERM and SIGHUP; not an Exception, so that no handler keeps the program alive."""
 
 
-class VerbParser(argparse.ArgumentParser):
-    """A parser whose errors are one line with the next step, not the list of all options."""
+class VerbGroup(click.Group):
+    """`agent` itself, whose verbs are imported on demand."""
 
-    def error(self, message: str) -> NoReturn:
-        """Say what was wrong with the words and end with the code for wrong use."""
-        hint = f"`{self.prog} --help` lists the options"
-        found = message.partition("unrecognized arguments: ")[2]
-        if found:
-            message = f"expected words and options of this verb, found {found!r}"
-            name = found.split()[0].partition("=")[0]
-            if close := difflib.get_close_matches(name, self._option_string_actions, n=1):
-                hint = f"did you mean {close[0]}?"
-        sys.stderr.write(f"{self.prog}: {message.removeprefix('argument ')}; {hint}\n")
-        raise SystemExit(exit_codes.USAGE)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb's command; None if there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, summary = VERBS[cmd_name]
+        command: click.Command = getattr(import_module(f"agent.cli.{module}"), cmd_name)
+        command.help = summary
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the verb off the command line; raises click.UsageError if something else comes first."""
+        first = args[0] if args else ""
+        if first.startswith("-") and first not in self._own_options(ctx):
+            raise click.UsageError(
+                f"expected a verb first, found the option {first!r}; options go after the verb: "
+                f"`agent VERB {first} …`, and `agent --help` lists the verbs",
+                ctx,
+            )
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb's command; raises click.UsageError with the nearest verb."""
+        if args[0] in VERBS:
+            return super().resolve_command(ctx, args)
+        close = difflib.get_close_matches(args[0], VERBS, n=1)
+        hint = f"did you mean `agent {close[0]}`?" if close else f'to ask it: agent ask "{args[0]}"'
+        raise click.UsageError(f"expected a verb ({', '.join(VERBS)}), found {args[0]!r}; {hint}", ctx)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs, examples and exit codes."""
+        formatter.write(help_text())
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a verb without importing any of them."""
+        from click.shell_completion import CompletionItem
+
+        verbs = (name for name in VERBS if name.startswith(incomplete))
+        return [CompletionItem(name, help=VERBS[name][1]) for name in verbs]
+
+    def _own_options(self, ctx: click.Context) -> set[str]:
+        return {name for param in self.get_params(ctx) for name in param.opts}
+
+
+program = click.version_option(
+    package_name="mistral-agent-toolkit", prog_name="agent", message="%(version)s"
+)(VerbGroup("agent", context_settings={"help_option_names": ["-h", "--help"]}))
+
+
+def help_text() -> str:
+    """Return what `agent --help` prints."""
+    verbs = "\n".join(f"  {name:<11} {summary}" for name, (_, summary) in VERBS.items())
+    return _HELP.format(verbs=verbs, codes=errors.listing())
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line `argv` (without the program's name); returns the exit code."""
+    """Run the command line `argv`, without the program's name, and return its exit code."""
     debug = "--debug" in argv
     _replace_closed_streams()
     caught = _catch_signals()
     try:
-        verb, words = _split(list(argv))
-        module = import_module(module_of(verb))
-        parser = verb_parser(verb)
-        code = int(module.run(_parse(parser, words)))
-        if not sys.stdout.closed:  # an MCP session over standard output closes it
+        code = _run(list(argv))
+        if not sys.stdout.closed:  # An MCP session over standard output closes it.
             sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse: help, version, usage
-        return stop.code if isinstance(stop.code, int) else exit_codes.USAGE
+    except click.exceptions.Exit as stop:  # after `--help` and `--version`
+        return stop.exit_code
+    except click.UsageError as error:
+        sys.stderr.write(usage_message(error) + "\n")
+        return errors.USAGE
     except BrokenPipeError:
         _forget_stdout()
-        return exit_codes.DONE
+        return errors.DONE
     except _Ended:
         return caught[-1]
-    except KeyboardInterrupt:  # watchfiles makes one of whatever a signal handler raised
+    except KeyboardInterrupt:  # watchfiles also turns the exception of a signal handler into this one
         sys.stderr.write("\n")
-        return caught[-1] if caught else exit_codes.INTERRUPTED
-    except Exception as error:  # the last line of defence: every error becomes an exit code and one message
+        return caught[-1] if caught else errors.INTERRUPTED
+    except Exception as error:  # the last line of defence: every error becomes one message and an exit code
         return _report(error, debug)
 
 
-def verb_parser(verb: str) -> argparse.ArgumentParser:
-    """The parser of one verb, with the options that all share."""
-    parser = VerbParser(
-        prog=f"agent {verb}", description=VERBS[verb], formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
-    import_module(module_of(verb)).configure(parser)
-    common = parser.add_argument_group("common options")
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common.add_argument(
-        "--home", metavar="DIR", help="keep everything of ours under this folder (AGENT_HOME)"
-    )
-    common.add_argument("--quiet", action="store_true", help="no progress and no notices on stderr")
-    return parser
+def _run(argv: list[str]) -> int:
+    if instruction := os.environ.get(COMPLETE_VARIABLE):
+        from click.shell_completion import shell_complete
 
-
-def top_parser() -> argparse.ArgumentParser:
-    """The parser of `agent` itself, for its help alone."""
-    verbs = "\n".join(f"  {name:<11} {text}" for name, text in VERBS.items())
-    return argparse.ArgumentParser(
-        prog="agent",
-        usage="agent VERB [words and options in any order]",
-        description=f"{PURPOSE}\n\nverbs:\n{verbs}",
-        epilog=f"{EXAMPLES}\n`agent VERB --help` lists its options.\n\nexit codes:\n{exit_codes.listing()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-
-
-def _split(argv: list[str]) -> tuple[str, list[str]]:
-    """The verb and everything else; options before the verb belong to it as those after it do."""
-    if argv[:1] == ["help"]:
+        return shell_complete(program, {}, "agent", COMPLETE_VARIABLE, instruction)
+    if not argv:
+        sys.stdout.write(help_text())
+        return errors.USAGE
+    if argv[0] == "help":
         argv = [*argv[1:2], "--help"]
-    for position, word in enumerate(argv):
-        if word in VERBS:
-            return word, argv[:position] + argv[position + 1 :]
-    if not argv or any(word in ("-h", "--help") for word in argv):
-        sys.stdout.write(top_parser().format_help())
-        raise SystemExit(exit_codes.DONE if argv else exit_codes.USAGE)
-    if "--version" in argv:
-        from importlib.metadata import version
-
-        sys.stdout.write(version("mistral-agent-toolkit") + "\n")
-        raise SystemExit(exit_codes.DONE)
-    _usage(argv)
-
-
-def _usage(argv: list[str]) -> NoReturn:
-    found = next((word for word in argv if not word.startswith("-")), argv[0])
-    close = difflib.get_close_matches(found, VERBS, n=1)
-    hint = f"did you mean `agent {close[0]}`?" if close else f'to ask it: agent ask "{found}"'
-    sys.stderr.write(f"agent: expected a verb ({', '.join(VERBS)}), found {found!r}; {hint}\n")
-    raise SystemExit(exit_codes.USAGE)
-
-
-def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Parse with options before, between or after the words; everything after `--` is words."""
-    if "--" not in words:
-        return parser.parse_intermixed_args(words)
-    cut = words.index("--")
-    args = parser.parse_intermixed_args(words[:cut])
-    name = next(
-        (action.dest for action in parser._actions if action.nargs == "*" and not action.option_strings), None
-    )
-    if name is None:
-        parser.error("expected no words after --")
-    setattr(args, name, [*getattr(args, name), *words[cut + 1 :]])
-    return args
+    with program.make_context("agent", argv) as ctx:
+        return int(program.invoke(ctx))
 
 
 def _report(error: Exception, debug: bool) -> int:
@@ -143,12 +181,12 @@ def _report(error: Exception, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    show_error(error, known=exit_codes.is_known(error))
-    return exit_codes.exit_code(error)
+    show_error(error, known=errors.is_known(error))
+    return errors.exit_code(error)
 
 
 def _catch_signals() -> list[int]:
-    """SIGTERM and SIGHUP end the program through `finally` blocks; their exit codes are added to the list."""
+    """Let SIGTERM and SIGHUP end the program through `finally` blocks; their exit codes go into the list."""
     caught: list[int] = []
 
     def end(number: int, _: object) -> None:
@@ -161,7 +199,7 @@ def _catch_signals() -> list[int]:
 
 
 def _replace_closed_streams() -> None:
-    """Started with `>&-`, Python has no stream there at all: what is written then goes nowhere."""
+    """Discard what is written to a stream that is closed: started with `>&-`, Python has None there."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")
     if sys.stderr is None:
@@ -169,5 +207,5 @@ def _replace_closed_streams() -> None:
 
 
 def _forget_stdout() -> None:
-    """The reader has gone: let nothing more be written, so that the interpreter's last flush is quiet."""
+    """Discard what is still to be written to a closed pipe, so that the last flush raises nothing."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,42 +1,47 @@
-"""`agent models`: which models there are, and fetching, removing and choosing them."""
+"""`agent models`: which models there are; fetch, remove and choose them."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.cli.options import settings_from
+from agent.cli.options import Args, action, completed_from, model_names, option, settings_from, verb, words
 
 if TYPE_CHECKING:
     from llms.models.registry import Registry
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument(
-        "action", nargs="?", default="list", choices=sorted(ACTIONS), help="what to do (list)"
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="a model, also as owner/name@revision; alias: NAME MODEL"
-    )
-    parser.add_argument("--delete", action="store_true", help="alias: forget NAME")
-    parser.add_argument("--revision", metavar="REV", help="pull: branch, tag or commit")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
+@verb
+@action("alias", "default", "list", "ps", "pull", "rm", "show", default="list")
+@words(
+    "names",
+    metavar="[NAME]...",
+    shell_complete=completed_from(model_names),
+    help="a model, also as owner/name@revision; alias: NAME MODEL",
+)
+@option("--delete", is_flag=True, help="alias: forget NAME")
+@option("--revision", metavar="REV", help="pull: branch, tag or commit")
+@option("--json", is_flag=True, help="print one JSON object")
+def models(args: Args) -> int:  # fmt: skip
     """Carry out one action on the models."""
-    console.configure(args)
     from llms.models.registry import Registry
 
+    actions = {
+        "alias": _alias,
+        "default": _default,
+        "list": _list,
+        "ps": _ps,
+        "pull": _pull,
+        "rm": _remove,
+        "show": _show,
+    }
     folders = settings_from(args).folders
-    return ACTIONS[args.action](Registry(folders.cache, folders.config), args)
+    return actions[args.action](Registry(folders.cache, folders.config), args)
 
 
-def _list(registry: Registry, args: argparse.Namespace) -> int:
+def _list(registry: Registry, args: Args) -> int:
     rows = registry.rows()
     if args.json:
         console.line(json.dumps({"models": [asdict(row) for row in rows]}, ensure_ascii=False))
@@ -58,7 +63,7 @@ def _list(registry: Registry, args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(registry: Registry, args: argparse.Namespace) -> int:
+def _show(registry: Registry, args: Args) -> int:
     for name in _named(args):
         details = registry.show(name)
         if args.json:
@@ -77,7 +82,7 @@ def _show(registry: Registry, args: argparse.Namespace) -> int:
             "fits": row.fits,
             **_shown(details.facts),
             "4-bit checkpoints": ", ".join(map(str, details.quantized)),
-            "problem": details.problem,
+            "problem": console.as_typed(details.problem),
         }
         for key, value in facts.items():
             if value not in ("", None):
@@ -85,13 +90,13 @@ def _show(registry: Registry, args: argparse.Namespace) -> int:
     return 0
 
 
-def _pull(registry: Registry, args: argparse.Namespace) -> int:
+def _pull(registry: Registry, args: Args) -> int:
     for name in _named(args):
         with console.progress_bar("download") as bar:
             folder = registry.pull(
                 name,
                 revision=args.revision,
-                notify=console.note,
+                notify=lambda text: console.note(console.as_typed(text)),
                 progress=lambda what, done, total: bar(_in_megabytes(what, done, total)),
             )
         console.line(
@@ -100,22 +105,22 @@ def _pull(registry: Registry, args: argparse.Namespace) -> int:
     return 0
 
 
-def _remove(registry: Registry, args: argparse.Namespace) -> int:
+def _remove(registry: Registry, args: Args) -> int:
     for name in _named(args):
         freed = registry.remove(name)
-        said = json.dumps({"name": name, "freed": freed})
-        console.line(said if args.json else f"removed {name}, {_size(freed)} freed")
+        shown = json.dumps({"name": name, "freed": freed})
+        console.line(shown if args.json else f"removed {name}, {_size(freed)} freed")
     return 0
 
 
-def _default(registry: Registry, args: argparse.Namespace) -> int:
+def _default(registry: Registry, args: Args) -> int:
     if args.names:
         registry.set_default(args.names[0])
     console.line(json.dumps({"default": registry.default}) if args.json else registry.default)
     return 0
 
 
-def _alias(registry: Registry, args: argparse.Namespace) -> int:
+def _alias(registry: Registry, args: Args) -> int:
     from agent.errors import RequestError
 
     if args.delete:
@@ -140,7 +145,7 @@ def _in_megabytes(what: str, done: int, total: int) -> console.Step:
     return console.Step(done=done // 10**6, total=max(1, total // 10**6), text=f"MB of {what}")
 
 
-def _ps(registry: Registry, args: argparse.Namespace) -> int:
+def _ps(registry: Registry, args: Args) -> int:
     rows = [{**asdict(running), "rss": running.rss} for running in registry.loaded()]
     if args.json:
         console.line(json.dumps({"loaded": rows}, default=str))
@@ -174,7 +179,7 @@ def _count(parameters: int | None) -> str:
     return f"{parameters / 1e9:.2f}B" if parameters >= 10**9 else f"{parameters / 1e6:.1f}M"
 
 
-def _named(args: argparse.Namespace) -> list[str]:
+def _named(args: Args) -> list[str]:
     from agent.errors import RequestError
 
     if not args.names:
@@ -186,14 +191,3 @@ def _size(count: int) -> str:
     from llms.models.checkpoint import size_text
 
     return size_text(count) if count else "no"
-
-
-ACTIONS = {
-    "alias": _alias,
-    "default": _default,
-    "list": _list,
-    "ps": _ps,
-    "pull": _pull,
-    "rm": _remove,
-    "show": _show,
-}

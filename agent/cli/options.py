@@ -1,82 +1,313 @@
-"""Options that several verbs share, and the settings that follow from them.
+"""What the verbs' commands are made of: the command class, option groups, value types, and the settings.
 
-Knows how an option is spelled and checked; refuses to know what it does.
+A verb is a function of one argument, the parsed options, that returns an exit code:
+
+    @verb
+    @words("paths", metavar="PATH...", required=True, help="a file or a folder")
+    @option("--dry-run", is_flag=True, help="say what would change, and change nothing")
+    @store_options
+    def ingest(args: Args) -> int:
+        ...
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import click
+
+from agent.cli import console
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from agent.settings import Settings
+
+Args: TypeAlias = SimpleNamespace
+"""The parsed options of a verb, as attributes."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator: TypeAlias = Callable[[Function], Function]
 
 SETTINGS = (
     "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature",
     "top_p", "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner",
     "files", "embedding_precision",
 )  # fmt: skip
+"""Settings that an option of the same name can give."""
+
+_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
+
+
+class VerbOption(click.Option):
+    """An option that is listed in a section of the help."""
+
+    def __init__(self, *args: Any, section: str = "options", **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.section = section
+
+
+class VerbWords(click.Argument):
+    """The words of a verb, described in its help."""
+
+    section = "words"
+
+    def __init__(self, *args: Any, help: str = "", **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.help = help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Return the words as the usage line shows them, and what they are."""
+        return " ".join(self.get_usage_pieces(ctx)), self.help or ""
+
+
+def _show_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+def _common(*names: str, **attributes: Any) -> click.Parameter:
+    return VerbOption(names, section="common options", **attributes)
+
+
+_COMMON = [
+    _common("--debug", is_flag=True, help="show the traceback of an error"),
+    _common("--home", metavar="DIR", help="keep everything of ours under this folder (AGENT_HOME)"),
+    _common("--quiet", is_flag=True, help="no progress and no notices on stderr"),
+    _common(
+        "-h",
+        "--help",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_help,
+        help="show this help and exit",
+    ),
+]
+
+
+class Verb(click.Command):
+    """A click command whose function takes all options as one object, and to which common options are added.
+
+    Words and options may come in any order, and what follows `--` is words. Words that begin with a dash
+    but cannot be options, such as `-5 + 3`, are words too.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.add_help_option = False  # It is among the common ones.
+        self.context_settings = {"max_content_width": 100, "allow_extra_args": True}
+        self.params += _COMMON
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run the verb and return its exit code."""
+        assert self.callback is not None
+        args = Args(**{name: list(v) if isinstance(v, tuple) else v for name, v in ctx.params.items()})
+        console.configure(quiet=args.quiet, command=self)
+        return int(ctx.invoke(self.callback, args))
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Return click's parser, changed so that it takes negative numbers and sentences as words."""
+        parser: Any = super().make_parser(ctx)
+        names = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        take_option = parser._process_opts  # click has no public way to say which words are options
+
+        def take(arg: str, state: Any) -> None:
+            is_option = arg.partition("=")[0] in names or arg[:2] in names - {"--"}
+            if not is_option and (" " in arg or _NEGATIVE.fullmatch(arg)):
+                state.largs.append(arg)
+            else:
+                take_option(arg, state)
+
+        parser._process_opts = take
+        return parser
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; raises click.UsageError, also for words that the verb does not take."""
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click names no verb if an option lacks its value
+            raise
+        if rest and not ctx.resilient_parsing:
+            found = " ".join(rest)
+            raise click.UsageError(f"expected words and options of this verb, found {found!r}", ctx)
+        return rest
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the usage line, what the verb does, and its words and options section by section."""
+        formatter.write_usage(ctx.command_path, " ".join(self.collect_usage_pieces(ctx)), prefix="usage: ")
+        formatter.write(f"\n{self.help}\n")
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                sections.setdefault(getattr(param, "section", "options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def verb(function: Callable[[Args], int]) -> Verb:
+    """Make a command of a function that takes the parsed options and returns the exit code."""
+    return click.command(cls=Verb)(function)
+
+
+def words(name: str, *, nargs: int = -1, **attributes: Any) -> Decorator[Any]:
+    """Add words, any number of them unless `nargs` is given, to a verb."""
+    return click.argument(name, cls=VerbWords, nargs=nargs, **attributes)
+
+
+def action(*choices: str, default: str) -> Decorator[Any]:
+    """Add a first word that names one of the actions of a verb."""
+    return words(
+        "action",
+        nargs=1,
+        type=OneOf(choices),
+        default=default,
+        metavar="[ACTION]",
+        help=f"{', '.join(choices[:-1])} or {choices[-1]} ({default})",
+    )
+
+
+def option(*names: str, **attributes: Any) -> Decorator[Any]:
+    """Add an option to a verb; `section` names its section in the help."""
+    return click.option(*names, cls=VerbOption, **attributes)
+
+
+def together(*decorators: Decorator[Any]) -> Decorator[Any]:
+    """Return one decorator that adds all of these options, in this order."""
+
+    def add(function: Any) -> Any:
+        for decorate in reversed(decorators):
+            function = decorate(function)
+        return function
+
+    return add
+
+
+class OneOf(click.Choice):  # type: ignore[type-arg]  # click's types are generic since 8.2 only
+    """A word that is one of a few."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word; raises click.BadParameter for another one."""
+        if value not in self.choices:
+            known = ", ".join(map(repr, self.choices))
+            self.fail(f"invalid choice: {value!r} (choose from {known})", param, ctx)
+        return value
+
+
+class FileName(click.ParamType):  # type: ignore[type-arg]
+    """A path, completed by the shell and not looked at before it is used."""
+
+    name = "path"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Leave the completion to the shell."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
 
 
 def number(low: float, high: float, *, whole: bool = False) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`."""
+    """Return an option type: a number from `low` to `high`."""
 
-    def parse(text: str) -> float:
+    def convert(text: str) -> float:
         try:
             value = int(text) if whole else float(text)
         except ValueError:
             value = math.nan
         if not low <= value <= high:
             kind = "a whole number" if whole else "a number"
-            raise argparse.ArgumentTypeError(f"expected {kind} from {low:g} to {high:g}, found {text!r}")
+            raise click.BadParameter(f"expected {kind} from {low:g} to {high:g}, found {text!r}")
         return value
 
-    return parse
+    return convert
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, how it is loaded, how it samples."""
-    group = parser.add_argument_group("model")
-    group.add_argument("-m", "--model", metavar="NAME", help="model name, Hub id, folder or GGUF file")
-    group.add_argument("-s", "--system", metavar="TEXT", help="system prompt")
-    group.add_argument(
-        "-o",
-        dest="model_options",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="any other model option, such as -o top_p 0.9",
-    )
-    group.add_argument("--temperature", type=number(0, 5), metavar="T", help="0 is greedy")
-    group.add_argument("--max-tokens", type=number(1, 32768, whole=True), metavar="N", help="longest answer")
-    group.add_argument(
-        "--seed", type=number(0, 2**63 - 1, whole=True), metavar="N", help="seed of the sampling"
-    )
-    group.add_argument("--quantization", choices=["auto", "none", "nf4", "fp4", "int8"])
-    group.add_argument("--adapter", metavar="DIR", help="a PEFT adapter on top of the model")
-    group.add_argument(
-        "--merge-adapter", action="store_const", const=True, help="fold the adapter into the weights"
-    )
-    group.add_argument("--device", metavar="NAME", help="auto, cpu or cuda")
-    group.add_argument("--require-gpu", action="store_const", const=True, help="refuse to run without a GPU")
+def completed_from(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """Return a completion callback for click that offers `names()`, or nothing if that raises."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        try:
+            return [name for name in names() if name.startswith(incomplete)]
+        except Exception:  # A traceback would end up in the line that the user is typing.
+            return []
+
+    return complete
 
 
-def add_store_options(parser: argparse.ArgumentParser) -> None:
-    """Which document store."""
-    group = parser.add_argument_group("documents")
-    group.add_argument("--store", dest="store_dir", metavar="DIR", help="folder of the document store")
-    group.add_argument("--chroma", metavar="URL", help="a Chroma server that holds the index")
+def model_names() -> list[str]:
+    """Return the names and aliases of the models in the catalog."""
+    from llms.models.catalog import names
+
+    return names()
 
 
-def settings_from(args: argparse.Namespace) -> Settings:
-    """Settings from all sources, the command line first; raises ConfigError."""
+def template_names() -> list[str]:
+    """Return the names of the user's prompt templates."""
+    from agent.settings import load_settings
+    from agent.storage.templates import list_templates
+
+    return list_templates(load_settings().folders.templates)
+
+
+def setting_names() -> list[str]:
+    """Return the names of all settings."""
+    from agent.settings import Settings
+
+    return list(Settings.model_fields)
+
+
+def _model(*names: str, **attributes: Any) -> Decorator[Any]:
+    return option(*names, section="model", **attributes)
+
+
+model_options = together(
+    _model(
+        "-m",
+        "--model",
+        metavar="NAME",
+        shell_complete=completed_from(model_names),
+        help="model name, Hub id, folder or GGUF file",
+    ),
+    _model("-s", "--system", metavar="TEXT", help="system prompt"),
+    _model("-o", "model_options", nargs=2, multiple=True, metavar="NAME VALUE",
+           help="any other model option, such as -o top_p 0.9"),
+    _model("--temperature", type=number(0, 5), metavar="T", help="0 is greedy"),
+    _model("--max-tokens", type=number(1, 32768, whole=True), metavar="N", help="longest answer"),
+    _model("--seed", type=number(0, 2**63 - 1, whole=True), metavar="N", help="seed of the sampling"),
+    _model("--quantization", type=OneOf(["auto", "none", "nf4", "fp4", "int8"]), help="form of the weights"),
+    _model("--adapter", type=FileName(), metavar="DIR", help="a PEFT adapter on top of the model"),
+    _model("--merge-adapter", is_flag=True, flag_value=True, default=None,
+           help="fold the adapter into the weights"),
+    _model("--device", metavar="NAME", help="auto, cpu or cuda"),
+    _model("--require-gpu", is_flag=True, flag_value=True, default=None,
+           help="refuse to run without a GPU"),
+)  # fmt: skip
+"""Which model runs, how it is loaded, and how it samples."""
+
+store_options = together(
+    option("--store", "store_dir", section="documents", type=FileName(), metavar="DIR",
+           help="folder of the document store"),
+    option("--chroma", section="documents", metavar="URL", help="a Chroma server that holds the index"),
+)  # fmt: skip
+"""Which document store is used."""
+
+
+def settings_from(args: Args) -> Settings:
+    """Return the settings from all sources, the command line first; raises ConfigError."""
     from agent.errors import ConfigError
     from agent.settings import Settings, load_settings, nearest_setting, silence_telemetry
 
     given: dict[str, Any] = {name: getattr(args, name, None) for name in SETTINGS}
+    given["files"] = given["files"] or None  # An option that was not given leaves the setting as it is.
     for name, value in getattr(args, "model_options", []):
         if name not in Settings.model_fields:
             raise ConfigError(f"expected a model option after -o, found {name!r}{nearest_setting(name)}")
@@ -89,19 +320,19 @@ def settings_from(args: argparse.Namespace) -> Settings:
     return settings
 
 
-def filter_from(args: argparse.Namespace) -> dict[str, Any]:
-    """The search filter that `--filter FIELD VALUE` asks for; a field given twice may have either value."""
+def filter_from(args: Args) -> dict[str, Any]:
+    """Return the search filter of `--filter`; a field that is given twice may have either value."""
     wanted: dict[str, Any] = {}
     for field, value in args.filter:
         wanted.setdefault(field, []).append(value)
     return wanted
 
 
-def words_of(words: list[str]) -> str:
-    """The words of the command line as one text; bytes that are no UTF-8 show as \ufffd."""
+def words_of(words: Sequence[str]) -> str:
+    """Return the words of the command line as one text; bytes that are not UTF-8 become \ufffd."""
     return readable(" ".join(words).strip())
 
 
 def readable(text: str) -> str:
-    """The text without what Python makes of bytes that are no UTF-8, which nothing can write or send on."""
+    """Replace Python's stand-ins for bytes that are not UTF-8, which cannot be written or sent, by \ufffd."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,19 +1,17 @@
-"""The loop behind `agent chat`: lines in, turns out, slash commands, Ctrl-C.
-
-Knows lines and commands. Ctrl-C ends the answer that is being written, not the chat; at an empty prompt a
-second one ends the program. A killed chat goes on with `agent chat -c`.
-"""
+"""The loop of `agent chat`: typed lines, slash commands, turns and Ctrl-C."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agent.cli import console
+from agent.cli.options import Args
 from agent.cli.printing import TextPrinter
 from agent.cli.session import Session
 from agent.errors import RequestError
@@ -42,9 +40,16 @@ HELP = f"""\
 
 
 class Repl:
-    """A chat; use it as a context manager."""
+    """A chat. Use it as a context manager.
 
-    def __init__(self, parts: Parts, context: RunContext, args: argparse.Namespace) -> None:
+    >>> with Repl(parts, RunContext(), args) as repl:
+    ...     repl.handle("/model mistral-7b")
+    ...     repl.loop(sys.stdin)
+
+    Ctrl-C ends the answer that is being written, or empties a line; a second one in a row ends the program.
+    """
+
+    def __init__(self, parts: Parts, context: RunContext, args: Args) -> None:
         self._parts, self._context, self._args = parts, context, args
         self._session = Session(parts, context, keep=not args.no_log)
         self._printer = TextPrinter(tool_debug=args.tool_debug)
@@ -80,8 +85,8 @@ class Repl:
         self._parts.close()
 
     def loop(self, stream: IO[str]) -> None:
-        """Read and answer until the end."""
-        if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8 spoil a word, not the chat
+        """Read messages and answer them until /bye or the end of the stream."""
+        if isinstance(stream, io.TextIOWrapper):  # Invalid UTF-8 becomes a replacement character.
             stream.reconfigure(encoding="utf-8", errors="replace")
         if stream.isatty():
             console.say("/help lists the commands, /bye ends")
@@ -94,7 +99,7 @@ class Repl:
                 interrupted = False
                 self.handle(text)
             except KeyboardInterrupt:
-                # The first ends an answer or clears the line; a second, with nothing said since, the program.
+                # The first one ends an answer or empties the line; a second one in a row ends the program.
                 if interrupted:
                     raise
                 interrupted = True
@@ -103,30 +108,30 @@ class Repl:
             console.note(f"to go on: agent chat --thread {self._session.thread.id}")
 
     def handle(self, text: str) -> None:
-        """Carry out a command or answer a message; an error ends the turn, not the chat."""
+        """Run a command or answer a message; an error ends the turn, not the chat."""
         text = text.strip()
         if not text:
             return
-        from agent import errors as exit_codes
+        from agent import errors
 
         try:
             if text.startswith("/"):
                 self._command(text)
             else:
                 self._answer(text)
-        except Exception as error:  # whatever went wrong with this turn, the next one works
-            console.show_error(error, known=exit_codes.is_known(error))
+        except Exception as error:  # The next turn works, whatever this error is.
+            console.show_error(error, known=errors.is_known(error))
             if self._args.debug:
                 raise
 
     def resume(self, name: str | None) -> None:
-        """Go on in a thread and show its last exchange."""
+        """Go on in a thread, the last one if no name is given, and show its last question and answer."""
         self._session.continue_last(name or None)
         thread = self._session.thread
         if thread is not None:
             console.say(f"thread {thread.id}: {thread.title}")
-            said = [message for message in self._session.threads.messages(thread) if message.text]
-            for message in said[-2:]:
+            messages = [message for message in self._session.threads.messages(thread) if message.text]
+            for message in messages[-2:]:
                 console.say(f"  {message.type}: {console.shorten(message.text, 300)}")
 
     def _command(self, text: str) -> None:
@@ -147,7 +152,7 @@ class Repl:
             console.say(f"tokens: {usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out")
 
     def _read(self, stream: IO[str]) -> str | None:
-        """A message: one line, or several between lines that begin and end with three quotes."""
+        """Return a line, or the lines between two sets of three quotes; None at the end."""
         line = self._line(stream, "> ")
         if line is None or not line.lstrip().startswith(FENCE):
             return line
@@ -161,14 +166,12 @@ class Repl:
 
     def _line(self, stream: IO[str], prompt: str) -> str | None:
         if stream.isatty() and sys.stderr.isatty():
-            from agent.cli.lines import read_line
-
             return read_line(prompt, self._parts.settings.folders.history if self._session.keep else None)
         line = stream.readline()
         return line.rstrip("\n") if line else None
 
     def _rebuild(self) -> None:
-        """A session with other settings on the same thread."""
+        """Give the session the current parts and context, on the same thread."""
         self._session.rebuild(self._parts, self._context)
 
     def _set(self, **values: Any) -> None:
@@ -178,7 +181,7 @@ class Repl:
         fresh = self._parts.changed(values)
         try:
             self._session.rebuild(fresh, self._context)
-        except Exception:  # such a model is not here: the chat goes on with the one it has
+        except Exception:  # The chat goes on with the model that it has.
             fresh.close()
             raise
         self._parts.close()
@@ -199,7 +202,7 @@ class Repl:
     def _docs(self, choice: str) -> None:
         named = {"on": "auto", "off": "off", "only": "only"}.get(choice)
         if choice and named is None:
-            from agent.cli.ingest import ingest_paths
+            from agent.cli.docs import ingest_paths
 
             ingest_paths(self._parts, [choice])
             named = "auto"
@@ -226,15 +229,15 @@ class Repl:
         self._rebuild()
 
     def _notes(self) -> None:
-        from agent.cli.notes import show
+        from agent.cli.history import show_notes
         from agent.storage.notes import read_notes
 
-        show(read_notes(self._parts.settings.folders.notes))
+        show_notes(read_notes(self._parts.settings.folders.notes))
 
     def _forget(self, numbers: str) -> None:
-        from agent.cli.notes import forget
+        from agent.cli.history import forget_notes
 
-        for note in forget(self._parts.settings.folders.notes, numbers.split()):
+        for note in forget_notes(self._parts.settings.folders.notes, numbers.split()):
             console.say(f"forgot: {note}")
         self._rebuild()
 
@@ -257,3 +260,32 @@ class Repl:
         self._session.thread = None
         self._rebuild()
         console.say("a new thread")
+
+
+def read_line(prompt: str, history: Path | None) -> str | None:
+    """Return a line typed with editing and history; None at the end of the input.
+
+    Ctrl-C empties a line that has begun, and raises KeyboardInterrupt on an empty one.
+    """
+    editor = _line_editor(history)
+    try:
+        return str(editor.prompt(prompt))
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        if editor.default_buffer.text.strip():
+            return ""
+        raise
+
+
+@lru_cache(maxsize=1)
+def _line_editor(history: Path | None) -> Any:
+    """Return prompt_toolkit's editor, whose history file only the user can read."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.output import create_output
+
+    from agent.folders import private_file
+
+    kept = FileHistory(str(private_file(history))) if history is not None else InMemoryHistory()
+    return PromptSession(history=kept, output=create_output(stdout=sys.stderr))

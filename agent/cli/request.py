@@ -1,33 +1,30 @@
-"""What is asked: the words of the command line, standard input before them, and the documents to ask.
-
-Turns options into a request and its context. Knows nothing of models and graphs.
-"""
+"""The user's request: words, files and standard input, and the documents that are to answer it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import stat
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.cli import console
-from agent.cli.files import read_text
-from agent.cli.options import settings_from, words_of
+from agent.cli.options import Args, settings_from, words_of
 from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.build import Parts
     from agent.turn.context import RunContext
 
-Docs = Literal["auto", "only", "off"]
+MAX_BYTES = 10 * 2**20
+"""Largest text file that is read whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """The question alone, and the text that was piped in before it."""
+class Question:
+    """A question, and the text from files or standard input that it is about."""
 
     question: str
     piped: str = ""
@@ -35,7 +32,7 @@ class Request:
 
     @property
     def inputs(self) -> Any:
-        """What the graph is given: one message, which says what in it is not the user's own."""
+        """The graph's input: one message, which marks what in it is not the user's own words."""
         from langchain_core.messages import HumanMessage
 
         from agent.guard.taint import OWN_INPUT, UNTRUSTED
@@ -47,8 +44,8 @@ class Request:
         return {"messages": [HumanMessage(text, additional_kwargs=marks)]}
 
 
-def read_request(args: argparse.Namespace) -> Request:
-    """The question from words, files and standard input; raises RequestError where all are empty."""
+def read_question(args: Args) -> Question:
+    """Return the question from words, files and standard input; raises RequestError if all are empty."""
     question = words_of(args.question)
     piped = "\n\n".join(text for text in (*map(read_text, args.file), read_stdin()) if text)
     origin = ", ".join([*args.file, *(["standard input"] if piped and not args.file else [])])
@@ -59,19 +56,24 @@ def read_request(args: argparse.Namespace) -> Request:
     if args.docs_only and args.no_docs:
         raise RequestError("expected --docs-only or --no-docs, found both; drop one of them")
     if not question:
-        return Request(question=piped.strip())
-    return Request(question=question, piped=piped, origin=origin or "standard input")
+        return Question(question=piped.strip())
+    return Question(question=question, piped=piped, origin=origin or "standard input")
 
 
-def _templated(question: str, args: argparse.Namespace) -> str:
+def _templated(question: str, args: Args) -> str:
     from agent.storage.templates import fill, read_template
 
     text = read_template(settings_from(args).folders.templates, args.template)
     return fill(text, question=question, values=dict(args.values))
 
 
+def words_or_stdin(words: list[str]) -> str:
+    """Return the words, or standard input if there are none or only `-`."""
+    return words_of([word for word in words if word != "-"]) or read_stdin()
+
+
 def read_stdin() -> str:
-    """Text piped or redirected into the program, empty where there is none; never waits for a keyboard."""
+    """Return the text that is piped or redirected into the program, or ""; never waits for a keyboard."""
     if sys.stdin is None or sys.stdin.closed:
         return ""
     try:
@@ -89,20 +91,55 @@ def read_stdin() -> str:
     return text
 
 
-def prepare(request: Request, parts: Parts, args: argparse.Namespace) -> RunContext:
-    """The turn's context, after ingesting what `--docs` names."""
-    return context_for(parts, args, piped=bool(request.piped))
+def read_text(path: str) -> str:
+    """Return the text of a file; raises RequestError if it cannot be read, is too large or is not UTF-8."""
+    try:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise RequestError(f"expected a file, found none at {path!r}; check the path")
+        if file.stat().st_size > MAX_BYTES:
+            raise RequestError(
+                f"expected at most {MAX_BYTES:,} bytes, found {file.stat().st_size:,} in {path!r}"
+            )
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"expected UTF-8 text in {path!r}, found {error.reason}; ingest it instead"
+        ) from error
+    except OSError as error:
+        raise RequestError(f"expected a file that can be read at {path!r}, found {error.strerror}") from error
 
 
-def context_for(parts: Parts, args: argparse.Namespace, *, piped: bool) -> RunContext:
-    """The context that the options ask for; piped text is asked about and not looked up."""
+def write_new(path: str, text: str, *, force: bool = False) -> None:
+    """Write a file that does not exist yet, or with `force` replace one; raises RequestError."""
+    file = Path(path).expanduser()
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text if text.endswith("\n") else text + "\n")
+    except FileExistsError as error:
+        raise RequestError(
+            f"expected no file at {path!r}, found one; name another, or pass --force"
+        ) from error
+    except OSError as error:
+        raise RequestError(
+            f"expected a file that can be written at {path!r}, found {error.strerror}"
+        ) from error
+
+
+def context_for(parts: Parts, args: Args, *, piped: bool) -> RunContext:
+    """Ingest what `--docs` names and return the context of a turn.
+
+    Text that was piped in is itself what the question is about, so no documents are searched then unless
+    the options ask for it.
+    """
     from agent.turn.context import RunContext
 
     if args.docs:
-        from agent.cli.ingest import ingest_paths
+        from agent.cli.docs import ingest_paths
 
         ingest_paths(parts, args.docs)
-    docs: Docs = "off" if args.no_docs or (piped and not args.docs and not args.docs_only) else "auto"
+    off = args.no_docs or (piped and not args.docs and not args.docs_only)
+    docs: Literal["auto", "only", "off"] = "off" if off else "auto"
     if args.docs_only:
         docs = "only"
         if not parts.has_documents():

@@ -1,18 +1,21 @@
-"""What `ask` and `chat` share: the agent on its thread, a turn, and the log of it.
-
-Knows how the pieces of a turn are put together for the command line. Refuses to know how events look.
-"""
+"""The turns of `ask` and `chat`: their thread and its log, approvals, and signals."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import json
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.cli.collector import started
-from agent.cli.turn import answers, can_ask, ending_on_signals, run_turn
+from agent.cli.startup import keep_few_heaps, started
 from agent.turn.context import RunContext
+from agent.turn.events import Approval, Delta, Final, ToolCall, stream_events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,13 +24,18 @@ if TYPE_CHECKING:
     from agent.cli.printing import Printer
     from agent.storage.threads import Thread, Threads
     from agent.trace import Trace
-    from agent.turn.events import Final
+
+REJECTED = "the user did not allow it."
 
 
 class Session:
-    """An agent, the thread it talks in, and the log; use it as a context manager.
+    """An agent, the thread that it talks in, and the log. Use it as a context manager.
 
-    Without `keep` its threads are in memory, and gone with it.
+    >>> with Session(parts, RunContext(), keep=True) as session:
+    ...     session.continue_last()
+    ...     session.turn({"messages": [HumanMessage("and in bits?")]}, "and in bits?", TextPrinter())
+
+    Unless `keep` is set and logging is on, threads live in memory and end with the session.
     """
 
     threads: Threads
@@ -43,7 +51,6 @@ class Session:
         self._agent: Any = None
 
     def __enter__(self) -> Session:
-        from agent.arenas import keep_few_heaps
         from agent.storage.threads import open_threads
 
         keep_few_heaps()
@@ -57,7 +64,7 @@ class Session:
         self._stack.close()
 
     def rebuild(self, parts: Parts, context: RunContext) -> None:
-        """Go on in the same thread with other parts or another context; an error changes nothing."""
+        """Go on in the same thread with other parts or another context; if it raises, nothing has changed."""
         self._agent = parts.agent(
             documents=context.docs != "off", tools=context.tools != "off", checkpointer=self.threads.saver
         )
@@ -65,7 +72,7 @@ class Session:
         self.context = replace(context, approve=parts.settings.approve or ("ask" if can_ask() else "deny"))
 
     def continue_last(self, name: str | None = None) -> None:
-        """Go on in the named thread, or in the one used last; raises ThreadError where there is none."""
+        """Go on in the named thread, or in the one used last; raises ThreadError if there is none."""
         from agent.errors import ThreadError
 
         if not self.keep:
@@ -75,7 +82,10 @@ class Session:
             raise ThreadError("expected a thread to continue, found none; begin one: agent chat")
 
     def turn(self, inputs: Any, question: str, printer: Printer) -> Final | None:
-        """Run one turn and log it; raises ThreadError where its steps cannot be written."""
+        """Run one turn, log it and return the answer; raises ThreadError if its steps cannot be written.
+
+        A turn of this thread that was not finished is finished first.
+        """
         from agent.storage.threads import telling_errors
 
         with telling_errors(self._path):
@@ -90,32 +100,32 @@ class Session:
         return final
 
     def _run(self, inputs: Any, printer: Printer, config: dict[str, Any]) -> Final | None:
-        """Run a turn; one that Ctrl-C or an error ends is closed, so that the next begins afresh."""
+        """Run a turn; close one that Ctrl-C or an error ends, so that the next one starts clean."""
         from agent.storage.threads import close_turn
         from agent.turn.context import Stop, Stopped
 
-        stop, said = Stop(), list[str]()
+        stop, pieces = Stop(), list[str]()
         context = replace(self.context, stop=stop)
         try:
             with ending_on_signals(stop.set):
                 return run_turn(
-                    self._agent, inputs, printer=printer, context=context, config=config, said=said
+                    self._agent, inputs, printer=printer, context=context, config=config, pieces=pieces
                 )
         except (KeyboardInterrupt, Stopped) as end:
-            close_turn(self._agent, config, "".join([*said, " (stopped)"]).strip())
+            close_turn(self._agent, config, "".join([*pieces, " (stopped)"]).strip())
             raise KeyboardInterrupt from end
         except Exception:
             close_turn(self._agent, config, None)
             raise
 
     def last_turn(self, question: str) -> list[Any]:
-        """What takes this question, where it came last, and its answer out of the thread."""
+        """Return the messages that remove this question and its answer, if it was the last one asked."""
         from langchain_core.messages import HumanMessage, RemoveMessage
 
         messages = self._agent.get_state(self._config("")).values.get("messages", [])
         asked = [i for i, message in enumerate(messages) if isinstance(message, HumanMessage)]
         if not asked or messages[asked[-1]].text != question:
-            return []  # its turn ended in an error, and is out of the thread already
+            return []  # A turn that ends in an error is removed from the thread at once.
         return [RemoveMessage(id=message.id) for message in messages[asked[-1] :]]
 
     def _config(self, question: str) -> dict[str, Any]:
@@ -129,7 +139,7 @@ class Session:
         return {**config_of(self.thread), "callbacks": callbacks}
 
     def _finish_waiting(self, config: dict[str, Any], printer: Printer) -> None:
-        """A turn of this thread that was killed, or waits for an approval, ends before the next begins."""
+        """Finish a turn of this thread that was killed or waits for an approval."""
         from langgraph.types import Command
 
         from agent.storage.threads import is_unfinished
@@ -163,3 +173,130 @@ class Session:
             logs.add(
                 question, final.text, grounded=final.grounded, model=final.model, thread=thread, facts=facts
             )
+
+
+def run_turn(
+    agent: Any,
+    inputs: Any,
+    *,
+    printer: Printer,
+    context: RunContext,
+    config: dict[str, Any] | None = None,
+    pieces: list[str] | None = None,
+) -> Final | None:
+    """Run a turn to its end, ask for approvals on the way, and return the answer.
+
+    If `inputs` is None, a turn that was killed goes on. The text of the answer is added to `pieces` as it
+    arrives, for a caller that stops the turn.
+    """
+    pieces = [] if pieces is None else pieces
+    final: Final | None = None
+    while True:
+        pauses: list[Approval] = []
+        for event in stream_events(agent, inputs, context=context, config=config):
+            printer.show(event)
+            if isinstance(event, Delta):
+                pieces.append(event.text)
+            elif isinstance(event, ToolCall):
+                pieces.clear()
+            final = event if isinstance(event, Final) else final
+            if isinstance(event, Approval):
+                pauses.append(event)
+        if not pauses:
+            return final
+        inputs = answers(pauses)
+
+
+@contextmanager
+def ending_on_signals(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` before the usual handlers of Ctrl-C, SIGTERM and SIGHUP while the block runs.
+
+    The graph waits for its own threads before an exception leaves it; `end` makes those threads return.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    usual = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, frame: Any) -> None:
+        end()
+        then = usual[signal.Signals(number)]
+        if callable(then):
+            then(number, frame)
+
+    for number in numbers:
+        if callable(usual[number]):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, then in usual.items():
+            signal.signal(number, then)
+
+
+def can_ask() -> bool:
+    """Return whether the user can be asked: stdin and stderr are terminals."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def answers(pauses: list[Approval]) -> Any:
+    """Ask for each approval and return LangGraph's command with the decisions."""
+    from langgraph.types import Command
+
+    decisions: dict[str, Any] = {}
+    always: list[str] = []
+    for pause in pauses:
+        for request in pause.requests:
+            decisions[pause.id] = _ask(request, always)
+    return Command(resume=decisions, update={"allowed_tools": always} if always else None)
+
+
+def _ask(request: dict[str, Any], always: list[str]) -> dict[str, Any]:
+    """Show what will happen and return the decision: yes, no, edit, or always in this thread."""
+    console.say(request["description"])
+    while True:
+        try:
+            reply = _input("allow? [y]es, [n]o, [e]dit, [a]lways in this thread: ").strip().lower()
+        except EOFError:
+            reply = "n"
+        if reply in ("y", "yes"):
+            return {"type": "approve"}
+        if reply in ("n", "no", ""):
+            return {"type": "reject", "message": REJECTED}
+        if reply in ("a", "always"):
+            always.append(request["name"])
+            return {"type": "approve"}
+        if reply in ("e", "edit") and (args := _edited(request["args"])) is not None:
+            return {"type": "edit", "edited_action": {"name": request["name"], "args": args}}
+
+
+def _edited(args: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments as the user changes them; None if one cannot be read."""
+    changed: dict[str, Any] = {}
+    for name, value in args.items():
+        shown = json.dumps(value, ensure_ascii=False)
+        typed = _input(f"{name} [{console.shorten(shown, 60)}] (JSON or text, empty keeps it): ")
+        if not typed.strip():
+            changed[name] = value
+            continue
+        try:
+            changed[name] = json.loads(typed)
+        except ValueError:
+            changed[name] = typed if isinstance(value, str) else None
+        if changed[name] is None and value is not None:
+            console.say(f"expected JSON like {shown}, found {typed!r}")
+            return None
+    return changed
+
+
+def _input(prompt: str) -> str:
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    # A Ctrl-C that arrives just before a blocking read would be handled after it, so no wait is long.
+    while not select.select([sys.stdin], [], [], 0.2)[0]:
+        pass
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")

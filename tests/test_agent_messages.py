@@ -1,0 +1,132 @@
+"""Messages that speak Python become options and commands; those that speak the command line stay."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import click
+import pytest
+from agent_command import Run, command_line
+
+from agent.cli.main import program
+from agent.cli.messages import COMMANDS, in_options, library_message
+from llms.errors import LLMError
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(verb: str) -> click.Command:
+    found = program.get_command(click.Context(program), verb)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("verb", "text", "expected"),
+    [
+        ("ask", 'fits with quantization="nf4"', "fits with --quantization nf4"),
+        ("ask", "raise max_tokens=64, or more", "raise --max-tokens 64, or more"),
+        ("ask", "lower `max_tokens=`.", "lower `--max-tokens`."),
+        ("ask", "set window=4096; then", "set -o window 4096; then"),
+        ("ask", "use model='my models/a b'", "use --model 'my models/a b'"),
+        ("ask", "drop require_gpu=True or device='cuda'", "drop --require-gpu or --device cuda"),
+        ("ask", "run with require_gpu=False", "run with no --require-gpu"),
+        ("ask", "give adapter=FOLDER", "give --adapter FOLDER"),
+        ("ask", "pass tools=False", "pass --no-tools"),
+        ("ask", "take k=2 passages", "take -k 2 passages"),
+        ("docs", "use store=FOLDER", "use --store FOLDER"),
+        ("docs", "use window=512", "use `agent config set window 512`"),
+        ("ingest", "raise max_file_bytes=1_000", "raise --max-bytes 1000"),
+        ("ingest", 'with precision="float32", reembed=True', "with --precision float32, --reembed"),
+    ],
+)
+def test_arguments_become_options(verb: str, text: str, expected: str) -> None:
+    assert in_options(text, command(verb)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('run `llms.models.pull("mistral-7b")`', "run `agent models pull mistral-7b`"),
+        (
+            'llms.models.pull("a/b", revision="main") first',
+            "agent models pull a/b --revision main first",
+        ),
+        ("llms.models.pull(NAME)", "agent models pull NAME"),
+        ("see llms.models.list()", "see agent models list"),
+        ("store.ingest(PATH, reembed=True)", "agent ingest PATH --reembed"),
+        ("store.verify(repair=True)", "agent docs verify --repair"),
+        ("DocumentStore.repair(folder)", "agent docs verify --repair folder"),
+        ("llms.diagnose() says more", "agent doctor says more"),
+    ],
+)
+def test_calls_become_commands(text: str, expected: str) -> None:
+    assert in_options(text, command("ask")) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "use --quantization nf4, or `agent models pull mistral-7b`",
+        'expected a value, found "k=3"; pass -p NAME VALUE',
+        "see https://example.org/?model=x&k=3 and a/k=3",
+        "x=1 and top_p == 2 and 'device=cuda'",
+        'ChatLocal(quantization="nf4") and f(window=4096)',
+        "print(max_tokens)=, self.k=3",
+        "model=mistral names no Python value",
+    ],
+)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert in_options(text, command("ask")) == text
+
+
+def test_options_that_a_message_names_already_stay_in_it() -> None:
+    for room in ("llms", "chains", "tools", "sandbox"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and " --" in node.value:
+                    options = re.findall(r"--[a-z-]+", node.value)
+                    assert re.findall(r"--[a-z-]+", in_options(node.value, None))[: len(options)] == options
+
+
+def test_a_hint_is_shown_as_a_command_once() -> None:
+    error = LLMError("expected the model on this machine, found none")
+    error.hint = 'llms.models.pull("mistral-7b")'
+    shown = library_message(error, command("ask"))
+    assert shown == ("expected the model on this machine, found none; run `agent models pull mistral-7b`")
+    again = LLMError(shown)
+    again.hint = error.hint
+    assert library_message(again, command("ask")) == shown
+    other = LLMError("no")
+    other.hint = "mine.repair()"
+    assert library_message(other, None) == "no; run `mine.repair()`"
+
+
+@pytest.mark.parametrize("call", sorted(COMMANDS))
+def test_every_command_of_the_table_is_one(call: str) -> None:
+    verb, _, rest = COMMANDS[call].partition(" ")
+    context = command(verb).make_context(verb, [*rest.split(), "x"], resilient_parsing=True)
+    assert not rest or context.params["action"] == rest.split()[0]
+
+
+def test_the_command_line_shows_errors_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        error = LLMError('expected 9 GB, found 4 GB; use quantization="nf4" or window=4096')
+        error.hint = "llms.models.list()"
+        raise error
+
+    monkeypatch.setenv("AGENT_HOME", str(tmp_path))
+    monkeypatch.setattr("agent.build.Parts", fails)
+    with command_line(tmp_path, monkeypatch, capsys) as run:
+        done = _ask(run)
+    assert done.endswith("use --quantization nf4 or -o window 4096; run `agent models list`\n")
+
+
+def _ask(run: Run) -> str:
+    done = run("ask", "hello")
+    assert done.code == 10
+    return done.err
