@@ -17,10 +17,11 @@ from llms.errors import LLMError
 ROOT = Path(__file__).parent.parent
 
 
-def command(verb: str) -> click.Command:
-    found = program.get_command(click.Context(program), verb)
+def running(verb: str) -> click.Context:
+    root = click.Context(program, info_name="agent")
+    found = program.get_command(root, verb)
     assert found is not None
-    return found
+    return click.Context(found, parent=root, info_name=verb)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def command(verb: str) -> click.Command:
     ],
 )
 def test_arguments_become_options(verb: str, text: str, expected: str) -> None:
-    assert in_options(text, command(verb)) == expected
+    assert in_options(text, running(verb)) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_arguments_become_options(verb: str, text: str, expected: str) -> None:
     ],
 )
 def test_calls_become_commands(text: str, expected: str) -> None:
-    assert in_options(text, command("ask")) == expected
+    assert in_options(text, running("ask")) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_calls_become_commands(text: str, expected: str) -> None:
     ],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
-    assert in_options(text, command("ask")) == text
+    assert in_options(text, running("ask")) == text
 
 
 def test_options_that_a_message_names_already_stay_in_it() -> None:
@@ -92,22 +93,20 @@ def test_options_that_a_message_names_already_stay_in_it() -> None:
 
 
 def test_a_hint_is_shown_as_a_command_once() -> None:
-    error = LLMError("expected the model on this machine, found none")
-    error.hint = 'llms.models.pull("mistral-7b")'
-    shown = library_message(error, command("ask"))
-    assert shown == ("expected the model on this machine, found none; run `agent models pull mistral-7b`")
-    again = LLMError(shown)
-    again.hint = error.hint
-    assert library_message(again, command("ask")) == shown
-    other = LLMError("no")
-    other.hint = "mine.repair()"
-    assert library_message(other, None) == "no; run `mine.repair()`"
+    error = LLMError("expected it here, found none", hint='llms.models.pull("mistral-7b")')
+    assert library_message(error, running("ask")) == (
+        "expected it here, found none; run `agent models pull mistral-7b`"
+    )
+    assert library_message(LLMError("no", hint="mine.repair()"), None) == "no; run `mine.repair()`"
+    stranger = OSError("no")
+    stranger.hint = "llms.diagnose()"  # type: ignore[attr-defined]
+    assert library_message(stranger, None) == "no; run `agent doctor`"
 
 
 @pytest.mark.parametrize("call", sorted(COMMANDS))
 def test_every_command_of_the_table_is_one(call: str) -> None:
     verb, _, rest = COMMANDS[call].partition(" ")
-    context = command(verb).make_context(verb, [*rest.split(), "x"], resilient_parsing=True)
+    context = running(verb).command.make_context(verb, [*rest.split(), "x"], resilient_parsing=True)
     assert not rest or context.params["action"] == rest.split()[0]
 
 
@@ -115,9 +114,9 @@ def test_the_command_line_shows_errors_in_its_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: object, **__: object) -> None:
-        error = LLMError('expected 9 GB, found 4 GB; use quantization="nf4" or window=4096')
-        error.hint = "llms.models.list()"
-        raise error
+        raise LLMError(
+            'expected 9 GB, found 4 GB; use quantization="nf4" or window=4096', hint="llms.models.list()"
+        )
 
     monkeypatch.setenv("AGENT_HOME", str(tmp_path))
     monkeypatch.setattr("agent.build.Parts", fails)

@@ -25,13 +25,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters except tab and newline: C0, DEL and C1, which include ESC and CSI."""
 
 _quiet = False
-_command: click.Command | None = None
+_context: click.Context | None = None
 
 
-def configure(*, quiet: bool, command: click.Command | None = None) -> None:
-    """Set whether notices are shown, and the command whose options error messages may name."""
-    global _quiet, _command
-    _quiet, _command = quiet, command
+def configure(*, quiet: bool, context: click.Context | None = None) -> None:
+    """Set whether notices are shown, and the context of the verb whose options error messages may name."""
+    global _quiet, _context
+    _quiet, _context = quiet, context
 
 
 def printable(text: str) -> str:
@@ -66,14 +66,14 @@ def as_typed(text: str) -> str:
     """Return a library's advice with options instead of arguments, and commands instead of Python calls."""
     from agent.cli.messages import in_options
 
-    return in_options(text, _command)
+    return in_options(text, _context)
 
 
 def show_error(error: Exception, *, known: bool) -> None:
     """Show an error in red, without a traceback; `known` errors are those that a user can act on."""
     from agent.cli.messages import library_message
 
-    text = printable(library_message(error, _command) if known else str(error)) or type(error).__name__
+    text = printable(library_message(error, _context) if known else str(error)) or type(error).__name__
     if not known:
         text = (
             f"internal error: {type(error).__name__}: {text}; run again with --debug and report the traceback"

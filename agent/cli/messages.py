@@ -4,7 +4,7 @@ click's complaints become one line that ends with the next step (`usage_message`
 libraries speak Python, because a program may have called them: they name arguments (`max_tokens=64`) and
 calls (`llms.models.pull("mistral-7b")`). `library_message` turns these into options and commands:
 
-    >>> library_message(ValueError("the answer is cut; raise max_tokens=64"), ask)
+    >>> library_message(ValueError("the answer is cut; raise max_tokens=64"), context)
     'the answer is cut; raise --max-tokens 64'
 """
 
@@ -88,33 +88,36 @@ def _shown(param: click.Parameter) -> str:
     return f"{param.opts[0]} {metavar}" if isinstance(param, click.Option) else metavar
 
 
-def library_message(error: Exception, command: click.Command | None) -> str:
-    """Return an error's text and its hint with options of `command` for arguments, commands for calls.
+def library_message(error: Exception, ctx: click.Context | None) -> str:
+    """Return an error's text and its hint in the words of the command line.
 
-    An error may have an attribute `hint`, a Python call that mends it. Text that is written for the command
-    line already stays as it is.
+    An error may have an attribute `hint`, a Python call that mends it; it is shown once. Text that is written
+    for the command line already stays as it is.
     """
-    text = in_options(str(error), command)
+    text = in_options(str(error), ctx)
     hint = getattr(error, "hint", None)
     if not isinstance(hint, str) or not hint:
         return text
-    shown = in_options(hint, command)
+    shown = in_options(hint, ctx)
     return text if shown in text else f"{text}; run `{shown}`"
 
 
-def in_options(text: str, command: click.Command | None) -> str:
-    """Return the text with the command line's words for Python arguments and for calls in `COMMANDS`.
+def in_options(text: str, ctx: click.Context | None) -> str:
+    """Return the text with options for Python arguments, and commands for the calls in `COMMANDS`.
 
-    Calls that have no command, and arguments that have no option, stay as they are.
+    `ctx` is the context of the verb that runs, whose options are used. Calls that have no command, and
+    arguments that have no option, stay as they are.
     """
     parts, end = [], 0
     for call in _CALL.finditer(text):
-        parts += [_arguments(text[end : call.start()], command), _command_for(call[0])]
+        parts += [_arguments(text[end : call.start()], ctx), _command_for(call[0], ctx)]
         end = call.end()
-    return "".join([*parts, _arguments(text[end:], command)])
+    return "".join([*parts, _arguments(text[end:], ctx)])
 
 
-def _arguments(text: str, command: click.Command | None) -> str:
+def _arguments(text: str, ctx: click.Context | None) -> str:
+    command = ctx.command if ctx is not None else None
+
     def replaced(found: re.Match[str]) -> str:
         value = _literal(found["value"])
         return _option_for(found["name"], value, command) or found[0]
@@ -156,7 +159,7 @@ def _is_setting(name: str) -> bool:
     return name in Settings.model_fields
 
 
-def _command_for(call: str) -> str:
+def _command_for(call: str, ctx: click.Context | None) -> str:
     """Return the command that does what a Python call does; the call itself if there is none."""
     try:
         tree = ast.parse(call, mode="eval").body
@@ -164,13 +167,11 @@ def _command_for(call: str) -> str:
         return call
     if not isinstance(tree, ast.Call) or (command := COMMANDS.get(ast.unparse(tree.func))) is None:
         return call
-    from agent.cli.main import program
-
-    verb, _, _ = command.partition(" ")
-    parameters = program.get_command(click.Context(program), verb)
+    program = ctx.find_root().command if ctx is not None else None
+    verb = program.get_command(ctx, command.split()[0]) if ctx and isinstance(program, click.Group) else None
     words = [command, *(shlex.quote(_argument(argument)) for argument in tree.args)]
     for keyword in tree.keywords:
-        given = _option_for(keyword.arg or "", _literal(ast.unparse(keyword.value)), parameters)
+        given = _option_for(keyword.arg or "", _literal(ast.unparse(keyword.value)), verb)
         if given is not None and given not in command:
             words.append(given)
     return f"agent {' '.join(words)}"

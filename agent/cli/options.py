@@ -108,7 +108,7 @@ class Verb(click.Command):
         """Run the verb and return its exit code."""
         assert self.callback is not None
         args = Args(**{name: list(v) if isinstance(v, tuple) else v for name, v in ctx.params.items()})
-        console.configure(quiet=args.quiet, command=self)
+        console.configure(quiet=args.quiet, context=ctx)
         return int(ctx.invoke(self.callback, args))
 
     def make_parser(self, ctx: click.Context) -> Any:
