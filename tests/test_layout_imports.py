@@ -121,7 +121,7 @@ def test_exports_are_sorted_and_real(package: str) -> None:
     module = importlib.import_module(package)
     assert list(module.__all__) == sorted(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
-    assert set(module.__all__) <= set(dir(module))
+    assert set(module.__all__) == set(dir(module))
 
 
 @pytest.mark.parametrize(
