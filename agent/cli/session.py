@@ -142,19 +142,26 @@ class Session:
         """Finish a turn of this thread that was killed or waits for an approval."""
         from langgraph.types import Command
 
-        from agent.storage.threads import is_unfinished
+        from agent.storage.threads import ask_again, is_stranded, is_unfinished
+        from agent.turn.bounds import clock_started
         from agent.turn.events import approvals
 
         state = self._agent.get_state(config)
-        if not is_unfinished(state):
+        stranded = is_stranded(self._agent, state)
+        if not (stranded or is_unfinished(state)):
             return
         console.note("the last turn of this thread was not finished; it goes on first")
         waiting = approvals(state)
+        inputs: Any
         if waiting and self.context.approve != "ask":
             refused = {"type": "reject", "message": "nobody is here to allow it."}
-            inputs: Any = Command(resume={pause.id: refused for pause in waiting})
+            inputs = Command(resume={pause.id: refused for pause in waiting}, update=clock_started())
+        elif stranded:
+            inputs = ask_again(self._agent, config)
+            if inputs is None:
+                return
         else:
-            inputs = answers(waiting) if waiting else None
+            inputs = answers(waiting) if waiting else Command(update=clock_started())
         self._run(inputs, printer, config)
 
     def _log(self, question: str, final: Final) -> None:
@@ -244,12 +251,15 @@ def answers(pauses: list[Approval]) -> Any:
     """Ask for each approval and return LangGraph's command with the decisions."""
     from langgraph.types import Command
 
+    from agent.turn.bounds import clock_started
+
     decisions: dict[str, Any] = {}
     always: list[str] = []
     for pause in pauses:
         for request in pause.requests:
             decisions[pause.id] = _ask(request, always)
-    return Command(resume=decisions, update={"allowed_tools": always} if always else None)
+    allowed = {"allowed_tools": always} if always else {}
+    return Command(resume=decisions, update=clock_started() | allowed)
 
 
 def _ask(request: dict[str, Any], always: list[str]) -> dict[str, Any]:

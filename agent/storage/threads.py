@@ -1,8 +1,9 @@
 """Conversations on disk: LangGraph's SqliteSaver in one private file, with names, listing and export.
 
 Every step of a turn is written before the next begins (`durability="sync"`), so that a conversation killed
-at any moment goes on where it stopped. Knows SQLite and checkpoints; refuses to know what is said in a
-turn.
+at any moment goes on where it stopped. Threads of earlier versions open as well: classes that have moved are
+found under their old names (`_RESULTS`), and a turn that was stopped inside an older graph is repeated
+(`ask_again`). Knows SQLite and checkpoints; refuses to know what is said in a turn.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ormsgpack
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.constants import END
+from langgraph.constants import END, TASKS
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from agent.errors import ThreadError
@@ -28,10 +30,50 @@ from agent.folders import private_file
 VERSION = 1
 """Of the table of names; a file of a higher version is refused untouched."""
 
+_RESULTS: Mapping[str, tuple[str, str]] = {
+    "agent.events": ("agent.turn.events", "Approval Delta Final Label Notice ToolCall ToolResult"),
+    "chains.classify.result": ("chains.classify.result", "Classification"),
+    "chains.classify.table": ("chains.classify.table", "TableReport"),
+    "chains.code.result": ("chains.code.result", "Check CheckRun CodeEvent CodeResult CodeRun"),
+    "chains.complete.chain": ("chains.complete.chain", "Candidate"),
+    "chains.rag.answer": ("chains.rag.answer", "Answer AnswerDelta Citation"),
+    "chains.retrieval.records": ("chains.retrieval.document", "ChunkRecord SourceRecord"),
+    "chains.retrieval.report": ("chains.retrieval.ingest", "FailedFile IngestReport Progress"),
+    "chains.retrieval.search": ("chains.retrieval.search", "Hit"),
+    "chains.retrieval.verify": ("chains.retrieval.verify", "VerifyReport"),
+    "chains.summarize.result": (
+        "chains.summarize.result",
+        "Style Summary SummaryDelta SummaryPart SummarySentence",
+    ),
+    "sandbox.result": ("sandbox.result", "RunResult"),
+}
+"""For each module of version 0.1: the module that has its result classes now, and their names.
+
+A file of threads names classes by module. So a class that moves keeps its line, and gets another one for each
+place where a later version had it. `Old=New` is a class that has a new name. Classes that are not listed are
+not built.
+"""
+
+NAMES: Mapping[tuple[str, str], tuple[str, str]] = {
+    (old, name.partition("=")[0]): (new, name.rpartition("=")[2])
+    for old, (new, names) in _RESULTS.items()
+    for name in names.split()
+}
+"""(module, class) as a file of threads may have it, to the same as it is now."""
+
+_MOVED = {old[0].encode() for old, new in NAMES.items() if old != new}
+# jsonplus.py's codes for an object: its payload begins with the names of module and class. 7 is a value in a
+# wrapper.
+_OBJECTS, _WRAPPED = range(6), 7
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS threads (
     id TEXT PRIMARY KEY, title TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL
 )"""
+
+
+NOT_ANSWERED = "(no answer: this turn was stopped, and this version of the program cannot go on with it)"
+"""What closes a turn of an earlier version's graph in which a tool had acted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +86,52 @@ class Thread:
     used: float
 
 
+class ThreadSerializer(JsonPlusSerializer):
+    """Reads objects of a file of threads, also under the names that their classes had in earlier versions.
+
+    It builds messages, what Python and LangGraph bring, the results in `NAMES` and `classes`. Anything else
+    comes back as plain data: a file that was tampered with cannot name a function to be called.
+
+    >>> ThreadSerializer().loads_typed(ThreadSerializer().dumps_typed({"k": 3}))
+    {'k': 3}
+    """
+
+    def __init__(self, classes: Iterable[type] = ()) -> None:
+        super().__init__(pickle_fallback=False, allowed_msgpack_modules=[*NAMES.values(), *classes])
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """Return the object that was stored."""
+        kind, packed = data
+        # Renaming unpacks everything once more, so it is left to values in which an old name stands.
+        if kind == "msgpack" and any(module in packed for module in _MOVED):
+            packed = _renamed(packed)
+        return super().loads_typed((kind, packed))
+
+
+def _renamed(packed: bytes) -> bytes:
+    """Return the same value with today's names of classes in it."""
+    value = ormsgpack.unpackb(packed, ext_hook=_renamed_object, option=ormsgpack.OPT_NON_STR_KEYS)
+    return ormsgpack.packb(value, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def _renamed_object(code: int, payload: bytes) -> ormsgpack.Ext:
+    if code == _WRAPPED:
+        return ormsgpack.Ext(code, _renamed(payload))
+    if code not in _OBJECTS:
+        return ormsgpack.Ext(code, payload)
+    module, name, *rest = ormsgpack.unpackb(
+        payload, ext_hook=_renamed_object, option=ormsgpack.OPT_NON_STR_KEYS
+    )
+    named = NAMES.get((module, name), (module, name))
+    return ormsgpack.Ext(code, ormsgpack.packb((*named, *rest), option=ormsgpack.OPT_NON_STR_KEYS))
+
+
 class Threads:
     """The file of conversations; opened by `open_threads`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, classes: Iterable[type] = ()) -> None:
         self._db = connection
-        # Messages are the only objects kept; anything else in a tampered file is not built.
-        self.saver = SqliteSaver(connection, serde=JsonPlusSerializer(pickle_fallback=False))
+        self.saver = SqliteSaver(connection, serde=ThreadSerializer(classes))
         self.saver.setup()
         self._db.execute(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {VERSION}")
@@ -148,11 +229,44 @@ def config_of(thread: Thread) -> dict[str, Any]:
 
 
 def is_unfinished(state: Any) -> bool:
-    """Whether a turn was stopped before its end (LangGraph's snapshot of the thread).
+    """Return True if a turn was stopped before its end, at a step of this graph.
 
-    `state.next` alone would not do: it is empty where a killed step had finished but was not applied yet.
+    `state` is LangGraph's snapshot of the thread. Its `next` alone would not do: it is empty if a killed step
+    had finished but was not applied yet.
     """
     return bool(state.next or state.tasks)
+
+
+def is_stranded(agent: Any, state: Any) -> bool:
+    """Return True if a turn was stopped at a step that only the graph of an earlier version has.
+
+    LangGraph shows such a thread as finished. What gives it away is that no answer stands at the end of its
+    messages, and that a channel of the stored step still names the next one.
+    """
+    last = next(iter(reversed(state.values.get("messages", []))), None)
+    if is_unfinished(state) or not (isinstance(last, HumanMessage | ToolMessage) or _calls(last)):
+        return False
+    kept = agent.checkpointer.get_tuple(state.config)
+    channels = kept.checkpoint["channel_values"]
+    return bool(channels.get(TASKS)) or any(name.startswith("branch:to:") for name in channels)
+
+
+def _calls(message: AnyMessage | None) -> bool:
+    return isinstance(message, AIMessage) and bool(message.tool_calls)
+
+
+def ask_again(agent: Any, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the input that repeats a stranded turn in its place.
+
+    A turn in which a tool had acted is not repeated: it is closed, and the result is None.
+    """
+    messages = agent.get_state(config).values["messages"]
+    begin = max(i for i, message in enumerate(messages) if isinstance(message, HumanMessage))
+    if any(isinstance(message, ToolMessage) for message in messages[begin:]):
+        close_turn(agent, config, NOT_ANSWERED)
+        return None
+    gone = [RemoveMessage(id=str(message.id)) for message in messages[begin + 1 :]]
+    return {"messages": [*gone, messages[begin]]}
 
 
 def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
@@ -162,7 +276,7 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
     out of the thread, unless a tool has acted in it, which is not forgotten.
     """
     state = agent.get_state(config)
-    if not is_unfinished(state):
+    if not (is_unfinished(state) or is_stranded(agent, state)):
         return
     messages = state.values.get("messages", [])
     begin = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=len(messages))
@@ -180,10 +294,11 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
 
 
 @contextmanager
-def open_threads(path: Path | None) -> Iterator[Threads]:
+def open_threads(path: Path | None, *, classes: Iterable[type] = ()) -> Iterator[Threads]:
     """Open the file of conversations, made private where it is missing; raises ThreadError, FolderError.
 
-    None opens threads in memory, which end with the block.
+    None opens threads in memory, which end with the block. An application whose graph keeps objects of its
+    own in a thread names their `classes`; they come back as plain data otherwise.
     """
     if path is not None:
         private_file(path)
@@ -201,7 +316,7 @@ def open_threads(path: Path | None) -> Iterator[Threads]:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            yield Threads(connection)
+            yield Threads(connection, classes)
     finally:
         if connection is not None:
             connection.close()

@@ -28,7 +28,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NotRequired, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -66,10 +66,24 @@ class TurnLimits:
     tool_chars: int = 20000
 
 
+def _latest(before: float, now: float) -> float:
+    return max(before, now)
+
+
 class LimitState(AgentState[Any]):
     """Adds when this turn began, in seconds since the epoch, so that it survives a restart."""
 
-    turn_started: NotRequired[float]
+    # A turn that goes on starts its clock in the same step in which the killed process had started it.
+    turn_started: NotRequired[Annotated[float, _latest]]
+
+
+def clock_started() -> dict[str, Any]:
+    """Return the change of the state that starts the turn's clock.
+
+    A turn that goes on needs it too: neither the night after a kill nor the time that a person takes to allow
+    a call counts as the turn's.
+    """
+    return {"turn_started": time.time()}
 
 
 class Limits(Opener[LimitState]):
@@ -83,7 +97,7 @@ class Limits(Opener[LimitState]):
 
     def open_turn(self, state: LimitState, runtime: Runtime[RunContext]) -> dict[str, Any]:
         """Start the turn's clock."""
-        return {"turn_started": time.time()}
+        return clock_started()
 
     def wrap_model_call(
         self,
@@ -105,7 +119,7 @@ class Limits(Opener[LimitState]):
         """The turn's last answer where a limit is reached."""
         state = cast("LimitState", request.state)
         turn = since_user(state["messages"])
-        reason = self._reached(turn, state.get("turn_started", time.time()))
+        reason = self._reached(turn, state.get("turn_started") or time.time())
         if reason is None:
             return None
         text = f"Stopped: {reason}. {_what_there_is(turn)}"
