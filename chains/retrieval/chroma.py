@@ -1,34 +1,17 @@
-"""Whether the files of an hnswlib graph can be walked without leaving them.
+"""Nearest neighbours from Chroma, in a folder or on a server, with the exact index as its stand-in.
 
-Chroma does not look at whether a write to these files succeeded: on a full or failing disk it reports success
-over a graph that is cut short or holds what the memory held before, and searching that kills the process. So
-every vector and every list of neighbours is checked before the files are sealed. Knows hnswlib's layout
-(`saveIndex`, with the version that Chroma's fork puts before it) and nothing of Chroma.
+Chroma is treated as a disposable cache of the manifest. `NearestNeighbours` decides which index answers.
+A dirty bit in the manifest is set before Chroma is written and cleared after its folder was closed and its
+graph files were checked and recorded. Chroma is never opened if it is dirty or damaged: the next writer
+deletes it and rebuilds it from the manifest's vectors, and the exact index answers until then.
 
-A Chroma server over HTTP: reached at once or not at all, never through a proxy on this very machine.
+Writing to Chroma costs as much as the graph is large, so it may lag behind the manifest by a share of the
+store. An `IndexDelta` holds what changed since: rows that were added are compared exactly, rows that were
+removed are left out. A document therefore costs the same to add to a graph of a thousand vectors as to one of
+a million.
 
-Knows chromadb's HTTP calls and httpx. Refuses to know collections' contents. Chroma's own client sets itself
-no limit of time, asks five questions before the first, and sends what is meant for the loopback interface to
-the proxy that the environment names; its calls are made here over a session of ours.
-
-Nearest neighbours from Chroma: a folder of its own, or one collection of a Chroma server.
-
-Knows chromadb and rows. Refuses to be trusted: it holds nothing that the manifest does not, and its keeper
-(nearest.py) opens it only when it was closed cleanly. On a server, only the collection that carries the
-store's id is ever written or deleted.
-
-What changed since an index was written: rows added are compared exactly, rows removed left out.
-
-Knows rows, vectors and the manifest's changes. With it a graph that lags behind still answers as the store is
-now, so that a document costs the same to add whether the graph holds a thousand vectors or a million.
-
-Decides which index answers: Chroma where it is clean and current, else the exact one.
-
-Knows generations and the dirty bit. The bit is set in the manifest before Chroma is written and cleared after
-its folder was closed and sealed; a dirty or damaged Chroma is never opened: it is deleted and rebuilt from
-the manifest's vectors by the next writer, and the exact index answers until then. Chroma may lag behind the
-manifest by a share of the store, since writing to it costs as much as it is large: what changed meanwhile is
-compared exactly (recent.py).
+The file is in this order: checks of hnswlib's graph files, `ChromaServer` (HTTP), `ChromaIndex` (one
+collection), `IndexDelta`, `NearestNeighbours`.
 """
 
 from __future__ import annotations
@@ -57,16 +40,23 @@ from chains.retrieval.manifest import Manifest
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
-# version; offset of level 0, room, elements, bytes an element, offsets of label and vector; highest level,
-# entry; most neighbours above level 0, and on it
+# Graph files -----------------------------------------------------------------------------------------------
+#
+# Chroma does not check whether a write to these files succeeded. On a full or failing disk it reports
+# success for a graph that is cut short or holds whatever the memory held before, and searching such a graph
+# kills the process. Every vector and every list of neighbours is therefore checked before the files are
+# recorded as good. The layout is that of hnswlib's `saveIndex`, after a version number of Chroma's fork.
+
+# The version; the offset of level 0, capacity, number of elements, bytes per element, offsets of label and
+# vector; the highest level and the entry point; the most neighbours above level 0 and on level 0.
 _HEADER = struct.Struct("<i6QiI2Q")
 _VERSION = 1
 _WORD = 4
 _SHORTEST, _LONGEST = 0.98, 1.02
 
 
-def whole(folder: Path) -> bool:
-    """Whether the graph in `folder` is sound; True where its layout is not a known one."""
+def graph_is_sound(folder: Path) -> bool:
+    """Return whether the graph in `folder` can be searched safely; True if its layout is unknown."""
     try:
         header = (folder / "header.bin").read_bytes()
         if len(header) < _HEADER.size:
@@ -82,25 +72,27 @@ def whole(folder: Path) -> bool:
         vectors = np.ascontiguousarray(rows[:, vector:label]).view(np.float32)
         with np.errstate(all="ignore"):
             norms = np.linalg.norm(vectors, axis=1)
-        # The store's vectors are unit vectors; what stands there by accident is not.
+        # The store's vectors are unit vectors; bytes that are there by accident are not.
         if not ((norms > _SHORTEST) & (norms < _LONGEST)).all():
             return False
-        return _sound(lists, elements, lower) and _upper_sound(folder / "link_lists.bin", elements, upper)
+        return _lists_sound(lists, elements, lower) and _upper_levels_sound(
+            folder / "link_lists.bin", elements, upper
+        )
     except (OSError, ValueError):
         return False
 
 
-def _sound(lists: NDArray[np.uint8], elements: int, most: int) -> bool:
-    """Whether lists of neighbours, uint8 [n, 4 + 4 * most], count at most `most` and name elements only."""
+def _lists_sound(lists: NDArray[np.uint8], elements: int, most: int) -> bool:
+    """Return whether lists of neighbours, uint8 [n, 4 + 4 * most], have at most `most` valid entries each."""
     words = np.ascontiguousarray(lists).view(np.uint32)
-    # The count is a short; the byte behind it marks an element as deleted.
+    # The count is a 16-bit number; the byte after it marks an element as deleted.
     counts = words[:, 0] & 0xFFFF
     used = np.arange(most) < counts[:, None]
     return bool((counts <= most).all() and (words[:, 1:][used] < elements).all())
 
 
-def _upper_sound(path: Path, elements: int, most: int) -> bool:
-    """The same of the levels above: one stretch an element, which tells its length in bytes first."""
+def _upper_levels_sound(path: Path, elements: int, most: int) -> bool:
+    """Return the same for the levels above 0, where each element has a length in bytes and then its lists."""
     data = np.fromfile(path, np.uint8)
     place, width, rows = 0, _WORD * (1 + most), []
     for _ in range(elements):
@@ -113,20 +105,29 @@ def _upper_sound(path: Path, elements: int, most: int) -> bool:
         if length:
             rows.append(data[place : place + length].reshape(-1, width))
         place += length
-    return not rows or _sound(np.concatenate(rows), elements, most)
+    return not rows or _lists_sound(np.concatenate(rows), elements, most)
 
 
-# A host that swallows packets, or a proxy in front of one, would hold up every search.
-_REACH_S = 3.0
+# The server -------------------------------------------------------------------------------------------------
+
+# Without this limit, a host that drops packets (or a proxy in front of one) would delay every search.
+_CONNECT_S = 3.0
 # A server writes five thousand vectors in a few seconds.
 _ANSWER_S = 120.0
 
 
 class ChromaServer:
-    """The calls that an index needs of the server at `url` (`http://host:port`); a proxy as httpx finds it.
+    """The calls that an index needs from a Chroma server, with time limits.
+
+    Chroma's own client has no time limits, sends five requests before the first useful one, and sends
+    requests for the loopback interface to the proxy that the environment names. Its calls are made here over
+    an httpx session of our own, which uses a proxy as httpx does, but never for the loopback interface.
+
+    Args:
+        url: `http://host:port` or `https://host:port`.
 
     Raises:
-        IndexUnavailable: it cannot be reached.
+        IndexUnavailable: The server cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -150,7 +151,7 @@ class ChromaServer:
         )
         theirs.close()
         self._api._session = self._session
-        self._limits = httpx.Timeout(_ANSWER_S, connect=_REACH_S)
+        self._limits = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
         self._system.start()
         try:
             self.reach()
@@ -159,45 +160,45 @@ class ChromaServer:
             raise
 
     def reach(self) -> None:
-        """Asks the server whether it is there; raises IndexUnavailable within seconds where it is not."""
-        with self._named():
-            self._session.timeout = _REACH_S
+        """Check that the server answers; raise IndexUnavailable within seconds if it does not."""
+        with self._as_unavailable():
+            self._session.timeout = _CONNECT_S
             self._api.heartbeat()
             self._session.timeout = self._limits
 
     def get_or_create_collection(self, name: str, configuration: Any) -> Collection:
-        """The collection of this name, made where it is not there; raises IndexUnavailable."""
+        """Return the collection of this name, creating it if necessary; raise IndexUnavailable."""
         from chromadb.api.models.Collection import Collection
 
-        with self._named():
+        with self._as_unavailable():
             model = self._api.get_or_create_collection(name, configuration=configuration)
         return Collection(client=self._api, model=model, embedding_function=None)
 
     def delete_collection(self, name: str) -> None:
-        """Deletes the collection of this name, if it is there, and nothing else."""
+        """Delete the collection of this name if it exists, and nothing else."""
         from chromadb.errors import NotFoundError
 
         with contextlib.suppress(NotFoundError):
             self._api.delete_collection(name)
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         self._system.stop()
         self._session.close()
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _as_unavailable(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             raise IndexUnavailable(
                 f"expected a Chroma server at {self.url!r}, found {type(error).__name__} "
-                f"{str(error)[:200]!r}; start it with `chroma run`, or leave out --chroma"
+                f"{str(error)[:200]!r}; start it with `chroma run`, or leave out chroma="
             ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine's loopback interface, by its name or its address."""
+    """Return whether `host` is the name or address of this machine's loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -205,16 +206,19 @@ def is_loopback(host: str) -> bool:
 
 
 def _address(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether to speak TLS, out of the server's URL."""
+    """Return host, port and whether to use TLS, from a server's URL."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     return parts.hostname or "127.0.0.1", parts.port or (443 if secure else 8000), secure
 
 
-# The graph as hnswlib's authors set it for recall over 0.95 (Malkov and Yashunin 2016), the beam of a search
-# at least as wide as the widest list that hybrid search asks for. Chroma applies writes that it has only
-# noted whenever it is opened, for reading too. With every write carried through to the graph's files at once,
-# a reader changes nothing but SQLite pages, in SQLite's own transactions.
+# One collection ---------------------------------------------------------------------------------------------
+
+# These are the parameters of hnswlib's authors for a recall above 0.95 (Malkov and Yashunin 2016).
+# `ef_search` is at least as large as the longest list that hybrid search asks for. The thresholds of 2 write
+# every change through to the graph's files at once: Chroma applies writes that it has only logged whenever it
+# is opened, even for reading, and this way a reader changes nothing but SQLite pages, in SQLite's own
+# transactions.
 _HNSW = {
     "space": "ip",
     "ef_construction": 128,
@@ -227,11 +231,13 @@ _BATCH = 5000
 
 
 class ChromaIndex:
-    """The store's vectors as one Chroma collection named by the store's id.
+    """The vectors of one store in a Chroma collection that is named after the store's id.
+
+    On a server, no other collection is ever written or deleted.
 
     Args:
-        target: a folder, or the URL of a Chroma server (`http://host:port`).
-        store_id: what names the collection.
+        target: A folder, or the URL of a Chroma server (`http://host:port`).
+        store_id: The id in the collection's name.
     """
 
     def __init__(self, target: str, store_id: str) -> None:
@@ -243,7 +249,7 @@ class ChromaIndex:
 
     @property
     def remote(self) -> bool:
-        """Whether the index lives in a server."""
+        """Whether the index is on a server."""
         return self.target.startswith(("http://", "https://"))
 
     def _open_client(self) -> Any:
@@ -257,14 +263,15 @@ class ChromaIndex:
         try:
             return chromadb.PersistentClient(self.target, settings=settings)
         except BaseException:
-            # What failed to start stays in Chroma's cache for the process; asking again takes it out.
+            # A client that failed to start stays in Chroma's cache for this process. Creating it again and
+            # closing it removes it from there.
             with contextlib.suppress(BaseException):
                 broken: Any = chromadb.PersistentClient(self.target, settings=settings)
                 broken.close()
             raise
 
     def open(self, generation: int) -> None:
-        """Connects to the collection, made where it is not there; raises IndexUnavailable."""
+        """Connect to the collection, creating it if necessary; raise IndexUnavailable."""
         if self._client is None or not self.remote:
             self.close()
             self._client = self._open_client()
@@ -281,21 +288,21 @@ class ChromaIndex:
         )
 
     def close(self) -> None:
-        """Writes out and lets go of the files."""
+        """Write everything to the files and close them."""
         client, self._client, self._collection = self._client, None, None
         self.generation = -1
         if client is not None:
             client.close()
 
-    def rest(self) -> None:
-        """Lets go of a folder's files, which another process may write now; keeps a server's connection."""
+    def release(self) -> None:
+        """Close a folder's files, so that another process may write them; a server's connection is kept."""
         if self.remote:
             self.generation = -1
         else:
             self.close()
 
-    def destroy(self) -> None:
-        """Deletes the folder, or this store's collection on the server, and nothing else."""
+    def delete(self) -> None:
+        """Delete the folder, or this store's collection on the server, and nothing else."""
         if self.remote:
             self._client = self._client or self._open_client()
             self._client.delete_collection(self._name)
@@ -305,17 +312,17 @@ class ChromaIndex:
         shutil.rmtree(self.target, ignore_errors=True)
 
     def _graph_files(self) -> list[Path]:
-        """The graph's files; Chroma's SQLite file, which every reader writes to, SQLite looks after."""
+        """Return the graph's files. Chroma's SQLite file is left out: every reader writes it, safely."""
         root = Path(self.target)
         return sorted(path for path in root.rglob("*") if path.is_file() and path.parent != root)
 
-    def whole(self) -> bool:
-        """Whether every graph of the closed folder was written to its end; a server looks after its own."""
+    def is_sound(self) -> bool:
+        """Return whether every graph in the closed folder was written completely; True for a server."""
         folders = {path.parent for path in self._graph_files()} if not self.remote else set()
-        return all(whole(folder) for folder in folders)
+        return all(graph_is_sound(folder) for folder in folders)
 
     def fingerprint(self) -> str:
-        """Sizes and times of the closed folder's graph files: equal means untouched; empty for a server."""
+        """Return a digest of the sizes and times of the closed folder's graph files; "" for a server."""
         if self.remote:
             return ""
         digest = hashlib.blake2b(digest_size=20)
@@ -327,9 +334,9 @@ class ChromaIndex:
         return digest.hexdigest()
 
     def seal(self) -> str:
-        """A digest of the closed folder's graph files, by which a damaged one is told; empty for a server.
+        """Return a digest of the content of the closed folder's graph files; "" for a server.
 
-        Costs as much as the graph is large: asked only where the fingerprint differs.
+        This reads the whole graph, so it is used only if the fingerprint differs.
         """
         if self.remote:
             return ""
@@ -350,14 +357,14 @@ class ChromaIndex:
         return self._collection
 
     def apply(self, changes: Changes) -> None:
-        """Deletes and adds rows, a batch at a time."""
+        """Delete and add rows in batches."""
         collection = self._opened()
         if changes.full and self._client is not None:
             self._client.delete_collection(self._name)
             self._attach()
             collection = self._opened()
         else:
-            # Deleting an id that was never added is no error, but a warning for each.
+            # Deleting an id that was never added is not an error, but it logs a warning.
             for part in _batches(list(changes.removed)):
                 known = collection.get(ids=[str(row) for row in part], include=[])["ids"]
                 if known:
@@ -365,28 +372,28 @@ class ChromaIndex:
         for first in range(0, len(changes.added), _BATCH):
             ids = [str(row) for row in changes.added[first : first + _BATCH]]
             collection.upsert(ids=ids, embeddings=changes.vectors[first : first + _BATCH])
-        self._carry_through(collection)
+        self._flush(collection)
         self.generation = changes.generation
 
-    def _carry_through(self, collection: Collection) -> None:
-        """Repeats two writes, so that even a single one before them passes the threshold, and reads back."""
+    def _flush(self, collection: Collection) -> None:
+        """Repeat two writes, so that even a single write before them passes the threshold, and read back."""
         known: Any = collection.get(limit=2, include=["embeddings"])
         if len(known["ids"]):
             collection.upsert(ids=known["ids"], embeddings=known["embeddings"])
             collection.query(query_embeddings=known["embeddings"][:1], n_results=1, include=[])
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """The approximate answer of `Index.search`."""
+        """Return what `Index.search` describes, approximately."""
         found: Any = self._opened().query(query_embeddings=vector[None], n_results=k, include=["distances"])
         pairs = zip(found["ids"][0], found["distances"][0], strict=True)
         return [(int(row), round(1.0 - float(distance), DECIMALS)) for row, distance in pairs]
 
     def count(self) -> int:
-        """How many vectors the collection holds."""
+        """Return the number of vectors in the collection."""
         return int(self._opened().count())
 
     def rows(self) -> set[int]:
-        """Every row that the collection holds."""
+        """Return every row in the collection."""
         return {int(row) for row in self._opened().get(include=[])["ids"]}
 
 
@@ -394,12 +401,14 @@ def _batches(rows: Sequence[int]) -> list[Sequence[int]]:
     return [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
 
 
-Pairs = list[tuple[int, float]]
+# Which index answers ----------------------------------------------------------------------------------------
+
+Scores = list[tuple[int, float]]
 _SPARE = 32
 
 
-class Recent:
-    """The changes after generation `since` of one manifest, followed as they come."""
+class IndexDelta:
+    """The rows that were added and removed after generation `since`."""
 
     def __init__(self, since: int) -> None:
         self.since = since
@@ -409,32 +418,35 @@ class Recent:
 
     @property
     def generation(self) -> int:
-        """The manifest's generation up to which changes are known."""
+        """The manifest's generation up to which changes are included."""
         return self._added.generation
 
     @property
     def size(self) -> int:
-        """How many rows came or went."""
+        """The number of rows that were added or removed."""
         return self._added.count() + len(self._removed)
 
-    def follow(self, manifest: Manifest, most: int) -> bool:
-        """Takes over the latest changes; False where they are more than `most` or not known any more."""
+    def update(self, manifest: Manifest, limit: int) -> bool:
+        """Include the latest changes; return False if they exceed `limit` or are no longer recorded."""
         if self._added.generation != manifest.generation:
-            if manifest.lag(self._added.generation) > most:
+            if manifest.count_changes(self._added.generation) > limit:
                 return False
             changes = manifest.changes(self._added.generation)
             if changes.full:
                 return False
             self._removed.update(changes.removed)
             self._added.apply(changes)
-        return self.size <= most
+        return self.size <= limit
 
-    def merged(self, vector: NDArray[np.float32], k: int, ask: Callable[[int], Pairs | None]) -> Pairs | None:
-        """The `k` nearest rows as of now, where `ask(k)` tells them as of `since`; None where it fails."""
-        kept: Pairs = []
-        # A graph is asked for a few more than wanted; for all that might be gone only where those few are.
+    def search(
+        self, vector: NDArray[np.float32], k: int, base: Callable[[int], Scores | None]
+    ) -> Scores | None:
+        """Return the `k` nearest rows; `base(k)` returns those as of `since`, or None if it fails."""
+        kept: Scores = []
+        # The graph is asked for a few more rows than wanted. If too many of these were removed, it is asked
+        # for as many more as were removed at all.
         for spare in sorted({min(len(self._removed), _SPARE), len(self._removed)}):
-            before = ask(k + spare)
+            before = base(k + spare)
             if before is None:
                 return None
             kept = [(row, score) for row, score in before if row not in self._removed]
@@ -447,25 +459,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 IndexKind = Literal["chroma", "exact"]
-# Self-queries on opening: a stored vector must find itself; three of 32 may be missed by an approximate
-# graph.
+# Self-queries on opening: a stored vector must find itself. An approximate graph may miss three of 32.
 _PROBES = 32
 _PROBES_NEEDED = 29
 _COSINE_OF_ITSELF = 0.9999
-# Chroma is brought up to date once a sixteenth of the store has changed, and answers until twice that has.
+# Chroma is brought up to date when a sixteenth of the store has changed, and used until twice that has.
 _LAG_LEAST = 64
 _LAG_SHARE = 16
-# After so many seconds a server that could not be reached is tried again.
+# Seconds until a server that could not be reached is tried again.
 _RETRY_S = 30.0
 
 
 class NearestNeighbours:
-    """The dense half of search over one manifest.
+    """Dense search over one manifest: Chroma if it is clean and current enough, else the exact index.
 
     Args:
-        manifest: the truth.
-        kind: "chroma" keeps and asks Chroma; "exact" never touches it.
-        server: the URL of a Chroma server in place of the folder beside the manifest.
+        manifest: The source of all vectors.
+        kind: "chroma" maintains and uses Chroma; "exact" never touches it.
+        server: The URL of a Chroma server to use instead of the folder next to the manifest.
     """
 
     def __init__(self, manifest: Manifest, kind: IndexKind = "chroma", server: str | None = None) -> None:
@@ -473,59 +484,60 @@ class NearestNeighbours:
         self._lock = threading.RLock()
         self._exact = ExactIndex()
         self._chroma: ChromaIndex | None = None
-        self._recent = Recent(-1)
-        self._refused = ""  # the seal of a Chroma that failed its checks: not tried again until it changes,
-        self._retry_at = math.inf  # or until this moment, seconds of the monotonic clock
+        self._delta = IndexDelta(-1)
+        # A Chroma that failed its checks is not tried again until its seal changes, or until this moment
+        # (seconds of the monotonic clock).
+        self._refused = ""
+        self._retry_at = math.inf
         if kind == "chroma":
             target = server or str(Path(manifest.folder) / "chroma")
             self._chroma = ChromaIndex(target, manifest.store_id)
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """(row, cosine) of the nearest chunks to a unit vector, float32 [dimension], best first."""
+        """Return (row, cosine) of the chunks nearest to a unit vector, float32 [dimension], best first."""
         with self._lock:
             if self._usable():
-                found = self._recent.merged(
+                found = self._delta.search(
                     vector, k, lambda wanted: self._guarded(lambda chroma: chroma.search(vector, wanted))
                 )
-                # Chroma was asked while a writer may have begun to change it: its answer counts only if none
-                # has.
-                if found is not None and self._written() == self._recent.since:
+                # A writer may have begun to change Chroma in the meantime. Then its answer does not count.
+                if found is not None and self._written() == self._delta.since:
                     return found
             return self.exact().search(vector, k)
 
     def exact(self) -> ExactIndex:
-        """The exact index, brought up to the manifest's generation."""
+        """Return the exact index, brought up to the manifest's generation."""
         with self._lock:
             if self._exact.generation != self._manifest.generation:
                 self._exact.apply(self._manifest.changes(self._exact.generation))
             return self._exact
 
     def state(self, *, thorough: bool = False) -> str:
-        """One word: "exact" (no Chroma kept), "clean", "dirty", "stale", "damaged" or "unreachable".
+        """Return "exact" (Chroma is not used), "clean", "dirty", "stale", "damaged" or "unreachable".
 
-        The last two only where `thorough`, which reads every byte of Chroma's graph, for bits that flipped
-        without a trace, and opens it.
+        The last two are returned only if `thorough` is set, which reads every byte of Chroma's graph to find
+        bits that flipped without changing its size and times, and opens it.
         """
-        if self._chroma is None or self._unasked:
+        if self._chroma is None or self._avoided:
             return "exact"
         if self._recorded("dirty") == "1":
             return "dirty"
         written = self._written()
-        if written < 0 or self._manifest.lag(written) > self._most_lag():
+        if written < 0 or self._manifest.count_changes(written) > self._max_lag():
             return "stale"
         if not thorough:
             return "clean"
         if not self._chroma.remote and self._chroma.seal() != self._recorded("seal"):
             return "damaged"
         if self._chroma.remote:
-            self._retry_at = 0.0  # who asks so thoroughly wants to know of now
+            self._retry_at = 0.0  # a thorough check contacts the server now instead of waiting for the timer
         if self._usable():
             return "clean"
         return "unreachable" if self._chroma.remote else "damaged"
 
     @property
-    def _unasked(self) -> bool:
-        """Whether Chroma is left alone: it writes wherever it reads, which the store does not allow."""
+    def _avoided(self) -> bool:
+        """Whether Chroma cannot be used because it writes when it reads, and the store is read-only."""
         return self._manifest.read_only and self._chroma is not None and not self._chroma.remote
 
     def _recorded(self, what: str) -> str:
@@ -539,50 +551,50 @@ class NearestNeighbours:
         self._manifest.set_meta(**{f"chroma:{where}:{key}": value for key, value in values.items()})
 
     def _written(self) -> int:
-        """The generation that Chroma was written at; -1 where it is dirty, or was never written."""
+        """Return the generation that Chroma was written at; -1 if it is dirty or was never written."""
         return int(self._recorded("generation") or -1) if self._recorded("dirty") == "0" else -1
 
-    def _most_lag(self) -> int:
-        """How many rows may change before Chroma is written again."""
+    def _max_lag(self) -> int:
+        """Return how many rows may change before Chroma is written again."""
         return max(_LAG_LEAST, int(self._recorded("count") or 0) // _LAG_SHARE)
 
     def _usable(self) -> bool:
-        """Whether Chroma, with what is recent, shows the manifest; opens it where that is safe."""
+        """Return whether Chroma and the delta together show the manifest; open Chroma if that is safe."""
         chroma = self._chroma
-        if chroma is None or self._unasked:
+        if chroma is None or self._avoided:
             return False
         written = self._written()
-        if self._recent.since != written:
-            self._recent = Recent(written)
-        if written < 0 or not self._recent.follow(self._manifest, 2 * self._most_lag()):
-            self._recent = Recent(-1)
-            self._guarded(lambda chroma: chroma.rest())
+        if self._delta.since != written:
+            self._delta = IndexDelta(written)
+        if written < 0 or not self._delta.update(self._manifest, 2 * self._max_lag()):
+            self._delta = IndexDelta(-1)
+            self._guarded(lambda chroma: chroma.release())
             return False
         if chroma.generation == written:
             return True
-        self._guarded(lambda chroma: chroma.rest())
+        self._guarded(lambda chroma: chroma.release())
         seal = self._recorded("seal")
         if self._refused == f"{written} {seal}" and time.monotonic() < self._retry_at:
             return False
         return self._opened(chroma, written, seal)
 
     def _opened(self, chroma: ChromaIndex, written: int, seal: str) -> bool:
-        """Opens Chroma if its files are those that were closed, and asks it for what it must know."""
-        if not self._sealed(chroma):
+        """Open Chroma if its files are unchanged since they were closed, and check its answers."""
+        if not self._unchanged(chroma):
             self._refuse(written, seal, "its files are not the ones that were closed")
         elif self._guarded(lambda chroma: chroma.open(written)) is False or chroma.generation < 0:
-            # A server may be back in a minute, with all it held.
+            # A server may be back in a minute with all its data.
             self._refuse(written, seal, "it cannot be opened", lasting=not chroma.remote)
-        elif not self._holds_up(written):
-            self._guarded(lambda chroma: chroma.rest())
+        elif not self._passes_checks(written):
+            self._guarded(lambda chroma: chroma.release())
             self._refuse(written, seal, "it does not find what the manifest holds")
         else:
             self._refused = ""
             return True
         return False
 
-    def _sealed(self, chroma: ChromaIndex) -> bool:
-        """Whether the files are as they were closed: by their times and sizes, else by their content."""
+    def _unchanged(self, chroma: ChromaIndex) -> bool:
+        """Return whether the files are as they were closed, by their times and sizes or by their content."""
         if chroma.remote:
             return True
         return chroma.fingerprint() == self._recorded("files") or chroma.seal() == self._recorded("seal")
@@ -599,13 +611,13 @@ class NearestNeighbours:
         )
         if not lasting:
             return
-        # The next writer, in whichever process, rebuilds it; a store that cannot be written has none.
+        # The next writer, in whatever process, rebuilds it. A read-only store cannot record this.
         with contextlib.suppress(StoreError), self._manifest.transaction():
             if self._recorded("seal") == seal and self._written() == generation:
                 self._record(dirty=1)
 
     def _guarded(self, action: Callable[[ChromaIndex], T]) -> T | None:
-        """Runs `action`; None where Chroma fails, its Rust panics included."""
+        """Run `action`; return None if Chroma fails, even with a Rust panic."""
         assert self._chroma is not None
         try:
             return action(self._chroma)
@@ -616,23 +628,17 @@ class NearestNeighbours:
             self._chroma.generation = -1
             return None
 
-    def _holds_up(self, written: int) -> bool:
-        """Compares the count and asks for a sample of the vectors that were there at generation `written`."""
+    def _passes_checks(self, written: int) -> bool:
+        """Compare the count and query a sample of the vectors that existed at generation `written`."""
         total = int(self._recorded("count") or 0)
         if self._guarded(lambda chroma: chroma.count()) != total:
             return False
-        rows = self._sample(total, _PROBES, written)
+        rows = self._manifest.sample(total, _PROBES, written)
         return not rows or self._self_recall(rows) * _PROBES >= _PROBES_NEEDED
 
-    def _sample(self, total: int, wanted: int, until: int) -> list[int]:
-        """Rows spread evenly over those that were added by generation `until`."""
-        sql = "SELECT id FROM chunks WHERE id % ? = 0 AND generation <= ? ORDER BY id LIMIT ?"
-        step = max(1, total // max(wanted, 1))
-        return [row[0] for row in self._manifest.execute(sql, (step, until, wanted))]
-
     def _self_recall(self, rows: list[int]) -> float:
-        """The share of chunk rows whose own vector finds a vector as good as itself first."""
-        vectors = self._manifest.vectors_of(rows)
+        """Return the share of rows whose own vector finds itself, or an equal one, first."""
+        vectors = self._manifest.vectors(rows)
         hits = 0
         for vector in vectors.values():
             found = self._guarded(lambda chroma, vector=vector: chroma.search(vector, 1))  # type: ignore[misc]
@@ -640,30 +646,32 @@ class NearestNeighbours:
         return hits / len(vectors) if vectors else 1.0
 
     def check_server(self) -> None:
-        """Raises IndexUnavailable before anything is written where a Chroma server is wanted and absent."""
+        """Raise IndexUnavailable if a Chroma server is configured and absent, before anything is written."""
         if self._chroma is not None and self._chroma.remote:
             self._chroma.open(-1)
 
     def sync(self, *, thorough: bool = False) -> None:
-        """Brings Chroma near enough to the manifest, rebuilt where dirty or damaged; needs the writer lock.
+        """Bring Chroma up to date, or rebuild it if it is dirty or damaged; the caller has the writer lock.
 
-        Cheap where little changed: its files are then looked at, not opened. `thorough` reads and asks them.
+        If little changed this only compares the times and sizes of its files. `thorough` reads and queries
+        them.
         """
         with self._lock:
             chroma = self._chroma
             if chroma is None:
                 return
             state = self.state(thorough=thorough)
-            if state == "clean" and self._sealed(chroma):
+            if state == "clean" and self._unchanged(chroma):
                 return
-            chroma.rest()
-            # Only what was closed cleanly is built upon; anything else starts over.
-            since = self._written() if state != "damaged" and self._sealed(chroma) else -1
+            chroma.release()
+            # Only an index that was closed cleanly is updated; any other is rebuilt.
+            since = self._written() if state != "damaged" and self._unchanged(chroma) else -1
             if not self._write(since) and not (since >= 0 and self._write(-1)):
                 raise IndexUnavailable(
                     f"expected to write the Chroma index at {chroma.target!r}, found it failing; the "
-                    "documents are stored and the exact index answers: free some space, then run "
-                    "`agent docs verify --repair`"
+                    "documents are stored and the exact index answers: free some space, then call "
+                    "`store.verify(repair=True)`",
+                    hint="store.verify(repair=True)",
                 )
 
     def _write(self, since: int) -> bool:
@@ -672,7 +680,7 @@ class NearestNeighbours:
         changes = self._manifest.changes(since)
         self._record(dirty=1)
         if changes.full or since < 0:
-            self._guarded(lambda c: c.destroy())
+            self._guarded(lambda c: c.delete())
         total = self._manifest.count()
 
         def apply(index: ChromaIndex) -> bool:
@@ -680,11 +688,11 @@ class NearestNeighbours:
             index.apply(changes)
             if index.count() != total:
                 return False
-            index.rest()
-            return index.whole()
+            index.release()
+            return index.is_sound()
 
         if not self._guarded(apply):
-            self._guarded(lambda c: c.rest())
+            self._guarded(lambda c: c.release())
             return False
         sealed = {"seal": chroma.seal(), "files": chroma.fingerprint(), "count": total}
         self._record(dirty=0, generation=changes.generation, **sealed)
@@ -692,23 +700,24 @@ class NearestNeighbours:
         return True
 
     def rebuild(self) -> None:
-        """Throws Chroma away and builds it from the manifest; the caller holds the writer lock."""
+        """Delete Chroma and build it from the manifest; the caller has the writer lock."""
         with self._lock:
             if self._chroma is not None and not self._write(-1):
                 raise IndexUnavailable(
                     f"expected to rebuild the Chroma index at {self._chroma.target!r}, found it failing; "
-                    "free some space, then run `agent docs verify --repair`"
+                    "free some space, then call `store.verify(repair=True)`",
+                    hint="store.verify(repair=True)",
                 )
 
     def recall(self, sample: int = 200) -> float:
-        """Self-query recall of whichever index answers, over an even sample of the stored vectors."""
-        rows = self._sample(self._manifest.count(), sample, self._manifest.generation)
-        vectors = self._manifest.vectors_of(rows)
+        """Return the self-query recall of the index that answers, over an even sample of the vectors."""
+        rows = self._manifest.sample(self._manifest.count(), sample, self._manifest.generation)
+        vectors = self._manifest.vectors(rows)
         hits = sum(self.search(vector, 1)[0][1] >= _COSINE_OF_ITSELF for vector in vectors.values())
         return hits / len(vectors) if vectors else 1.0
 
     def close(self) -> None:
-        """Lets go of Chroma's files."""
+        """Close Chroma's files."""
         with self._lock:
             if self._chroma is not None:
                 self._guarded(lambda chroma: chroma.close())

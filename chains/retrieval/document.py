@@ -1,11 +1,8 @@
-"""What a parser hands over and what a splitter makes of it.
+"""The values that documents pass through: source, document, chunk.
 
-Knows text, offsets and headings. Knows nothing of files, tokens, vectors or databases. Offsets are characters
-into `ParsedDocument.text`, which is what the store keeps and what every citation points into.
-
-Rows of the manifest as frozen values: sources, chunks, changes.
-
-Pure data; no SQL and no search.
+A `SourceFile` is a file that was found; its parser makes a `ParsedDocument` of `Block`s; the splitter makes
+`Chunk`s. `SourceRecord` and `ChunkRecord` are the stored rows of both. All offsets count characters in
+`ParsedDocument.text`, which the store keeps and every citation points into.
 """
 
 from __future__ import annotations
@@ -14,25 +11,38 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 # Kinds whose text is the file's own, so that an offset also gives a line of the file.
 LINE_KINDS = frozenset({"markdown", "text", "rst", "source", "csv", "jsonl"})
 
-
-# NUL ends a text inside SQLite, and half a surrogate pair has no UTF-8; each is replaced by one character.
+# SQLite ends a text at NUL, and half of a surrogate pair cannot be encoded as UTF-8. Each such character is
+# replaced by one other, so that offsets stay valid.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
-    """A stretch of the text that belongs together: a section, a page, a slide, a sheet, a definition.
+class SourceFile:
+    """A file before it is parsed, or a text that an app added (`origin="app"`).
 
-    `start` and `end` are character offsets into the document's text; `heading` is the path of headings down
-    to it, joined with " > "; `page` counts from 1 where the format has pages.
+    `size` is in bytes and `modified` in seconds since the epoch. `stat` is what must be equal for the file to
+    count as unchanged without being read; `content_hash` is empty until the file was read.
+    """
+
+    path: str
+    size: int = 0
+    modified: float = 0.0
+    stat: str = ""
+    content_hash: bytes = b""
+    origin: str = "file"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """A part of the text that belongs together: a section, page, slide, sheet or definition.
+
+    `start` and `end` are offsets into the document's text, `heading` is the path of headings that leads to
+    the block, joined with " > ", and `page` counts from 1 in formats that have pages.
     """
 
     start: int
@@ -43,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedDocument:
-    """The text of one file with its structure; `metadata` is what the file says of itself (author, date)."""
+    """The text of one source and its blocks. `metadata` is what the file says about itself (author, date)."""
 
     text: str
     title: str
@@ -52,7 +62,7 @@ class ParsedDocument:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_payload(self) -> dict[str, Any]:
-        """The document as plain JSON values, to cross a process boundary."""
+        """Return the document as plain JSON values, so that it can leave the parser's process."""
         blocks = [[b.start, b.end, b.heading, b.page] for b in self.blocks]
         return {
             "text": self.text,
@@ -64,7 +74,7 @@ class ParsedDocument:
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> ParsedDocument:
-        """The document that `to_payload` wrote; raises ValueError where offsets leave the text."""
+        """Return the document that `to_payload` wrote; raise ValueError if an offset is outside the text."""
         text = _UNSTORABLE.sub("\ufffd", str(payload["text"]))
         blocks = []
         for start, end, heading, page in payload["blocks"]:
@@ -83,10 +93,10 @@ class ParsedDocument:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """A passage of a document that is embedded, found and cited as one.
+    """A part of a document that is embedded, found and cited as a unit.
 
-    `text` is `document.text[start:end]`; `tokens` its length in the embedder's tokens, the header that is
-    embedded with it included.
+    `text` is `document.text[start:end]`. `tokens` is its length in the embedder's tokens, including the
+    header that is embedded with it.
     """
 
     ordinal: int
@@ -100,12 +110,12 @@ class Chunk:
 
     @property
     def embedded_text(self) -> str:
-        """What the embedder reads: where the passage stands, then the passage."""
+        """The text that is embedded: title and heading path on one line, then the chunk."""
         header = chunk_header(self.title, self.heading)
         return f"{header}\n{self.text}" if header else self.text
 
     def key(self, embedder_id: str) -> bytes:
-        """The name of this chunk's vector: 20 bytes over the embedder and the embedded text."""
+        """Return the key of this chunk's vector: 20 bytes, from the embedder and the embedded text."""
         digest = hashlib.blake2b(digest_size=20, person=b"chunk-vector")
         digest.update(embedder_id.encode())
         digest.update(b"\0")
@@ -114,7 +124,7 @@ class Chunk:
 
 
 def chunk_header(title: str, heading: str) -> str:
-    """Title and heading path as one line, the title left out where the path starts with it."""
+    """Return title and heading path as one line, without the title if the path starts with it."""
     if not heading or heading == title:
         return title
     if heading.startswith(f"{title} > "):
@@ -123,20 +133,8 @@ def chunk_header(title: str, heading: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FileFacts:
-    """What is known of a file before it is parsed: path, size in bytes, times in seconds, content hash."""
-
-    path: str
-    size: int
-    modified: float
-    stat: str
-    content_hash: bytes = b""
-    origin: str = "file"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRecord:
-    """One ingested document as the store lists it; `modified` and `ingested` are seconds since the epoch."""
+    """One stored source, as `store.sources()` lists it. Times are in seconds since the epoch."""
 
     path: str
     origin: str
@@ -152,7 +150,7 @@ class SourceRecord:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON values, hash in hexadecimal."""
+        """Return the record as JSON values, the hash in hexadecimal."""
         return {
             "path": self.path,
             "origin": self.origin,
@@ -169,7 +167,7 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkRecord:
-    """One stored passage; `row` is the manifest's key, `chunk_id` the name that outlives it."""
+    """One stored chunk. `row` is its key in the manifest; `chunk_id` stays the same in every store."""
 
     row: int
     chunk_id: str

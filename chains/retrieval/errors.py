@@ -1,7 +1,7 @@
-"""What can go wrong between a file on disk and a passage found, split by who must act.
+"""The errors of document retrieval, arranged by who must act.
 
-Every message says what was expected, what was found and the next step; none of these loses what was already
-stored.
+Every message says what was expected, what was found and what to do next. None of these errors loses what was
+already stored.
 
 ```
 RetrievalError
@@ -10,8 +10,8 @@ RetrievalError
 │   ├── SourceUnreadable        permissions, I/O errors
 │   ├── NothingToIngest         a folder without a single readable document
 │   ├── UnsupportedFormat       a kind of file that no parser reads
-│   ├── BinaryDocument          bytes where text was expected
-│   ├── EmptyDocument           no text in it (a scanned PDF included)
+│   ├── BinaryDocument          bytes instead of text
+│   ├── EmptyDocument           a document without text, such as a scanned PDF
 │   ├── DocumentTooLarge        over the size limit
 │   └── DamagedDocument         the parser failed, or hit its limits
 ├── StoreError                  the user: the store's folder
@@ -22,7 +22,7 @@ RetrievalError
 │   ├── EmbedderMismatch        made with another embedder
 │   ├── SplitterMismatch        made with other chunk settings
 │   └── IndexUnavailable        the Chroma server cannot be reached
-├── QueryError                  the caller: what was asked
+├── QueryError                  the caller: the query or its options
 │   ├── EmptyQuery
 │   └── BadFilter               a filter or search option that cannot be read
 └── EmbedderUnavailable         the administrator: the embedding model is not installed
@@ -33,23 +33,31 @@ from __future__ import annotations
 
 
 class RetrievalError(Exception):
-    """Anything that went wrong with documents, their store or a search in it."""
+    """The base of all errors about documents, their store and searches in it.
+
+    `hint` is the Python call that the message recommends, if any, exactly as it stands there between
+    backticks, so that a command line can replace it by its own command.
+    """
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class SourceError(RetrievalError):
-    """One document or path cannot be used as it is."""
+    """A document or path cannot be used as it is."""
 
 
 class SourceNotFound(SourceError):
-    """The path names nothing."""
+    """The path does not exist."""
 
 
 class SourceUnreadable(SourceError):
-    """The path is there, and reading it failed."""
+    """The path exists but reading it failed."""
 
 
 class NothingToIngest(SourceError):
-    """A folder holds no document that a parser reads."""
+    """A folder contains no document that a parser reads."""
 
 
 class UnsupportedFormat(SourceError):
@@ -57,11 +65,11 @@ class UnsupportedFormat(SourceError):
 
 
 class BinaryDocument(SourceError):
-    """The file holds bytes that are no text in any encoding."""
+    """The file contains bytes that are not text in any encoding."""
 
 
 class EmptyDocument(SourceError):
-    """The document holds no text."""
+    """The document contains no text."""
 
 
 class DocumentTooLarge(SourceError):
@@ -69,15 +77,15 @@ class DocumentTooLarge(SourceError):
 
 
 class DamagedDocument(SourceError):
-    """The parser of this format failed on the file, or ran into its limits."""
+    """The parser of this format failed on the file, or exceeded its limits."""
 
 
 class StoreError(RetrievalError):
-    """The store's folder cannot be used as asked."""
+    """The store cannot be used as asked."""
 
 
 class StoreLocked(StoreError):
-    """Another process writes to the store; the message names it."""
+    """Another process is writing to the store; the message names it."""
 
 
 class StoreTooNew(StoreError):
@@ -85,11 +93,11 @@ class StoreTooNew(StoreError):
 
 
 class StoreDamaged(StoreError):
-    """The manifest is unreadable."""
+    """The manifest cannot be read."""
 
 
 class StoreUnwritable(StoreError):
-    """The store cannot be written: a full disk, a read-only folder."""
+    """The store cannot be written, because of a full disk or a read-only folder."""
 
 
 class EmbedderMismatch(StoreError):
@@ -97,23 +105,23 @@ class EmbedderMismatch(StoreError):
 
 
 class SplitterMismatch(StoreError):
-    """The store's chunks were cut with other settings."""
+    """The store's chunks were made with other settings."""
 
 
 class IndexUnavailable(StoreError):
-    """The Chroma server that holds the index cannot be reached."""
+    """The index cannot be written, or the Chroma server that holds it cannot be reached."""
 
 
 class QueryError(RetrievalError):
-    """The search itself was ill-formed."""
+    """The query or its options are not valid."""
 
 
 class EmptyQuery(QueryError):
-    """The query holds no text."""
+    """The query contains no text."""
 
 
 class BadFilter(QueryError):
-    """A filter or a search option that cannot be read."""
+    """A filter or a search option is not valid."""
 
 
 class EmbedderUnavailable(RetrievalError):

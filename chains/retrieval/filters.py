@@ -1,10 +1,12 @@
-"""Search filters: a mapping of field to condition, turned into SQL over the manifest's tables.
+"""Search filters: mappings of field to condition, translated to SQL over the manifest's tables.
 
-Knows the fields of sources and chunks. Fields are `source` (a path, a folder, a glob), `type` (the kind:
-markdown, pdf, …), `title`, `heading`, `page`, `modified` (ISO date or seconds), `chunk_id` and any key of a
-document's own metadata. A condition is a value, a list of values, or a mapping of `$eq $ne $in $gt $gte $lt
-$lte $contains`. Values are compared as JSON has them; a word also equals a number or a truth value that is
-written so.
+Fields are `source` (a path, a folder or a glob), `type` (the kind: markdown, pdf, ...), `title`, `heading`,
+`page`, `modified` (an ISO date, or seconds since the epoch), `chunk_id`, and any key of a document's own
+metadata. A condition is a value, a list of values of which one must match, or a mapping with `$eq`, `$ne`,
+`$in`, `$gt`, `$gte`, `$lt`, `$lte` and `$contains`. Values are compared as JSON values; a text also equals a
+number or a boolean that is written the same way.
+
+    {"source": "docs/*.md", "modified": {"$gte": "2026-01-31"}, "author": ["Ada", "Grace"]}
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from chains.retrieval.errors import BadFilter
 from chains.retrieval.manifest import Manifest
 
 Filter = Mapping[str, Any]
-# Fields of ours and the columns they stand in; all others are keys of a document's own metadata.
+# The store's own fields and their columns. Every other field is a key of a document's own metadata.
 _SOURCE_FIELDS = {"source": "path", "type": "kind", "kind": "kind", "modified": "modified"}
 _CHUNK_FIELDS = {"title": "chunks.title", "heading": "heading", "page": "page", "chunk_id": "chunk_id"}
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -29,27 +31,27 @@ _OPERATORS = ("$eq", "$ne", "$in", *_COMPARED, "$contains")
 
 
 @dataclass(frozen=True, slots=True)
-class _Sql:
-    """A piece of SQL and the values of its question marks, in their order."""
+class _SqlCondition:
+    """A piece of SQL and the values of its placeholders, in their order."""
 
     text: str
     values: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
-    """Where a field's value stands: an SQL expression, and one for its JSON type."""
+class _SqlField:
+    """The SQL expressions for a field's value and for the JSON type of that value."""
 
     value: str
     type: str
 
 
-_OWN = _Value("own.value", "own.type")
+_METADATA = _SqlField("own.value", "own.type")
 
 
 def allowed_rows(manifest: Manifest, chosen: Filter) -> list[int]:
-    """The rows of every chunk that meets all conditions; raises BadFilter for one that cannot be read."""
-    of_sources, of_chunks = [_Sql("1")], [_Sql("1")]
+    """Return the rows of the chunks that meet all conditions; raise BadFilter for an invalid condition."""
+    of_sources, of_chunks = [_SqlCondition("1")], [_SqlCondition("1")]
     for name, condition in chosen.items():
         _check(name, condition)
         (of_chunks if name in _CHUNK_FIELDS else of_sources).append(_field(name, condition))
@@ -76,36 +78,36 @@ def _check(name: str, condition: Any) -> None:
             raise BadFilter(f"expected a list behind $in for {name!r}, found {condition['$in']!r}")
 
 
-def _field(name: str, condition: Any) -> _Sql:
-    """The condition on one field, wherever its value stands.
+def _field(name: str, condition: Any) -> _SqlCondition:
+    """Return the condition on one field, which may be a column, a key of the metadata, or both.
 
-    A document that an app added speaks for itself, where its metadata has a field of ours; of a file, only
-    "type" may be its own word (an e-mail's, a PEP's).
+    If a text that an app added has a key in its metadata that is also one of the store's fields, its own key
+    counts. For a file this holds for "type" only, which e-mails and PEPs define themselves.
     """
     missing_meets = isinstance(condition, Mapping) and set(condition) == {"$ne"}
-    own = _meets(name, _OWN, condition)
-    # A value that is not there, or null, is unequal to everything and meets nothing else.
+    own = _meets(name, _METADATA, condition)
+    # A missing or null value is unequal to everything and meets no other condition.
     mine = f"EXISTS (SELECT 1 FROM json_each(sources.metadata) AS own WHERE own.key = ? AND {own.text})"
     none = "NOT EXISTS (SELECT 1 FROM json_each(sources.metadata) WHERE key = ? AND type <> 'null')"
-    from_metadata = _Sql(mine, (name, *own.values))
+    from_metadata = _SqlCondition(mine, (name, *own.values))
     if missing_meets:
-        from_metadata = _Sql(f"({mine} OR {none})", (name, *own.values, name))
+        from_metadata = _SqlCondition(f"({mine} OR {none})", (name, *own.values, name))
     column = _SOURCE_FIELDS.get(name) or _CHUNK_FIELDS.get(name)
     if column is None:
         return from_metadata
-    ours = _meets(name, _Value(column, f"typeof({column})"), condition)
+    ours = _meets(name, _SqlField(column, f"typeof({column})"), condition)
     present = f"{column} IS NOT NULL AND ({ours.text})"
     if missing_meets:
         present = f"({column} IS NULL OR ({ours.text}))"
-    speaks = "1" if name == "type" else "origin = 'app'"
+    own_counts = "1" if name == "type" else "origin = 'app'"
     has = "EXISTS (SELECT 1 FROM json_each(sources.metadata) WHERE key = ?)"
-    return _Sql(
-        f"CASE WHEN {speaks} AND {has} THEN {from_metadata.text} ELSE {present} END",
+    return _SqlCondition(
+        f"CASE WHEN {own_counts} AND {has} THEN {from_metadata.text} ELSE {present} END",
         (name, *from_metadata.values, *ours.values),
     )
 
 
-def _meets(name: str, at: _Value, condition: Any) -> _Sql:
+def _meets(name: str, at: _SqlField, condition: Any) -> _SqlCondition:
     if isinstance(condition, list | tuple | set | frozenset):
         return _any(_meets(name, at, one) for one in condition)
     if isinstance(condition, Mapping):
@@ -117,29 +119,29 @@ def _meets(name: str, at: _Value, condition: Any) -> _Sql:
     return _operator(name, at, "$eq", condition)
 
 
-def _operator(name: str, at: _Value, op: str, wanted: Any) -> _Sql:
+def _operator(name: str, at: _SqlField, op: str, wanted: Any) -> _SqlCondition:
     if op == "$in":
         return _any(_operator(name, at, "$eq", one) for one in wanted)
     if op == "$contains":
-        return _Sql(f"instr(lowered({at.value}), ?) > 0", (str(wanted).lower(),))
+        return _SqlCondition(f"instr(lowered({at.value}), ?) > 0", (str(wanted).lower(),))
     if name == "modified":
         wanted = _seconds(wanted)
     if op == "$eq":
         return _equal(at, wanted)
     if op == "$ne":
         equal = _equal(at, wanted)
-        return _Sql(f"NOT ({equal.text})", equal.values)
-    # A date is not comparable with a word: no match.
+        return _SqlCondition(f"NOT ({equal.text})", equal.values)
+    # A number is not comparable with a text, so such a row does not match.
     kind = "('integer', 'real')" if _is_number(wanted) else "('text')"
-    return _Sql(f"({at.type} IN {kind} AND {at.value} {_COMPARED[op]} ?)", (_plain(name, wanted),))
+    return _SqlCondition(f"({at.type} IN {kind} AND {at.value} {_COMPARED[op]} ?)", (_plain(name, wanted),))
 
 
-def _equal(at: _Value, wanted: Any) -> _Sql:
+def _equal(at: _SqlField, wanted: Any) -> _SqlCondition:
     word = json.dumps(wanted) if isinstance(wanted, bool) else str(wanted)
     same = f"CASE WHEN {at.type} IN ('true', 'false') THEN {at.type} ELSE CAST({at.value} AS TEXT) END = ?"
     if not _is_number(wanted):
-        return _Sql(f"({same})", (word,))
-    return _Sql(f"({same} OR ({at.type} IN ('integer', 'real') AND {at.value} = ?))", (word, wanted))
+        return _SqlCondition(f"({same})", (word,))
+    return _SqlCondition(f"({same} OR ({at.type} IN ('integer', 'real') AND {at.value} = ?))", (word, wanted))
 
 
 def _is_number(wanted: Any) -> bool:
@@ -152,14 +154,14 @@ def _plain(name: str, wanted: Any) -> Any:
     raise BadFilter(f"expected a number or a text to compare {name!r} with, found {wanted!r}")
 
 
-def _under(at: _Value, wanted: str) -> _Sql:
-    """Whether the path is the wanted file, lies in that folder, ends with the name or meets the glob."""
+def _under(at: _SqlField, wanted: str) -> _SqlCondition:
+    """Return the condition that a path is this file, lies in this folder, ends so or matches the glob."""
     if any(mark in wanted for mark in "*?["):
-        glob = wanted.replace("[!", "[^")  # SQLite's spelling of a negated class
-        return _Sql(f"({at.value} GLOB ? OR base_name({at.value}) GLOB ?)", (glob, glob))
+        glob = wanted.replace("[!", "[^")  # SQLite writes a negated class with ^
+        return _SqlCondition(f"({at.value} GLOB ? OR base_name({at.value}) GLOB ?)", (glob, glob))
     full = os.path.abspath(wanted)
     inside, tail = full.rstrip(os.sep) + os.sep, os.sep + wanted
-    return _Sql(
+    return _SqlCondition(
         f"({at.value} IN (?, ?) OR substr({at.value}, 1, ?) = ? OR substr({at.value}, -?) = ?)",
         (wanted, full, len(inside), inside, len(tail), tail),
     )
@@ -175,11 +177,11 @@ def _seconds(wanted: Any) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _any(pieces: Iterable[_Sql]) -> _Sql:
+def _any(pieces: Iterable[_SqlCondition]) -> _SqlCondition:
     found = list(pieces)
-    return _joined(found, " OR ") if found else _Sql("0")
+    return _joined(found, " OR ") if found else _SqlCondition("0")
 
 
-def _joined(pieces: Sequence[_Sql], word: str) -> _Sql:
+def _joined(pieces: Sequence[_SqlCondition], word: str) -> _SqlCondition:
     text = word.join(piece.text for piece in pieces)
-    return _Sql(f"({text})", tuple(value for piece in pieces for value in piece.values))
+    return _SqlCondition(f"({text})", tuple(value for piece in pieces for value in piece.values))

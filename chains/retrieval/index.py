@@ -1,7 +1,7 @@
-"""Nearest neighbours among unit vectors: the Protocol, and its exact implementation in numpy.
+"""Nearest-neighbour search among unit vectors: the `Index` protocol and an exact implementation in numpy.
 
-Knows row numbers and vectors. Refuses to know texts, files and SQL. An index is told what changed and asked
-for rows; it can be thrown away at any time, since the manifest holds the vectors.
+An index holds row numbers and vectors. It is told what changed and can be deleted at any time, because the
+manifest keeps the vectors.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Cosines are compared at this precision: one vector stored twice may differ in the last bits of a matrix
-# product.
+# Cosines are rounded to this many decimals before they are compared: the same vector, stored twice, may
+# differ in the last bits of a matrix product.
 DECIMALS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What happened to the set of visible chunks since a generation; `full` means: forget what you had."""
+    """The visible chunks that were added and removed since a generation.
+
+    If `full` is set, `added` is every visible chunk and what the index held before must be dropped.
+    `added` is int64 [n], `vectors` is float32 [n, dimension].
+    """
 
     generation: int
     full: bool
@@ -31,27 +35,27 @@ class Changes:
 
 
 class Index(Protocol):
-    """Answers which rows lie nearest to a vector."""
+    """Finds the rows whose vectors are nearest to a vector."""
 
     @property
     def generation(self) -> int:
-        """The manifest's generation that this index shows; -1 where it shows none."""
+        """The manifest's generation that this index shows; -1 if it shows none."""
 
     def apply(self, changes: Changes) -> None:
-        """Takes over what changed."""
+        """Add and remove rows so that the index shows `changes.generation`."""
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """(row, cosine) of the `k` nearest rows to a unit vector, float32 [dimension], best first.
+        """Return (row, cosine) of the `k` rows nearest to a unit vector, float32 [dimension], best first.
 
-        May return more where the k-th place is shared.
+        Returns more than `k` rows if several share the k-th place.
         """
 
     def count(self) -> int:
-        """How many vectors it holds."""
+        """Return the number of vectors."""
 
 
 class ExactIndex:
-    """Every vector compared: 3 ms for 100,000 vectors of 384 dimensions on two cores."""
+    """Compares every vector: 3 ms for 100,000 vectors of 384 dimensions on two cores."""
 
     def __init__(self) -> None:
         self.generation = -1
@@ -62,7 +66,7 @@ class ExactIndex:
         self._place: dict[int, int] = {}
 
     def apply(self, changes: Changes) -> None:
-        """Adds and removes rows in place; the cost is that of the changes, not of the store."""
+        """Add and remove rows in place, at a cost that depends on the changes and not on the index."""
         with self._lock:
             if changes.full:
                 self._size, self._place = 0, {}
@@ -76,13 +80,13 @@ class ExactIndex:
             if place is None:
                 continue
             self._size -= 1
-            if place != self._size:  # the last row takes the free place
+            if place != self._size:  # the last row moves to the free place
                 moved = int(self._rows[self._size])
                 self._rows[place], self._matrix[place] = moved, self._matrix[self._size]
                 self._place[moved] = place
 
     def _append(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        if not self._size:  # an empty index takes the arrays over: no second copy of all vectors
+        if not self._size:  # an empty index uses the arrays as they are, without copying all vectors
             self._rows, self._matrix, self._size = rows.copy(), vectors, len(rows)
             self._place = {row: place for place, row in enumerate(rows.tolist())}
             return
@@ -105,7 +109,7 @@ class ExactIndex:
     def search(
         self, vector: NDArray[np.float32], k: int, among: Iterable[int] | None = None
     ) -> list[tuple[int, float]]:
-        """The exact answer of `Index.search`, shared k-th places included; `among` restricts it to rows."""
+        """Return what `Index.search` describes, exactly; `among` restricts the search to these rows."""
         with self._lock:
             if among is None:
                 rows, matrix = self._rows[: self._size], self._matrix[: self._size]
@@ -122,5 +126,5 @@ class ExactIndex:
             return [(int(rows[place]), float(scores[place])) for place in order]
 
     def count(self) -> int:
-        """How many vectors it holds."""
+        """Return the number of vectors."""
         return self._size

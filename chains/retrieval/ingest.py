@@ -1,40 +1,21 @@
-"""What an ingest did, and how far it is: values for a caller to show.
+"""Ingest: changed files are parsed, split, embedded and committed to the manifest.
 
-Pure data: nothing here reads files or a store.
-
-Work done ahead of its consumer: an iterator that runs in a thread of its own, a bounded weight in front.
-
-Knows threads. Refuses to know what the items are. Whoever takes the items stays the only one that writes.
-
-Makes a file ready for the manifest: read, hashed, parsed, cut, its vectors named.
-
-Knows files, parsers and the splitter. Refuses to know the manifest: what is stored already it is told, so
-that it may run in a thread beside whoever writes.
-
-Embeds a whole store anew, for another embedder or other chunk settings.
-
-Knows the manifest and its parts. The new vectors are staged batch by batch beside the old ones, which stay
-searchable; one transaction then swaps every chunk and the recorded settings, so that a kill leaves either the
-old store or the new.
-
-Brings the manifest up to a set of files: what changed is parsed, cut, embedded and committed.
-
-Knows documents and vectors by the parts it is given. Refuses to know indexes and search. Files are prepared
-in a thread, some batches ahead; embedding and every write stay in the caller's. Vectors are committed batch
-by batch before their documents, so that a killed ingest resumes where it stood.
+A thread parses and splits files while the caller's thread embeds and writes. Vectors are committed batch by
+batch, before the documents they belong to, so that an ingest that is killed resumes where it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from chains.retrieval.document import Block, Chunk, FileFacts, ParsedDocument, SourceRecord
+from chains.retrieval.document import Block, Chunk, ParsedDocument, SourceFile, SourceRecord
 from chains.retrieval.embedder import Embedder
 from chains.retrieval.errors import EmptyDocument, NothingToIngest, SourceError, UnsupportedFormat
 from chains.retrieval.manifest import APP_PREFIX, PARSER_VERSION, Manifest
@@ -42,10 +23,16 @@ from chains.retrieval.parsing import FileParser
 from chains.retrieval.splitter import Splitter
 from chains.retrieval.walk import Survey
 
+# Chunks that are embedded between two commits, which is the most that a killed ingest embeds again. They are
+# sorted by length, so that little padding is computed.
+BATCH = 256
+# Chunks that may wait, parsed and split, while others are embedded.
+_PREFETCH = 2 * BATCH
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailedFile:
-    """A file that could not be ingested, and why; what the store held of it before is kept."""
+    """A file that could not be ingested, and why. What the store had of it before is kept."""
 
     path: str
     error: SourceError
@@ -58,10 +45,17 @@ class FailedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """A moment of an ingest.
+    """How far an ingest is.
 
-    stage: "scanning", "embedding", "indexing" or "done"; files and chunks are counts, `seconds` runs from the
-    start, `path` is the file that was looked at last.
+        store.ingest("docs", progress=lambda p: print(p.files_done, "of", p.files_total))
+
+    Args:
+        stage: "scanning" or "embedding".
+        files_done: Files that are finished.
+        files_total: Files that were found.
+        chunks: Chunks embedded so far.
+        seconds: Time since the start.
+        path: The file that was processed last.
     """
 
     stage: str
@@ -73,7 +67,7 @@ class Progress:
 
     @property
     def chunks_per_s(self) -> float:
-        """Chunks embedded a second so far."""
+        """Chunks embedded per second so far."""
         return self.chunks / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -82,12 +76,25 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestReport:
-    """The outcome of one ingest: paths by what happened to them.
+    """What one ingest did, with every path under what happened to it.
 
-    added, updated, unchanged, deleted: paths. moved: (old path, new path) of files found elsewhere with equal
-    content. failed: files with their errors. skipped: paths that no parser reads, and empty files, in a
-    folder that was walked. chunks: chunks written; embedded: vectors computed, the rest was known; seconds:
-    wall-clock time. dry_run: nothing was written.
+    >>> from chains.retrieval import IngestReport
+    >>> report = IngestReport(added=("notes.md",), chunks=3, embedded=3, seconds=0.2)
+    >>> report.summary()
+    '1 added (3 chunks, 3 embedded, 0.2 s)'
+
+    Args:
+        added: Paths that are new in the store.
+        updated: Paths whose content changed.
+        unchanged: Paths whose content did not change.
+        deleted: Paths that are gone from the store.
+        moved: (old path, new path) of files that were found elsewhere with equal content.
+        failed: Files that could not be ingested, with their errors.
+        skipped: Paths in a folder that no parser reads, and empty files.
+        chunks: Chunks written.
+        embedded: Vectors computed; the other chunks' vectors were stored already.
+        seconds: Wall-clock time.
+        dry_run: If set, nothing was written.
     """
 
     added: tuple[str, ...] = ()
@@ -104,16 +111,16 @@ class IngestReport:
 
     @property
     def changed(self) -> bool:
-        """Whether the store differs (or, in a dry run, would differ) from before."""
+        """Whether the store changed (or, in a dry run, would change)."""
         return bool(self.added or self.updated or self.deleted or self.moved)
 
     def raise_if_nothing(self) -> None:
-        """Raises the first file's error where every file failed, for callers that must not go on."""
+        """Raise the first file's error if every file failed."""
         if self.failed and not (self.added or self.updated or self.unchanged or self.moved):
             raise self.failed[0].error
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         counts = {
             "added": len(self.added),
             "updated": len(self.updated),
@@ -123,12 +130,12 @@ class IngestReport:
             "skipped": len(self.skipped),
             "failed": len(self.failed),
         }
-        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
+        done = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
         prefix = "would be: " if self.dry_run else ""
-        return f"{prefix}{said} ({self.chunks} chunks, {self.embedded} embedded, {self.seconds:.1f} s)"
+        return f"{prefix}{done} ({self.chunks} chunks, {self.embedded} embedded, {self.seconds:.1f} s)"
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return {
             "added": list(self.added),
             "updated": list(self.updated),
@@ -146,64 +153,304 @@ class IngestReport:
         }
 
 
-@dataclass(kw_only=True, slots=True)
-class Tally:
-    """The report while it is being made."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedSource:
+    """A source on its way into the manifest.
 
-    added: list[str] = field(default_factory=list)
-    updated: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    moved: list[tuple[str, str]] = field(default_factory=list)
-    failed: list[FailedFile] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    chunks: int = 0
-    embedded: int = 0
+    `document` is None if there is nothing to write: the file failed (`error`), or its content is what the
+    store has (`unchanged`), or it was not parsed in a dry run. `blank` marks a file that is empty and that
+    the store does not know.
+    """
 
-    def fail(self, path: str, error: SourceError) -> None:
-        """Notes a file that could not be ingested."""
-        self.failed.append(FailedFile(path=path, error=error))
+    source: SourceFile
+    document: ParsedDocument | None = None
+    chunks: Sequence[Chunk] = ()
+    error: SourceError | None = None
+    unchanged: bool = False
+    blank: bool = False
 
-    def report(self, seconds: float, *, dry_run: bool) -> IngestReport:
-        """The finished report."""
+    @property
+    def weight(self) -> int:
+        """The number of chunks, at least 1."""
+        return max(1, len(self.chunks))
+
+
+def app_source(name: str, text: str, metadata: Mapping[str, Any]) -> PreparedSource:
+    """Return a text that an app adds, as one chunk; raise TypeError if the metadata is not JSON."""
+    json.dumps(metadata)
+    document, chunks = _single_chunk(text)
+    source = SourceFile(path=f"{APP_PREFIX}{name}", origin="app")
+    return PreparedSource(source=source, document=replace(document, metadata=dict(metadata)), chunks=chunks)
+
+
+def _single_chunk(text: str) -> tuple[ParsedDocument, list[Chunk]]:
+    """Return an app's text, which is never split, as a document of one chunk."""
+    document = ParsedDocument(text=text, title="", kind="app", blocks=(Block(start=0, end=len(text)),))
+    chunk = Chunk(
+        ordinal=0, start=0, end=len(text), text=text, title="", heading="", page=None, tokens=len(text) // 4
+    )
+    return document, [chunk]
+
+
+class Ingest:
+    """Writes sources to one manifest; the caller has the writer lock. An object is used for one run only."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        embedder: Embedder,
+        splitter: Splitter,
+        parser: FileParser,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._embedder = embedder
+        self._splitter = splitter
+        self._parser = parser
+        self._progress = progress
+        self._started = time.monotonic()
+        self._pending: list[PreparedSource] = []
+        self._paths: dict[str, list[str]] = {
+            name: [] for name in ("added", "updated", "unchanged", "deleted", "skipped")
+        }
+        self._moved: list[tuple[str, str]] = []
+        self._failed: list[FailedFile] = []
+        self._files_total = self._files_done = 0
+        self._chunks = self._embedded = 0
+
+    # Files
+
+    def run(self, survey: Survey, *, dry_run: bool = False, prune: bool = True) -> IngestReport:
+        """Ingest every file of `survey`; with `prune`, remove what disappeared from its folders.
+
+        Raises:
+            NothingToIngest: The folders contain no document, and the store has none of theirs.
+        """
+        known = self._manifest.sources_at(survey.files, survey.folders)
+        gone = [path for path in known if path not in survey.files and survey.covers(path)] if prune else []
+        if not (survey.files or survey.failed or gone):
+            places = ", ".join(repr(folder) for folder in survey.folders) or "what was named"
+            raise NothingToIngest(
+                f"expected documents in {places}, found none; name a folder that holds some"
+            )
+        self._failed += [FailedFile(path=path, error=error) for path, error in survey.failed]
+        self._files_total = len(survey.files)
+        changed = self._changed_files(survey, known, "scanning" if dry_run else "embedding")
+        prepared = (self._prepare(survey.files[p], known.get(p), dry_run=dry_run) for p in changed)
+        if dry_run:
+            for item in prepared:
+                self._take(item, survey, known, dry_run=True)
+        else:
+            with Prefetcher(prepared, lambda item: item.weight, _PREFETCH) as prefetched:
+                for item in prefetched:
+                    self._take(item, survey, known, dry_run=False)
+            self._commit()
+        self._remove(gone, known, dry_run)
+        if self._embedded or self._paths["deleted"]:
+            self._manifest.delete_unused_vectors()
+        return self._report(dry_run)
+
+    def _changed_files(self, survey: Survey, known: Mapping[str, SourceRecord], stage: str) -> list[str]:
+        """Return the files whose size or times differ from what is stored; the others are done."""
+        changed = []
+        for path in sorted(survey.files):
+            record, stat = known.get(path), survey.files[path].stat
+            if record and _is_current(record) and stat and stat == record.stat:
+                self._paths["unchanged"].append(path)
+                self._files_done += 1
+                self._notify(stage, path)
+            else:
+                changed.append(path)
+        return changed
+
+    def _prepare(self, source: SourceFile, known: SourceRecord | None, *, dry_run: bool) -> PreparedSource:
+        """Read, parse and split a file; with `dry_run` it is only read. Runs in the prefetching thread."""
+        data = b""
+        try:
+            data = self._parser.read(source.path)
+            source = replace(source, content_hash=hashlib.blake2b(data, digest_size=20).digest())
+            if known and _is_current(known) and source.content_hash == known.content_hash:
+                return PreparedSource(source=source, unchanged=True)
+            if dry_run:
+                return PreparedSource(source=source)
+            document = self._parser.parse(source.path, data)
+            return PreparedSource(source=source, document=document, chunks=self._splitter.split(document))
+        except SourceError as error:
+            blank = isinstance(error, EmptyDocument) and known is None and not data.strip()
+            return PreparedSource(source=source, error=error, blank=blank)
+
+    def _take(
+        self, item: PreparedSource, survey: Survey, known: Mapping[str, SourceRecord], *, dry_run: bool
+    ) -> None:
+        """Note what happened to a file; a document that is to be written waits for its batch."""
+        path = item.source.path
+        if item.error is not None:
+            # A folder of source code has many files that no parser reads. They are skipped, not reported.
+            if (item.blank or isinstance(item.error, UnsupportedFormat)) and path not in survey.named:
+                self._paths["skipped"].append(path)
+            else:
+                self._failed.append(FailedFile(path=path, error=item.error))
+        elif item.unchanged:
+            self._paths["unchanged"].append(path)
+            if not dry_run:
+                self._manifest.update_stat(path, item.source.stat, item.source.modified)
+        else:
+            self._paths["updated" if path in known else "added"].append(path)
+        if item.document is not None:
+            self._pending.append(item)
+            if sum(len(waiting.chunks) for waiting in self._pending) >= BATCH:
+                self._commit()
+            return
+        self._files_done += 1
+        self._notify("scanning" if dry_run else "embedding", path)
+
+    def _remove(self, gone: list[str], known: Mapping[str, SourceRecord], dry_run: bool) -> None:
+        """Remove sources whose files disappeared. A new file with the same content counts as moved."""
+        added: dict[bytes, str] = {}
+        if gone and not dry_run:
+            added = {self._manifest.content_hash(path): path for path in reversed(self._paths["added"])}
+            self._manifest.remove(gone)
+        for path in gone:
+            new = added.pop(known[path].content_hash, None)
+            if new is None:
+                self._paths["deleted"].append(path)
+            else:
+                self._moved.append((path, new))
+                self._paths["added"].remove(new)
+
+    def _report(self, dry_run: bool) -> IngestReport:
         return IngestReport(
-            added=tuple(sorted(self.added)),
-            updated=tuple(sorted(self.updated)),
-            unchanged=tuple(sorted(self.unchanged)),
-            deleted=tuple(sorted(self.deleted)),
-            moved=tuple(sorted(self.moved)),
-            failed=tuple(sorted(self.failed, key=lambda failed: failed.path)),
-            skipped=tuple(sorted(self.skipped)),
-            chunks=self.chunks,
-            embedded=self.embedded,
-            seconds=seconds,
+            **{name: tuple(sorted(paths)) for name, paths in self._paths.items()},
+            moved=tuple(sorted(self._moved)),
+            failed=tuple(sorted(self._failed, key=lambda failed: failed.path)),
+            chunks=self._chunks,
+            embedded=self._embedded,
+            seconds=time.monotonic() - self._started,
             dry_run=dry_run,
         )
 
+    # Texts of an app, and everything anew
+
+    def add(self, items: Iterable[PreparedSource]) -> None:
+        """Embed and commit documents that are split already, in one transaction."""
+        self._pending = list(items)
+        self._commit()
+
+    def reembed(self) -> None:
+        """Split and embed every stored document anew, without reading the files.
+
+        The new vectors are committed batch by batch while the old ones remain searchable. One transaction
+        then replaces every chunk and the recorded settings, so that a kill leaves the old store or the new.
+        """
+        paths = [record.path for record in self._manifest.sources()]
+        pending: list[Chunk] = []
+        for path in paths:
+            pending += self._split_stored(path)
+            if len(pending) >= BATCH:
+                self._embed(pending, path)
+                pending = []
+        self._embed(pending, paths[-1] if paths else "")
+        with self._manifest.transaction():
+            for path in paths:
+                chunks = self._split_stored(path)
+                self._manifest.replace_chunks(path, chunks, self._keys(chunks))
+            self._manifest.set_meta(splitter=self._splitter.config.to_json(), **self._embedder.to_meta())
+            self._manifest.forget_removals()
+        self._manifest.delete_unused_vectors()
+
+    def _split_stored(self, path: str) -> list[Chunk]:
+        document = self._manifest.document(path)
+        if document is None:
+            return []
+        if path.startswith(APP_PREFIX):
+            return _single_chunk(document.text)[1]
+        return self._splitter.split(document)
+
+    # Vectors, then documents
+
+    def _keys(self, chunks: Iterable[Chunk]) -> list[bytes]:
+        embedder = self._embedder.key
+        return [chunk.key(embedder) for chunk in chunks]
+
+    def _commit(self) -> None:
+        """Embed the pending documents' chunks, then make the documents visible in one transaction."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        last = pending[-1].source.path
+        self._embed([chunk for item in pending for chunk in item.chunks], last)
+        with self._manifest.transaction():
+            for item in pending:
+                assert item.document is not None
+                keys = self._keys(item.chunks)
+                self._manifest.put_document(item.source, item.document, item.chunks, keys)
+        self._chunks += sum(len(item.chunks) for item in pending)
+        self._files_done += len(pending)
+        self._notify("embedding", last)
+
+    def _embed(self, chunks: Sequence[Chunk], path: str) -> None:
+        """Compute the vectors that are not stored yet and commit them, one batch per transaction."""
+        by_key = dict(zip(self._keys(chunks), chunks, strict=True))
+        missing = self._manifest.missing_vectors(by_key)
+        order = sorted(missing, key=lambda key: (by_key[key].tokens, key))
+        for first in range(0, len(order), BATCH):
+            keys = order[first : first + BATCH]
+            vectors = self._embedder.embed([by_key[key].embedded_text for key in keys])
+            self._manifest.put_vectors(keys, vectors)
+            self._embedded += len(keys)
+            self._notify("embedding", path)
+
+    def _notify(self, stage: str, path: str) -> None:
+        if self._progress is not None:
+            self._progress(
+                Progress(
+                    stage=stage,
+                    files_done=self._files_done,
+                    files_total=self._files_total,
+                    chunks=self._embedded,
+                    seconds=time.monotonic() - self._started,
+                    path=path,
+                )
+            )
+
+
+def _is_current(known: SourceRecord) -> bool:
+    """Return whether the current parsers would read the stored document the same way."""
+    return known.parser == PARSER_VERSION
+
 
 T = TypeVar("T")
-# A consumer that gives up waits so long for the item in the making, then leaves it: nothing is done with it.
+# How long a consumer that fails waits for the item that is being made, before it abandons the thread.
 _PATIENCE_S = 2.0
 
 
-class Ahead(Generic[T]):
-    """Iterates over `items` in a thread; use it as a context manager, which ends the thread.
+class Prefetcher(Generic[T]):
+    """Runs an iterator in a thread, with a bound on the total weight of the items that wait.
+
+    Use it as a context manager, which ends the thread, and iterate over it.
+
+        with Prefetcher(documents, lambda document: len(document.chunks), 512) as prefetched:
+            for document in prefetched:
+                ...
+
+    A `queue.Queue` is not enough because it is bounded in items, and one file may have 10,000 chunks.
 
     Args:
-        items: run in the thread, up to the first exception; that is raised to the consumer in its place.
-        weight: of one item. limit: the thread rests while items of this total weight wait.
+        items: Iterated in the thread until it ends or raises; the consumer then gets the exception.
+        weight: Returns the weight of an item.
+        limit: The thread pauses while items of this total weight wait.
     """
 
     def __init__(self, items: Iterator[T], weight: Callable[[T], int], limit: int) -> None:
         self._items, self._weight, self._limit = items, weight, limit
         self._changed = threading.Condition()
         self._waiting: deque[tuple[T, int]] = deque()
-        self._held = 0
+        self._waiting_weight = 0
         self._ended = self._stopped = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
-    def __enter__(self) -> Ahead[T]:
+    def __enter__(self) -> Prefetcher[T]:
         self._thread.start()
         return self
 
@@ -221,7 +468,7 @@ class Ahead(Generic[T]):
                 if not self._waiting:
                     break
                 item, weight = self._waiting.popleft()
-                self._held -= weight
+                self._waiting_weight -= weight
                 self._changed.notify_all()
             yield item
         if self._error is not None:
@@ -233,9 +480,9 @@ class Ahead(Generic[T]):
                 weight = self._weight(item)
                 with self._changed:
                     self._waiting.append((item, weight))
-                    self._held += weight
+                    self._waiting_weight += weight
                     self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._held < self._limit or self._stopped)
+                    self._changed.wait_for(lambda: self._waiting_weight < self._limit or self._stopped)
                     if self._stopped:
                         return
         except BaseException as error:
@@ -244,276 +491,3 @@ class Ahead(Generic[T]):
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A document that waits for its vectors; `keys` name them, one a chunk."""
-
-    facts: FileFacts
-    document: ParsedDocument
-    chunks: list[Chunk]
-    keys: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What became of a file: a document that is cut, an error, or neither where nothing is to be written.
-
-    `same` says that its content is what the store holds, `blank` that it is empty and always was.
-    """
-
-    facts: FileFacts
-    known: SourceRecord | None
-    cut: Cut | None = None
-    error: SourceError | None = None
-    same: bool = False
-    blank: bool = False
-
-    @property
-    def weight(self) -> int:
-        """Its chunks, or one."""
-        return max(1, len(self.cut.chunks)) if self.cut else 1
-
-
-class Preparation:
-    """Files to cut documents, by one parser, one splitter and the vector names of one embedder."""
-
-    def __init__(self, embedder: Embedder, splitter: Splitter, parser: FileParser) -> None:
-        self._embedder, self._splitter, self._parser = embedder, splitter, parser
-
-    def cut(self, facts: FileFacts, document: ParsedDocument, chunks: list[Chunk]) -> Cut:
-        """A document with the names of its vectors."""
-        embedder = self._embedder.key
-        return Cut(facts, document, chunks, [chunk.key(embedder) for chunk in chunks])
-
-    def file(self, facts: FileFacts, known: SourceRecord | None, *, dry_run: bool) -> Prepared:
-        """The file as it is now against what the store knows of it; with `dry_run` it is not parsed."""
-        data = b""
-        try:
-            data = self._parser.read(facts.path)
-            facts = replace(facts, content_hash=hashlib.blake2b(data, digest_size=20).digest())
-            if known and is_current(known) and facts.content_hash == known.content_hash:
-                return Prepared(facts, known, same=True)
-            if dry_run:
-                return Prepared(facts, known)
-            document = self._parser.parse(facts.path, data)
-            return Prepared(facts, known, self.cut(facts, document, self._splitter.split(document)))
-        except SourceError as error:
-            blank = isinstance(error, EmptyDocument) and known is None and not data.strip()
-            return Prepared(facts, known, error=error, blank=blank)
-
-
-def is_current(known: SourceRecord) -> bool:
-    """Whether today's parsers would read the stored document the same."""
-    return known.parser == PARSER_VERSION
-
-
-def reembed(manifest: Manifest, embedder: Embedder, splitter: Splitter, ingest: Ingest) -> None:
-    """Cuts and embeds every stored document anew; the files themselves are not needed."""
-    paths = [record.path for record in manifest.sources()]
-
-    def cut() -> Iterator[list[Chunk]]:
-        for path in paths:
-            yield _chunks(manifest, splitter, path)
-
-    ingest.stage(cut())
-    with manifest.transaction():
-        for path, chunks in zip(paths, cut(), strict=True):
-            manifest.replace_chunks(path, chunks, [chunk.key(embedder.key) for chunk in chunks])
-        manifest.set_meta(splitter=splitter.config.to_json(), **embedder.recorded())
-        # Vectors of another dimension: whoever held the old ones starts over.
-        manifest.set_meta(removed_floor=manifest.generation)
-        manifest.execute("DELETE FROM removed")
-    manifest.tidy()
-
-
-def _chunks(manifest: Manifest, splitter: Splitter, path: str) -> list[Chunk]:
-    document = manifest.document(path)
-    if document is None:
-        return []
-    if path.startswith(APP_PREFIX):
-        return whole(document.text, path.removeprefix(APP_PREFIX))[1]
-    return splitter.split(document)
-
-
-# Chunks embedded between two commits: what a killed ingest embeds again at most. Sorted by length within, so
-# that few padding tokens are computed.
-BATCH = 256
-# Chunks that may wait, parsed and cut, while others are embedded.
-_AHEAD = 2 * BATCH
-
-
-class Ingest:
-    """One run over one survey; the caller holds the writer lock."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        embedder: Embedder,
-        splitter: Splitter,
-        parser: FileParser,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        self._manifest = manifest
-        self._embedder = embedder
-        self._prepare = Preparation(embedder, splitter, parser)
-        self._progress = progress
-        self._tally = Tally()
-        self._started = time.monotonic()
-        self._waiting: list[Cut] = []
-        self._total = 0
-        self._done = 0
-
-    def run(self, found: Survey, *, dry_run: bool = False, prune: bool = True) -> IngestReport:
-        """Ingests every file of `found`; with `prune` what vanished from its folders is removed.
-
-        Raises:
-            NothingToIngest: the folders hold no document, and the store none of theirs.
-        """
-        known = self._manifest.sources_at(found.files, found.folders)
-        gone = [path for path in known if path not in found.files and found.covers(path)] if prune else []
-        if not (found.files or found.failed or gone):
-            places = ", ".join(repr(folder) for folder in found.folders) or "what was named"
-            raise NothingToIngest(
-                f"expected documents in {places}, found none; name a folder that holds some"
-            )
-        for path, error in found.failed:
-            self._tally.fail(path, error)
-        self._total = len(found.files)
-        changed = self._look(found, known, "scanning" if dry_run else "embedding")
-        files = (self._prepare.file(found.files[p], known.get(p), dry_run=dry_run) for p in changed)
-        if dry_run:
-            for file in files:
-                self._settle(found, file, dry_run=True)
-        else:
-            with Ahead(files, lambda file: file.weight, _AHEAD) as prepared:
-                for file in prepared:
-                    self._settle(found, file, dry_run=False)
-            self._flush()
-        self._forget(gone, known, dry_run)
-        if self._tally.embedded or self._tally.deleted:
-            self._manifest.tidy()
-        return self._tally.report(time.monotonic() - self._started, dry_run=dry_run)
-
-    def _look(self, found: Survey, known: Mapping[str, SourceRecord], stage: str) -> list[str]:
-        """The files whose size and times are not those that are stored; the others are done."""
-        changed = []
-        for path in sorted(found.files):
-            record, stat = known.get(path), found.files[path].stat
-            if record and is_current(record) and stat and stat == record.stat:
-                self._tally.unchanged.append(path)
-                self._done += 1
-                self._say(stage, path)
-            else:
-                changed.append(path)
-        return changed
-
-    def _settle(self, found: Survey, file: Prepared, *, dry_run: bool) -> None:
-        """Notes what became of a file; a document that is cut waits for its batch."""
-        path = file.facts.path
-        if file.error is not None:
-            # In a folder of sources, what no parser reads and empty files are no news.
-            dull = file.blank or isinstance(file.error, UnsupportedFormat)
-            if dull and path not in found.named:
-                self._tally.skipped.append(path)
-            else:
-                self._tally.fail(path, file.error)
-        elif file.same:
-            self._tally.unchanged.append(path)
-            if not dry_run:
-                self._manifest.touch(path, file.facts.stat, file.facts.modified)
-        else:
-            (self._tally.updated if file.known else self._tally.added).append(path)
-        if file.cut is not None:
-            self._waiting.append(file.cut)
-            if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:
-                self._flush()
-            return
-        self._done += 1
-        self._say("scanning" if dry_run else "embedding", path)
-
-    def add(self, items: Iterable[tuple[FileFacts, ParsedDocument, list[Chunk]]]) -> None:
-        """Embeds and stores documents that are cut already, in one go."""
-        self._waiting = [self._prepare.cut(*item) for item in items]
-        self._flush()
-
-    def stage(self, items: Iterable[list[Chunk]]) -> None:
-        """Embeds chunks whose documents become visible later."""
-        nowhere = ParsedDocument(text="", title="", kind="", blocks=())
-        facts = FileFacts(path="", size=0, modified=0.0, stat="")
-        for chunks in items:
-            self._waiting.append(self._prepare.cut(facts, nowhere, chunks))
-            if sum(len(cut.chunks) for cut in self._waiting) >= BATCH:
-                self._embed()
-                self._waiting.clear()
-        self._embed()
-        self._waiting.clear()
-
-    def _flush(self) -> None:
-        """Embeds what the waiting documents lack, a batch a commit, then shows the documents."""
-        self._embed()
-        waiting, self._waiting = self._waiting, []
-        with self._manifest.transaction():
-            for cut in waiting:
-                self._manifest.put_document(cut.facts, cut.document, cut.chunks, cut.keys)
-        self._tally.chunks += sum(len(cut.chunks) for cut in waiting)
-        if waiting:
-            self._done += len(waiting)
-            self._say("embedding", waiting[-1].facts.path)
-
-    def _embed(self) -> None:
-        chunks = {
-            key: chunk for cut in self._waiting for key, chunk in zip(cut.keys, cut.chunks, strict=True)
-        }
-        missing = self._manifest.missing_vectors(list(chunks))
-        order = sorted(missing, key=lambda key: (chunks[key].tokens, key))
-        for first in range(0, len(order), BATCH):
-            keys = order[first : first + BATCH]
-            vectors = self._embedder.embed([chunks[key].embedded_text for key in keys])
-            self._manifest.put_vectors(keys, vectors)
-            self._tally.embedded += len(keys)
-            self._say("embedding", self._waiting[-1].facts.path)
-
-    def _forget(self, gone: list[str], known: dict[str, SourceRecord], dry_run: bool) -> None:
-        """Removes what vanished; a file found elsewhere with equal content has moved."""
-        fresh = (
-            {self._hash_of(path): path for path in reversed(self._tally.added)}
-            if gone and not dry_run
-            else {}
-        )
-        if gone and not dry_run:
-            self._manifest.remove(gone)
-        for path in gone:
-            new = fresh.pop(known[path].content_hash, None)
-            if new is None:
-                self._tally.deleted.append(path)
-            else:
-                self._tally.moved.append((path, new))
-                self._tally.added.remove(new)
-
-    def _hash_of(self, path: str) -> bytes:
-        rows = self._manifest.execute("SELECT content_hash FROM sources WHERE path = ?", (path,))
-        return bytes(rows[0][0]) if rows else b""
-
-    def _say(self, stage: str, path: str) -> None:
-        if self._progress is not None:
-            self._progress(
-                Progress(
-                    stage=stage,
-                    files_done=self._done,
-                    files_total=self._total,
-                    chunks=self._tally.embedded,
-                    seconds=time.monotonic() - self._started,
-                    path=path,
-                )
-            )
-
-
-def whole(text: str, chunk_id: str) -> tuple[ParsedDocument, list[Chunk]]:
-    """A text that an app added as one document of one chunk."""
-    document = ParsedDocument(text=text, title="", kind="app", blocks=(Block(start=0, end=len(text)),))
-    chunk = Chunk(
-        ordinal=0, start=0, end=len(text), text=text, title="", heading="", page=None, tokens=len(text) // 4
-    )
-    return document, [chunk]

@@ -1,30 +1,13 @@
-"""The manifest's tables and their numbered migrations; what SQLite's errors mean to a store.
+"""The manifest: one SQLite file that holds everything a store knows.
 
-Knows SQL. Refuses to know what the rows mean to a search. A file of a newer version is refused before
-anything is written to it; a migration runs in one transaction together with its version number.
+`Manifest` keeps sources, texts, chunks, vectors and the full-text index. A document appears, changes and
+disappears in one transaction that raises the generation; vectors may be committed earlier, when no chunk
+refers to them yet. Indexes are built from the manifest and can be deleted at any time. The tables are in
+`schema.sql` and the numbered `migration_N.sql` next to it.
 
-Opens the manifest's SQLite file: to write where that is possible, else to read.
-
-Knows file modes and disks. Refuses to know tables. SQLite in WAL mode wants 32 KiB beside the file before it
-reads a row; on a full disk, in a folder or on a mount that cannot be written, a file whose log is empty is
-read as it lies instead. Nobody then tells a reader of a writer: it looks at the file's times, and opens it
-again.
-
-One writer at a time: a lock file that names its holder.
-
-Knows files and process ids. The lock is the kernel's (`flock`), so that it falls with its process, however
-that ends; the file's content only tells others who holds it.
-
-Reading the manifest: settings, sources, chunks, vectors, changes and keyword hits.
-
-Knows rows and transactions. Refuses to change anything (manifest.py does), and to know files, models and
-nearest neighbours.
-
-The truth of a store: sources, texts, chunks, vectors and their full-text index in one SQLite file.
-
-Knows rows and transactions. Refuses to know files, models and nearest neighbours. A document appears, changes
-and vanishes in one transaction that raises the generation; vectors may be committed earlier, where nothing
-can see them.
+The file opens read-only if it cannot be written: SQLite in WAL mode needs 32 KiB for a shared-memory file
+before it reads a row, so on a full disk or a read-only mount a file with an empty log is opened as immutable.
+Such a connection does not notice a writer by itself. It compares the file's times and opens the file again.
 """
 
 from __future__ import annotations
@@ -50,85 +33,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chains.retrieval.document import Chunk, ChunkRecord, FileFacts, ParsedDocument, SourceRecord
+from chains.retrieval.document import Chunk, ChunkRecord, ParsedDocument, SourceFile, SourceRecord
 from chains.retrieval.errors import StoreDamaged, StoreLocked, StoreTooNew, StoreUnwritable
 from chains.retrieval.index import Changes
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "manifest.sqlite3"
-
-_V1 = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE sources(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    path TEXT NOT NULL UNIQUE,      -- absolute path, or the id of a document that an app added
-    origin TEXT NOT NULL,           -- 'file' or 'app'
-    kind TEXT NOT NULL,
-    title TEXT NOT NULL,
-    content_hash BLOB NOT NULL,     -- blake2b-20 of the file's bytes
-    stat TEXT NOT NULL,             -- size, mtime, ctime, inode: unchanged means not read again
-    size INTEGER NOT NULL,          -- bytes
-    modified REAL NOT NULL,         -- seconds since the epoch
-    ingested REAL NOT NULL,
-    metadata TEXT NOT NULL,         -- JSON
-    text TEXT NOT NULL,             -- what offsets point into
-    blocks TEXT NOT NULL,           -- JSON [[start, end, heading, page], …]: enough to cut the text anew
-    text_hash BLOB NOT NULL,
-    parser INTEGER NOT NULL
-);
-CREATE TABLE chunks(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    chunk_id TEXT NOT NULL UNIQUE,
-    source_id INTEGER NOT NULL REFERENCES sources(id),
-    ordinal INTEGER NOT NULL,
-    start INTEGER NOT NULL,
-    end INTEGER NOT NULL,
-    title TEXT NOT NULL,
-    heading TEXT NOT NULL,
-    page INTEGER,
-    text TEXT NOT NULL,
-    vector_key BLOB NOT NULL,
-    generation INTEGER NOT NULL
-);
-CREATE INDEX chunks_source ON chunks(source_id, ordinal);
-CREATE INDEX chunks_vector ON chunks(vector_key);
-CREATE INDEX chunks_generation ON chunks(generation);
--- Vectors are committed batch by batch before their document is visible: what no chunk names is staged work.
-CREATE TABLE vectors(key BLOB NOT NULL UNIQUE, vector BLOB NOT NULL);
-CREATE TABLE removed(chunk INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
-CREATE INDEX removed_generation ON removed(generation);
-CREATE VIRTUAL TABLE passages USING fts5(title, heading, body, content='', tokenize='porter unicode61');
-INSERT INTO meta VALUES ('generation', '0'), ('removed_floor', '0');
-"""
-# Version 1 looked at every vector after each ingest for those that no chunk names; these are the suspects.
-_V2 = """
-CREATE TABLE loose(key BLOB PRIMARY KEY) WITHOUT ROWID;
-INSERT INTO loose SELECT key FROM vectors WHERE key NOT IN (SELECT vector_key FROM chunks);
--- What was noted of Chroma's files lacks what is asked for now: they are built anew.
-DELETE FROM meta WHERE key LIKE 'chroma:%';
-"""
-MIGRATIONS: tuple[str, ...] = (_V1, _V2)
+MIGRATIONS = ("schema.sql", "migration_2.sql")
 VERSION = len(MIGRATIONS)
+# Raised when the output of a parser changes. Files that an older parser read are then read again.
+PARSER_VERSION = 2
+# Texts that an app adds have an id instead of a file; this prefix keeps ids and paths apart.
+APP_PREFIX = "app:"
+# An index that is more removals than this behind starts over.
+_REMOVED_KEPT = 50_000
+# Values in one SQL statement.
+_BATCH = 500
+# FTS5's unicode61 takes a run of Chinese or Japanese characters for one word; with spaces around it, each
+# character is a word.
+_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+# Errors -----------------------------------------------------------------------------------------------------
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @contextlib.contextmanager
-def translated(folder: Path) -> Iterator[None]:
-    """Turns SQLite's and the file system's errors into StoreDamaged and StoreUnwritable."""
+def store_errors(folder: Path) -> Iterator[None]:
+    """Raise errors of SQLite and the file system as StoreDamaged or StoreUnwritable."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise _translate(folder, error) from error
+        raise _store_error(folder, error) from error
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _CANNOT_WRITE:
             raise
         raise StoreUnwritable(
             f"expected to write to the store {str(folder)!r}, found {error.strerror!r}; "
-            "free some space or give another folder with --store"
+            "free some space or use another folder"
         ) from error
 
 
-def _translate(folder: Path, error: sqlite3.DatabaseError) -> Exception:
+def _store_error(folder: Path, error: sqlite3.DatabaseError) -> Exception:
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
         return StoreUnwritable(
@@ -138,85 +86,124 @@ def _translate(folder: Path, error: sqlite3.DatabaseError) -> Exception:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in str(error):
         return StoreDamaged(
             f"expected a readable manifest in {str(folder)!r}, found {str(error)!r}; "
-            "run `agent docs verify --repair` to save what can be read"
+            "call `DocumentStore.repair(path)` to save what can be read",
+            hint="DocumentStore.repair(path)",
         )
     return error
 
 
-def migrate(folder: Path, connection: sqlite3.Connection) -> None:
-    """Brings a manifest up to today's version; raises StoreTooNew where it is beyond that."""
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found > VERSION:
-        raise StoreTooNew(
-            f"expected a store of version {VERSION} or older in {str(folder)!r}, found version {found!r}; "
-            "update mistral-agent-toolkit, or give another folder with --store"
-        )
-    for number in range(found, VERSION):
-        connection.execute("BEGIN IMMEDIATE")
+# The writer lock --------------------------------------------------------------------------------------------
+
+
+class WriterLock:
+    """The right to write to the store in `folder`. Threads wait for each other; processes are refused.
+
+    The lock is the kernel's (`flock`), so it is released when its process ends, however that happens. The
+    lock file's content only tells other processes who holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "writer.lock"
+        self._threads = threading.RLock()
+        self._depth = 0
+        self._handle: int | None = None
+
+    @contextlib.contextmanager
+    def held(self, purpose: str) -> Iterator[None]:
+        """Hold the lock; raise StoreLocked with the holder's pid if another process has it."""
+        with self._threads:
+            if self._depth == 0:
+                self._acquire(purpose)
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._release()
+
+    def holder(self) -> dict[str, object]:
+        """Return what the last holder wrote (pid, host, purpose, since), or {} if it cannot be read."""
         try:
-            # Another process may have migrated while this one waited for the lock.
-            if int(connection.execute("PRAGMA user_version").fetchone()[0]) == number:
-                for statement in _statements(MIGRATIONS[number]):
-                    connection.execute(statement)
-                if number == 0:
-                    connection.execute("INSERT INTO meta VALUES ('store_id', ?)", (secrets.token_hex(8),))
-                connection.execute(f"PRAGMA user_version={number + 1}")
-            connection.execute("COMMIT")
+            found = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _acquire(self, purpose: str) -> None:
+        with store_errors(self.path.parent):
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            holder = self.holder()
+            raise StoreLocked(
+                f"expected the store {str(self.path.parent)!r} to be free for {purpose!r}, found process "
+                f"{holder.get('pid', 'unknown')!r} on {holder.get('host', 'this machine')!r} writing to it "
+                f"({holder.get('purpose', 'unknown')}); wait for it to end, then try again"
+            ) from None
+        record = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": time.time()}
+        try:
+            with store_errors(self.path.parent):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, json.dumps(record).encode(), 0)
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            os.close(handle)
             raise
+        self._handle = handle
+
+    def _release(self) -> None:
+        if self._handle is not None:
+            # The file stays. If it were deleted, a third process could lock a file that is no longer there.
+            os.close(self._handle)
+            self._handle = None
 
 
-def _statements(script: str) -> Iterator[str]:
-    held = ""
-    for line in script.splitlines(keepends=True):
-        held += line
-        if sqlite3.complete_statement(held):
-            yield held
-            held = ""
-
-
-logger = logging.getLogger(__name__)
+# Opening the file -------------------------------------------------------------------------------------------
 
 _OPTIONS: dict[str, Any] = {"check_same_thread": False, "isolation_level": None, "timeout": 30.0}
-# How SQLite says that there is no room, or no permission, for what it puts beside the file.
-_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHM", "SQLITE_IOERR_WRITE", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+# SQLite's errors when there is no space, or no permission, for the files it creates next to the database.
+_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_SHM", "SQLITE_IOERR_WRITE", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 
 
-class ReadOnly(sqlite3.Connection):
-    """A connection that cannot write; `seen` is the state of a file that is read as it lies, else None."""
+class ReadOnlyConnection(sqlite3.Connection):
+    """A connection that cannot write.
+
+    `state` is the file's state when it was opened as immutable, or None if SQLite keeps the connection up to
+    date itself.
+    """
 
     path = Path()
-    seen: tuple[int, ...] | None = None
+    state: tuple[int, ...] | None = None
 
     @property
     def stale(self) -> bool:
-        """Whether somebody wrote to the file since it was opened, unseen by this connection."""
-        return self.seen is not None and self.seen != _state(self.path)
+        """Whether the file was written since it was opened, which this connection cannot see."""
+        return self.state is not None and self.state != _file_state(self.path)
 
 
 def connect(folder: Path, *, create: bool = True) -> sqlite3.Connection:
-    """Opens (and creates or migrates) the manifest in `folder`; a `ReadOnly` where it cannot be written.
+    """Open (and create or migrate) the manifest in `folder`; read-only if it cannot be written.
 
     Raises:
-        StoreTooNew: its version is newer than this package's; nothing was touched.
-        StoreDamaged: it is no manifest.
-        StoreUnwritable: it cannot be created, or cannot even be read without writing.
+        StoreTooNew: The manifest was written by a newer version of this package. Nothing was changed.
+        StoreDamaged: The file is not a manifest.
+        StoreUnwritable: The file cannot be created, or cannot even be read without writing.
     """
     path = folder / FILE_NAME
-    with translated(folder):
+    with store_errors(folder):
         if create and not path.exists():
-            _refuse_orphans(folder)
+            _refuse_index_without_manifest(folder)
             folder.mkdir(parents=True, exist_ok=True)
         if path.exists() and not _writable(path):
-            return _ready(folder, _reading(path))
+            return _prepared(folder, _open_read_only(path))
         try:
-            return _ready(folder, _writing(path))
+            return _prepared(folder, sqlite3.connect(path, **_OPTIONS))
         except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith(_NO_ROOM) or not _size(path):
+            if not error.sqlite_errorname.startswith(_NO_SPACE) or not _file_size(path):
                 raise
-            connection = _ready(folder, _reading(path))
+            connection = _prepared(folder, _open_read_only(path))
             logger.warning(
                 "the store %r is open for reading only: %s (%s); free some space to write to it",
                 *(str(folder), error, error.sqlite_errorname),
@@ -224,12 +211,12 @@ def connect(folder: Path, *, create: bool = True) -> sqlite3.Connection:
             return connection
 
 
-def _ready(folder: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
+def _prepared(folder: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
     try:
-        # What SQLite has for ASCII only, or not at all, as filters need it.
+        # Filters need these two: SQLite's own lower() knows only ASCII, and it has no basename.
         connection.create_function("lowered", 1, _lowered, deterministic=True)
         connection.create_function("base_name", 1, os.path.basename, deterministic=True)
-        if not isinstance(connection, ReadOnly):
+        if not isinstance(connection, ReadOnlyConnection):
             connection.execute("PRAGMA busy_timeout=30000")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
@@ -241,32 +228,28 @@ def _ready(folder: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-def _writing(path: Path) -> sqlite3.Connection:
-    connection: sqlite3.Connection = sqlite3.connect(path, **_OPTIONS)
-    return connection
-
-
-def _reading(path: Path) -> ReadOnly:
-    seen = _state(path)
-    # A log that holds something is read with the memory that its writer left beside it.
-    logged = seen[-1] > 0
+def _open_read_only(path: Path) -> ReadOnlyConnection:
+    state = _file_state(path)
+    # If the log holds something, SQLite needs the shared-memory file that the writer left next to it.
+    logged = state[-1] > 0
     mode = "mode=ro" if logged else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, factory=ReadOnly, **_OPTIONS)
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    connection = sqlite3.connect(uri, uri=True, factory=ReadOnlyConnection, **_OPTIONS)
     connection.path = path
-    connection.seen = None if logged else seen
+    connection.state = None if logged else state
     return connection
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """Inode, bytes and time of change of the file, and the bytes in its log; zeros where it is gone."""
+def _file_state(path: Path) -> tuple[int, ...]:
+    """Return the file's inode, size and mtime, and the size of its log; zeros if it is gone."""
     try:
         found = path.stat()
     except OSError:
         return (0, 0, 0, 0)
-    return found.st_ino, found.st_size, found.st_mtime_ns, _size(path.with_name(path.name + "-wal"))
+    return found.st_ino, found.st_size, found.st_mtime_ns, _file_size(path.with_name(path.name + "-wal"))
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
@@ -281,7 +264,7 @@ def _lowered(value: object) -> str | None:
     return None if value is None else str(value).lower()
 
 
-def _refuse_orphans(folder: Path) -> None:
+def _refuse_index_without_manifest(folder: Path) -> None:
     if (folder / "chroma").exists():
         raise StoreDamaged(
             f"expected {FILE_NAME!r} beside the index in {str(folder)!r}, found the index alone, which "
@@ -289,90 +272,64 @@ def _refuse_orphans(folder: Path) -> None:
         )
 
 
-class WriterLock:
-    """The right to write to the store in `folder`: threads wait for each other, processes are refused."""
+def migrate(folder: Path, connection: sqlite3.Connection) -> None:
+    """Bring a manifest up to the current version; raise StoreTooNew if it is newer than that.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "writer.lock"
-        self._threads = threading.RLock()
-        self._depth = 0
-        self._handle: int | None = None
-
-    @contextlib.contextmanager
-    def held(self, purpose: str) -> Iterator[None]:
-        """Holds the lock; raises StoreLocked with the holder's pid where another process has it."""
-        with self._threads:
-            if self._depth == 0:
-                self._acquire(purpose)
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    self._release()
-
-    def holder(self) -> dict[str, object]:
-        """What the last holder wrote: pid, host, purpose, since; empty where nothing readable is there."""
+    Each migration runs in one transaction together with its version number.
+    """
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if found > VERSION:
+        raise StoreTooNew(
+            f"expected a store of version {VERSION} or older in {str(folder)!r}, found version {found!r}; "
+            "update mistral-agent-toolkit, or use another folder"
+        )
+    for number in range(found, VERSION):
+        script = Path(__file__).with_name(MIGRATIONS[number]).read_text("utf-8")
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            found = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _acquire(self, purpose: str) -> None:
-        with translated(self.path.parent):
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            holder = self.holder()
-            raise StoreLocked(
-                f"expected the store {str(self.path.parent)!r} to be free for {purpose!r}, found process "
-                f"{holder.get('pid', 'unknown')!r} on {holder.get('host', 'this machine')!r} writing to it "
-                f"({holder.get('purpose', 'unknown')}); wait for it to end, then try again"
-            ) from None
-        record = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": time.time()}
-        try:
-            with translated(self.path.parent):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, json.dumps(record).encode(), 0)
+            # Another process may have migrated the file while this one waited for the lock.
+            if int(connection.execute("PRAGMA user_version").fetchone()[0]) == number:
+                for statement in _statements(script):
+                    connection.execute(statement)
+                if number == 0:
+                    connection.execute("INSERT INTO meta VALUES ('store_id', ?)", (secrets.token_hex(8),))
+                connection.execute(f"PRAGMA user_version={number + 1}")
+            connection.execute("COMMIT")
         except BaseException:
-            os.close(handle)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
-        self._handle = handle
-
-    def _release(self) -> None:
-        if self._handle is not None:
-            # The file stays: removing it would let a third process lock a file that is no longer there.
-            os.close(self._handle)
-            self._handle = None
 
 
-# FTS5's unicode61 takes a run of Chinese or Japanese for one word; spaces make each character one.
-_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
-_SLICE = 500
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
-def keyword_text(text: str) -> str:
-    """`text` as the full-text index reads it, at indexing and at asking."""
+# The manifest -----------------------------------------------------------------------------------------------
+
+
+def full_text(text: str) -> str:
+    """Return `text` as the full-text index reads it, both when indexing and when searching."""
     return _UNSPACED.sub(r" \1 ", text)
 
 
-def slices(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Parts of a sequence that fit one SQL statement's parameters."""
-    for first in range(0, len(items), _SLICE):
-        yield items[first : first + _SLICE]
+def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(values), _BATCH):
+        yield values[first : first + _BATCH]
 
 
-def marks(items: Sequence[Any]) -> str:
-    """As many question marks as there are items."""
-    return ",".join("?" * len(items))
+def _marks(values: Sequence[Any]) -> str:
+    """Return one SQL placeholder for each value, separated by commas."""
+    return ",".join("?" * len(values))
 
 
-class ManifestReader:
-    """The reading half of one open manifest."""
+class Manifest:
+    """One open manifest. Its methods may be called from any thread; they run one at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -381,40 +338,43 @@ class ManifestReader:
         self.store_id = self.meta("store_id") or ""
 
     def close(self) -> None:
-        """Closes the file; a store that is closed cannot be used again."""
+        """Close the file. A closed manifest cannot be used again."""
         with self._lock:
             self._connection.close()
 
+    # Statements and transactions
+
     @property
     def read_only(self) -> bool:
-        """Whether the store cannot be written: by its permissions, or for want of room when it was opened."""
-        return isinstance(self._connection, ReadOnly)
+        """Whether the store cannot be written: its permissions, or a full disk when it was opened."""
+        return isinstance(self._connection, ReadOnlyConnection)
 
     def reopen(self) -> None:
-        """Opens the file again where it was open for reading only: by now it may be writable."""
+        """Open the file again if it was read-only, since it may be writable by now."""
         with self._lock:
             if self.read_only:
                 self._connection.close()
                 self._connection = connect(self.folder)
 
     def _stale(self) -> bool:
-        """Whether the file was changed behind a connection that cannot see it."""
         connection = self._connection
-        return isinstance(connection, ReadOnly) and not connection.in_transaction and connection.stale
+        return (
+            isinstance(connection, ReadOnlyConnection) and not connection.in_transaction and connection.stale
+        )
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """All rows of one statement; raises this room's errors."""
-        with self._lock, translated(self.folder):
+        """Run one statement and return all its rows; raises this package's errors."""
+        with self._lock, store_errors(self.folder):
             if self._stale():
                 self.reopen()
             rows = self._connection.execute(sql, values).fetchall()
-            # What was read while somebody wrote is read again.
+            # Rows that were read during a write are read again.
             return self.execute(sql, values) if self._stale() else rows
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is committed at its end, or nothing; transactions may nest."""
-        with self._lock, translated(self.folder):
+        """Commit everything inside at its end, or nothing; transactions may nest."""
+        with self._lock, store_errors(self.folder):
             if self._connection.in_transaction:
                 yield
                 return
@@ -429,46 +389,182 @@ class ManifestReader:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    # meta -----------------------------------------------------------------------------------------------
+    # Settings and generation
 
     def meta(self, key: str) -> str | None:
-        """A recorded setting, or None."""
+        """Return a recorded setting, or None."""
         rows = self.execute("SELECT value FROM meta WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
 
     def set_meta(self, **values: object) -> None:
-        """Records settings in one transaction."""
+        """Record settings in one transaction."""
         with self.transaction():
             for key, value in values.items():
                 self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
+    def delete_meta(self, *keys: str) -> None:
+        """Delete recorded settings."""
+        self.execute(f"DELETE FROM meta WHERE key IN ({_marks(keys)})", keys)
+
     @property
     def generation(self) -> int:
-        """Rises with every change that a search can see."""
+        """A number that rises with every change that a search can see."""
         return int(self.meta("generation") or 0)
 
-    def missing_vectors(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those of `keys` that have no vector yet."""
+    def _next_generation(self) -> int:
+        generation = self.generation + 1
+        self.set_meta(generation=generation)
+        return generation
+
+    # Sources and their texts
+
+    def sources(self, where: str = "1", values: Sequence[Any] = ()) -> list[SourceRecord]:
+        """Return the sources that an SQL condition over `sources` selects (by default all), by path."""
+        sql = (
+            "SELECT path, origin, kind, sources.title, size, modified, ingested, "
+            "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, "
+            f"metadata FROM sources WHERE {where} ORDER BY path"
+        )
+        names = "path origin kind title size modified ingested chunks content_hash stat parser".split()
+        return [
+            SourceRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
+            for row in self.execute(sql, values)
+        ]
+
+    def sources_at(self, paths: Iterable[str], folders: Iterable[str] = ()) -> dict[str, SourceRecord]:
+        """Return the sources at these paths and under these folders, without reading the others."""
+        found = [
+            record
+            for batch in _batches(list(paths))
+            for record in self.sources(f"path IN ({_marks(batch)})", batch)
+        ]
+        for folder in folders:
+            root = folder.rstrip("/")
+            # "0" follows "/" in ASCII, so this range of the index on paths is what lies under the folder.
+            found += self.sources("path >= ? AND path < ?", (f"{root}/", f"{root}0"))
+        return {record.path: record for record in found}
+
+    def content_hash(self, path: str) -> bytes:
+        """Return the hash of a source's bytes, or b"" if there is no such source."""
+        rows = self.execute("SELECT content_hash FROM sources WHERE path = ?", (path,))
+        return bytes(rows[0][0]) if rows else b""
+
+    def document(self, path: str) -> ParsedDocument | None:
+        """Return a source as its parser delivered it, or None if there is no such source."""
+        sql = "SELECT text, title, kind, blocks, metadata FROM sources WHERE path = ?"
+        for text, title, kind, blocks, metadata in self.execute(sql, (path,)):
+            return ParsedDocument.from_payload(
+                {
+                    "text": text,
+                    "title": title,
+                    "kind": kind,
+                    "blocks": json.loads(blocks),
+                    "metadata": json.loads(metadata),
+                }
+            )
+        return None
+
+    def text(self, path: str, start: int = 0, end: int | None = None) -> str | None:
+        """Return a span of a source's stored text in characters, or None if there is no such source."""
+        rows = self.execute("SELECT text FROM sources WHERE path = ?", (path,))
+        return str(rows[0][0])[start:end] if rows else None
+
+    def characters(self) -> int:
+        """Return the length of all stored texts together."""
+        return int(self.execute("SELECT coalesce(sum(length(text)), 0) FROM sources")[0][0])
+
+    # Chunks
+
+    def _chunks(self, where: str, values: Sequence[Any]) -> list[ChunkRecord]:
+        """Return the chunks that a condition over `chunks` and `sources` selects, by path and ordinal."""
+        sql = (
+            "SELECT chunks.id, chunk_id, path, origin, kind, ordinal, start, end, chunks.title, heading, "
+            "page, chunks.text, modified, metadata FROM chunks JOIN sources ON sources.id = source_id "
+            f"WHERE {where} ORDER BY path, ordinal"
+        )
+        names = "row chunk_id source origin kind ordinal start end title heading page text modified".split()
+        return [
+            ChunkRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
+            for row in self.execute(sql, values)
+        ]
+
+    def chunks_of(self, path: str, first: int = 0, last: int = sys.maxsize) -> list[ChunkRecord]:
+        """Return the chunks of a source with ordinals from `first` to `last`, both included."""
+        return self._chunks("path = ? AND ordinal BETWEEN ? AND ?", (path, first, last))
+
+    def chunks_by_id(self, ids: Sequence[str]) -> list[ChunkRecord]:
+        """Return the chunks with these chunk ids; ids that do not exist are skipped."""
+        return self._chunks(f"chunk_id IN ({_marks(ids)})", list(ids))
+
+    def chunks_by_row(self, rows: Sequence[int]) -> dict[int, ChunkRecord]:
+        """Return the chunks of these rows; rows that are gone are skipped."""
+        found: dict[int, ChunkRecord] = {}
+        for batch in _batches(rows):
+            chunks = self._chunks(f"chunks.id IN ({_marks(batch)})", batch)
+            found.update((chunk.row, chunk) for chunk in chunks)
+        return found
+
+    @property
+    def empty(self) -> bool:
+        """Whether no chunk is visible."""
+        return not self.execute("SELECT 1 FROM chunks LIMIT 1")
+
+    def count(self) -> int:
+        """Return the number of visible chunks."""
+        return int(self.execute("SELECT count(*) FROM chunks")[0][0])
+
+    def sample(self, total: int, wanted: int, until: int) -> list[int]:
+        """Return up to `wanted` chunk rows, spread evenly over the `total` added by generation `until`."""
+        sql = "SELECT id FROM chunks WHERE id % ? = 0 AND generation <= ? ORDER BY id LIMIT ?"
+        step = max(1, total // max(wanted, 1))
+        return [row[0] for row in self.execute(sql, (step, until, wanted))]
+
+    def keyword_scores(
+        self, match: str, weights: Sequence[float], limit: int, among: Sequence[int] | None = None
+    ) -> dict[int, float]:
+        """Return the BM25 scores of the best `limit` chunk rows for an FTS5 query, best first.
+
+        Args:
+            match: An FTS5 query.
+            weights: Factors for the term frequencies in title, heading and body. BM25 is that of SQLite's
+                FTS5 (k1 = 1.2, b = 0.75), negated so that higher is better.
+            limit: How many rows to return.
+            among: If given, only these rows are considered.
+        """
+        columns = ", ".join(str(float(weight)) for weight in weights)
+        # The plus keeps SQLite from querying the full-text index once for each row.
+        only = "" if among is None else "AND +rowid IN (SELECT value FROM json_each(?)) "
+        sql = (
+            f"SELECT rowid, -bm25(passages, {columns}) AS score FROM passages WHERE passages MATCH ? {only}"
+            "ORDER BY score DESC, rowid LIMIT ?"
+        )
+        values = (match, limit) if among is None else (match, json.dumps(list(among)), limit)
+        return {int(row): float(score) for row, score in self.execute(sql, values)}
+
+    # Vectors, and what changed since an index was built
+
+    def missing_vectors(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return those of `keys` that have no vector yet."""
         missing = set(keys)
-        for part in slices(list(missing)):
-            rows = self.execute(f"SELECT key FROM vectors WHERE key IN ({marks(part)})", part)
+        for batch in _batches(list(missing)):
+            rows = self.execute(f"SELECT key FROM vectors WHERE key IN ({_marks(batch)})", batch)
             missing.difference_update(row[0] for row in rows)
         return missing
 
-    def vectors_of(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-        """The vectors of chunk rows, float32 [dimension] each."""
+    def vectors(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """Return the vectors of chunk rows, each float32 [dimension]."""
         found: dict[int, NDArray[np.float32]] = {}
-        for part in slices(rows):
+        for batch in _batches(rows):
             sql = (
                 "SELECT chunks.id, vector FROM chunks JOIN vectors ON key = vector_key "
-                f"WHERE chunks.id IN ({marks(part)})"
+                f"WHERE chunks.id IN ({_marks(batch)})"
             )
-            for row, blob in self.execute(sql, part):
+            for row, blob in self.execute(sql, batch):
                 found[row] = np.frombuffer(blob, dtype=np.float32)
         return found
 
-    def lag(self, since: int) -> int:
-        """How many rows came or went after generation `since`; beyond all bounds where that is forgotten."""
+    def count_changes(self, since: int) -> int:
+        """Return how many rows were added or removed after generation `since`; `sys.maxsize` if unknown."""
         if since < int(self.meta("removed_floor") or 0):
             return sys.maxsize
         sql = (
@@ -478,7 +574,7 @@ class ManifestReader:
         return int(self.execute(sql, (since,))[0][0])
 
     def changes(self, since: int) -> Changes:
-        """What was added and removed after generation `since` (-1: everything)."""
+        """Return what was added and removed after generation `since`; -1 returns every chunk."""
         with self.transaction():
             generation = self.generation
             full = since < int(self.meta("removed_floor") or 0) or since < 0
@@ -494,7 +590,7 @@ class ManifestReader:
         )
 
     def _added(self, since: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows that came after generation `since`, with their vectors: read one by one into one array."""
+        """Return the rows added after generation `since` and their vectors, read row by row."""
         count = int(self.execute("SELECT count(*) FROM chunks WHERE generation > ?", (since,))[0][0])
         rows, vectors = np.zeros(count, np.int64), np.zeros((0, 0), np.float32)
         sql = (
@@ -502,7 +598,7 @@ class ManifestReader:
             "ORDER BY chunks.id"
         )
         place = 0
-        with translated(self.folder):
+        with store_errors(self.folder):
             for row, blob in self._connection.execute(sql, (since,)):
                 vector = np.frombuffer(blob, dtype=np.float32)
                 if not place:
@@ -511,207 +607,71 @@ class ManifestReader:
                 place += 1
         return rows[:place], vectors[:place]
 
-    def sources(self, where: str = "1", values: Sequence[Any] = ()) -> list[SourceRecord]:
-        """The documents that an SQL condition over `sources` selects, every one by default, by path."""
-        sql = (
-            "SELECT path, origin, kind, sources.title, size, modified, ingested, "
-            "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, "
-            f"metadata FROM sources WHERE {where} ORDER BY path"
-        )
-        names = "path origin kind title size modified ingested chunks content_hash stat parser".split()
-        return [
-            SourceRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
-            for row in self.execute(sql, values)
-        ]
-
-    def sources_at(self, paths: Iterable[str], folders: Iterable[str] = ()) -> dict[str, SourceRecord]:
-        """The documents at these paths and under these folders; the rest of the store is not read."""
-        found = [
-            record
-            for part in slices(list(paths))
-            for record in self.sources(f"path IN ({marks(part)})", part)
-        ]
-        for folder in folders:
-            root = folder.rstrip("/")
-            # "0" follows "/": the range holds what lies under the folder, in the order of the path's index.
-            found += self.sources("path >= ? AND path < ?", (f"{root}/", f"{root}0"))
-        return {record.path: record for record in found}
-
-    def document(self, path: str) -> ParsedDocument | None:
-        """A source as its parser gave it; None where there is no such source."""
-        sql = "SELECT text, title, kind, blocks, metadata FROM sources WHERE path = ?"
-        for text, title, kind, blocks, metadata in self.execute(sql, (path,)):
-            return ParsedDocument.from_payload(
-                {
-                    "text": text,
-                    "title": title,
-                    "kind": kind,
-                    "blocks": json.loads(blocks),
-                    "metadata": json.loads(metadata),
-                }
-            )
-        return None
-
-    def text(self, path: str, start: int = 0, end: int | None = None) -> str | None:
-        """A span of a source's stored text, offsets in characters; None where there is no such source."""
-        rows = self.execute("SELECT text FROM sources WHERE path = ?", (path,))
-        return str(rows[0][0])[start:end] if rows else None
-
-    def chunks(self, where: str, values: Sequence[Any] = ()) -> list[ChunkRecord]:
-        """The chunks that an SQL condition over `chunks` and `sources` selects, by path and place."""
-        sql = (
-            "SELECT chunks.id, chunk_id, path, origin, kind, ordinal, start, end, chunks.title, heading, "
-            "page, chunks.text, modified, metadata FROM chunks JOIN sources ON sources.id = source_id "
-            f"WHERE {where} ORDER BY path, ordinal"
-        )
-        names = "row chunk_id source origin kind ordinal start end title heading page text modified".split()
-        return [
-            ChunkRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
-            for row in self.execute(sql, values)
-        ]
-
-    def chunks_by_row(self, rows: Sequence[int]) -> dict[int, ChunkRecord]:
-        """The chunks of these rows; those that are gone are left out."""
-        found: dict[int, ChunkRecord] = {}
-        for part in slices(rows):
-            found.update((c.row, c) for c in self.chunks(f"chunks.id IN ({marks(part)})", part))
-        return found
-
-    @property
-    def empty(self) -> bool:
-        """Whether no chunk is visible."""
-        return not self.execute("SELECT 1 FROM chunks LIMIT 1")
-
-    def count(self) -> int:
-        """How many chunks are visible."""
-        return int(self.execute("SELECT count(*) FROM chunks")[0][0])
-
-    def keyword(
-        self, match: str, weights: Sequence[float], limit: int, among: Sequence[int] | None = None
-    ) -> list[tuple[int, float]]:
-        """(row, BM25 score, higher is better) of the best `limit` chunks for an FTS5 query, best first.
-
-        `weights` multiply the term frequencies in title, heading and body; BM25 as in SQLite's FTS5
-        (k1 = 1.2, b = 0.75). `among` restricts the answer to these rows.
-        """
-        columns = ", ".join(str(float(weight)) for weight in weights)
-        # The plus keeps SQLite from asking the full-text index once a row.
-        only = "" if among is None else "AND +rowid IN (SELECT value FROM json_each(?)) "
-        sql = (
-            f"SELECT rowid, -bm25(passages, {columns}) AS score FROM passages WHERE passages MATCH ? {only}"
-            "ORDER BY score DESC, rowid LIMIT ?"
-        )
-        values = (match, limit) if among is None else (match, json.dumps(list(among)), limit)
-        return [(int(row), float(score)) for row, score in self.execute(sql, values)]
-
-
-# Raised when a parser's output changes: files that an older one read are read again.
-PARSER_VERSION = 2
-# Documents that an app added have an id, not a file: this prefix keeps the two apart.
-APP_PREFIX = "app:"
-# How many removals a reader can catch up with; an index that is further behind starts over.
-_REMOVED_KEPT = 50_000
-
-
-class Manifest(ManifestReader):
-    """One open manifest; its methods may be called from any thread, one at a time."""
-
-    def _next_generation(self) -> int:
-        generation = self.generation + 1
-        self.set_meta(generation=generation)
-        return generation
-
-    # vectors --------------------------------------------------------------------------------------------
-
     def put_vectors(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Commits vectors, float32 [len(keys), dimension]; they become visible with their document."""
+        """Commit vectors, float32 [len(keys), dimension]. They become visible with their document."""
         with self.transaction():
             rows = [(key, row.tobytes()) for key, row in zip(keys, vectors, strict=True)]
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
             self._connection.executemany("INSERT OR IGNORE INTO loose VALUES (?)", [(key,) for key in keys])
 
-    def tidy(self, *, thorough: bool = False) -> int:
-        """Forgets vectors that no chunk names any more, and removals too old to matter; returns how many.
+    def delete_unused_vectors(self, *, check_all: bool = False) -> None:
+        """Delete vectors that no chunk refers to, and records of removals too old to matter.
 
-        Only vectors that came or lost a chunk since the last call are looked at, so that the cost is that of
-        the changes and not of the store; `thorough` looks at all.
+        Only vectors that were added, or lost a chunk, since the last call are checked, so the cost depends on
+        the changes and not on the size of the store. `check_all` checks every vector.
         """
         with self.transaction():
-            if thorough:
+            if check_all:
                 self.execute("INSERT OR IGNORE INTO loose SELECT key FROM vectors")
             self.execute(
                 "DELETE FROM vectors WHERE key IN (SELECT key FROM loose) "
                 "AND NOT EXISTS (SELECT 1 FROM chunks WHERE vector_key = vectors.key)"
             )
-            dropped = int(self.execute("SELECT changes()")[0][0])
             self.execute("DELETE FROM loose")
-            self._trim_removed()
-            return dropped
+            sql = "SELECT generation FROM removed ORDER BY generation DESC LIMIT 1 OFFSET ?"
+            if rows := self.execute(sql, (_REMOVED_KEPT,)):
+                self.set_meta(removed_floor=rows[0][0])
+                self.execute("DELETE FROM removed WHERE generation <= ?", (rows[0][0],))
 
-    # documents ------------------------------------------------------------------------------------------
+    def forget_removals(self) -> None:
+        """Make every index start over, because the vectors now have another dimension."""
+        with self.transaction():
+            self.set_meta(removed_floor=self.generation)
+            self.execute("DELETE FROM removed")
+
+    # Writing documents
 
     def put_document(
-        self, facts: FileFacts, document: ParsedDocument, chunks: Sequence[Chunk], keys: Sequence[bytes]
+        self, source: SourceFile, document: ParsedDocument, chunks: Sequence[Chunk], keys: Sequence[bytes]
     ) -> None:
-        """Makes a document visible, in place of what its path held; its vectors must be there."""
+        """Make a document visible, replacing what its path held; its vectors must be stored already."""
         with self.transaction():
             generation = self._next_generation()
-            self._remove(facts.path, generation)
-            source = self._insert_source(facts, document)
-            self._insert_chunks(facts.path, facts.origin, source, chunks, keys, generation)
-
-    def _insert_source(self, facts: FileFacts, document: ParsedDocument) -> int:
-        text_hash = hashlib.blake2b(document.text.encode(), digest_size=20).digest()
-        blocks = json.dumps(document.to_payload()["blocks"])
-        values = (
-            *(facts.path, facts.origin, document.kind, document.title, facts.content_hash, facts.stat),
-            *(facts.size, facts.modified, time.time(), json.dumps(dict(document.metadata), default=str)),
-            *(document.text, blocks, text_hash, PARSER_VERSION),
-        )
-        sql = (
-            "INSERT INTO sources(path, origin, kind, title, content_hash, stat, size, modified, ingested, "
-            f"metadata, text, blocks, text_hash, parser) VALUES ({marks(values)}) RETURNING id"
-        )
-        return int(self.execute(sql, values)[0][0])
-
-    def _insert_chunk(self, source: int, chunk: Chunk, chunk_id: str, key: bytes, generation: int) -> int:
-        values = (
-            *(
-                chunk_id,
-                source,
-                chunk.ordinal,
-                chunk.start,
-                chunk.end,
-                chunk.title,
-                chunk.heading,
-                chunk.page,
-            ),
-            *(chunk.text, key, generation),
-        )
-        sql = (
-            "INSERT INTO chunks(chunk_id, source_id, ordinal, start, end, title, heading, page, text, "
-            f"vector_key, generation) VALUES ({marks(values)}) RETURNING id"
-        )
-        return int(self.execute(sql, values)[0][0])
-
-    def _index_words(self, command: str, row: int, title: str, heading: str, text: str) -> None:
-        """Adds a chunk to the full-text index, or with "delete" takes it out by the words it went in with."""
-        words = (keyword_text(title), keyword_text(heading), keyword_text(text))
-        if command:
-            sql = "INSERT INTO passages(passages, rowid, title, heading, body) VALUES (?, ?, ?, ?, ?)"
-            self.execute(sql, (command, row, *words))
-        else:
-            self.execute(
-                "INSERT INTO passages(rowid, title, heading, body) VALUES (?, ?, ?, ?)", (row, *words)
-            )
+            self._remove(source.path, generation)
+            number = self._insert_source(source, document)
+            self._insert_chunks(source.path, source.origin, number, chunks, keys, generation)
 
     def replace_chunks(self, path: str, chunks: Sequence[Chunk], keys: Sequence[bytes]) -> None:
-        """Cuts a stored document anew; its vectors must be there."""
+        """Replace the chunks of a stored document; the new chunks' vectors must be stored already."""
         with self.transaction():
             rows = self.execute("SELECT id, origin FROM sources WHERE path = ?", (path,))
             generation = self._next_generation()
             self._remove_chunks(rows[0][0], generation)
             self._insert_chunks(path, rows[0][1], rows[0][0], chunks, keys, generation)
+
+    def _insert_source(self, source: SourceFile, document: ParsedDocument) -> int:
+        text_hash = hashlib.blake2b(document.text.encode(), digest_size=20).digest()
+        blocks = json.dumps(document.to_payload()["blocks"])
+        values = (
+            *(source.path, source.origin, document.kind, document.title, source.content_hash, source.stat),
+            *(source.size, source.modified, time.time(), json.dumps(dict(document.metadata), default=str)),
+            *(document.text, blocks, text_hash, PARSER_VERSION),
+        )
+        sql = (
+            "INSERT INTO sources(path, origin, kind, title, content_hash, stat, size, modified, ingested, "
+            f"metadata, text, blocks, text_hash, parser) VALUES ({_marks(values)}) RETURNING id"
+        )
+        return int(self.execute(sql, values)[0][0])
 
     def _insert_chunks(
         self,
@@ -723,26 +683,41 @@ class Manifest(ManifestReader):
         generation: int,
     ) -> None:
         for chunk, key in zip(chunks, keys, strict=True):
-            if origin == "app":
-                chunk_id = path.removeprefix(APP_PREFIX)
-            else:
-                chunk_id = _chunk_id(path, chunk)
-            row = self._insert_chunk(source, chunk, chunk_id, key, generation)
-            self._index_words("", row, chunk.title, chunk.heading, chunk.text)
+            chunk_id = path.removeprefix(APP_PREFIX) if origin == "app" else _chunk_id(path, chunk)
+            values = (
+                *(chunk_id, source, chunk.ordinal, chunk.start, chunk.end, chunk.title, chunk.heading),
+                *(chunk.page, chunk.text, key, generation),
+            )
+            sql = (
+                "INSERT INTO chunks(chunk_id, source_id, ordinal, start, end, title, heading, page, text, "
+                f"vector_key, generation) VALUES ({_marks(values)}) RETURNING id"
+            )
+            row = int(self.execute(sql, values)[0][0])
+            self._index_text("", row, chunk.title, chunk.heading, chunk.text)
 
-    def rebuild_words(self) -> None:
-        """Builds the full-text index anew from the stored chunks."""
+    def _index_text(self, command: str, row: int, title: str, heading: str, text: str) -> None:
+        """Add a chunk to the full-text index, or remove it with "delete", for which FTS5 needs its texts."""
+        values = (full_text(title), full_text(heading), full_text(text))
+        if command:
+            sql = "INSERT INTO passages(passages, rowid, title, heading, body) VALUES (?, ?, ?, ?, ?)"
+            self.execute(sql, (command, row, *values))
+        else:
+            sql = "INSERT INTO passages(rowid, title, heading, body) VALUES (?, ?, ?, ?)"
+            self.execute(sql, (row, *values))
+
+    def rebuild_full_text(self) -> None:
+        """Rebuild the full-text index from the stored chunks."""
         with self.transaction():
             self.execute("INSERT INTO passages(passages) VALUES ('delete-all')")
             for row, title, heading, text in self.execute("SELECT id, title, heading, text FROM chunks"):
-                self._index_words("", row, title, heading, text)
+                self._index_text("", row, title, heading, text)
 
-    def touch(self, path: str, stat: str, modified: float) -> None:
-        """Notes that a file was looked at and holds what is stored."""
+    def update_stat(self, path: str, stat: str, modified: float) -> None:
+        """Record a file's new times when its content is what is stored."""
         self.execute("UPDATE sources SET stat = ?, modified = ? WHERE path = ?", (stat, modified, path))
 
     def remove(self, paths: Iterable[str]) -> list[str]:
-        """Removes sources in one transaction; returns those that were there."""
+        """Remove sources in one transaction; return those that existed."""
         with self.transaction():
             present = [p for p in paths if self.execute("SELECT 1 FROM sources WHERE path = ?", (p,))]
             if present:
@@ -761,22 +736,16 @@ class Manifest(ManifestReader):
     def _remove_chunks(self, source: int, generation: int) -> None:
         sql = "SELECT id, title, heading, text FROM chunks WHERE source_id = ?"
         for row, title, heading, text in self.execute(sql, (source,)):
-            self._index_words("delete", row, title, heading, text)
+            self._index_text("delete", row, title, heading, text)
             self.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", (row, generation))
         self.execute(
             "INSERT OR IGNORE INTO loose SELECT vector_key FROM chunks WHERE source_id = ?", (source,)
         )
         self.execute("DELETE FROM chunks WHERE source_id = ?", (source,))
 
-    def _trim_removed(self) -> None:
-        sql = "SELECT generation FROM removed ORDER BY generation DESC LIMIT 1 OFFSET ?"
-        if rows := self.execute(sql, (_REMOVED_KEPT,)):
-            self.set_meta(removed_floor=rows[0][0])
-            self.execute("DELETE FROM removed WHERE generation <= ?", (rows[0][0],))
-
 
 def _chunk_id(path: str, chunk: Chunk) -> str:
-    """The same for the same passage of the same file, whatever happened to the store before."""
+    """Return an id that is the same for the same passage of the same file in every store."""
     digest = hashlib.blake2b(path.encode(), digest_size=12, person=b"chunk-id")
     digest.update(f"\0{chunk.start}\0{chunk.end}\0{chunk.text}".encode())
     return digest.hexdigest()

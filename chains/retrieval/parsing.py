@@ -1,7 +1,6 @@
-"""Reads one file from disk and has it parsed: text formats here, all others in a limited child process.
+"""Reads files and parses them: text formats in this process, all others in a limited child process.
 
-Knows files and the sandbox's parser pool. Refuses to know what becomes of the document. A hostile file costs
-one error.
+A hostile file costs one error and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from chains.retrieval import errors
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import (
-    BinaryDocument,
     DamagedDocument,
     EmptyDocument,
     SourceError,
@@ -30,14 +28,14 @@ _SNIFF_BYTES = 8192
 
 
 class FileParser:
-    """Files to documents; the child process starts with the first file that needs it."""
+    """Turns files into documents. The child process starts with the first file that needs it."""
 
     def __init__(self) -> None:
         self._pool: ParserPool | None = None
         self._lock = threading.Lock()
 
     def read(self, path: str) -> bytes:
-        """The file's bytes; raises SourceUnreadable."""
+        """Return the file's bytes; raise SourceUnreadable."""
         try:
             with open(path, "rb") as handle:
                 return handle.read()
@@ -47,13 +45,13 @@ class FileParser:
             ) from error
 
     def parse(self, path: str, data: bytes) -> ParsedDocument:
-        """The document in `data`; its kind is told by the name, or by the look of the bytes.
+        """Return the document in `data`. Its kind follows from the name, or else from the first bytes.
 
         Raises:
-            UnsupportedFormat: no parser reads it.
-            EmptyDocument: it holds no text.
-            BinaryDocument: it is no text.
-            DamagedDocument: its parser failed, or hit its limits of time, memory or output.
+            UnsupportedFormat: No parser reads it.
+            EmptyDocument: It contains no text.
+            BinaryDocument: It is not text.
+            DamagedDocument: Its parser failed, or exceeded its limits of time, memory or output.
         """
         kind = kind_of(path) or self._sniff(path, data)
         if not data:
@@ -61,7 +59,7 @@ class FileParser:
         payload = {"name": path, "data": data, "kind": kind}
         answer = parse(payload) if kind in IN_PROCESS else self._in_child(path, payload)
         if "error" in answer:
-            raise _rebuilt(path, answer)
+            raise _error_from(path, answer)
         try:
             document = ParsedDocument.from_payload(answer)
         except (KeyError, TypeError, ValueError) as error:
@@ -101,20 +99,18 @@ class FileParser:
             return self._pool
 
     def close(self) -> None:
-        """Ends the child process."""
+        """End the child process."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 
 
-def _rebuilt(path: str, answer: dict[str, Any]) -> SourceError:
+def _error_from(path: str, answer: dict[str, Any]) -> SourceError:
+    """Return the error that a parser reported from its process."""
     kind = getattr(errors, str(answer["error"]), DamagedDocument)
     known = isinstance(kind, type) and issubclass(kind, SourceError)
     message = str(answer["message"])
     if path not in message:
         message = f"{path!r}: {message}"
     return kind(message) if known else DamagedDocument(message)
-
-
-__all__ = ["BinaryDocument", "FileParser"]

@@ -1,16 +1,7 @@
-"""One ranking out of two: dense cosines and BM25 scores brought to one scale.
+"""Search in a store: dense, keyword and hybrid, with filters, thresholds, diversity and reranking.
 
-Pure arithmetic on scores by row; knows nothing of texts or indexes. The constants were chosen on the tuning
-halves of two labelled sets (benchmarks/retrieval_quality.py).
-
-Second looks at what a search found: the Reranker Protocol and a cross-encoder behind it.
-
-Knows a query and texts. Downloads nothing: the cross-encoder is a local folder.
-
-Finds passages: dense, keyword and hybrid search with filters, thresholds, diversity and neighbours.
-
-Knows the manifest, the nearest-neighbour index and the embedder. Refuses to know LangChain and files. The
-order of equal scores is that of path and place, so that equal stores give equal answers.
+`Searcher.search` returns `Hit`s. Hits with equal scores are ordered by path and position, so that equal
+stores give equal answers.
 """
 
 from __future__ import annotations
@@ -33,82 +24,37 @@ from chains.retrieval.embedder import Embedder
 from chains.retrieval.errors import BadFilter, EmbedderUnavailable, EmptyQuery
 from chains.retrieval.filters import Filter, allowed_rows
 from chains.retrieval.index import DECIMALS
-from chains.retrieval.manifest import Manifest, keyword_text
+from chains.retrieval.manifest import Manifest, full_text
+from chains.text.vectors import unit
+from chains.text.words import STOP_WORDS
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fusion:
-    """How the two halves are joined.
-
-    method: "convex" adds scores scaled to mean 0 and deviation 1 over the candidates; "rrf" adds reciprocal
-    ranks
-        (Cormack, Clarke and Buettcher 2009) with constant `rrf_k`.
-    dense_weight: the share of the dense half, 0..1.
-    depth: candidates taken from each half.
-    weights: BM25's weights of title, heading and body.
-    feedback: how far the query's vector moves towards the mean of the first `feedback_k` passages before the
-        dense half is asked again (Rocchio 1971, without negative examples); 0 leaves it where it is.
-    """
-
-    method: Literal["convex", "rrf"] = "convex"
-    dense_weight: float = 0.45
-    depth: int = 100
-    rrf_k: int = 10
-    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
-    feedback: float = 0.5
-    feedback_k: int = 3
-
-
-def fuse(dense: Mapping[int, float], keyword: Mapping[int, float], config: Fusion) -> dict[int, float]:
-    """The joint score of every candidate row, higher is better.
-
-    Under "convex" `dense` should hold the cosine of every candidate; a row that the keyword half lacks has
-    matched no word and scores 0 there.
-    """
-    if config.method == "rrf":
-        return _reciprocal(dense, keyword, config)
-    rows = dense.keys() | keyword.keys()
-    left = _standardized({row: dense.get(row, min(dense.values(), default=0.0)) for row in rows})
-    right = _standardized({row: keyword.get(row, 0.0) for row in rows})
-    share = config.dense_weight
-    return {row: share * left[row] + (1 - share) * right[row] for row in rows}
-
-
-def _standardized(scores: Mapping[int, float]) -> dict[int, float]:
-    if not scores:
-        return {}
-    mean = sum(scores.values()) / len(scores)
-    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores.values()) / len(scores))
-    return {row: (score - mean) / max(deviation, 1e-9) for row, score in scores.items()}
-
-
-def _reciprocal(dense: Mapping[int, float], keyword: Mapping[int, float], config: Fusion) -> dict[int, float]:
-    joint: dict[int, float] = {}
-    for scores, share in ((dense, config.dense_weight), (keyword, 1 - config.dense_weight)):
-        order = sorted(scores, key=lambda row: (-scores[row], row))
-        for rank, row in enumerate(order[: config.depth], start=1):
-            joint[row] = joint.get(row, 0.0) + share / (config.rrf_k + rank)
-    return joint
+SearchMode = Literal["hybrid", "dense", "keyword", "mmr"]
+# Words of a query that are sent to the full-text index.
+_MAX_WORDS = 64
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Judges how well each text answers a query."""
+    """Scores how well each text answers a query."""
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:
-        """One score a text, higher is better, comparable within the call."""
+        """Return one score for each text, higher is better, comparable within one call."""
 
 
 class CrossEncoderReranker:
-    """A sentence-transformers CrossEncoder from a local folder, loaded on first use.
+    """Reranks with a sentence-transformers CrossEncoder from a local folder, loaded on first use.
+
+        reranker = CrossEncoderReranker("models/ms-marco-MiniLM-L6-v2")
+        retriever = store.retriever(k=4, fetch_k=30, reranker=reranker)
+        documents = retriever.invoke("When do the ferries sail?")
 
     Args:
-        folder: where the model's files lie.
-        batch_size: pairs a forward pass takes.
-        device: where it runs.
+        folder: The model's files. Nothing is downloaded.
+        batch_size: Pairs of query and text per forward pass.
+        device: The torch device to run on.
 
     Raises:
-        EmbedderUnavailable: the folder holds no model.
+        EmbedderUnavailable: The folder does not contain a model.
     """
 
     def __init__(self, folder: str | Path, *, batch_size: int = 16, device: str = "cpu") -> None:
@@ -129,7 +75,7 @@ class CrossEncoderReranker:
         return CrossEncoder(str(self.folder), device=self.device, local_files_only=True)
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:
-        """The model's score of each (query, text); with one label a sigmoid of its logit."""
+        """Return the model's score of each (query, text); with one label, the sigmoid of its logit."""
         if not texts:
             return []
         pairs = [(query, text) for text in texts]
@@ -138,23 +84,82 @@ class CrossEncoderReranker:
         return [float(score) for score in found]
 
 
-SearchMode = Literal["hybrid", "dense", "keyword", "mmr"]
-# Words that say nothing of a question's subject; BM25's idf weighs them near 0 anyway, dropping them saves
-# time.
-_STOP_WORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from had has have how i if in into is it "
-    "its me my no not of on or our shall should so than that the their them then there these they this those "
-    "to us was we were what when where which who whom whose why will with would you your".split()
-)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fusion:
+    """How hybrid search combines dense and keyword scores into one ranking.
+
+    The defaults were chosen on the tuning halves of two labelled sets (benchmarks/retrieval_quality.py).
+
+        store = DocumentStore("store", fusion=Fusion(method="rrf", dense_weight=0.6))
+
+    Args:
+        method: "convex" adds the two scores after scaling each to mean 0 and deviation 1 over the candidates.
+            "rrf" adds reciprocal ranks (Cormack, Clarke and Buettcher 2009).
+        dense_weight: The share of the dense scores, 0 to 1.
+        depth: How many candidates each of the two searches contributes.
+        rrf_k: The constant of "rrf".
+        weights: BM25's weights of title, heading and body.
+        feedback: How far the query's vector moves towards the mean of the first `feedback_k` chunks before
+            the dense search is repeated (Rocchio 1971, without negative examples). 0 turns it off.
+        feedback_k: How many chunks the feedback uses.
+    """
+
+    method: Literal["convex", "rrf"] = "convex"
+    dense_weight: float = 0.45
+    depth: int = 100
+    rrf_k: int = 10
+    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    feedback: float = 0.5
+    feedback_k: int = 3
+
+    def fuse(self, dense: Mapping[int, float], keyword: Mapping[int, float]) -> dict[int, float]:
+        """Return the combined score of every candidate row, higher is better.
+
+        With "convex", `dense` should contain the cosine of every candidate. A row that is missing from
+        `keyword` matched no word and scores 0 there.
+        """
+        if self.method == "rrf":
+            return self._reciprocal_ranks(dense, keyword)
+        rows = dense.keys() | keyword.keys()
+        left = _standardized({row: dense.get(row, min(dense.values(), default=0.0)) for row in rows})
+        right = _standardized({row: keyword.get(row, 0.0) for row in rows})
+        share = self.dense_weight
+        return {row: share * left[row] + (1 - share) * right[row] for row in rows}
+
+    def _reciprocal_ranks(self, dense: Mapping[int, float], keyword: Mapping[int, float]) -> dict[int, float]:
+        fused: dict[int, float] = {}
+        for scores, share in ((dense, self.dense_weight), (keyword, 1 - self.dense_weight)):
+            order = sorted(scores, key=lambda row: (-scores[row], row))
+            for rank, row in enumerate(order[: self.depth], start=1):
+                fused[row] = fused.get(row, 0.0) + share / (self.rrf_k + rank)
+        return fused
+
+
+def _standardized(scores: Mapping[int, float]) -> dict[int, float]:
+    if not scores:
+        return {}
+    mean = sum(scores.values()) / len(scores)
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores.values()) / len(scores))
+    return {row: (score - mean) / max(deviation, 1e-9) for row, score in scores.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOptions:
-    """What is asked of one search.
+    """The options of one search; raises BadFilter for values that are not valid.
 
-    k: passages wanted. filter: see filters.py. min_score: least cosine, -1..1. neighbours: chunks joined to a
-    hit on either side. fetch_k: candidates that "mmr" and a reranker choose from. diversity: 0 (none) to 1
-    for "mmr".
+        options = SearchOptions(k=8, mode="keyword", filter={"type": "pdf"})
+        hits = store.search("force majeure", options)
+
+    Args:
+        k: How many hits to return.
+        mode: "dense" ranks by cosine, "keyword" by BM25, "hybrid" by both (see `Fusion`), and "mmr" by cosine
+            and diversity.
+        filter: Only chunks that meet these conditions; see `chains.retrieval.filters`.
+        min_score: Drop hits with a lower cosine, -1 to 1.
+        neighbours: How many chunks on either side to join to each hit.
+        fetch_k: How many candidates "mmr" and a reranker choose from.
+        diversity: For "mmr", from 0 (the nearest) to 1 (as different as possible).
+        reranker: Orders the `fetch_k` candidates anew.
     """
 
     k: int = 4
@@ -178,7 +183,14 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
-    """A passage found: its chunk, the span of it and its joined neighbours, its rank score and its cosine."""
+    """A chunk that a search found.
+
+    `start`, `end` and `text` include the neighbours that were joined to the chunk. `score` is what ordered
+    the hits (a cosine, a BM25 score, a fused or a reranker's score); `cosine` is always the cosine.
+
+        for hit in store.search("When do the ferries sail?"):
+            print(hit.chunk.source, store.line(hit), f"{hit.cosine:.2f}", hit.text[:60])
+    """
 
     chunk: ChunkRecord
     start: int
@@ -189,7 +201,7 @@ class Hit:
 
 
 class Searcher:
-    """Search over one manifest and its index."""
+    """Search in one manifest and its index."""
 
     def __init__(
         self, manifest: Manifest, nearest: NearestNeighbours, embedder: Embedder, fusion: Fusion | None = None
@@ -200,7 +212,7 @@ class Searcher:
         self._fusion = fusion or Fusion()
 
     def search(self, query: str, options: SearchOptions) -> list[Hit]:
-        """The passages that answer `query` best; raises EmptyQuery and BadFilter."""
+        """Return the hits that answer `query` best; raise EmptyQuery or BadFilter."""
         if not query.strip():
             raise EmptyQuery(f"expected a question, found {query!r}; ask with at least one word")
         among = None if options.filter is None else allowed_rows(self._manifest, options.filter)
@@ -208,71 +220,70 @@ class Searcher:
             return []
         vector = self._embedder.embed_query(query)
         wanted = max(options.k, options.fetch_k) if options.mode == "mmr" or options.reranker else options.k
-        scored = self._ranked(query, vector, options.mode, wanted, among)
-        cosines = self._cosines(vector, list(scored))
+        scores = self._scores(query, vector, options.mode, wanted, among)
+        cosines = self._cosines(vector, list(scores))
         if options.min_score is not None:
-            scored = {row: s for row, s in scored.items() if cosines.get(row, -1.0) >= options.min_score}
-        hits = self._hits(scored, cosines, wanted)
+            scores = {row: s for row, s in scores.items() if cosines.get(row, -1.0) >= options.min_score}
+        hits = self._hits(scores, cosines, wanted)
         if options.reranker is not None:
             hits = _reranked(options.reranker, query, hits)
         if options.mode == "mmr":
             hits = self._diverse(hits, options)
-        return self._joined(hits[: options.k], options.neighbours)
+        return self._with_neighbours(hits[: options.k], options.neighbours)
 
     def by_vector(self, vector: NDArray[np.float32], k: int, among: list[int] | None = None) -> list[Hit]:
-        """The nearest chunks to a unit vector, float32 [dimension]."""
-        dense = dict(self._dense(vector, k, among))
+        """Return the chunks nearest to a unit vector, float32 [dimension]."""
+        dense = self._dense(vector, k, among)
         return self._hits(dense, dense, k)
 
-    def _ranked(
+    def _scores(
         self, query: str, vector: NDArray[np.float32], mode: SearchMode, k: int, among: list[int] | None
     ) -> dict[int, float]:
-        """Scores of candidate rows under one mode."""
+        """Return the scores of the candidate rows in one mode."""
         if mode in ("dense", "mmr"):
-            return dict(self._dense(vector, k, among))
+            return self._dense(vector, k, among)
         depth = max(self._fusion.depth, k)
         match = keyword_query(query)
         weights = self._fusion.weights
-        keyword = dict(self._manifest.keyword(match, weights, depth, among)) if match else {}
+        keyword = self._manifest.keyword_scores(match, weights, depth, among) if match else {}
         if mode == "keyword":
             return keyword
         first = self._fused(vector, keyword, depth, among)
         if not self._fusion.feedback or not first:
             return first
         ranked = sorted((round(score, DECIMALS) for score in first.values()), reverse=True)
-        # Shared places all count, so that row numbers do not.
+        # All rows that share the last place count, so that the answer does not depend on row numbers.
         floor = ranked[min(self._fusion.feedback_k, len(ranked)) - 1]
-        vectors = self._manifest.vectors_of([row for row in first if round(first[row], DECIMALS) >= floor])
+        vectors = self._manifest.vectors([row for row in first if round(first[row], DECIMALS) >= floor])
         if not vectors:
             return first
         moved = vector + self._fusion.feedback * np.mean([vectors[row] for row in sorted(vectors)], axis=0)
-        moved = (moved / np.linalg.norm(moved)).astype(np.float32)
-        return self._fused(moved, keyword, depth, among)
+        return self._fused(unit(moved), keyword, depth, among)
 
     def _fused(
         self, vector: NDArray[np.float32], keyword: dict[int, float], depth: int, among: list[int] | None
     ) -> dict[int, float]:
-        dense = dict(self._dense(vector, depth, among))
+        dense = self._dense(vector, depth, among)
         if self._fusion.method == "convex":
             dense.update(self._cosines(vector, [row for row in keyword if row not in dense]))
-        return fuse(dense, keyword, self._fusion)
+        return self._fusion.fuse(dense, keyword)
 
-    def _dense(self, vector: NDArray[np.float32], k: int, among: list[int] | None) -> list[tuple[int, float]]:
+    def _dense(self, vector: NDArray[np.float32], k: int, among: list[int] | None) -> dict[int, float]:
         if among is not None:
-            return self._nearest.exact().search(vector, k, among)
-        return self._nearest.search(vector, k)
+            return dict(self._nearest.exact().search(vector, k, among))
+        return dict(self._nearest.search(vector, k))
 
     def _cosines(self, vector: NDArray[np.float32], rows: Sequence[int]) -> dict[int, float]:
-        vectors = self._manifest.vectors_of(rows)
+        vectors = self._manifest.vectors(rows)
         return {row: round(float(found @ vector), DECIMALS) for row, found in vectors.items()}
 
-    def _hits(self, scored: dict[int, float], cosines: dict[int, float], k: int) -> list[Hit]:
-        """The best `k` rows with their chunks, equal scores in the order of path and place."""
-        # Rows a little past the k-th are read too, so that shared places are settled by path and not by row.
-        order = sorted(scored, key=lambda row: (-scored[row], row))
+    def _hits(self, scores: dict[int, float], cosines: dict[int, float], k: int) -> list[Hit]:
+        """Return the best `k` rows as hits, equal scores in the order of path and position."""
+        # All rows that share the k-th place are read, so that the path decides between them, not the row.
+        order = sorted(scores, key=lambda row: (-scores[row], row))
         if len(order) > k:
-            floor = round(scored[order[k - 1]], DECIMALS)
-            order = [row for row in order if round(scored[row], DECIMALS) >= floor]
+            floor = round(scores[order[k - 1]], DECIMALS)
+            order = [row for row in order if round(scores[row], DECIMALS) >= floor]
         chunks = self._manifest.chunks_by_row(order)
         hits = [
             Hit(
@@ -280,56 +291,59 @@ class Searcher:
                 start=chunk.start,
                 end=chunk.end,
                 text=chunk.text,
-                score=round(scored[row], DECIMALS),
+                score=round(scores[row], DECIMALS),
                 cosine=cosines.get(row, 0.0),
             )
             for row, chunk in chunks.items()
         ]
-        hits.sort(key=lambda hit: (-hit.score, hit.chunk.source, hit.chunk.ordinal))
-        return hits[:k]
+        return _ordered(hits)[:k]
 
     def _diverse(self, hits: list[Hit], options: SearchOptions) -> list[Hit]:
-        """Maximal marginal relevance (Carbonell and Goldstein 1998) over the candidates."""
-        vectors = self._manifest.vectors_of([hit.chunk.row for hit in hits])
+        """Choose hits by maximal marginal relevance (Carbonell and Goldstein 1998)."""
+        vectors = self._manifest.vectors([hit.chunk.row for hit in hits])
         pool = [hit for hit in hits if hit.chunk.row in vectors]
         chosen: list[Hit] = []
-        nearest = dict.fromkeys((hit.chunk.row for hit in pool), 0.0)
+        # The cosine of each candidate and the chosen hit that it is most similar to.
+        similarity = dict.fromkeys((hit.chunk.row for hit in pool), 0.0)
         while pool and len(chosen) < options.k:
             share = options.diversity
-            best = max(pool, key=lambda h: (1 - share) * h.cosine - share * nearest[h.chunk.row])
+            best = max(pool, key=lambda h: (1 - share) * h.cosine - share * similarity[h.chunk.row])
             pool.remove(best)
             chosen.append(best)
             for hit in pool:
-                likeness = float(vectors[hit.chunk.row] @ vectors[best.chunk.row])
-                nearest[hit.chunk.row] = max(nearest[hit.chunk.row], likeness)
+                cosine = float(vectors[hit.chunk.row] @ vectors[best.chunk.row])
+                similarity[hit.chunk.row] = max(similarity[hit.chunk.row], cosine)
         return chosen
 
-    def _joined(self, hits: list[Hit], reach: int) -> list[Hit]:
-        """Each hit with `reach` chunks on either side as one passage; a hit inside an earlier one goes."""
+    def _with_neighbours(self, hits: list[Hit], reach: int) -> list[Hit]:
+        """Join `reach` chunks on either side to each hit; drop a hit that lies within an earlier one."""
         if reach == 0:
             return hits
-        passages: list[Hit] = []
+        joined: list[Hit] = []
         for hit in hits:
-            if any(p.chunk.source == hit.chunk.source and p.start <= hit.start < p.end for p in passages):
+            if any(j.chunk.source == hit.chunk.source and j.start <= hit.start < j.end for j in joined):
                 continue
-            first, last = hit.chunk.ordinal - reach, hit.chunk.ordinal + reach
-            span = self._manifest.chunks(
-                "path = ? AND ordinal BETWEEN ? AND ?", (hit.chunk.source, first, last)
+            chunks = self._manifest.chunks_of(
+                hit.chunk.source, hit.chunk.ordinal - reach, hit.chunk.ordinal + reach
             )
-            start, end = min(c.start for c in span), max(c.end for c in span)
+            start, end = min(c.start for c in chunks), max(c.end for c in chunks)
             text = self._manifest.text(hit.chunk.source, start, end) or hit.text
-            passages.append(replace(hit, start=start, end=end, text=text))
-        return passages
+            joined.append(replace(hit, start=start, end=end, text=text))
+        return joined
 
 
 def keyword_query(query: str) -> str:
-    """An FTS5 expression that any of the query's words meets, empty where it has none."""
-    words = list(dict.fromkeys(re.findall(r"\w+", keyword_text(query.lower()))))
-    telling = [word for word in words if word not in _STOP_WORDS] or words
-    return " OR ".join(f'"{word}"' for word in telling[:64])
+    """Return an FTS5 query that any of the query's words matches, or "" if it has no words."""
+    words = list(dict.fromkeys(re.findall(r"\w+", full_text(query.lower()))))
+    # Stop words say nothing about the subject. BM25 weighs them near 0 anyway; dropping them saves time.
+    content = [word for word in words if word not in STOP_WORDS] or words
+    return " OR ".join(f'"{word}"' for word in content[:_MAX_WORDS])
 
 
 def _reranked(reranker: Reranker, query: str, hits: list[Hit]) -> list[Hit]:
     scores = reranker.scores(query, [hit.text for hit in hits])
-    fresh = [replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)]
-    return sorted(fresh, key=lambda hit: (-hit.score, hit.chunk.source, hit.chunk.ordinal))
+    return _ordered([replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)])
+
+
+def _ordered(hits: list[Hit]) -> list[Hit]:
+    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.source, hit.chunk.ordinal))

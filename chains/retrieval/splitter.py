@@ -1,9 +1,8 @@
-"""Cuts a document into chunks that fit the embedder's window, each with its heading, page and offsets.
+"""Splits a document into chunks that fit the embedder's window, each with its heading, page and offsets.
 
-Knows text, blocks and token spans. Refuses to know formats, models and databases. Chunks are measured in the
-embedder's tokens together with the header (title and heading path) that is embedded with them; they are cut,
-in this order of preference, between paragraphs, sentences or list items, lines, words. Nothing of a block is
-left out.
+A chunk is measured in the embedder's tokens, together with the header (title and heading path) that is
+embedded with it. Chunks end, in this order of preference, between paragraphs, sentences or list items, lines
+and words. All text of a block ends up in a chunk.
 """
 
 from __future__ import annotations
@@ -16,24 +15,39 @@ from dataclasses import asdict, dataclass
 
 from chains.retrieval.document import Block, Chunk, ParsedDocument, chunk_header
 
+# Returns the character span of each token of a text.
 Spans = Callable[[str], list[tuple[int, int]]]
 
-# Where a chunk may end, best first: the position after each match.
+# Where a chunk may end, best first: at the position after each match. The number is the level.
 _BOUNDARIES: tuple[tuple[int, re.Pattern[str]], ...] = (
     (4, re.compile(r"\n[ \t]*\n\s*")),
     (3, re.compile(r"(?<=[.!?\u3002\uff01\uff1f])[\"')\]]*\s+|\n(?=[ \t]*(?:[-*+•|]|\d+[.)])[ \t])")),
     (2, re.compile(r"\n")),
     (1, re.compile(r"\s+")),
 )
-# A "word" without end (a minified file, base64) is one unknown token; this caps a chunk in characters too.
+# A very long "word" (a minified file, base64) is one unknown token, so chunks are also limited in characters.
 _MAX_CHARS_PER_TOKEN = 12
+# Token offsets of a large file would fill the memory, so it is tokenized in segments.
 _SEGMENT_CHARS = 200_000
-_HEADER_SHARE = 4  # the header may take a quarter of the window
+# The header (title and heading path) may take a quarter of the window, and each of the two half of that.
+_HEADER_SHARE = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitterConfig:
-    """How chunks are cut: `max_tokens` with header, `overlap_tokens` repeated, merging to `min_tokens`."""
+    """How documents are split. A store keeps its settings and refuses others until it is embedded anew.
+
+    Args:
+        max_tokens: The length of a chunk, including its header. A larger value than the embedder's window is
+            possible; the vector of such a chunk is the mean of its parts.
+        overlap_tokens: How many tokens of a chunk the next one may repeat, from the start of a sentence.
+        min_tokens: Neighbouring sections are merged as long as they have at most this many tokens together.
+        version: The version of the splitting rules.
+
+    >>> from chains.retrieval import SplitterConfig
+    >>> SplitterConfig(max_tokens=128, overlap_tokens=16)
+    SplitterConfig(max_tokens=128, overlap_tokens=16, min_tokens=64, version=1)
+    """
 
     max_tokens: int = 254
     overlap_tokens: int = 0
@@ -48,24 +62,29 @@ class SplitterConfig:
             )
 
     def to_json(self) -> str:
-        """The settings as one line of JSON, as the store records them."""
+        """Return the settings as one line of JSON, as a store records them."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> SplitterConfig:
-        """The settings that `to_json` wrote."""
+        """Return the settings that `to_json` wrote."""
         return cls(**json.loads(line))
 
 
 class Splitter:
-    """Documents to chunks, measured by `spans`, the token spans of a text in the embedder's tokens."""
+    """Splits documents into chunks.
+
+    Args:
+        spans: Returns the token spans of a text in the embedder's tokens.
+        config: The settings.
+    """
 
     def __init__(self, spans: Spans, config: SplitterConfig | None = None) -> None:
         self.spans = spans
         self.config = config or SplitterConfig()
 
     def split(self, document: ParsedDocument) -> list[Chunk]:
-        """The chunks of `document` in order; empty where it holds no text."""
+        """Return the chunks of `document` in order; an empty list if it has no text."""
         chunks: list[Chunk] = []
         title = self._shorten(document.title)
         for block in self._merge_small(document):
@@ -88,27 +107,27 @@ class Splitter:
         return chunks
 
     def _merge_small(self, document: ParsedDocument) -> Iterator[Block]:
-        """Blocks in order, small neighbours joined: one line under a heading says little alone.
+        """Yield the blocks with small neighbours merged, since one line under a heading says little alone.
 
-        Only blocks of one page and of one parent heading are joined; the joined block carries what their
-        headings share, the first heading where they are nested.
+        Only blocks on one page and under one parent heading are merged. The merged block has the heading that
+        they share, or the first heading if the second lies below it.
         """
-        held: Block | None = None
+        merged: Block | None = None
         for block in document.blocks:
             if not document.text[block.start : block.end].strip():
                 continue
-            if held is not None:
-                heading = _joint_heading(held.heading, block.heading)
-                same = heading is not None and held.page == block.page
-                if same and self._small(document.text, held, block):
-                    held = Block(start=held.start, end=block.end, heading=heading or "", page=held.page)
+            if merged is not None:
+                heading = _shared_heading(merged.heading, block.heading)
+                same = heading is not None and merged.page == block.page
+                if same and self._fits_min_tokens(document.text, merged, block):
+                    merged = Block(start=merged.start, end=block.end, heading=heading or "", page=merged.page)
                     continue
-                yield held
-            held = block
-        if held is not None:
-            yield held
+                yield merged
+            merged = block
+        if merged is not None:
+            yield merged
 
-    def _small(self, text: str, first: Block, second: Block) -> bool:
+    def _fits_min_tokens(self, text: str, first: Block, second: Block) -> bool:
         limit = self.config.min_tokens
         return (
             second.end - first.start <= limit * _MAX_CHARS_PER_TOKEN
@@ -116,7 +135,7 @@ class Splitter:
         )
 
     def _shorten(self, heading: str) -> str:
-        """At most an eighth of the window: the last parts of a heading path are kept, they say the most."""
+        """Return at most an eighth of the window: the last parts of a heading path, which say the most."""
         limit = self.config.max_tokens // (2 * _HEADER_SHARE)
         heading = " ".join(heading.split())
         while len(spans := self.spans(heading)) > limit:
@@ -127,16 +146,15 @@ class Splitter:
         return heading[: limit * _MAX_CHARS_PER_TOKEN]
 
     def _cut(self, text: str, start: int, end: int, budget: int) -> Iterator[tuple[int, int, int]]:
-        """(start, end, tokens) of each chunk of `text[start:end]`, white space at the rims left off."""
+        """Yield (start, end, tokens) of each chunk of `text[start:end]`, without white space at its ends."""
         start, end = _trim(text, start, end)
         while end - start > _SEGMENT_CHARS:
-            # Token offsets of a large file would fill the memory: it is cut a stretch at a time.
             stop = text.rfind("\n", start + _SEGMENT_CHARS // 2, start + _SEGMENT_CHARS) + 1
             stop = stop or start + _SEGMENT_CHARS
             yield from self._cut(text, start, stop, budget)
             start, end = _trim(text, stop, end)
         section = text[start:end]
-        # Positions without tokens (control characters) still belong to a chunk.
+        # Characters without tokens (control characters) still belong to a chunk.
         starts = [first for first, _ in self.spans(section)]
         cuts = _boundaries(section)
         position = 0
@@ -153,7 +171,7 @@ class Splitter:
     def _stop(
         self, section: str, starts: list[int], cuts: list[tuple[int, int]], at: int, budget: int
     ) -> int:
-        """The best end of a chunk that starts at `at` and holds at most `budget` tokens."""
+        """Return the best end of a chunk that starts at `at` and has at most `budget` tokens."""
         first = bisect.bisect_left(starts, at)
         reach = starts[first + budget] if first + budget < len(starts) else len(section)
         reach = min(reach, at + budget * _MAX_CHARS_PER_TOKEN)
@@ -170,7 +188,7 @@ class Splitter:
         return best[0] if best else reach
 
     def _restart(self, starts: list[int], cuts: list[tuple[int, int]], at: int, stop: int) -> int:
-        """Where the next chunk starts: at `stop`, or a sentence's start up to `overlap_tokens` before it."""
+        """Return the start of the next chunk: `stop`, or a sentence's start up to `overlap_tokens` before."""
         if not self.config.overlap_tokens:
             return stop
         back = starts[max(0, bisect.bisect_left(starts, stop) - self.config.overlap_tokens)]
@@ -184,7 +202,7 @@ class Splitter:
 
 
 def _boundaries(section: str) -> list[tuple[int, int]]:
-    """Sorted (position, level): where a chunk may end, the highest level kept for each position."""
+    """Return the sorted (position, level) at which a chunk may end, with each position's highest level."""
     levels: dict[int, int] = {}
     for level, pattern in _BOUNDARIES:
         for match in pattern.finditer(section):
@@ -200,7 +218,8 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _joint_heading(first: str, second: str) -> str | None:
+def _shared_heading(first: str, second: str) -> str | None:
+    """Return the heading for two merged blocks, or None if they do not have a parent heading in common."""
     if first == second or second.startswith(f"{first} > "):
         return first
     a, b = first.rpartition(" > ")[0], second.rpartition(" > ")[0]

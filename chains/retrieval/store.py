@@ -1,48 +1,34 @@
-"""What a store was made with: its embedder and its splitter, recorded once and refused where they differ.
+"""The document store: one folder, one object, and everything an app does with local documents.
 
-Knows the manifest's settings. Refuses to embed or cut anything itself.
-
-The document store: one folder, one object, everything an app does with local documents.
-
-Composes the manifest, the index, the embedder, the splitter and the parsers; decides nothing that they could
-decide. Knows no language model.
+`DocumentStore` connects manifest, index, embedder, splitter and parsers. No language model is involved.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from chains.retrieval.chroma import IndexKind, NearestNeighbours
-from chains.retrieval.document import ChunkRecord, SourceRecord
-from chains.retrieval.embedder import PROBE_COSINE, Embedder, EmbedderIdentity
+from chains.retrieval.document import LINE_KINDS, ChunkRecord, SourceRecord
+from chains.retrieval.embedder import Embedder, EmbedderIdentity
 from chains.retrieval.errors import EmbedderMismatch, EmptyQuery, SplitterMismatch, StoreDamaged
 from chains.retrieval.filters import Filter
-from chains.retrieval.ingest import Ingest, IngestReport, ProgressCallback
-from chains.retrieval.ingest import reembed as embed_anew
-from chains.retrieval.langchain import StoreRetriever, StoreVectorStore, app_document, has_lines
-from chains.retrieval.manifest import APP_PREFIX, Manifest, WriterLock, marks
+from chains.retrieval.ingest import Ingest, IngestReport, ProgressCallback, app_source
+from chains.retrieval.langchain import StoreRetriever, StoreVectorStore
+from chains.retrieval.manifest import APP_PREFIX, Manifest, WriterLock
 from chains.retrieval.parsing import FileParser
 from chains.retrieval.search import Fusion, Hit, Reranker, Searcher, SearchMode, SearchOptions
 from chains.retrieval.splitter import Splitter, SplitterConfig
-from chains.retrieval.verify import (
-    VerifyReport,
-    export,
-    repaired,
-    salvage,
-    salvage_if_damaged,
-    stats,
-    verified,
-)
+from chains.retrieval.verify import VerifyReport, repair_store, salvage, salvage_if_damaged, verify_store
 from chains.retrieval.walk import MAX_FILE_BYTES, survey
-from chains.retrieval.watch import watch
+from chains.retrieval.watch import ErrorCallback, ReportCallback, watch_paths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,98 +36,30 @@ if TYPE_CHECKING:
 
     from chains.retrieval.minilm import Precision
 
-
-def recorded_precision(manifest: Manifest) -> Precision:
-    """The precision of the packaged model that a store was made with; float32 for a new one."""
-    recorded = manifest.meta("embedder")
-    return EmbedderIdentity.from_json(recorded).precision if recorded else "float32"
-
-
-class StoreSettings:
-    """The settings of one store; `wanted` is the splitter that was asked for, None to go on as before."""
-
-    def __init__(self, manifest: Manifest, embedder: Embedder, wanted: SplitterConfig | None) -> None:
-        self._manifest = manifest
-        self._embedder = embedder
-        self._wanted = wanted
-        self._splitter: Splitter | None = None
-        self._checked = False
-
-    @property
-    def splitter(self) -> Splitter:
-        """The splitter of this store."""
-        if self._splitter is None:
-            recorded = self._manifest.meta("splitter")
-            config = self._wanted
-            if config is None and recorded is not None:
-                config = SplitterConfig.from_json(recorded)
-            self._splitter = self._made(config)
-        return self._splitter
-
-    def _made(self, config: SplitterConfig | None) -> Splitter:
-        return Splitter(self._embedder.spans, config or SplitterConfig(max_tokens=self._embedder.budget))
-
-    def renew(self) -> None:
-        """Takes today's settings in place of the recorded ones, for a store that is embedded anew."""
-        self._splitter = self._made(self._wanted)
-        self._checked = True
-
-    def record(self) -> None:
-        """Notes the settings of a new store; raises EmbedderMismatch or SplitterMismatch otherwise."""
-        self.check_embedder()
-        recorded, config = self._manifest.meta("splitter"), self.splitter.config.to_json()
-        if recorded is not None and recorded != config and not self._manifest.empty:
-            raise SplitterMismatch(
-                f"expected the chunk settings this store was made with, {recorded}, found {config}; "
-                "run `agent ingest --reembed` to cut everything anew"
-            )
-        if recorded != config:
-            self._manifest.set_meta(splitter=config)
-        if self._manifest.meta("embedder") is None:
-            self._manifest.set_meta(**self._embedder.recorded())
-
-    def check_embedder(self) -> None:
-        """Raises EmbedderMismatch for an embedder that did not make the store's vectors."""
-        recorded = self._manifest.meta("embedder")
-        if self._checked or recorded is None:
-            return
-        wanted, found = EmbedderIdentity.from_json(recorded), self._embedder.identity
-        if wanted == found and self._same_probe():
-            self._checked = True
-            return
-        if not self._manifest.empty:
-            raise EmbedderMismatch(
-                f"expected the embedder this store was made with, {_shown(wanted)}, found {_shown(found)}; "
-                "ask with the former, or embed everything anew with the latter: `agent ingest --reembed`"
-            )
-        self._manifest.execute("DELETE FROM meta WHERE key IN ('embedder', 'probe')")
-
-    def _same_probe(self) -> bool:
-        """Whether an embedder without a hash of its weights still gives the recorded vector."""
-        probe = self._manifest.meta("probe")
-        if not probe:
-            return True
-        stored = np.frombuffer(bytes.fromhex(probe), dtype=np.float32)
-        return float(stored @ self._embedder.probe) >= PROBE_COSINE
-
-
-def _shown(embedder: EmbedderIdentity) -> str:
-    return f"{embedder.name!r} ({embedder.dimension} dimensions, {embedder.precision})"
+_REEMBED = "agent ingest --reembed"
 
 
 class DocumentStore:
-    """Documents in a folder, ingested, searched and cited.
+    """Documents in a folder: ingested, searched and cited.
+
+        with DocumentStore("store") as store:
+            print(store.ingest("docs").summary())
+            for hit in store.search("When do the ferries sail?"):
+                print(hit.chunk.source, store.line(hit), hit.text[:80])
 
     Args:
-        path: the store's folder, made where it is not there. embeddings: any LangChain Embeddings; by default
-        the packaged all-MiniLM-L6-v2, loaded on first use. chroma: the URL of a Chroma server that holds the
-        index instead of the folder; the manifest stays in `path`. index: "chroma" (kept and asked, with the
-        exact index as its stand-in) or "exact" (numpy only). fusion: how hybrid search joins its halves.
-        splitter: how documents are cut; precision: of the packaged embedder, see `MiniLM`; both by default as
-        the store was made.
+        path: The store's folder, created if it does not exist.
+        embeddings: Any LangChain Embeddings. By default the packaged all-MiniLM-L6-v2, loaded on first use.
+        chroma: The URL of a Chroma server to hold the index instead of the folder. The manifest stays in
+            `path`.
+        index: "chroma" maintains and uses a Chroma index, with exact search as its stand-in; "exact" uses
+            numpy only.
+        splitter: How documents are split; by default as the store was made.
+        fusion: How hybrid search combines dense and keyword scores.
+        precision: The arithmetic of the packaged embedder, see `MiniLM`; by default as the store was made.
 
     Raises:
-        StoreTooNew, StoreDamaged, StoreUnwritable: the folder cannot be used; nothing in it was changed.
+        StoreTooNew, StoreDamaged, StoreUnwritable: The folder cannot be used. Nothing in it was changed.
     """
 
     def __init__(
@@ -157,7 +75,9 @@ class DocumentStore:
     ) -> None:
         self.path = Path(path)
         self._manifest = Manifest(self.path)
-        self._embedder = Embedder(embeddings, precision or recorded_precision(self._manifest))
+        recorded = self._manifest.meta("embedder")
+        made_with = EmbedderIdentity.from_json(recorded).precision if recorded else "float32"
+        self._embedder = Embedder(embeddings, precision or made_with)
         self._lock = WriterLock(self.path)
         self._nearest = NearestNeighbours(self._manifest, index, chroma)
         self._searcher = Searcher(self._manifest, self._nearest, self._embedder, fusion)
@@ -171,10 +91,12 @@ class DocumentStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of every file and child process; the store object cannot be used again."""
+        """Close every file and child process. A closed store cannot be used again."""
         self._parser.close()
         self._nearest.close()
         self._manifest.close()
+
+    # Writing
 
     @contextlib.contextmanager
     def _writing(self, purpose: str) -> Iterator[None]:
@@ -182,7 +104,8 @@ class DocumentStore:
             self._manifest.reopen()
             yield
 
-    # writing --------------------------------------------------------------------------------------------
+    def _ingest(self, progress: ProgressCallback | None = None) -> Ingest:
+        return Ingest(self._manifest, self._embedder, self._settings.splitter, self._parser, progress)
 
     def ingest(
         self,
@@ -194,19 +117,25 @@ class DocumentStore:
         max_file_bytes: int = MAX_FILE_BYTES,
         prune: bool = True,
     ) -> IngestReport:
-        """Brings the store up to these files and folders; unchanged files are not read again.
+        """Bring the store up to date with these files and folders. Unchanged files are not read again.
+
+            report = store.ingest(["docs", "notes.md"])
+            report.raise_if_nothing()
+            print(report.summary())
 
         Args:
-            paths: files and folders; folders are walked.
-            progress: called with a `Progress` after each file and each batch.
-            dry_run: reports what would be done and writes nothing.
-            reembed: embeds everything in the store anew first, where embedder or splitter changed.
-            max_file_bytes: larger files fail with DocumentTooLarge.
-            prune: sources that vanished from a folder that is walked are removed.
+            paths: Files and folders. Folders are searched for documents.
+            progress: Called with a `Progress` after each file and each batch.
+            dry_run: Report what would be done, and write nothing.
+            reembed: First split and embed everything in the store anew, with this object's settings.
+            max_file_bytes: Larger files fail with DocumentTooLarge.
+            prune: Remove sources that disappeared from the folders.
 
         Raises:
-            SourceNotFound, SourceUnreadable, NothingToIngest: about `paths` as a whole; a file's is reported.
-            StoreLocked, EmbedderMismatch, SplitterMismatch, StoreUnwritable, IndexUnavailable: none is lost.
+            SourceNotFound, SourceUnreadable, NothingToIngest: `paths` as a whole cannot be ingested. Problems
+                with single files are in the report.
+            StoreLocked, EmbedderMismatch, SplitterMismatch, StoreUnwritable, IndexUnavailable: The store
+                cannot be written; what it has is kept.
         """
         found = survey([paths] if isinstance(paths, str | os.PathLike) else list(paths), max_file_bytes)
         if dry_run:
@@ -215,33 +144,71 @@ class DocumentStore:
             self._nearest.check_server()
             if reembed:
                 self._settings.renew()
-                embed_anew(self._manifest, self._embedder, self._settings.splitter, self._ingest(progress))
+                self._ingest(progress).reembed()
             self._settings.record()
             report = self._ingest(progress).run(found, prune=prune)
             self._nearest.sync()
         return report
 
-    def _ingest(self, progress: ProgressCallback | None = None) -> Ingest:
-        return Ingest(self._manifest, self._embedder, self._settings.splitter, self._parser, progress)
+    def watch(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        on_report: ReportCallback,
+        on_error: ErrorCallback | None = None,
+        progress: ProgressCallback | None = None,
+        stop: threading.Event | None = None,
+        debounce_ms: int = 800,
+        **options: Any,
+    ) -> None:
+        """Ingest `paths` now and after every change, until `stop` is set or the process is interrupted.
+
+            store.watch(["docs"], on_report=lambda report: print(report.summary()))
+
+        Args:
+            paths: Files and folders, as for `ingest`.
+            on_report: Called after each ingest.
+            on_error: Called with the error of an ingest that failed. If None, the error is raised.
+            progress: As for `ingest`.
+            stop: Ends the watch within a second once it is set.
+            debounce_ms: How long changes are collected before they are ingested, in milliseconds.
+            options: Further arguments of `ingest`.
+        """
+        watch_paths(
+            lambda present: self.ingest(present, progress=progress, **options),
+            paths,
+            on_report=on_report,
+            on_error=on_error,
+            stop=stop,
+            debounce_ms=debounce_ms,
+        )
 
     def remove(self, source: str | os.PathLike[str]) -> list[str]:
-        """Removes a source, or all sources under a folder; returns the paths that were there."""
+        """Remove a source, or all sources in a folder; return the paths that were removed.
+
+        store.remove("docs/old.md")
+        """
         given = os.fspath(source)
         full = os.path.realpath(given)
         with self._writing("remove"):
-            chosen = self._manifest.sources_at({given, full, f"{APP_PREFIX}{given}"}, [full])
-            return self._removed(chosen)
+            return self._remove(self._manifest.sources_at({given, full, f"{APP_PREFIX}{given}"}, [full]))
 
-    def _removed(self, paths: Iterable[str]) -> list[str]:
+    def _remove(self, paths: Iterable[str]) -> list[str]:
         removed = self._manifest.remove(paths)
         if removed:
-            self._manifest.tidy()
+            self._manifest.delete_unused_vectors()
             self._nearest.sync()
         return removed
 
     def add_texts(self, texts: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
-        """Adds or replaces texts that are no files: id to (text, metadata of JSON values)."""
-        items = [app_document(name, text, metadata) for name, (text, metadata) in texts.items()]
+        """Add or replace texts that are not files, each as one chunk.
+
+            store.add_texts({"ferry": ("The ferry sails at nine.", {"topic": "timetable"})})
+
+        Args:
+            texts: (text, metadata) for each id. The metadata must be JSON values.
+        """
+        items = [app_source(name, text, metadata) for name, (text, metadata) in texts.items()]
         with self._writing("add"):
             self._nearest.check_server()
             self._settings.record()
@@ -249,35 +216,41 @@ class DocumentStore:
             self._nearest.sync()
 
     def delete_texts(self, ids: Iterable[str]) -> list[str]:
-        """Deletes texts that `add_texts` added; returns the ids that were there."""
+        """Delete texts that `add_texts` added; return the ids that existed."""
         with self._writing("delete"):
-            removed = self._removed(f"{APP_PREFIX}{name}" for name in ids)
+            removed = self._remove(f"{APP_PREFIX}{name}" for name in ids)
         return [path.removeprefix(APP_PREFIX) for path in removed]
 
-    def watch(self, paths: Iterable[str | os.PathLike[str]], **options: Any) -> None:
-        """Ingests `paths` now and after every change; see `chains.retrieval.watch.watch`."""
-        watch(self, paths, **options)
-
-    # reading --------------------------------------------------------------------------------------------
+    # Searching
 
     def search(self, query: str, options: SearchOptions | None = None) -> list[Hit]:
-        """The passages that answer `query` best; raises EmptyQuery, BadFilter, EmbedderMismatch."""
+        """Return the chunks that answer `query` best.
+
+            hits = store.search("force majeure", SearchOptions(k=8, filter={"type": "pdf"}))
+            print(hits[0].chunk.source, hits[0].text)
+
+        Raises:
+            EmptyQuery: The query has no words.
+            BadFilter: The filter or an option is not valid.
+            EmbedderMismatch: The store was made with another embedder.
+        """
         self._settings.check_embedder()
         return self._searcher.search(query, options or SearchOptions())
 
     def search_by_vector(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
-        """The `k` passages nearest to a unit vector, float32 [dimension]."""
+        """Return the `k` chunks nearest to a unit vector, float32 [dimension]."""
         self._settings.check_embedder()
         return self._searcher.by_vector(vector, k)
 
-    def chunks(self, ids: Sequence[str]) -> list[ChunkRecord]:
-        """The stored passages of these chunk ids."""
-        return self._manifest.chunks(f"chunk_id IN ({marks(ids)})", list(ids))
-
-    @property
-    def vectorstore(self) -> StoreVectorStore:
-        """LangChain's VectorStore over this store."""
-        return StoreVectorStore(self)
+    def best_score(self, question: str) -> float:
+        """Return the cosine of the chunk nearest to `question`, or -1 if the store is empty."""
+        if not question.strip():
+            raise EmptyQuery(f"expected a question, found {question!r}; ask with at least one word")
+        if self._manifest.empty:
+            return -1.0
+        self._settings.check_embedder()
+        found = self._nearest.search(self._embedder.embed_query(question), 1)
+        return found[0][1] if found else -1.0
 
     def retriever(
         self,
@@ -290,7 +263,10 @@ class DocumentStore:
         reranker: Reranker | None = None,
         fetch_k: int = 30,
     ) -> StoreRetriever:
-        """A LangChain retriever over the store; see `SearchOptions` for what the arguments mean."""
+        """Return a LangChain retriever over the store; the arguments are those of `SearchOptions`.
+
+        chain = rag_chain(model, store.retriever(k=4, filter={"source": "docs/"}))
+        """
         SearchOptions(k=k, mode=mode, fetch_k=fetch_k, neighbours=neighbours)
         return StoreRetriever(
             store=self,
@@ -303,34 +279,36 @@ class DocumentStore:
             fetch_k=fetch_k,
         )
 
-    def best_score(self, question: str) -> float:
-        """The cosine of the chunk nearest to `question`, -1 where the store is empty; raises EmptyQuery."""
-        if not question.strip():
-            raise EmptyQuery(f"expected a question, found {question!r}; ask with at least one word")
-        if self._manifest.empty:
-            return -1.0
-        self._settings.check_embedder()
-        found = self._nearest.search(self._embedder.embed_query(question), 1)
-        return found[0][1] if found else -1.0
+    @property
+    def vectorstore(self) -> StoreVectorStore:
+        """LangChain's VectorStore over this store."""
+        return StoreVectorStore(self)
+
+    # Reading
 
     def sources(self) -> list[SourceRecord]:
-        """Every document in the store, by path."""
+        """Return every source in the store, by path."""
         return self._manifest.sources()
+
+    def chunks(self, ids: Sequence[str]) -> list[ChunkRecord]:
+        """Return the chunks with these chunk ids."""
+        return self._manifest.chunks_by_id(ids)
 
     @property
     def empty(self) -> bool:
-        """Whether no passage is in it; costs the same however many there are."""
+        """Whether the store has no chunks. The cost does not depend on their number."""
         return self._manifest.empty
 
     def text(self, source: str, start: int = 0, end: int | None = None) -> str:
-        """A span of a document's stored text, offsets in characters; empty where there is no such source."""
+        """Return a span of a source's stored text in characters, or "" if there is no such source."""
         texts = (self._manifest.text(path, start, end) for path in (source, f"{APP_PREFIX}{source}"))
         return next((text for text in texts if text is not None), "")
 
     def line(self, hit: Hit) -> int | None:
-        """The line of the file that a passage starts on, from 1; None for formats without lines."""
-        before = self.text(hit.chunk.source, 0, hit.start) if has_lines(hit.chunk.kind) else None
-        return None if before is None else before.count("\n") + 1
+        """Return the line of the file on which a hit starts, from 1; None for formats without lines."""
+        if hit.chunk.kind not in LINE_KINDS:
+            return None
+        return self.text(hit.chunk.source, 0, hit.start).count("\n") + 1
 
     @property
     def embeddings(self) -> Embeddings:
@@ -339,33 +317,70 @@ class DocumentStore:
 
     @property
     def generation(self) -> int:
-        """Rises with every change to the store, by whichever process."""
+        """A number that rises with every change to the store, by whatever process."""
         return self._manifest.generation
 
+    # Maintenance
+
     def stats(self) -> dict[str, Any]:
-        """Counts, settings and sizes on disk (bytes, counted in blocks)."""
-        return stats(self._manifest, self._nearest)
+        """Return counts, settings and the size on disk (bytes, counted in blocks)."""
+        manifest, sources = self._manifest, self._manifest.sources()
+        recorded = manifest.meta("embedder")
+        embedder = EmbedderIdentity.from_json(recorded) if recorded else None
+        # The size of a sparse file says nothing about its space on disk, so blocks are counted.
+        files = [path for path in manifest.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return {
+            "path": str(manifest.folder),
+            "documents": len(sources),
+            "chunks": manifest.count(),
+            "characters": manifest.characters(),
+            "kinds": {
+                kind: sum(s.kind == kind for s in sources) for kind in sorted({s.kind for s in sources})
+            },
+            "generation": manifest.generation,
+            "index": self._nearest.state(),
+            "embedder": embedder.name if embedder else None,
+            "precision": embedder.precision if embedder else None,
+            "splitter": manifest.meta("splitter"),
+            "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
+        }
 
     def export(self) -> Iterator[dict[str, Any]]:
-        """Every document with its text and chunks (vectors left out) as JSON values, by path."""
-        return export(self._manifest)
+        """Yield every document with its text and the spans of its chunks as JSON values, by path."""
+        for record in self._manifest.sources():
+            spans = [
+                {"chunk_id": c.chunk_id, "start": c.start, "end": c.end, "heading": c.heading, "page": c.page}
+                for c in self._manifest.chunks_of(record.path)
+            ]
+            yield {**record.as_dict(), "text": self._manifest.text(record.path), "chunks": spans}
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Checks texts, chunks, vectors, words and index against each other; with `repair` mends what it can.
+        """Compare texts, chunks, vectors, full-text index and index with each other.
 
-        A document whose stored text or vectors are damaged is dropped by the repair and named in `lost`. An
-        index that is not clean is rebuilt. A manifest that does not open is for `DocumentStore.repair`.
+        With `repair`, documents whose stored text or vectors are damaged are removed and named in `lost`, and
+        an index that is not clean is rebuilt. If the manifest does not open, use `DocumentStore.repair`.
+
+            report = store.verify()
+            if not report.ok:
+                report = store.verify(repair=True)
         """
         if not repair:
-            return verified(self._manifest, self._nearest)
+            return verify_store(self._manifest, self._nearest)
         with self._writing("verify"):
-            return repaired(self._manifest, self._nearest)
+            return repair_store(self._manifest, self._nearest)
 
     @classmethod
     def repair(cls, path: str | os.PathLike[str], **options: Any) -> VerifyReport:
-        """Saves what can be read of the store at `path`, even where it does not open, then verifies it.
+        """Save what can be read of the store at `path`, even if it does not open, then verify it.
 
-        `options` are those of `DocumentStore`. The damaged manifest is kept beside the new one.
+        The damaged manifest is kept next to the new one.
+
+            report = DocumentStore.repair("store")
+            print("ingest again:", report.lost)
+
+        Args:
+            path: The store's folder.
+            options: The other arguments of `DocumentStore`.
         """
         folder = Path(path)
         with WriterLock(folder).held("repair"):
@@ -374,9 +389,77 @@ class DocumentStore:
             with cls(folder, **options) as store:
                 report = store.verify(repair=True)
         except StoreDamaged:
-            # Damage that the page check passes over shows when the rows are read.
+            # Some damage passes the check of the pages and shows only when the rows are read.
             with WriterLock(folder).held("repair"):
                 lost = sorted({*lost, *salvage(folder)})
             with cls(folder, **options) as store:
                 report = store.verify(repair=True)
         return replace(report, lost=tuple(sorted({*report.lost, *lost})))
+
+
+class StoreSettings:
+    """The embedder and splitter of one store: recorded when it is new, checked from then on.
+
+    Args:
+        manifest: Where the settings are recorded.
+        embedder: The embedder of this process.
+        splitter: The settings to use, or None for the recorded ones.
+    """
+
+    def __init__(self, manifest: Manifest, embedder: Embedder, splitter: SplitterConfig | None) -> None:
+        self._manifest = manifest
+        self._embedder = embedder
+        self._wanted = splitter
+        self._splitter: Splitter | None = None
+        self._checked = False
+
+    @property
+    def splitter(self) -> Splitter:
+        """The splitter of this store."""
+        if self._splitter is None:
+            recorded = self._manifest.meta("splitter")
+            config = self._wanted
+            if config is None and recorded is not None:
+                config = SplitterConfig.from_json(recorded)
+            self._splitter = self._new_splitter(config)
+        return self._splitter
+
+    def _new_splitter(self, config: SplitterConfig | None) -> Splitter:
+        return Splitter(self._embedder.spans, config or SplitterConfig(max_tokens=self._embedder.max_tokens))
+
+    def renew(self) -> None:
+        """Use the wanted settings instead of the recorded ones, for a store that is embedded anew."""
+        self._splitter = self._new_splitter(self._wanted)
+        self._checked = True
+
+    def record(self) -> None:
+        """Record the settings of an empty store; raise EmbedderMismatch or SplitterMismatch otherwise."""
+        self.check_embedder()
+        recorded, config = self._manifest.meta("splitter"), self.splitter.config.to_json()
+        if recorded is not None and recorded != config and not self._manifest.empty:
+            raise SplitterMismatch(
+                f"expected the chunk settings this store was made with, {recorded}, found {config}; "
+                f"split everything anew with `{_REEMBED}`",
+                hint=_REEMBED,
+            )
+        if recorded != config:
+            self._manifest.set_meta(splitter=config)
+        if self._manifest.meta("embedder") is None:
+            self._manifest.set_meta(**self._embedder.to_meta())
+
+    def check_embedder(self) -> None:
+        """Raise EmbedderMismatch if another embedder made the store's vectors."""
+        recorded = self._manifest.meta("embedder")
+        if self._checked or recorded is None:
+            return
+        made_with = EmbedderIdentity.from_json(recorded)
+        if self._embedder.matches(made_with, self._manifest.meta("probe")):
+            self._checked = True
+        elif not self._manifest.empty:
+            raise EmbedderMismatch(
+                f"expected the embedder this store was made with, {made_with}, found "
+                f"{self._embedder.identity}; use the former, or embed everything anew with `{_REEMBED}`",
+                hint=_REEMBED,
+            )
+        else:
+            self._manifest.delete_meta("embedder", "probe")

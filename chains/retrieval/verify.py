@@ -1,11 +1,7 @@
-"""Checks a store against itself: the manifest's pages, its texts, vectors and words; saves what can be read.
+"""Checks and repairs a store: texts, chunks, vectors and full-text index are compared with each other.
 
-Knows what must agree with what. Nothing is deleted before what could be read stands in a new file; what
-cannot be read is named.
-
-Looking after a store: figures, export, verification and repair.
-
-Knows the manifest and the index; the caller holds the writer lock where anything is written.
+Nothing is deleted before what can be read stands in a new file. Documents that cannot be saved are named, so
+that they can be ingested again.
 """
 
 from __future__ import annotations
@@ -21,18 +17,29 @@ from typing import Any
 import numpy as np
 
 from chains.retrieval.chroma import NearestNeighbours
-from chains.retrieval.embedder import EmbedderIdentity
 from chains.retrieval.errors import StoreDamaged, StoreUnwritable
 from chains.retrieval.manifest import FILE_NAME, Manifest, connect
 
-# A damaged tree may seem to have rows without end.
+# The index is rebuilt if fewer of the stored vectors than this find themselves.
+_GOOD_RECALL = 0.9
+# A damaged B-tree may appear to have rows without end.
 _MAX_FAILURES = 5000
 _TABLES = ("meta", "sources", "chunks", "vectors", "removed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """What a check found: `problems` in words, those `repaired`, and `lost` documents to ingest again."""
+    """What a verification found.
+
+    Args:
+        documents: Documents in the store.
+        chunks: Chunks in the store.
+        problems: What was wrong, in words.
+        repaired: Those of the problems that a repair removed.
+        lost: Paths of documents that must be ingested again.
+        index: The state of the index; see `NearestNeighbours.state`.
+        recall: The share of stored vectors that the index finds by themselves.
+    """
 
     documents: int
     chunks: int
@@ -48,7 +55,7 @@ class VerifyReport:
         return len(self.repaired) == len(self.problems) and not self.lost
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return {
             "ok": self.ok,
             "documents": self.documents,
@@ -61,8 +68,44 @@ class VerifyReport:
         }
 
 
-def check(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """(kind, words) of each problem; kinds are "pages", "source:PATH", "vectors" and "words"."""
+def verify_store(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
+    """Return what is wrong with a store, without changing it."""
+    problems = [words for _, words in _check(manifest)]
+    state = nearest.state(thorough=True)
+    if state not in ("exact", "clean"):
+        problems.append(f"the Chroma index is {state}; the exact index answers until the next ingest")
+    return VerifyReport(
+        documents=len(manifest.sources()),
+        chunks=manifest.count(),
+        problems=tuple(problems),
+        index=state,
+        recall=nearest.recall(),
+    )
+
+
+def repair_store(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
+    """Remove damaged documents, rebuild the full-text index and the index, and return what is left to do.
+
+    The caller has the writer lock.
+    """
+    before = verify_store(manifest, nearest)
+    damaged = [kind.partition(":")[2] for kind, _ in _check(manifest) if kind.startswith("source:")]
+    lost = manifest.remove(dict.fromkeys(damaged))
+    manifest.rebuild_full_text()
+    manifest.delete_unused_vectors(check_all=True)
+    nearest.sync(thorough=True)
+    if nearest.recall() < _GOOD_RECALL:
+        nearest.rebuild()
+    after = verify_store(manifest, nearest)
+    repaired = tuple(words for words in before.problems if words not in after.problems)
+    return replace(after, problems=before.problems, repaired=repaired, lost=tuple(lost))
+
+
+# Checks -----------------------------------------------------------------------------------------------------
+
+
+def _check(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield (kind, words) for each problem; kinds are "pages", "source:PATH" and "words"."""
     for (line,) in manifest.execute("PRAGMA quick_check(5)"):
         if line != "ok":
             yield "pages", f"the manifest's pages: {line}"
@@ -76,7 +119,7 @@ def check(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for (path,) in manifest.execute(sql):
         yield f"source:{path}", f"a chunk of {path!r} is not what its offsets point at"
     yield from _check_vectors(manifest)
-    yield from _check_words(manifest)
+    yield from _check_full_text(manifest)
 
 
 def _check_vectors(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -93,9 +136,9 @@ def _check_vectors(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield f"source:{path}", f"a vector of {path!r} is missing or damaged"
 
 
-def _check_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _check_full_text(manifest: Manifest) -> Iterator[tuple[str, str]]:
     try:
-        # SQLite takes this question for a change: where nothing can be written it is not asked.
+        # SQLite treats this query as a change, so it is left out if the store cannot be written.
         with contextlib.suppress(StoreUnwritable):
             manifest.execute("INSERT INTO passages(passages) VALUES ('integrity-check')")
         counted = manifest.execute("SELECT count(*) FROM passages_docsize")[0][0]
@@ -105,10 +148,30 @@ def _check_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "words", f"the full-text index: {error}"
 
 
-def salvage(folder: Path) -> list[str]:
-    """Copies every row that can be read of a damaged manifest into a new one; returns the lost paths.
+# Salvage ----------------------------------------------------------------------------------------------------
 
-    The damaged file is kept beside it as `manifest.damaged`.
+
+def salvage_if_damaged(folder: Path) -> list[str]:
+    """Salvage the manifest if its pages are damaged; return the paths of the documents that were lost."""
+    if not (folder / FILE_NAME).exists():
+        return []
+    try:
+        manifest = Manifest(folder)
+    except StoreDamaged:
+        return salvage(folder)
+    try:
+        sound = manifest.execute("PRAGMA quick_check(1)") == [("ok",)]
+    except StoreDamaged:
+        sound = False
+    finally:
+        manifest.close()
+    return [] if sound else salvage(folder)
+
+
+def salvage(folder: Path) -> list[str]:
+    """Copy every readable row of a damaged manifest into a new one; return the paths of lost documents.
+
+    The damaged file is kept next to it as `manifest.damaged`.
     """
     path = folder / FILE_NAME
     fresh = folder / "salvage"
@@ -135,13 +198,13 @@ def salvage(folder: Path) -> list[str]:
         leftover.unlink()
     fresh.rmdir()
     manifest = Manifest(folder)
-    manifest.rebuild_words()
+    manifest.rebuild_full_text()
     manifest.close()
     return lost
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, table: str) -> None:
-    """Copies a table row by row; a row that cannot be read is stepped over."""
+    """Copy a table row by row, skipping rows that cannot be read."""
     columns = [row[1] for row in target.execute(f"PRAGMA table_info({table})")]
     names = ", ".join(columns)
     marks = ", ".join("?" * (len(columns) + 1))
@@ -153,7 +216,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, table: str) ->
 
 
 def _rows(source: sqlite3.Connection, table: str, names: str) -> Iterator[Any]:
-    """Every row that can be read, by row number; what cannot be read is stepped over, a row at a time."""
+    """Yield every row that can be read, by row number; after a failure rows are read one at a time."""
     sql = f"SELECT rowid, {names} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"
     position, step, failures = -1, 64, 0
     while failures < _MAX_FAILURES:
@@ -172,7 +235,7 @@ def _rows(source: sqlite3.Connection, table: str, names: str) -> Iterator[Any]:
 
 
 def _drop_incomplete(target: sqlite3.Connection) -> list[str]:
-    """Removes documents whose chunks or vectors did not survive whole; returns their paths."""
+    """Delete documents whose chunks or vectors are not all there; return their paths."""
     target.execute("DELETE FROM chunks WHERE source_id NOT IN (SELECT id FROM sources)")
     sql = (
         "SELECT id, path FROM sources WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE source_id = sources.id) "
@@ -183,8 +246,8 @@ def _drop_incomplete(target: sqlite3.Connection) -> list[str]:
         "SELECT sources.id, path FROM sources JOIN chunks ON source_id = sources.id GROUP BY sources.id "
         "HAVING count(*) <> max(ordinal) + 1"
     )
-    bad = dict([*target.execute(sql).fetchall(), *target.execute(gaps).fetchall()])
-    for number in bad:
+    incomplete = dict([*target.execute(sql).fetchall(), *target.execute(gaps).fetchall()])
+    for number in incomplete:
         target.execute("DELETE FROM chunks WHERE source_id = ?", (number,))
         target.execute("DELETE FROM sources WHERE id = ?", (number,))
     highest = target.execute("SELECT coalesce(max(generation), 0) FROM chunks").fetchone()[0]
@@ -192,86 +255,4 @@ def _drop_incomplete(target: sqlite3.Connection) -> list[str]:
         "UPDATE meta SET value = max(CAST(value AS INTEGER), ?) + 1 WHERE key = 'generation'", (highest,)
     )
     target.execute("DELETE FROM meta WHERE key LIKE 'chroma:%'")
-    return sorted(bad.values())
-
-
-_GOOD_RECALL = 0.9
-
-
-def stats(manifest: Manifest, nearest: NearestNeighbours) -> dict[str, Any]:
-    """Counts, settings and sizes on disk: bytes in blocks, since a sparse file's size says nothing."""
-    recorded = manifest.meta("embedder")
-    embedder = EmbedderIdentity.from_json(recorded) if recorded else None
-    sources = manifest.sources()
-    files = [path for path in manifest.folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return {
-        "path": str(manifest.folder),
-        "documents": len(sources),
-        "chunks": manifest.count(),
-        "characters": manifest.execute("SELECT coalesce(sum(length(text)), 0) FROM sources")[0][0],
-        "kinds": {kind: sum(s.kind == kind for s in sources) for kind in sorted({s.kind for s in sources})},
-        "generation": manifest.generation,
-        "index": nearest.state(),
-        "embedder": embedder.name if embedder else None,
-        "precision": embedder.precision if embedder else None,
-        "splitter": manifest.meta("splitter"),
-        "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
-    }
-
-
-def export(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Every document with its text and the spans of its chunks, by path."""
-    for record in manifest.sources():
-        chunks = manifest.chunks("path = ?", (record.path,))
-        spans = [
-            {"chunk_id": c.chunk_id, "start": c.start, "end": c.end, "heading": c.heading, "page": c.page}
-            for c in chunks
-        ]
-        yield {**record.as_dict(), "text": manifest.text(record.path), "chunks": spans}
-
-
-def verified(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
-    """What is wrong with a store as it is."""
-    problems = [words for _, words in check(manifest)]
-    state = nearest.state(thorough=True)
-    if state not in ("exact", "clean"):
-        problems.append(f"the Chroma index is {state}; the exact index answers until the next ingest")
-    return VerifyReport(
-        documents=len(manifest.sources()),
-        chunks=manifest.count(),
-        problems=tuple(problems),
-        index=state,
-        recall=nearest.recall(),
-    )
-
-
-def repaired(manifest: Manifest, nearest: NearestNeighbours) -> VerifyReport:
-    """Drops documents that are damaged, rebuilds words and index, and says what is left."""
-    before = verified(manifest, nearest)
-    damaged = [kind.partition(":")[2] for kind, _ in check(manifest) if kind.startswith("source:")]
-    lost = manifest.remove(dict.fromkeys(damaged))
-    manifest.rebuild_words()
-    manifest.tidy(thorough=True)
-    nearest.sync(thorough=True)
-    if nearest.recall() < _GOOD_RECALL:
-        nearest.rebuild()
-    after = verified(manifest, nearest)
-    mended = tuple(words for words in before.problems if words not in after.problems)
-    return replace(after, problems=before.problems, repaired=mended, lost=tuple(lost))
-
-
-def salvage_if_damaged(folder: Path) -> list[str]:
-    """Saves what can be read of a manifest with damaged pages; returns the paths that were lost."""
-    if not (folder / FILE_NAME).exists():
-        return []
-    try:
-        manifest = Manifest(folder)
-    except StoreDamaged:
-        return salvage(folder)
-    try:
-        whole = manifest.execute("PRAGMA quick_check(1)") == [("ok",)]
-    except StoreDamaged:
-        whole = False
-    finally:
-        manifest.close()
-    return [] if whole else salvage(folder)
+    return sorted(incomplete.values())

@@ -1,7 +1,7 @@
-"""Which files an ingest is about: folders walked, .gitignore honoured, hidden and outward links left out.
+"""Finds the files to ingest under the paths that were named.
 
-Knows paths and file attributes. Refuses to open a document. A file that is named itself is taken even where
-it is hidden or ignored.
+Folders are walked without hidden files, files that a .gitignore excludes, and links that lead out of the
+folder. A file that is named itself is taken even if it is hidden or ignored. No document is opened.
 """
 
 from __future__ import annotations
@@ -9,51 +9,55 @@ from __future__ import annotations
 import os
 import stat as modes
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pathspec
 
-from chains.retrieval.document import FileFacts
+from chains.retrieval.document import SourceFile
 from chains.retrieval.errors import DocumentTooLarge, SourceError, SourceNotFound, SourceUnreadable
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
-# A file changed this recently may change again within one tick of the clock: its times are not trusted.
+# A file that changed this recently may change again within one tick of the clock: its times are not trusted.
 _RACY_S = 2.0
 
 
 @dataclass(kw_only=True, slots=True)
 class Survey:
-    """What was found: files by path, files that cannot be taken, folders whose content is known whole.
+    """The files that were found.
 
-    `named` holds files given themselves; `unreadable` prefixes about which nothing is known, so that nothing
-    under them counts as deleted.
+    Args:
+        files: Files to ingest, by path.
+        failed: Files that cannot be ingested, and why.
+        folders: Folders that were walked completely.
+        named: Files that were named themselves.
+        unreadable: Path prefixes that could not be listed; nothing under them counts as deleted.
     """
 
-    files: dict[str, FileFacts] = field(default_factory=dict)
+    files: dict[str, SourceFile] = field(default_factory=dict)
     failed: list[tuple[str, SourceError]] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
     unreadable: list[str] = field(default_factory=list)
 
     def covers(self, path: str) -> bool:
-        """Whether the survey would have seen `path` were it still there to ingest."""
-        if any(_within(path, prefix) for prefix in self.unreadable):
+        """Return whether the survey would have found `path` if it still existed."""
+        if any(_is_under(path, prefix) for prefix in self.unreadable):
             return False
-        return any(_within(path, folder) for folder in self.folders)
+        return any(_is_under(path, folder) for folder in self.folders)
 
 
-def _within(path: str, folder: str) -> bool:
+def _is_under(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def survey(paths: Iterable[str | os.PathLike[str]], max_file_bytes: int = MAX_FILE_BYTES) -> Survey:
-    """Looks at every path; folders are walked.
+    """Return the files at `paths` and in the folders among them.
 
     Raises:
-        SourceNotFound: a path names nothing.
-        SourceUnreadable: a folder that was named cannot be listed.
+        SourceNotFound: A path does not exist.
+        SourceUnreadable: A folder that was named cannot be listed.
     """
     found = Survey()
     for given in paths:
@@ -68,22 +72,23 @@ def survey(paths: Iterable[str | os.PathLike[str]], max_file_bytes: int = MAX_FI
                     f"expected to list the folder {path!r}, found no permission; check its owner and mode"
                 )
             found.folders.append(path)
-            ignore = _Ignore.above(path)
+            ignore = _GitIgnore.above(path)
             _walk(path, path, ignore, found, max_file_bytes)
         else:
             found.named.add(path)
-            _take(path, found, max_file_bytes)
+            _add_file(path, found, max_file_bytes)
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Ignore:
+class _GitIgnore:
     """The .gitignore files from the repository's root down to a folder."""
 
     specs: tuple[tuple[str, pathspec.GitIgnoreSpec], ...] = ()
 
     @classmethod
-    def above(cls, folder: str) -> _Ignore:
+    def above(cls, folder: str) -> _GitIgnore:
+        """Return the rules that apply to `folder` itself, from its repository's root down."""
         parents: list[str] = []
         for parent in Path(folder).parents:
             parents.append(str(parent))
@@ -98,16 +103,17 @@ class _Ignore:
             found = found.entering(parent_path)
         return found
 
-    def entering(self, folder: str) -> _Ignore:
+    def entering(self, folder: str) -> _GitIgnore:
+        """Return these rules together with those of the .gitignore in `folder`."""
         try:
             with open(os.path.join(folder, ".gitignore"), encoding="utf-8", errors="replace") as handle:
                 spec = pathspec.GitIgnoreSpec.from_lines(handle)
         except (OSError, ValueError):
             return self
-        return _Ignore((*self.specs, (folder, spec)))
+        return _GitIgnore((*self.specs, (folder, spec)))
 
     def ignores(self, path: str, *, is_dir: bool) -> bool:
-        """Whether git would ignore it: the deepest file that says something decides."""
+        """Return whether git would ignore it; the deepest .gitignore with a matching rule decides."""
         for folder, spec in reversed(self.specs):
             name = os.path.relpath(path, folder) + ("/" if is_dir else "")
             verdict = spec.check_file(name).include
@@ -116,8 +122,8 @@ class _Ignore:
         return False
 
 
-def _walk(root: str, folder: str, ignore: _Ignore, found: Survey, max_file_bytes: int) -> None:
-    pending: list[tuple[str, _Ignore]] = [(folder, ignore)]
+def _walk(root: str, folder: str, ignore: _GitIgnore, found: Survey, max_file_bytes: int) -> None:
+    pending: list[tuple[str, _GitIgnore]] = [(folder, ignore)]
     while pending:
         here, rules = pending.pop()
         rules = rules.entering(here)
@@ -138,15 +144,15 @@ def _walk(root: str, folder: str, ignore: _Ignore, found: Survey, max_file_bytes
             if is_dir:
                 pending.append((entry.path, rules))
             elif not entry.is_symlink() or _inside(entry.path, root):
-                _take(entry.path, found, max_file_bytes)
+                _add_file(entry.path, found, max_file_bytes)
 
 
 def _inside(link: str, root: str) -> bool:
     target = os.path.realpath(link)
-    return _within(target, root) and os.path.isfile(target)
+    return _is_under(target, root) and os.path.isfile(target)
 
 
-def _take(path: str, found: Survey, max_file_bytes: int) -> None:
+def _add_file(path: str, found: Survey, max_file_bytes: int) -> None:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -164,35 +170,33 @@ def _take(path: str, found: Survey, max_file_bytes: int) -> None:
     if not modes.S_ISREG(status.st_mode):
         if path in found.named:
             found.failed.append(
-                (path, SourceUnreadable(f"expected a regular file, found {path!r}, which is none"))
+                (path, SourceUnreadable(f"expected a regular file, found {path!r}, which is not one"))
             )
         return
     if status.st_size > max_file_bytes:
         message = (
             f"expected at most {max_file_bytes} bytes, found {status.st_size} in {path!r}; "
-            "raise the limit with max_file_bytes (`agent ingest --max-bytes`)"
+            "raise the limit with max_file_bytes="
         )
         found.failed.append((path, DocumentTooLarge(message)))
         found.unreadable.append(path)
         return
-    found.files[path] = FileFacts(
+    found.files[path] = SourceFile(
         path=path, size=status.st_size, modified=status.st_mtime, stat=_fingerprint(status)
     )
 
 
 def _fingerprint(status: os.stat_result) -> str:
-    """What must be equal for a file to count as unchanged unread; empty where it was changed just now."""
+    """Return what must be equal for a file to count as unchanged without being read.
+
+    The result is empty if the file changed just now.
+    """
     if max(status.st_mtime, status.st_ctime) > time.time() - _RACY_S:
         return ""
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
-def inside_any(path: str, prefixes: Sequence[str]) -> bool:
-    """Whether `path` is one of `prefixes` or lies under one."""
-    return any(_within(path, prefix) for prefix in prefixes)
-
-
 def folders_of(paths: Iterable[str]) -> Iterator[str]:
-    """The folder of each path that is a file, each path that is a folder."""
+    """Yield each path that is a folder, and the folder of each path that is a file."""
     for path in paths:
         yield path if os.path.isdir(path) else os.path.dirname(path)

@@ -11,7 +11,7 @@ import pytest
 from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, SearchOptions
-from chains.retrieval.chroma import ChromaIndex, NearestNeighbours, whole
+from chains.retrieval.chroma import ChromaIndex, NearestNeighbours, graph_is_sound
 from chains.retrieval.manifest import FILE_NAME, MIGRATIONS, VERSION
 
 DENSE = SearchOptions(k=3, mode="dense")
@@ -158,10 +158,10 @@ def test_a_graph_that_was_not_written_to_its_end_is_told(tmp_path: Path, name: s
     with DocumentStore(tmp_path / "s", WordEmbeddings()) as store:
         store.ingest(numbered(tmp_path / "docs", range(100)))
     graph = next((tmp_path / "s" / "chroma").rglob(name))
-    assert whole(graph.parent)
+    assert graph_is_sound(graph.parent)
     good = graph.read_bytes()
     graph.write_bytes(good[: 40 if name == "header.bin" else len(good) - 70])
-    assert not whole(graph.parent)
+    assert not graph_is_sound(graph.parent)
     if name != "header.bin":  # as long as it was, with what the memory held before
         graph.write_bytes(good[:500] + b"\xa5" * (len(good) - 500))
-        assert not whole(graph.parent)
+        assert not graph_is_sound(graph.parent)

@@ -1,4 +1,4 @@
-"""Files prepared ahead of the writer: bounded, in order, errors passed on, ended when the writer gives up."""
+"""Files are prepared while others are embedded: in order, bounded, with errors passed on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, Progress, ingest
-from chains.retrieval.ingest import Ahead
+from chains.retrieval.ingest import Prefetcher
 from chains.retrieval.parsing import FileParser
 
 
@@ -34,8 +34,8 @@ def test_items_come_in_order_from_another_thread() -> None:
             made.append(threading.get_ident())
             yield number
 
-    with Ahead(items(), weight, 7) as ahead:
-        assert list(ahead) == list(range(100))
+    with Prefetcher(items(), weight, 7) as prefetched:
+        assert list(prefetched) == list(range(100))
     assert set(made) and threading.get_ident() not in made
 
 
@@ -47,11 +47,11 @@ def test_no_more_than_the_limit_waits() -> None:
             made.append(number)
             yield 10
 
-    with Ahead(items(), weight, 30) as ahead:
+    with Prefetcher(items(), weight, 30) as prefetched:
         assert waited(lambda: len(made) == 3)
         time.sleep(0.05)
         assert len(made) == 3
-        for taken, _ in enumerate(ahead, 1):
+        for taken, _ in enumerate(prefetched, 1):
             assert len(made) <= taken + 3
     assert taken == 100
 
@@ -62,8 +62,8 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         raise MemoryError("while parsing")
 
     seen = []
-    with pytest.raises(MemoryError, match="while parsing"), Ahead(items(), weight, 99) as ahead:
-        for item in ahead:
+    with pytest.raises(MemoryError, match="while parsing"), Prefetcher(items(), weight, 99) as prefetched:
+        for item in prefetched:
             seen.append(item)
     assert seen == [1, 2]
 
@@ -76,11 +76,11 @@ def test_who_gives_up_ends_the_thread() -> None:
             made.append(1)
             yield 1
 
-    ahead = Ahead(items(), weight, 5)
-    with pytest.raises(KeyboardInterrupt), ahead:
-        next(iter(ahead))
+    prefetched = Prefetcher(items(), weight, 5)
+    with pytest.raises(KeyboardInterrupt), prefetched:
+        next(iter(prefetched))
         raise KeyboardInterrupt
-    assert not ahead._thread.is_alive()
+    assert not prefetched._thread.is_alive()
 
 
 def test_files_are_parsed_while_others_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,14 +96,14 @@ def test_files_are_parsed_while_others_are_embedded(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(FileParser, "parse", noted)
 
-    class Slow(WordEmbeddings):
+    class SlowEmbeddings(WordEmbeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             if not self.embedded:
                 assert waited(lambda: len(parsed) == 6), parsed
             return super().embed_documents(texts)
 
     seen: list[Progress] = []
-    with DocumentStore(tmp_path / "s", Slow(), index="exact") as store:
+    with DocumentStore(tmp_path / "s", SlowEmbeddings(), index="exact") as store:
         report = store.ingest(docs, progress=seen.append)
     assert len(report.added) == 6 and report.embedded == 6
     # A document is done when it is there to be found, not when it is parsed.
@@ -130,7 +130,7 @@ def test_an_interrupted_ingest_keeps_whole_batches_and_can_go_on(
     with DocumentStore(tmp_path / "s", embeddings, index="exact") as store:
         with pytest.raises(KeyboardInterrupt):
             store.ingest(docs)
-        assert waited(lambda: "ahead" not in {thread.name for thread in threading.enumerate()})
+        assert waited(lambda: "prefetch" not in {thread.name for thread in threading.enumerate()})
         assert len(store.sources()) == 8 and store.verify().ok
         embeddings.tired = False
         report = store.ingest(docs)
