@@ -75,7 +75,7 @@ def test_another_precision_is_refused_until_reembedded(tmp_path: Path, docs: Pat
         (docs / "harbour.txt").write_text("The harbour is closed. Ferries rest.\n")
         assert plain.ingest(docs).embedded == 1
     with DocumentStore(path, index="exact", precision="float32") as full:
-        with pytest.raises(errors.EmbedderMismatch, match=r"bfloat16.*float32.*reembed"):
+        with pytest.raises(errors.EmbedderMismatch, match=r"bfloat16.*float32.*reembed=True"):
             full.ingest(docs)
         with pytest.raises(errors.EmbedderMismatch, match="reembed"):
             full.retriever().invoke("ferries")

@@ -56,7 +56,7 @@ def ingest(args: Args) -> int:
     return 0
 
 
-def _watch(parts: Parts, args: Args, limit: dict[str, int]) -> int:
+def _watch(parts: Parts, args: Args, limit: dict[str, Any]) -> int:
     from agent.folders import private_folder
 
     private_folder(parts.settings.store)

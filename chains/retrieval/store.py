@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from chains.retrieval.minilm import Precision
 
-_REEMBED = "agent ingest --reembed"
+_REEMBED = "store.ingest(paths, reembed=True)"
 
 
 class DocumentStore:
