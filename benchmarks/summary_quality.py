@@ -27,7 +27,7 @@ from chains.classify.embedder import text_vectors
 from chains.retrieval import default_embeddings
 from chains.summarize import Style, summarize_chain
 from chains.summarize.extract import usable
-from chains.summarize.parts import plain, split_parts
+from chains.summarize.parts import split_parts, without_markup
 from chains.summarize.write import unsupported
 from chains.text.vectors import unit_vectors
 
@@ -50,7 +50,7 @@ def lead(text: str, words: int) -> str:
     for sentence in (one for part in split_parts([Document(text)]) for one in part.sentences if usable(one)):
         if held and len(" ".join([*held, sentence.flat]).split()) > words:
             break
-        held.append(plain(sentence.text))
+        held.append(without_markup(sentence.text))
     return " ".join(held)
 
 

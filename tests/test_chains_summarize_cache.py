@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from chains.summarize.cache import LOOKS, STALE_S, FolderCache, key
+from chains.summarize.cache import PRUNE_SHARE, STALE_S, FolderCache, cache_key
 
 
 def aged(cache: FolderCache, name: str, age_s: float) -> None:
@@ -42,8 +42,8 @@ def test_a_folder_that_grew_too_large_is_cut_at_the_next_run_s_first_write(tmp_p
 def test_the_bound_holds_however_much_is_written(tmp_path: Path) -> None:
     cache = FolderCache(tmp_path, max_bytes=20_000)
     for index in range(200):
-        cache[key(index)] = "z" * 500
-        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 20_000 * (1 + 1 / LOOKS) + 1000
+        cache[cache_key(index)] = "z" * 500
+        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 20_000 * (1 + 1 / PRUNE_SHARE) + 1000
     assert len(cache) > 30
 
 

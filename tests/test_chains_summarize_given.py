@@ -41,7 +41,7 @@ def test_a_source_or_a_folder_of_a_store_is_read_from_the_store(tmp_path: Path) 
             str(file),
             "text 2",
         )
-        with pytest.raises(SourceNotFound, match="agent docs list"):
+        with pytest.raises(SourceNotFound, match=r"store\.sources\(\)"):
             _extractive().invoke(StoreSource(store, "absent.md"))
 
 

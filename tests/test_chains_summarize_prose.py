@@ -9,7 +9,14 @@ from langchain_core.documents import Document
 
 from chains.summarize import Style, summarize_chain
 from chains.summarize.extract import Digest, choose
-from chains.summarize.parts import announces, front_matter, leans, plain, split_parts, title
+from chains.summarize.parts import (
+    front_matter_end,
+    needs_context,
+    split_parts,
+    states_purpose,
+    title,
+    without_markup,
+)
 
 MAIL = "From: Ida\nSubject: The tower clock\nX-Old:\n\n" + (
     "The clock has stopped again. Please send somebody to the tower.\n"
@@ -28,7 +35,7 @@ MAIL = "From: Ida\nSubject: The tower clock\nX-Old:\n\n" + (
     ],
 )
 def test_header_fields_are_told_from_the_text(text: str, kept: str, named: str) -> None:
-    assert text[front_matter(text) :].lstrip().startswith(kept)
+    assert text[front_matter_end(text) :].lstrip().startswith(kept)
     assert title(text) == named
 
 
@@ -50,7 +57,7 @@ def test_header_fields_are_in_no_summary_but_name_the_part() -> None:
     ],
 )  # fmt: skip
 def test_markup_gives_way_to_its_words(text: str, shown: str) -> None:
-    assert plain(text) == shown
+    assert without_markup(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -66,19 +73,19 @@ def test_markup_gives_way_to_its_words(text: str, shown: str) -> None:
     ],
 )
 def test_what_leans(text: str) -> None:
-    assert leans(text)
+    assert needs_context(text)
 
 
 @pytest.mark.parametrize(
     "text", ["This report is long.", "Itineraries vary.", "The `xrange` type is old.", "雨が降った。"]
 )
 def test_what_stands_alone(text: str) -> None:
-    assert not leans(text)
+    assert not needs_context(text)
 
 
 def test_what_announces() -> None:
-    assert announces("This paper also describes a clock.") and announces("Here we propose a fix.")
-    assert not announces("This clock describes a circle.")
+    assert states_purpose("This paper also describes a clock.") and states_purpose("Here we propose a fix.")
+    assert not states_purpose("This clock describes a circle.")
 
 
 def test_a_leaning_sentence_pays_for_standing_alone() -> None:

@@ -1,4 +1,4 @@
-"""Summaries of texts of any length, each sentence with the part it comes from."""
+"""Summaries of texts of any length, in which each sentence names the part it comes from."""
 
 from chains.summarize.chain import summarize_chain
 from chains.summarize.result import Style, Summary, SummaryDelta, SummaryPart, SummarySentence

@@ -1,12 +1,11 @@
-"""Sentences chosen to stand for a text.
+"""Extractive summaries: sentences of a text, chosen to represent it.
 
-Knows vectors and positions of sentences; writes nothing. Each part is digested on its own: its best
-sentences, their vectors, and the mean vector of all of them, so that a book of any length costs one pass and
-what is kept of a part can be cached. The choice over all parts is greedy: the next sentence is the one that
-brings the mean of those chosen nearest to the mean of the text (Rossiello et al. 2017, centroid-based
-summarization), with a bonus for an early place, for saying what the text is for and, with a focus, for
-nearness to it. A sentence that leans on the one before it is chosen behind that one, or pays for standing
-alone.
+Each part is reduced to a `Digest`: its best sentences, their vectors, and the mean vector of all its
+sentences. A text of any length takes one pass, and a digest can be cached. `choose` then picks sentences over
+all parts, one by one: the next sentence is the one that brings the mean of the chosen ones nearest to the
+mean of the text (centroid-based summarization, Rossiello et al. 2017). There is a bonus for an early place,
+for stating the purpose of the text and, with a focus, for being near it. A sentence that needs the one before
+it is chosen after that one, or with a penalty.
 """
 
 from __future__ import annotations
@@ -19,31 +18,38 @@ from typing import Any
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from chains.summarize.parts import Part, announces, leans
+from chains.summarize.parts import Part, needs_context, states_purpose
 from chains.summarize.result import Style
 from chains.text.sentences import Sentence
 from chains.text.vectors import Vectors, unit, unit_vectors
 
 KEPT = 12
-"""Sentences kept of a part."""
+"""Sentences in the digest of a part."""
 EARLY, SPAN = 0.2, 30
-"""Bonus of an early place in the text: exp(-place / SPAN) times EARLY, places counted in sentences."""
+"""The bonus for an early place is EARLY * exp(-place / SPAN); places are counted in sentences."""
 HEAD = 5.0
-"""How much more the beginning weighs in what the summary is to be near to: 1 + HEAD exp(-place / SPAN)."""
+"""The mean of a part weighs 1 + HEAD * exp(-place / SPAN), so the beginning of the text counts more."""
 FOCUS = 0.6
-"""Weight of nearness to the focus."""
-LEANING = 0.15
-"""What a sentence pays that leans on one which was not chosen."""
+"""Weight of the cosine to the focus."""
+CONTEXT_PENALTY = 0.15
+"""Penalty for a sentence that needs the one before it, if that one is not chosen."""
 CUE = 0.1
-"""Bonus of a sentence that says what the text is for."""
+"""Bonus for a sentence that states the purpose of the text."""
 _DIRECTIVE = re.compile(r"\.\. |.*\s([=~^-])\1{3,}", re.S)
-"""A directive or target of reStructuredText, or a heading that hangs together with what follows."""
+"""A directive or target of reStructuredText, or a heading that was not separated from the text after it."""
 LEAST_WORDS, MOST_WORDS = 5, 60
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What is kept of a part: places and vectors [k, d] of its best sentences, its mean [d], its weight."""
+    """A part in vectors.
+
+    Attributes:
+        places: Indices of its best sentences, k of them.
+        vectors: Their unit vectors [k, d].
+        mean: Mean vector [d] of all its sentences.
+        weight: Weight of the mean, by length.
+    """
 
     places: tuple[int, ...]
     vectors: Vectors
@@ -51,7 +57,7 @@ class Digest:
     weight: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; vectors are rounded to 4 decimals, which changes cosines by less than 1e-3."""
+        """Return the digest as JSON data. Rounding to 4 decimals changes cosines by less than 1e-3."""
         return {
             "places": list(self.places),
             "vectors": np.round(self.vectors.astype(np.float64), 4).tolist(),
@@ -60,16 +66,16 @@ class Digest:
         }
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Digest:
-        """Make a digest of what `to_dict` gave."""
-        rows = np.asarray(told["vectors"], dtype=np.float32)
+    def from_dict(cls, data: dict[str, Any]) -> Digest:
+        """Return the digest that `to_dict` turned into `data`."""
+        rows = np.asarray(data["vectors"], dtype=np.float32)
         return cls(
-            tuple(told["places"]), rows, np.asarray(told["mean"], dtype=np.float32), float(told["weight"])
+            tuple(data["places"]), rows, np.asarray(data["mean"], dtype=np.float32), float(data["weight"])
         )
 
 
 def usable(sentence: Sentence) -> bool:
-    """Tell whether a sentence may stand in a summary: prose or an item that says something, no code."""
+    """Return True if a sentence may stand in a summary: prose or a list item of 5 to 60 words, not code."""
     count = len(sentence.text.split())
     return (
         sentence.kind in ("prose", "item")
@@ -81,7 +87,13 @@ def usable(sentence: Sentence) -> bool:
 
 
 def digest(part: Part, embeddings: Embeddings, *, prose: bool = True) -> Digest:
-    """Embed the sentences of `part` and keep those nearest to their mean; not `prose`: any but headings."""
+    """Return the digest of `part`, with the sentences nearest to the mean of its usable ones.
+
+    Args:
+        part: A part of the text.
+        embeddings: Embed the sentences.
+        prose: If False, every sentence except a heading counts as usable.
+    """
     places = [
         place
         for place, sentence in enumerate(part.sentences)
@@ -101,7 +113,7 @@ def digest(part: Part, embeddings: Embeddings, *, prose: bool = True) -> Digest:
 def choose(
     parts: Sequence[Part], digests: Sequence[Digest], style: Style, focus: Vectors | None
 ) -> list[tuple[int, int]]:
-    """Return (part, sentence) places of the sentences chosen, in the order of the text."""
+    """Return (part, sentence) indices of the chosen sentences, in the order of the text."""
     spots = [(number, place) for number, one in enumerate(digests) for place in one.places]
     if not spots:
         return []
@@ -112,11 +124,11 @@ def choose(
     ]
     target = unit(np.sum(weighted, axis=0))
     bonus = EARLY * np.exp(-_ranks(parts, spots) / SPAN)
-    bonus += [CUE * announces(parts[number].sentences[place].text) for number, place in spots]
+    bonus += [CUE * states_purpose(parts[number].sentences[place].text) for number, place in spots]
     if focus is not None:
         bonus = bonus + FOCUS * (rows @ focus)
     lengths = [len(parts[number].sentences[place].text.split()) for number, place in spots]
-    chosen = _greedy(rows, target, bonus, lengths, _leaning(parts, spots), style)
+    chosen = _greedy(rows, target, bonus, lengths, _dependent(parts, spots), style)
     return sorted(spots[i] for i in chosen)
 
 
@@ -125,13 +137,13 @@ def _ranks(parts: Sequence[Part], spots: Sequence[tuple[int, int]]) -> Vectors:
     return np.asarray([before[number] + place for number, place in spots], dtype=np.float32)
 
 
-def _leaning(parts: Sequence[Part], spots: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Return the indices of sentences that lean, each with the index of the one before it (-1: not kept)."""
+def _dependent(parts: Sequence[Part], spots: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Map each sentence that needs the one before it to the index of that one, or to -1 if it has none."""
     index = {spot: i for i, spot in enumerate(spots)}
     return {
         i: index.get((number, place - 1), -1)
         for i, (number, place) in enumerate(spots)
-        if leans(parts[number].sentences[place].text)
+        if needs_context(parts[number].sentences[place].text)
     }
 
 
@@ -140,7 +152,7 @@ def _greedy(
     target: Vectors,
     bonus: Any,
     lengths: Sequence[int],
-    leaning: dict[int, int],
+    dependent: dict[int, int],
     style: Style,
 ) -> list[int]:
     chosen: list[int] = []
@@ -149,10 +161,10 @@ def _greedy(
     left = set(range(len(rows)))
     while left and len(chosen) < style.most_sentences:
         near = unit(total[None] + rows) @ target
-        # A sentence that says again what one chosen says is worth its novelty only.
+        # A sentence that repeats a chosen one (cosine above 0.8) loses that cosine from its gain.
         again = (rows @ rows[chosen].T).max(axis=1) if chosen else np.zeros(len(rows))
         gain = near + bonus - np.where(again > 0.8, again, 0.0)
-        gain[[i for i, before in leaning.items() if before not in chosen]] -= LEANING
+        gain[[i for i, before in dependent.items() if before not in chosen]] -= CONTEXT_PENALTY
         fits = [i for i in left if style.words is None or not chosen or words + lengths[i] <= style.words]
         if not fits:
             break

@@ -1,6 +1,10 @@
-"""What summarizing returns, and the style it is asked for.
+"""The result of `summarize_chain`, and the style that it is asked for.
 
-Knows the shape of a summary and which options there are; knows no model and no text.
+    >>> style = Style(words=100, bullets=True, focus="What does it cost?")
+    >>> SummaryDelta(style.lead(0)) + SummaryDelta("It costs nothing.")
+    SummaryDelta(text='- It costs nothing.')
+
+Checkpoints name these classes by their module, so they stay in this one.
 """
 
 from __future__ import annotations
@@ -14,11 +18,19 @@ from chains.options import require_whole
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a summary is to be.
+    """Length, form and subject of a summary.
 
-    `sentences` (1 to 100, else 3) or `words` (10 to 5,000) give its length; `words` is a limit, reached to
-    within a sentence. `bullets` puts each sentence on a line of its own, `tldr` makes it one sentence.
-    `focus` is a question that the summary keeps to. `audience` and `language` need a model that writes.
+    Args:
+        sentences: Length in sentences, 1 to 100. The default is 3.
+        words: Length in words instead, 10 to 5,000. The summary is at most one sentence shorter.
+        bullets: Put each sentence on a line of its own.
+        tldr: Write one sentence.
+        focus: A question that the summary should answer.
+        audience: The reader it is written for. Needs a model that writes.
+        language: The language it is written in. Needs a model that writes.
+
+    Raises:
+        OptionError: A value is out of range, or two lengths are given.
     """
 
     sentences: int | None = None
@@ -30,7 +42,7 @@ class Style:
     language: str = ""
 
     def __post_init__(self) -> None:
-        """Check kinds and ranges; raises OptionError."""
+        """Check types and ranges."""
         if self.sentences is not None:
             require_whole("sentences", self.sentences, 1, 100)
         if self.words is not None:
@@ -47,7 +59,7 @@ class Style:
 
     @property
     def most_sentences(self) -> int:
-        """The most sentences that the summary may have."""
+        """The largest number of sentences that the summary may have."""
         if self.tldr:
             return 1
         if self.words is not None:
@@ -55,7 +67,7 @@ class Style:
         return self.sentences or 3
 
     def lead(self, place: int) -> str:
-        """Return what stands before the sentence at `place`."""
+        """Return the space or bullet that goes before the sentence at `place`."""
         if self.bullets:
             return "- " if place == 0 else "\n- "
         return "" if place == 0 else " "
@@ -63,7 +75,7 @@ class Style:
 
 @dataclass(frozen=True)
 class SummarySentence:
-    """A sentence of a summary; `part` is the place of its part, `quote` that part's own words."""
+    """A sentence of a summary, the index of its part, and the sentence of that part that it rests on."""
 
     text: str
     part: int
@@ -72,7 +84,7 @@ class SummarySentence:
 
 @dataclass(frozen=True)
 class SummaryPart:
-    """A part of the text: a section or a piece of one; offsets are characters of its source's text."""
+    """A section of the text, or a piece of one; `start` and `end` are offsets into its source's text."""
 
     heading: str
     source: str
@@ -82,12 +94,20 @@ class SummaryPart:
 
 @dataclass(frozen=True)
 class Summary:
-    """A summary: `text`, and each of its sentences with the part it comes from.
+    """A summary, with the part that each of its sentences comes from.
 
-    `method` is "extractive" (sentences chosen) or "written" (sentences written, then checked); `calls` counts
-    calls of the model, `cached` the parts that a former run had done. `repaired` and `dropped` count written
-    sentences that held a number or a name which their part does not. `unread` holds path and reason of each
-    file of a folder that could not be read.
+    Attributes:
+        text: The summary.
+        sentences: Its sentences, each with its part.
+        parts: The parts of all sources, in order.
+        sources: The sources, in order.
+        method: "extractive" (sentences chosen) or "written" (sentences written, then checked).
+        calls: Number of calls of the model.
+        cached: Number of parts taken from the cache.
+        repaired: Number of written sentences that were replaced by one of the text, because they contained a
+            number or a name that their part does not.
+        dropped: Number of written sentences that were left out for the same reason.
+        unread: Path and reason for each file of a folder that could not be read.
     """
 
     text: str
@@ -102,11 +122,11 @@ class Summary:
     unread: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON."""
+        """Return the summary as dicts and lists, ready for JSON."""
         return asdict(self)
 
     def __add__(self, other: Summary) -> Summary:
-        """Give way to a later summary, as refining yields one after each part."""
+        """Return the later summary, because refining yields one after each part."""
         return other if isinstance(other, Summary) else NotImplemented
 
 
@@ -121,7 +141,7 @@ class SummaryDelta:
     @overload
     def __add__(self, other: Summary) -> Summary: ...
     def __add__(self, other: SummaryDelta | Summary) -> SummaryDelta | Summary:
-        """Join pieces; a whole summary replaces what came before it."""
+        """Join two pieces; the whole summary, which comes last in a stream, replaces them."""
         if isinstance(other, SummaryDelta):
             return SummaryDelta(self.text + other.text)
         return other if isinstance(other, Summary) else NotImplemented

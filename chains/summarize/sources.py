@@ -1,7 +1,9 @@
-"""What can be summarized: a text, Documents, a file, a folder, a source of a store, each read as Documents.
+"""The inputs of `summarize_chain`, read as Documents: texts, Documents, files, folders, sources of a store.
 
-Knows files and stores; knows no parts and no model. Formats other than plain text are read by the parsers, in
-their limited child.
+Plain text files are read here. The parsers read every other format, in a child process with limits.
+
+    >>> [document.page_content for document in read_documents(["A text.", Document("Another.")])]
+    ['A text.', 'Another.']
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ TEXT_SUFFIXES = frozenset(".md .markdown .txt .rst .text .py .js .ts .java .c .h
 
 @dataclass(frozen=True)
 class StoreSource:
-    """A document of a store, or all that lie under a folder: what was stored is read, not the file."""
+    """A document of a store, or all documents under a folder. The stored text is read, not the file."""
 
     store: DocumentStore
     source: str
@@ -35,18 +37,21 @@ SummaryInput = str | Document | Path | StoreSource | Sequence[str | Document | P
 
 
 def read_documents(given: Any, unread: dict[str, Exception] | None = None) -> list[Document]:
-    """Return the documents of a chain's input; in a list each entry may be of any kind.
+    """Return the documents of a chain's input.
 
-    Files of a folder that cannot be read are left out as long as others can, and put into `unread`, by path.
+    Args:
+        given: An input of any kind, or a list of inputs of any kinds.
+        unread: Receives the error for each file of a folder that cannot be read, by path. It is raised only
+            if no file can be read.
 
     Raises:
-        EmptyInputError: there is no text in it.
-        NotTextError: it is no text.
-        chains.retrieval.errors.SourceError: no such file or source, or one that its parser cannot read.
+        EmptyInputError: The input contains no text.
+        NotTextError: It is binary data, or not a str.
+        chains.retrieval.errors.SourceError: A file or source does not exist, or its parser cannot read it.
     """
     several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     failed = unread if unread is not None else {}
-    # Of several texts those without a word are left out, as such Documents and files of a folder are.
+    # Blank texts of a list are left out, and so are blank Documents and files of a folder.
     given_ones = [one for one in given if not _blank(one)] if several else [given]
     found = [document for one in given_ones for document in _read_one(one, failed)]
     kept = [document for document in found if document.page_content.strip()]
@@ -81,7 +86,8 @@ def _stored(given: StoreSource) -> list[Document]:
     found = [one for one in given.store.sources() if one.path in named or one.path.startswith(folder)]
     if not found:
         raise SourceNotFound(
-            f"expected a document or a folder of the store, found {given.source!r}: see `agent docs list`"
+            f"expected a document or a folder of the store, found {given.source!r}: pass a path of "
+            "store.sources()"
         )
     return [
         Document(given.store.text(one.path), metadata={"source": one.path, "heading": one.title})
@@ -90,7 +96,7 @@ def _stored(given: StoreSource) -> list[Document]:
 
 
 def _files(path: Path, failed: dict[str, Exception]) -> Iterator[Document]:
-    """Read text files here; what is no plain text (PDF, DOCX, ...) by the parsers, in their limited child."""
+    """Yield the file at `path`, or the readable files under the folder at `path`."""
     from chains.retrieval.errors import SourceError, SourceNotFound
     from chains.retrieval.parsing import FileParser
 
