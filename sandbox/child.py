@@ -1,12 +1,11 @@
-"""Starts one sandboxed child and ends it: the only place that creates processes.
+"""Start one sandboxed child and end it. No other file creates processes.
 
-A `Child` is what both the runner (one program) and the parser pool (one long-lived worker) hold. Knows the
-tiers' command lines and the stage's request; nothing of time, output or results.
+Both the supervisor (one program) and the parser pool (one long-lived worker) hold a `Child`. It builds the
+tier's command line and the stage's request; time, output and results are left to its holder.
 
-Children are started from one thread that lives as long as this process: bubblewrap's parent-death signal
-follows the thread that forked it (prctl(2), PR_SET_PDEATHSIG), and a worker started from a short-lived thread
-would die with that thread. A second line, the lifeline pipe, ends the stage when this process is gone for any
-reason.
+Two mechanisms end a child together with this process. bubblewrap's parent-death signal does so, which is why
+all children are started on the launcher thread (`sandbox.launcher`). The lifeline pipe does so on every tier:
+the stage sees its other end close when this process is gone, for whatever reason.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ from typing import Any
 
 from sandbox import bubblewrap, interpreter, seccomp, watch
 from sandbox.errors import SandboxFailed
-from sandbox.launcher import on_launcher, reapable, streams_taken
+from sandbox.launcher import restore_sigchld, run_on_launcher, standard_streams_occupied
 from sandbox.limits import Limits, counts_by_namespace, rlimits
 from sandbox.program import Program
 from sandbox.remove import remove_tree
 
-# Above every range that distributions, systemd and container managers hand out (systemd's UIDS-GIDS.md).
 _LINKS = ".packages"
+# These ids lie above every range that distributions, systemd and container managers assign (UIDS-GIDS.md of
+# systemd).
 _UID_BASE, _UID_SPAN = 0x70000000, 0x0F000000
 _BOOT = """
 import marshal
@@ -45,7 +45,7 @@ scope["main"](request)
 
 @dataclass(frozen=True, kw_only=True)
 class Confinement:
-    """How to hold it: a tier's number and its variant (what `sandbox.tier` found to work here)."""
+    """A tier's number and its variant, as `sandbox.tier` found them to work on this machine."""
 
     tier: int
     other_uid: bool = False
@@ -55,11 +55,12 @@ class Confinement:
 class Child:
     """A started sandbox.
 
-    `kill` and `close` may be called twice; `close` leaves no process, folder or descriptor.
+    `kill` and `close` may be called twice; `close` leaves no process, folder or descriptor behind.
 
     Attributes:
-        process: the outermost process (bubblewrap, or the stage itself on tier 2), pipes on all three
-        streams. skip: how many processes below the outermost one are the sandbox's own.
+        process: the outermost process (bubblewrap, or the stage itself on tier 2), with pipes on all three
+            streams.
+        skip: number of processes below the outermost one that are the sandbox's own.
         work: the work folder on this machine; None on tier 1, where it is a tmpfs inside.
     """
 
@@ -71,8 +72,8 @@ class Child:
         self.work: str | None = None
         self._result = -1
         try:
-            with streams_taken():
-                self.process = on_launcher(lambda: self._start(program, limits, confinement))
+            with standard_streams_occupied():
+                self.process = run_on_launcher(lambda: self._start(program, limits, confinement))
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -100,36 +101,36 @@ class Child:
                 cwd="/",
                 pass_fds=[*opened, self._result],
                 start_new_session=True,
-                preexec_fn=reapable if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else None,
+                preexec_fn=restore_sigchld if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else None,
             )
         finally:
             for descriptor in opened:
                 os.close(descriptor)
 
     def kill(self) -> None:
-        """End the whole tree now. On tier 1 the kernel does it: the PID namespace dies with its init."""
+        """End the whole tree now. On tier 1 the kernel does so, since a PID namespace ends with its init."""
         if self.process.poll() is not None:
             return
         if self.tier != 1:
             _kill_below(self.process.pid)
         self.process.kill()
 
-    def use(self) -> watch.Use:
-        """What the tree uses now."""
+    def usage(self) -> watch.ResourceUsage:
+        """Return what the tree uses now."""
         if self.work is not None:
-            return watch.look_on_host(self.process.pid, work=self.work)
-        return watch.look(self.process.pid, skip=self.skip, folder="/tmp", size=self._disk_bytes)
+            return watch.measure_on_host(self.process.pid, work=self.work)
+        return watch.measure(self.process.pid, skip=self.skip, folder="/tmp", size=self._disk_bytes)
 
     def processes(self) -> int:
-        """How many processes of the program are alive."""
-        return sum(not watch.is_zombie(pid) for pid in watch.tree(self.process.pid)) - self.skip
+        """Return the number of the program's processes that are alive."""
+        return sum(not watch.is_zombie(pid) for pid in watch.descendants(self.process.pid)) - self.skip
 
-    def answer(self, at_most: int) -> bytes:
-        """What the stage left on the result descriptor, `at_most` bytes of it. Untrusted."""
-        return os.pread(self._result, at_most, 0)
+    def report(self, max_bytes: int) -> bytes:
+        """Return the stage's report, at most `max_bytes` of it. It is untrusted."""
+        return os.pread(self._result, max_bytes, 0)
 
     def close(self) -> None:
-        """Kill what is left, reap it, and give everything back."""
+        """Kill and reap what is left, and release every resource."""
         process = getattr(self, "process", None)
         if process is not None:
             self.kill()
@@ -147,14 +148,15 @@ class Child:
 
 
 def _kill_below(root: int) -> None:
-    """Kill every process below `root` (their subreaper).
+    """Kill every process below `root`, which is their subreaper.
 
-    By process group first: that is one act of the kernel, which no fork bomb outruns (killing process after
-    process was outrun for 36 s), and on tier 2 the filter lets nothing leave its group. What is left goes one
-    by one, in rounds: a killed one's children move up to the subreaper.
+    Process groups are killed first. The kernel does this in one step, so a fork bomb cannot outrun it
+    (killing process by process was outrun for 36 s), and on tier 2 the filter lets no process leave its
+    group. The rest is killed one by one in rounds, because the children of a killed process move up to the
+    subreaper.
     """
     for _ in range(1000):
-        alive = [pid for pid in watch.tree(root) if not watch.is_zombie(pid)]
+        alive = [pid for pid in watch.descendants(root) if not watch.is_zombie(pid)]
         if not alive:
             return
         for group in {_group(pid) for pid in alive} - {_group(root), 0}:
@@ -175,7 +177,7 @@ def _group(pid: int) -> int:
 def _tier_one(
     program: Program, limits: Limits, held: Confinement, channels: tuple[int, int], opened: list[int]
 ) -> list[str]:
-    """The command of a tier 1 run; descriptors it needs are appended to `opened`."""
+    """Return the command of a tier 1 run, and append the descriptors that it needs to `opened`."""
     python = interpreter.mounted()
     packages = {name: interpreter.package_folder(name) for name in program.packages}
     opened.append(seccomp.as_file(seccomp.program(1)))
@@ -209,10 +211,11 @@ def _on_host(
     opened: list[int],
     work: str,
 ) -> list[str]:
-    """The command of a run without namespaces: tier 2, and tier 0 (the plain child of parsers)."""
+    """Return the command of a run without namespaces: tier 2, or tier 0 (a plain parser child)."""
     python = interpreter.in_place()
     request = _request(program, limits, python, work, channels)
-    # Links, because an import lists the folder on its path, and the folder above a package may hold anything.
+    # Packages are linked into the work folder. An import lists the folders on its path, and the folder above
+    # a package may hold anything.
     shown = {name: interpreter.package_folder(name) for name in program.packages}
     if shown:
         request["links"] = {f"{_LINKS}/{name}": folder for name, folder in shown.items()}
@@ -235,13 +238,13 @@ def _request(
     environment = {
         "HOME": work,
         "LANG": "C.UTF-8",
-        # So that `python` in a command that the program starts is the one that runs the program.
+        # With this order, `python` in a command that the program starts is the interpreter that runs it.
         "PATH": os.pathsep.join([os.path.dirname(python.executable), "/usr/bin", "/bin"]),
         "TMPDIR": "/tmp" if work == bubblewrap.WORK else work,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
-        # One thread each: the pools of OpenBLAS and OpenMP would use up processes and address space.
+        # More threads of OpenBLAS and OpenMP would use up the limits on processes and address space.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         **({"PYTHONPATH": os.pathsep.join(packages)} if packages else {}),
@@ -266,7 +269,7 @@ def _request(
 
 @functools.cache
 def _code(name: str) -> Any:
-    """A file of this package, compiled (the interpreter inside is the same build, and so its marshal)."""
+    """Return a file of this package, compiled. The same interpreter runs inside and can unmarshal it."""
     source = Path(__file__).with_name(name)
     return compile(source.read_text(encoding="utf-8"), name, "exec", optimize=2, dont_inherit=True)
 

@@ -1,15 +1,14 @@
-"""The sandbox's error tree, split by who must act.
+"""The sandbox's error tree, split by who can act.
 
     SandboxError
-    ├── SandboxUnavailable    no tier holds on this machine: whoever runs the machine
-    ├── SandboxLimitError     a limit, file name or argument that cannot be meant: the caller (a ValueError)
-    ├── SandboxFailed         the sandbox itself broke before the code began: report it with its text
-    └── ParserError           a call into a limited child did not come back with a value
-        ├── ParserCrashed     the child died or went past a limit; the next call gets a fresh one
-        └── ParserRaised      the function in the child raised: `kind` and `reason` are its own words
+    ├── SandboxUnavailable    no tier works on this machine until its administrator enables one
+    ├── SandboxLimitError     an invalid limit, file name or argument; also a ValueError
+    ├── SandboxFailed         the sandbox itself broke before the code began; please report it with its text
+    └── ParserError           a call into a parser child did not return a value
+        ├── ParserCrashed     the child died or exceeded a limit; the next call gets a fresh one
+        └── ParserRaised      the function in the child raised; `kind` and `reason` come from it
 
-A program that fails, runs too long or is killed is no error here: that is a `RunResult` with its status.
-Nothing in this file knows exit codes.
+A program that fails, runs too long or is killed is not an error: `RunResult.status` says so.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ class SandboxUnavailable(SandboxError):
 
 
 class SandboxLimitError(SandboxError, ValueError):
-    """A limit, a file or an argument was given that the sandbox cannot honour."""
+    """A limit, a file or an argument that the sandbox cannot honour."""
 
 
 class SandboxFailed(SandboxError):
-    """The sandbox broke before the program in it began."""
+    """The sandbox broke before the program inside it began."""
 
 
 class ParserError(SandboxError):
-    """A call into a limited child did not come back with a value."""
+    """A call into a parser child did not return a value."""
 
 
 class ParserCrashed(ParserError):
-    """The child died or went past a limit; the next call gets a fresh child.
+    """The child died or exceeded a limit; the next call gets a fresh child.
 
     Attributes:
         cause: "timeout", "cpu", "memory", "processes", "output" or "died".
@@ -51,8 +50,8 @@ class ParserRaised(ParserError):
     """The function in the child raised.
 
     Attributes:
-        kind: name of the exception's class in the child (text: it is never unpickled).
-        reason: its message.
+        kind: name of the exception's class in the child. It is only text; nothing is unpickled.
+        reason: message of that exception.
     """
 
     def __init__(self, kind: str, reason: str) -> None:

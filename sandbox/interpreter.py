@@ -1,15 +1,14 @@
-"""Which files of this machine a sandboxed Python needs to read, and no others.
+"""The files of this machine that a sandboxed Python needs to read, and no others.
 
 The interpreter may be a system Python, a pyenv or uv build in a home folder, conda, or a virtual environment
-of any of them. The home folder and the project's checkout (an editable install points there) must stay out.
-So:
-    - the base installation gives its `bin` and `lib` (for conda and pyenv its shared libraries lie there);
-    - a virtual environment is not shown; one of the same packages is built at /opt/venv from a pyvenv.cfg,
-      a link and its site-packages, so its own path stays unknown inside;
-    - the packages of a user site (`pip install --user`) are bound by themselves, not the folder above them;
-    - the system's libraries come whole: /usr, /lib, and so on, and of /etc only what the loader and tzdata
-      read.
-Knows no bubblewrap: it returns (source, target) pairs and an argv.
+of any of them. The home folder and the project's checkout (an editable install points there) must stay
+hidden. Therefore:
+    - Of the base installation, `bin` and `lib` are shown (conda and pyenv keep their shared libraries there).
+    - A virtual environment is not shown. One with the same packages is built at /opt/venv from a pyvenv.cfg,
+      a link and its site-packages, so that its real path is not known inside.
+    - Of a user site (`pip install --user`), only the package folder is shown, not the folders above it.
+    - The system's libraries are shown whole (/usr, /lib and so on); of /etc, only the files that the loader
+      and tzdata read.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _ETC = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localt
 
 @dataclass(frozen=True, kw_only=True)
 class Interpreter:
-    """What runs Python inside, and what has to be readable for that.
+    """A Python interpreter as it appears inside the sandbox.
 
     Attributes:
-        executable: path inside the sandbox.
-        binds: (path here, path inside), read-only.
-        links: (target, path inside) of symbolic links to make.
-        texts: (content, path inside) of small files to make.
+        executable: its path inside.
+        binds: (path on this machine, path inside) of the files to show, read-only.
+        links: (target, path inside) of the symbolic links to make.
+        texts: (content, path inside) of the small files to make.
         packages: folders inside that go on PYTHONPATH.
     """
 
@@ -52,7 +51,7 @@ class Interpreter:
 
 @functools.cache
 def mounted() -> Interpreter:
-    """The interpreter for tier 1, where files can be shown at another path."""
+    """Return the interpreter for tier 1, which can show files at another path."""
     real = os.path.realpath(sys.executable)
     binds, links = _system()
     binds += [(path, path) for path in _base_folders(real)]
@@ -80,7 +79,7 @@ def mounted() -> Interpreter:
 
 @functools.cache
 def in_place() -> Interpreter:
-    """The interpreter for tier 2, where every file keeps its path: `binds` name what may be read."""
+    """Return the interpreter for tier 2. Every file keeps its path; `binds` lists what may be read."""
     real = os.path.realpath(sys.executable)
     paths = [path for path in (*_SYSTEM, *_ETC) if os.path.exists(path)]
     paths += _base_folders(real)
@@ -94,7 +93,7 @@ def in_place() -> Interpreter:
 
 
 def package_folder(name: str) -> str:
-    """The folder of an importable top-level package, for showing it to a parser child.
+    """Return the folder of an importable top-level package, to be shown to a parser child.
 
     Raises:
         SandboxLimitError: there is no such package, or it is a single module.
@@ -118,7 +117,7 @@ def _system() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 
 
 def _base_folders(real: str) -> list[str]:
-    """Folders of the base installation that hold the executable, its libraries and its standard library."""
+    """Return the base installation's folders of the executable, the libraries and the standard library."""
     wanted = [
         os.path.dirname(real),
         os.path.join(sys.base_prefix, "lib"),
@@ -131,7 +130,7 @@ def _base_folders(real: str) -> list[str]:
 
 
 def _own_packages() -> list[str]:
-    """The virtual environment's package folders, the one with most in it (site-packages) first."""
+    """Return the virtual environment's package folders, the main one (site-packages) first."""
     known = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
     inside = [os.path.realpath(path) for path in known if path and os.path.isdir(path)]
     return list(
@@ -151,7 +150,7 @@ def _user_site() -> list[str]:
 
 
 def _outermost(binds: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Without the pairs that lie inside another one (a bind shows what is below it)."""
+    """Return the binds without those that lie inside another one, which shows them already."""
     targets = [Path(target) for _, target in binds]
     kept = {}
     for source, target in binds:

@@ -1,8 +1,8 @@
-"""Tier 2: Landlock's rules and the loading of a seccomp filter, taken on by the process that calls it.
+"""Tier 2: restrict the calling process by Landlock and load a seccomp filter into it.
 
-Self-contained: the stage runs this file's code inside the child it forks. Landlock says which files may be
-opened, made, renamed or removed; what it does not cover (metadata, sockets, signals before ABI 6) is the
-seccomp filter's affair.
+This file is self-contained, because the stage runs its code inside the child that it forks. Landlock decides
+which files may be opened, made, renamed or removed. The seccomp filter covers the rest: metadata, sockets,
+and signals before ABI 6.
 
 Source: Documentation/userspace-api/landlock.rst and include/uapi/linux/landlock.h of Linux 6.12.
 """
@@ -13,7 +13,7 @@ import ctypes
 import os
 import stat
 
-# The first ABI that also refuses truncating a file outside (Linux 6.2); older ones are not used.
+# ABI 3 (Linux 6.2) is the first that refuses to truncate a file outside, so older ones are not used.
 LEAST_ABI = 3
 SCOPES_SINCE = 6
 
@@ -28,39 +28,39 @@ _DEVICES = {"/dev/null": _READ | _WRITE, "/dev/zero": _READ, "/dev/full": _READ 
 _RANDOM = {"/dev/random": _READ, "/dev/urandom": _READ}
 
 
-class _Ruleset(ctypes.Structure):
+class _RulesetAttr(ctypes.Structure):
     _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
 
 
-class _Beneath(ctypes.Structure):
+class _PathBeneathAttr(ctypes.Structure):
     _pack_ = 1
     _layout_ = "ms"
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-class _Program(ctypes.Structure):
+class _SockFprog(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 def abi() -> int:
-    """The kernel's Landlock ABI; 0 where it has none or it is off."""
+    """Return the kernel's Landlock ABI, or 0 if it has none or has it switched off."""
     return max(0, int(ctypes.CDLL(None, use_errno=True).syscall(_CREATE, None, 0, 1)))
 
 
 def restrict(readable: list[str], work: str) -> None:
-    """Take the rules on, for this process and all it starts; they cannot be taken off.
+    """Restrict this process and all that it starts, irrevocably.
 
     Args:
-        readable: files and folders to read and execute; ones that do not exist are passed over.
-        work: the one folder to write in.
+        readable: files and folders that may be read and executed; missing ones are skipped.
+        work: the only folder that may be written.
 
     Raises:
-        OSError: the kernel refused; nothing may be run then.
+        OSError: the kernel refused the rules, so nothing must be run.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     version = abi()
     handled = _ALL_OF_ABI.get(version, _ALL_OF_ABI[5])
-    rules = _Ruleset(handled, 0b11 if version >= 4 else 0, 0b11 if version >= SCOPES_SINCE else 0)
+    rules = _RulesetAttr(handled, 0b11 if version >= 4 else 0, 0b11 if version >= SCOPES_SINCE else 0)
     size = 8 if version < 4 else 16 if version < SCOPES_SINCE else 24
     ruleset = _checked(libc.syscall(_CREATE, ctypes.byref(rules), size, 0))
     writable = handled & ~(_MAKE_CHAR | _MAKE_BLOCK | _MAKE_SOCK | _IOCTL_DEV)
@@ -79,13 +79,13 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, access: int) -> None:
         return
     if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         access &= _ON_FILES
-    beneath = _Beneath(access, descriptor)
+    beneath = _PathBeneathAttr(access, descriptor)
     _checked(libc.syscall(_ADD, ruleset, 1, ctypes.byref(beneath), 0))
     os.close(descriptor)
 
 
 def _no_new_privileges(libc: ctypes.CDLL) -> None:
-    """No set-user-id program gains anything, and root keeps no capability over the next exec."""
+    """Make set-user-id programs gain nothing, and drop root's capabilities at the next exec."""
     pr_set_no_new_privs, pr_capbset_drop, last_capability = 38, 24, 63
     if os.geteuid() == 0:
         for capability in range(last_capability + 1):
@@ -94,9 +94,9 @@ def _no_new_privileges(libc: ctypes.CDLL) -> None:
 
 
 def load_filter(bpf: bytes) -> None:
-    """Load a seccomp program (an array of 8-byte instructions) into this process."""
+    """Load a seccomp program, an array of 8-byte instructions, into this process."""
     pr_set_seccomp, filter_mode = 22, 2
-    program = _Program(len(bpf) // 8, bpf)
+    program = _SockFprog(len(bpf) // 8, bpf)
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.prctl(pr_set_seccomp, filter_mode, ctypes.byref(program), 0, 0))
 

@@ -1,7 +1,7 @@
-"""The one thread that forks, and what a forked child must not inherit from this process.
+"""The one thread that forks children, and guards against what they would inherit from this process.
 
-bubblewrap's parent-death signal follows the thread that started it (prctl(2), PR_SET_PDEATHSIG): a child
-started from a short-lived thread would die with that thread. This one lives as long as the process.
+bubblewrap's parent-death signal follows the thread that started it (prctl(2), PR_SET_PDEATHSIG), so a child
+started from a short-lived thread would die with that thread. The launcher lives as long as the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Launcher(threading.Thread):
-    """The thread that forks. Daemonic: it holds nothing that must be given back."""
+    """The thread that forks. It is a daemon, because it holds nothing that must be released."""
 
     def __init__(self) -> None:
         super().__init__(name="sandbox-launcher", daemon=True)
@@ -38,8 +38,8 @@ _launcher: _Launcher | None = None
 _launcher_lock = threading.Lock()
 
 
-def on_launcher(job: Callable[[], T]) -> T:
-    """Run `job` on that thread and return what it returns, or raise what it raises."""
+def run_on_launcher(job: Callable[[], T]) -> T:
+    """Run `job` on the launcher thread; return its value or raise its exception."""
     global _launcher
     with _launcher_lock:
         if _launcher is None or not _launcher.is_alive():
@@ -53,19 +53,21 @@ def on_launcher(job: Callable[[], T]) -> T:
     return made
 
 
-def reapable() -> None:
-    """In the forked child of a process that ignores SIGCHLD, as some servers do: bubblewrap inherits that.
+def restore_sigchld() -> None:
+    """Restore SIGCHLD in the forked child of a process that ignores it, as some servers do.
 
-    It would then never see its program end, and each run last until its time is up.
+    bubblewrap would inherit the ignored signal and never see its program end, so that each run would last
+    until its time limit.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
-def streams_taken() -> Iterator[None]:
-    """Keep descriptors 0 to 2 taken: in a process that closed its own, those for the child would be lost.
+def standard_streams_occupied() -> Iterator[None]:
+    """Keep descriptors 0 to 2 occupied while a child is started.
 
-    The child gets its pipes at these numbers, over whatever else was meant for it there.
+    In a process that has closed its standard streams, new descriptors would get these numbers, and the
+    child's own pipes would replace them.
     """
     taken: list[int] = []
     try:

@@ -1,9 +1,9 @@
-"""One long-lived limited child that runs a named function over many untrusted inputs.
+"""One long-lived limited child that calls a named function on many untrusted inputs.
 
-A process a file would cost the imports of every parser anew; a child that lives on costs them once, and is
-replaced after a failure, so that one hostile file costs one error. What a file does to the child's memory can
-reach the files after it in the same child (not this process): a child is replaced after `calls_per_child`
-calls too. Knows nothing of documents: the function is named by the caller.
+With one process per file, every file would pay for the imports of all parsers. A child that lives on pays for
+them once and is replaced after a failure, so that one hostile file costs one error. A file can still corrupt
+the child's memory for the files that follow it in the same child, though never this process. Therefore a
+child is also replaced after `calls_per_child` calls.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ _warned = threading.Event()
 
 
 class ParserPool:
-    """Calls `target` in a child under `limits`; safe to use from several threads, which take turns.
+    """Calls a function in a limited child, which lives on from call to call.
+
+    >>> with ParserPool("collections:Counter") as pool:  # any function from a dict to a dict
+    ...     pool.call({"pages": 3})
+    {'pages': 3}
+
+    Several threads may use a pool; they take turns. If no sandbox works on this machine, the child is
+    confined by rlimits and supervision only, and one line on stderr says so.
 
     Args:
-        target: "package.module:function", importable; the function takes and returns a dict of plain data
-            (None, bool, int, float, str, bytes, lists, dicts with text keys).
-        limits: of each call; `output_bytes` bounds the answer.
-        packages: top-level packages the function needs that are not installed in site-packages; its own
-            is always shown.
-        calls_per_child: after that many calls the child is replaced.
-
-    Where no sandbox works, the child is plain, with rlimits and supervision only, and one line on stderr says
-    so.
+        target: the function, as "package.module:function". It takes and returns a dict of plain data (None,
+            bool, int, float, str, bytes, lists, dicts with text keys).
+        limits: the limits of each call. `output_bytes` bounds the answer.
+        packages: top-level packages that the function needs and that are not in site-packages. The
+            function's own package is always shown.
+        calls_per_child: number of calls after which the child is replaced.
     """
 
     def __init__(
@@ -65,17 +69,17 @@ class ParserPool:
         self._child: Child | None = None
 
     def call(self, payload: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
-        """The function's answer for one payload.
+        """Return the function's answer for one payload.
 
         Args:
-            payload: plain data; large bytes travel beside the JSON.
+            payload: plain data, which may hold large bytes objects.
             timeout_s: wall-clock seconds for this call instead of `limits.wall_s`.
 
         Raises:
             ParserRaised: the function raised; the child lives on.
-            ParserCrashed: the child died or went past a limit; the next call starts another.
+            ParserCrashed: the child died or exceeded a limit; the next call starts another.
             SandboxFailed: the child cannot import the function.
-            TypeError: the payload is no plain data.
+            TypeError: the payload is not plain data.
         """
         with self._lock:
             if self._child is not None and self._calls >= self._calls_per_child:
@@ -86,11 +90,11 @@ class ParserPool:
             frame = worker.pack({"call": self._calls, "payload": payload})
             answer = self._exchange(self._child, frame, timeout_s or self.limits.wall_s)
             if answer.get("call") != self._calls or self._child.processes() > 1:
-                self._drop()  # it answers out of turn or left processes behind: the next call gets another
+                self._drop()  # a child that answers out of turn or left processes behind is replaced
             return self._value(answer)
 
     def close(self) -> None:
-        """End the child. The pool may be used again: a new call starts another."""
+        """End the child. The pool can still be used: the next call starts another child."""
         with self._lock:
             self._drop()
 
@@ -143,7 +147,7 @@ class ParserPool:
         self._child = None
 
     def _exchange(self, child: Child, frame: bytes, seconds: float) -> dict[str, Any]:
-        """Send one frame (none if empty), receive one; on any trouble the child is gone."""
+        """Send one frame (none if empty) and receive one; drop the child on any failure."""
         try:
             body = _Exchange(child, self.limits, frame, seconds).answer()
             return worker.unpack(body)
@@ -154,15 +158,12 @@ class ParserPool:
         except ValueError as error:
             raise ParserCrashed(f"{self.target}: the child's answer is damaged: {error}", "died") from error
         finally:
-            self._keep_only_if_sound(sys.exc_info()[0] is not None)
-
-    def _keep_only_if_sound(self, failed: bool) -> None:
-        if failed:
-            self._drop()
+            if sys.exc_info()[0] is not None:
+                self._drop()
 
 
 class _Exchange:
-    """One frame out, one frame back, under the limits of a call."""
+    """Sends one frame and receives one, under the limits of a call."""
 
     def __init__(self, child: Child, limits: Limits, frame: bytes, seconds: float) -> None:
         self._child, self._limits = child, limits
@@ -170,7 +171,7 @@ class _Exchange:
         self._in, self._err = bytearray(), bytearray()
         self._started = time.monotonic()
         self._until = self._started + seconds
-        self._cpu_before = child.use().cpu_s if frame else 0.0
+        self._cpu_before = child.usage().cpu_s if frame else 0.0
 
     def answer(self) -> bytes:
         process = self._child.process
@@ -224,15 +225,15 @@ class _Exchange:
     def _check(self) -> None:
         if time.monotonic() > self._until:
             raise ParserCrashed("", "timeout")
-        use = self._child.use()
-        spent = replace(use, cpu_s=use.cpu_s - self._cpu_before)
-        cause = watch.passed(spent, self._limits, self._child.process.pid)
+        usage = self._child.usage()
+        spent = replace(usage, cpu_s=usage.cpu_s - self._cpu_before)
+        cause = watch.exceeded_limit(spent, self._limits, self._child.process.pid)
         if cause is not None:
             raise ParserCrashed("", cause)
 
 
 def _reason(cause: str, limits: Limits, target: str, detail: str = "") -> str:
-    went_past = {
+    what = {
         "timeout": "took longer than its wall-clock limit",
         "cpu": f"used more than {limits.cpu_s:g} s of CPU",
         "memory": f"used more than {limits.memory_bytes // MIB} MiB of memory",
@@ -242,7 +243,7 @@ def _reason(cause: str, limits: Limits, target: str, detail: str = "") -> str:
         "died": "died",
     }
     last = detail.rpartition("\n")[2]
-    return f"{target}: the child {went_past[cause]} and was replaced" + (f" ({last})." if last else ".")
+    return f"{target}: the child {what[cause]} and was replaced" + (f" ({last})." if last else ".")
 
 
 def _confinement() -> Confinement:

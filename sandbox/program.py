@@ -1,6 +1,6 @@
-"""What is started inside a sandbox, and how a caller's code, files and arguments become that.
+"""The program to start inside a sandbox, made of a caller's code, files and arguments.
 
-Knows names, sizes and types; starts nothing. What cannot be meant is refused here, before a process exists.
+Invalid names, types and sizes are refused here, before a process exists.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from sandbox.result import is_inside
 
 MAIN = "main.py"
 _NAME_BYTES = 255
-"""The longest name of a file on Linux."""
+"""The longest file name on Linux."""
 _ARGUMENT_BYTES = 128 * 1024 - 1
-"""The longest argument that execve takes (MAX_ARG_STRLEN, its ending NUL taken off)."""
+"""The longest argument that execve accepts (MAX_ARG_STRLEN without the final NUL)."""
 _ARGUMENTS_BYTES = 1024 * 1024
-"""All arguments together; execve takes a quarter of the stack limit, 2 MiB as a rule, pointers included."""
+"""All arguments together. execve accepts a quarter of the stack limit, usually 2 MiB, pointers included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What to start inside.
+    """A program to start inside a sandbox.
 
     Attributes:
-        arguments: of the interpreter, after its executable.
+        arguments: the interpreter's arguments, without its executable.
         files: path below the work folder -> content.
-        environment: added to the sandbox's own few variables.
-        packages: top-level packages of ours or others to show beside site-packages.
-        collect: hand back the files that were written.
-        lasting: it serves many calls, so its CPU time is watched call by call and not limited as a whole.
+        environment: variables added to the sandbox's own few.
+        packages: top-level packages to show in addition to site-packages.
+        collect: return the files that were written.
+        lasting: the program serves many calls, so its CPU time is watched call by call and not limited as a
+            whole.
     """
 
     arguments: Sequence[str]
@@ -43,25 +44,25 @@ class Program:
     lasting: bool = False
 
 
-def program_of(
+def build_program(
     code: str | bytes, files: Mapping[str, bytes | str], argv: Sequence[str], limits: Limits
 ) -> Program:
-    """Return `code` as `main.py` beside `files`, started with the arguments `argv`.
+    """Return a program that runs `code` as `main.py` in a folder with `files`, with the arguments `argv`.
 
     Raises:
-        SandboxLimitError: no text where text is due, a name that leaves the folder or cannot be one, or more
-            than the limits allow.
+        SandboxLimitError: an argument has the wrong type, a file name is invalid or leaves the folder, or the
+            limits are exceeded.
     """
     if not isinstance(files, Mapping):
         raise SandboxLimitError(
             f"files: expected a mapping of path to content, found {_shown(files)}; pass {{'data.csv': text}}."
         )
-    inside = {_name(name): content_of(content, f"files[{name!r}]") for name, content in files.items()}
+    inside = {_name(name): to_bytes(content, f"files[{name!r}]") for name, content in files.items()}
     if MAIN in inside:
         raise SandboxLimitError(
             f"files: expected other names than {MAIN!r}, which is the program itself; rename that file."
         )
-    inside[MAIN] = content_of(code, "code")
+    inside[MAIN] = to_bytes(code, "code")
     _refuse_nested(inside)
     size = sum(map(len, inside.values()))
     if size > limits.disk_bytes or len(inside) > limits.files:
@@ -72,11 +73,11 @@ def program_of(
     return Program(arguments=[MAIN, *_arguments(argv)], files=inside)
 
 
-def content_of(value: object, what: str) -> bytes:
-    """Return text or bytes as bytes; half a surrogate pair is kept for the program to refuse.
+def to_bytes(value: object, what: str) -> bytes:
+    """Return text or bytes as bytes. Half a surrogate pair is kept, for the program to refuse.
 
     Raises:
-        SandboxLimitError: it is neither (bytes(3) would be three NULs).
+        SandboxLimitError: it is neither. (`bytes(3)` would be three NULs.)
     """
     if isinstance(value, str):
         try:
@@ -103,7 +104,7 @@ def _name(name: object) -> str:
 
 
 def _system_bytes(text: str, what: str) -> bytes:
-    """The bytes of a name or an argument, which the system takes as it takes file names."""
+    """Return a name or an argument in the encoding of file names."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -144,5 +145,5 @@ def _arguments(argv: Sequence[str]) -> Sequence[str]:
 
 
 def _shown(value: object, limit: int = 80) -> str:
-    told = repr(value)
-    return told if len(told) <= limit else f"{told[:limit]}…"
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"

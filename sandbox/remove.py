@@ -1,4 +1,4 @@
-"""Removes a folder that untrusted code has filled: nested too deep for a path, with permissions taken away.
+"""Remove a folder that untrusted code has filled, however deep it is nested and whatever its permissions.
 
 `shutil.rmtree` recurses (RecursionError at about 1,000 levels before Python 3.13) and stops at unreadable
 folders.
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 
 def remove_tree(path: str) -> None:
-    """Remove `path` and all below it without following links; what cannot be removed is left in silence.
+    """Remove `path` and everything below it without following links, ignoring what cannot be removed.
 
-    Folders are moved up to the top before they are emptied, so no path grows long and nothing recurses.
+    Folders are moved up to the top before they are emptied, so that no path grows long and nothing recurses.
     """
     with contextlib.suppress(OSError):
         top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

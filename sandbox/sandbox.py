@@ -1,4 +1,4 @@
-"""Runs one program in a sandbox and reports what it did."""
+"""Run a program in a sandbox and return what it did."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from sandbox import tier
 from sandbox.child import Child
 from sandbox.errors import SandboxLimitError
 from sandbox.limits import Limits
-from sandbox.program import Program, content_of, program_of
+from sandbox.program import Program, build_program, to_bytes
 from sandbox.result import RunResult
-from sandbox.supervise import Supervision, result
+from sandbox.supervise import Supervisor
 
 
 class Sandbox:
-    """A place to run Python programs that nobody vouches for.
+    r"""Runs untrusted Python programs, each in a child of its own that leaves nothing behind.
 
-    Holds limits only: every run is a child of its own, and nothing is left of it. Safe to use from several
-    threads.
+    >>> box = Sandbox(Limits(wall_s=5))
+    >>> box.run("import sys; print(len(open('data.csv').readlines()), sys.argv[1])",
+    ...         files={"data.csv": "a,b\n1,2\n"}, argv=["rows"]).stdout
+    '2 rows\n'
+    >>> box.run("import socket; socket.create_connection(('1.1.1.1', 80))").status
+    'error'
+
+    A sandbox holds only limits and can be used by several threads at once.
 
     Args:
-        limits: what each run may use.
+        limits: what each run may use. If None, the defaults of `Limits`.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -36,7 +42,7 @@ class Sandbox:
 
     @staticmethod
     def tier() -> tier.Tier:
-        """Which protection holds on this machine, and what it does not cover (found out once a process)."""
+        """Return the protection that works on this machine; it is tried once per process."""
         return tier.current()
 
     def run(
@@ -51,21 +57,21 @@ class Sandbox:
 
         Args:
             code: source text of the program.
-            files: path below the work folder -> content; there when the program starts.
-            stdin: what it can read from standard input.
-            argv: its arguments (`sys.argv[1:]`).
+            files: files that exist when the program starts, path below the work folder -> content.
+            stdin: text or bytes on standard input.
+            argv: the program's arguments (`sys.argv[1:]`).
 
         Returns:
-            What it did. A program that fails or is ended is a result, never an exception.
+            What the program did. A program that fails or is killed gives a result, not an exception.
 
         Raises:
-            SandboxUnavailable: no tier holds on this machine; nothing was run.
-            SandboxLimitError: no text where text is due, a file's name that leaves the folder, or more than
-                the limits allow.
+            SandboxUnavailable: no tier works on this machine; nothing was run.
+            SandboxLimitError: an argument has the wrong type, a file name is invalid or leaves the folder, or
+                the limits are exceeded.
             SandboxFailed: the sandbox broke before the program began.
         """
-        program = program_of(code, files if files is not None else {}, argv, self.limits)
-        return self._run(program, content_of(stdin, "stdin"), threading.Event())
+        program = build_program(code, files if files is not None else {}, argv, self.limits)
+        return self._run(program, to_bytes(stdin, "stdin"), threading.Event())
 
     async def arun(
         self,
@@ -75,9 +81,9 @@ class Sandbox:
         stdin: str | bytes = "",
         argv: Sequence[str] = (),
     ) -> RunResult:
-        """`run` without blocking the event loop; cancelling the task kills the program before it returns."""
-        program = program_of(code, files if files is not None else {}, argv, self.limits)
-        given = content_of(stdin, "stdin")
+        """Run like `run` without blocking the event loop; cancelling the task kills the program first."""
+        program = build_program(code, files if files is not None else {}, argv, self.limits)
+        given = to_bytes(stdin, "stdin")
         cancel = threading.Event()
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(None, self._run, program, given, cancel)
@@ -93,7 +99,6 @@ class Sandbox:
         started = time.monotonic()
         child = Child(program, self.limits, confinement)
         try:
-            seen = Supervision(child, self.limits, stdin, cancel, started).until_end()
-            return result(child, seen, self.limits, time.monotonic() - started)
+            return Supervisor(child, self.limits, stdin, cancel, started).run()
         finally:
             child.close()

@@ -1,15 +1,15 @@
-"""The system calls a sandboxed program may make, compiled to a BPF program.
+"""The system calls that a sandboxed program may make, compiled to a BPF program.
 
-An allow-list: what is not named fails with ENOSYS, so calls that a newer kernel adds are refused too, and
-programs fall back as on an old kernel. Knows the kernel's call names and nothing of tiers' mounts or limits.
-The list is what CPython, its standard library, numpy and a shell were seen to use, minus whatever reaches
-beyond the process (mount, namespaces, tracing, keys, BPF, io_uring, System V objects, memfd, clocks).
+This is an allow-list: every other call fails with ENOSYS. So calls that a newer kernel adds are refused too,
+and programs fall back as they would on an old kernel. The list holds the calls that CPython, its standard
+library, numpy and a shell were seen to use, except those that reach beyond the process (mount, namespaces,
+tracing, keys, BPF, io_uring, System V objects, memfd, clocks).
 
-Why some calls of everyday life are missing:
+Some common calls are missing for these reasons:
     memfd_create, shmget, mq_open, msgget   memory that no process's resident set shows
     ptrace, process_vm_*, pidfd_getfd, kcmp another process's memory and descriptors
     inotify_*, fanotify_*                   watch files outside on tier 2
-    socket of other families                netlink, vsock and packet sockets reach past a network namespace
+    socket of other families                netlink, vsock and packet sockets reach out of a network namespace
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 
 from sandbox.errors import SandboxUnavailable
 
-# Stands for the program's own process id on tier 2; the stage puts the real number in after its fork.
+# This placeholder stands for the program's own process id on tier 2. The stage replaces it after its fork.
 SELF_PID = 0x5EAFF00D
-# CLONE_NEWTIME|NEWNS|NEWCGROUP|NEWUTS|NEWIPC|NEWUSER|NEWPID|NEWNET of linux/sched.h.
+# The flags are CLONE_NEWTIME|NEWNS|NEWCGROUP|NEWUTS|NEWIPC|NEWUSER|NEWPID|NEWNET of linux/sched.h.
 _CLONE_NEW = (
     0x00000080 | 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 )
 # The requests of ioctl that files, pipes and a pseudo-terminal need (asm-generic/ioctls.h): TCGETS, TCSETS,
 # TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ, TIOCSWINSZ, FIONREAD, FIONBIO, TIOCGSID, TIOCGPTN,
-# TIOCSPTLCK, FIONCLEX, FIOCLEX, FIOASYNC. Not TIOCSTI and TIOCLINUX, which type into the terminal. The kernel
-# reads 32 bits of the request.
+# TIOCSPTLCK, FIONCLEX, FIOCLEX, FIOASYNC. TIOCSTI and TIOCLINUX are left out, because they type into the
+# terminal. The kernel reads 32 bits of the request.
 _IOCTLS = (
     *(0x5401, 0x5402, 0x5403, 0x5404, 0x540F, 0x5410, 0x5413, 0x5414, 0x541B, 0x5421, 0x5429),
     *(0x80045430, 0x40045431, 0x5450, 0x5451, 0x5452),
@@ -46,7 +46,8 @@ openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead r
 rename renameat renameat2 rmdir sendfile splice stat statfs statx symlink symlinkat sync_file_range tee
 truncate umask unlink unlinkat write writev
 """
-# On tier 2 these would reach files outside (Landlock does not cover them): there they do nothing and say 0.
+# Landlock does not cover these calls, so on tier 2 they would reach files outside. There they do nothing and
+# return 0.
 _METADATA = """
 chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown utime utimes utimensat futimesat setxattr
 lsetxattr fsetxattr removexattr lremovexattr fremovexattr
@@ -80,30 +81,31 @@ _SOCKETS = """
 accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg
 sendmsg sendto setsockopt shutdown
 """
-# Calls that take another process's id: harmless where a PID namespace hides the host's processes (tier 1).
+# These calls take another process's id. They are harmless on tier 1, whose PID namespace hides the host's
+# processes.
 _OTHERS = """
 kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal prlimit64 sched_setaffinity
 sched_setattr sched_setparam sched_setscheduler setpriority ioprio_set
 """
-# Of those, the ones whose first argument 0 means "myself" (tier 2 allows nothing else).
+# For these of them, a first argument of 0 means the caller itself, and tier 2 allows nothing else.
 _SELF_BY_ZERO = ("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
 
 
 @functools.cache
 def program(tier: int, *, scoped_signals: bool = True) -> bytes:
-    """The BPF program of a tier, as an array of `struct sock_filter` for this machine's architecture.
+    """Return the BPF program of a tier: an array of `struct sock_filter` for this machine's architecture.
 
     Args:
         tier: 1 (inside namespaces) or 2 (Landlock alone stands between the program and the host).
-        scoped_signals: the kernel's Landlock keeps signals inside (ABI 6); without it, on tier 2, a program
-            may signal itself and its own process group only.
+        scoped_signals: Landlock keeps signals inside (ABI 6). If False, a program on tier 2 may signal only
+            itself and its own process group.
 
     Raises:
         SandboxUnavailable: pyseccomp or libseccomp is missing.
     """
     sc = _library()
     made = sc.SyscallFilter(sc.ERRNO(38))  # ENOSYS
-    allow = _Rules(sc, made)
+    allow = _FilterRules(sc, made)
     for block in (_FILES, _MEMORY, _PROCESSES, _SIGNALS, _TIME, _EVENTS):
         allow.all(block)
     allow.when("clone", (0, sc.MASKED_EQ, _CLONE_NEW, 0))
@@ -116,8 +118,8 @@ def program(tier: int, *, scoped_signals: bool = True) -> bytes:
         return out.read()
 
 
-def _tier_one(sc: Any, allow: _Rules, _scoped: bool) -> None:
-    """Namespaces stand around it: sockets are loopback only, process ids are its own, files are its own."""
+def _tier_one(sc: Any, allow: _FilterRules, _scoped: bool) -> None:
+    """Add the rules for a program inside namespaces, where sockets, process ids and files are its own."""
     for block in (_METADATA, _SOCKETS, _OTHERS, "setsid setpgid"):
         allow.all(block)
     for family in (_AF_UNIX, _AF_INET, _AF_INET6):
@@ -125,14 +127,15 @@ def _tier_one(sc: Any, allow: _Rules, _scoped: bool) -> None:
     allow.when("socketpair", (0, sc.EQ, _AF_UNIX, 0))
 
 
-def _tier_two(sc: Any, allow: _Rules, scoped: bool) -> None:
-    """Only Landlock stands around it: no sockets but pairs, metadata calls do nothing, signals stay in.
+def _tier_two(sc: Any, allow: _FilterRules, scoped: bool) -> None:
+    """Add the rules for a program confined by Landlock alone.
 
-    Nothing leaves its process group either: killing the group is how the whole tree is ended at once.
+    It gets no sockets except pairs, metadata calls do nothing, and signals stay inside. Nothing may leave its
+    process group, since killing the group is how the whole tree is ended at once.
     """
     allow.pretend(_METADATA)
     allow.all("getpeername getsockname getsockopt recvmsg recvfrom recvmmsg shutdown setsockopt")
-    # A connected pair needs no address; sendto with one could reach a socket file outside.
+    # A connected pair needs no address, and sendto with an address could reach a socket file outside.
     allow.when("sendto", (4, sc.EQ, 0, 0))
     allow.when("socketpair", (0, sc.EQ, _AF_UNIX, 0))
     for name in _SELF_BY_ZERO:
@@ -145,8 +148,8 @@ def _tier_two(sc: Any, allow: _Rules, scoped: bool) -> None:
     allow.when("kill", (0, sc.EQ, 0, 0))
 
 
-class _Rules:
-    """Adds rules by name and passes over names that this libseccomp or this architecture does not know."""
+class _FilterRules:
+    """Adds rules by name and skips names that this libseccomp or this architecture does not have."""
 
     def __init__(self, sc: Any, made: Any) -> None:
         self._sc, self._filter = sc, made
@@ -179,13 +182,8 @@ def _library() -> Any:
     return pyseccomp
 
 
-def patched(bpf: bytes, pid: int) -> bytes:
-    """The program with `SELF_PID` replaced by a real process id (only comparisons carry that number)."""
-    return bpf.replace(SELF_PID.to_bytes(4, "little"), pid.to_bytes(4, "little"))
-
-
 def as_file(bpf: bytes) -> int:
-    """An inheritable descriptor that holds the program at its beginning, for `bwrap --seccomp`."""
+    """Return an inheritable descriptor positioned at the start of the program, for `bwrap --seccomp`."""
     descriptor = os.memfd_create("filter", 0)
     os.write(descriptor, bpf)
     os.lseek(descriptor, 0, os.SEEK_SET)

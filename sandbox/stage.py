@@ -1,14 +1,14 @@
-"""What runs inside the sandbox before the program does. Self-contained: only the interpreter's own modules.
+"""The first program inside the sandbox: it prepares the run, starts the real program and reports its end.
 
-The supervisor compiles this file and hands it in with the request, so nothing of this package needs to be
-readable inside. `main` lays the files out, takes on the limits, starts the program, waits for it and hands
-back the files it left. It must not be trusted by the outside: whatever runs after it can forge what it says,
-and forging gains nothing but another file or exit code of the program's own.
+This file is self-contained and uses only the interpreter's own modules. The launching process compiles it and
+sends it with the request, so nothing of this package needs to be readable inside. `main` writes the files,
+starts the program under its limits, waits for it, and reports the files that it left. The outside must not
+trust the report: the program can forge it, but gains nothing except another file or exit code of its own.
 
-The request (a marshalled dict, written by the supervisor): code, files, argv, work, path, environment,
-limits, uid, result and lifeline descriptors, and on tier 2 landlock and seccomp. The answer (on the result
-descriptor): a header of five little-endian numbers (magic, exit code, peak bytes, cut, number of files), then
-per file the length of its name, the length of its content, name, content.
+The request is a marshalled dict: stage, files, argv, work, environment, limits, uid, links, the result and
+lifeline descriptors, the bounds of the report, and on tier 2 landlock, seccomp and remove. The report, on the
+result descriptor, is a header of five little-endian numbers (magic, exit code, peak bytes, cut, number of
+files), then for each file the length of its name, the length of its content, its name, and its content.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ ENTRY = struct.Struct("<IQ")
 
 
 def main(request: dict[str, Any]) -> None:
-    """Run the request and leave its answer on the result descriptor; never returns.
+    """Run the request and leave the report on the result descriptor. Never returns.
 
-    The exit code is 0 where the answer is complete, 70 where the sandbox itself failed (stderr says how).
+    The exit code is 0 if the report is complete, 70 if the sandbox itself failed (stderr says how), and 71 if
+    the process outside has ended.
     """
     try:
         os.umask(0o022)
@@ -44,7 +45,7 @@ def main(request: dict[str, Any]) -> None:
         os.close(0)
         peak, code = _wait(child, request)
         _end_all(child)
-        _answer(request, peak, code)
+        _report(request, peak, code)
     except BaseException as error:
         os.write(2, f"sandbox stage: {type(error).__name__}: {error}\n".encode())
         os._exit(70)
@@ -52,7 +53,7 @@ def main(request: dict[str, Any]) -> None:
 
 
 def _become(uid: int | None) -> None:
-    """Leave root for an id that owns nothing, where the supervisor runs as root."""
+    """Switch from root to an id that owns nothing, if the supervisor runs as root."""
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -60,7 +61,7 @@ def _become(uid: int | None) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Without a PID namespace: what the program leaves behind becomes this process's child."""
+    """Become the subreaper, so that orphans become children of this process without a PID namespace too."""
     import ctypes
 
     pr_set_child_subreaper = 36
@@ -83,12 +84,12 @@ def _lay_out(request: dict[str, Any]) -> None:
 
 
 def _mark_begun(result: int) -> None:
-    """An answer for the case that no other follows: from here on a failure is the program's."""
+    """Leave a report in case no other follows. From here on a failure counts as the program's."""
     os.pwrite(result, HEADER.pack(MAGIC, -signal.SIGKILL, 0, 1, 0), 0)
 
 
 def _start(request: dict[str, Any]) -> None:
-    """In the forked child: take on the limits and become the program."""
+    """Set the limits and become the program, in the forked child."""
     try:
         os.setsid()
         os.closerange(3, 65536)
@@ -104,7 +105,7 @@ def _start(request: dict[str, Any]) -> None:
 
 
 def _confine(request: dict[str, Any]) -> None:
-    """Tier 2: Landlock's rules and the seccomp filter, taken on by the program alone."""
+    """Apply Landlock's rules and the seccomp filter (tier 2) to the program alone."""
     scope: dict[str, Any] = {}
     exec(request["landlock"], scope)
     scope["restrict"](request["rules"], request["work"])
@@ -113,7 +114,7 @@ def _confine(request: dict[str, Any]) -> None:
 
 
 def _wait(child: int, request: dict[str, Any]) -> tuple[int, int]:
-    """Wait for the program, or for the supervisor's death: then nothing here may outlive it."""
+    """Return (peak bytes, exit code) of the program; if the supervisor dies first, end everything."""
     lifeline = request["lifeline"]
     watched = os.pidfd_open(child)
     poll = select.poll()
@@ -130,7 +131,7 @@ def _wait(child: int, request: dict[str, Any]) -> tuple[int, int]:
 
 
 def _tidy(request: dict[str, Any]) -> None:
-    """Remove the work folder where it is one of the machine's and nobody is left to do it."""
+    """Remove the work folder if it is on the host, because the process that would remove it has ended."""
     if request["remove"] is not None:
         scope: dict[str, Any] = {"__name__": "remove"}
         exec(request["remove"], scope)
@@ -138,10 +139,10 @@ def _tidy(request: dict[str, Any]) -> None:
 
 
 def _end_all(child: int) -> None:
-    """Kill what the program left running. In a PID namespace the kernel does that when its init goes.
+    """Kill what the program left running. In a PID namespace the kernel does so when its init ends.
 
-    On tier 2 this process is the subreaper of everything the program started, so its children are all there
-    is; killing one hands its own children to this process, hence the rounds.
+    On tier 2 this process is the subreaper of all that the program started. The children of a killed process
+    become its own, so it kills its children in rounds until none are left.
     """
     if os.getpid() < 10:  # inside a PID namespace
         return
@@ -166,8 +167,8 @@ def _children() -> list[int]:
         return [int(pid) for pid in file.read().split()]
 
 
-def _answer(request: dict[str, Any], peak: int, code: int) -> None:
-    """Write the files that are new or changed until the limits are reached, then the header before them."""
+def _report(request: dict[str, Any], peak: int, code: int) -> None:
+    """Write the new and changed files until the limits are reached, then the header in front of them."""
     left, many, cut, count = request["result_bytes"], request["result_files"], 0, 0
     with open(request["result"], "wb") as out:
         out.write(HEADER.pack(MAGIC, code, peak, 0, 0))
@@ -189,7 +190,7 @@ def _files() -> list[str]:
 
 
 def _copy(name: str, out: Any, left: int, given: bytes | None) -> int | None:
-    """Append one file; the bytes it took, 0 if unchanged or no regular file, None if left out."""
+    """Append one file; return its bytes, 0 if unchanged or not a regular file, None if left out."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -211,7 +212,7 @@ def _copy(name: str, out: Any, left: int, given: bytes | None) -> int | None:
 
 
 def _stream(file: Any, out: Any, size: int) -> None:
-    """Copy exactly `size` bytes: a file that shrinks meanwhile is filled with zeros, so the format holds."""
+    """Copy exactly `size` bytes. A file that shrinks meanwhile is filled up with zeros to keep the format."""
     while size > 0:
         block = file.read(min(size, 1 << 18))
         out.write(block or b"\0" * size)

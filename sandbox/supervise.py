@@ -1,6 +1,7 @@
-"""Drives one child from its start to its end, and says what happened. Time, output, memory, processes.
+"""Supervise one child from its start to its end: feed its input, collect its output, enforce its limits.
 
-Its own memory stays flat: output beyond the limit is dropped as it is read, and the child is killed.
+The supervisor's own memory stays flat: output beyond the limit is dropped as it is read, and the child is
+killed.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _STATUS: dict[str, Status] = {
 
 
 @dataclass
-class Seen:
-    """What the supervision saw: output, the largest use, and who ended the run."""
+class _Observation:
+    """What the supervisor saw: the output, the peak of memory, and what ended the run."""
 
     out: bytearray = field(default_factory=bytearray)
     err: bytearray = field(default_factory=bytearray)
@@ -41,18 +42,30 @@ class Seen:
     exit_code: int = 0
 
 
-class Supervision:
-    """Drives one child to its end: feeds stdin, collects output, kills at the first limit passed."""
+class Supervisor:
+    """Runs one started child to its end, and kills it at the first limit that it exceeds.
+
+    Args:
+        child: the child.
+        limits: what it may use.
+        stdin: its standard input.
+        cancel: set by the caller to end the run.
+        started: when it was started, by `time.monotonic`.
+    """
 
     def __init__(
         self, child: Child, limits: Limits, stdin: bytes, cancel: threading.Event, started: float
     ) -> None:
         self._child, self._limits, self._cancel, self._started = child, limits, cancel, started
         self._stdin = memoryview(stdin)
-        self._seen = Seen()
+        self._seen = _Observation()
 
-    def until_end(self) -> Seen:
-        """Wait for the end of the run, or bring it about."""
+    def run(self) -> RunResult:
+        """Wait for the end of the run, or bring it about, and return its result.
+
+        Raises:
+            SandboxFailed: bubblewrap or the stage failed before the program began.
+        """
         process = self._child.process
         assert process.stdin and process.stdout and process.stderr
         with selectors.DefaultSelector() as selector:
@@ -63,25 +76,25 @@ class Supervision:
             selector.register(process.stdin, selectors.EVENT_WRITE)
             self._loop(selector)
         self._seen.exit_code = process.wait()
-        return self._seen
+        return self._result()
 
     def _loop(self, selector: selectors.BaseSelector) -> None:
-        next_look = 0.0
-        # Both output pipes close when the last process that holds them is gone.
+        next_check = 0.0
+        # Both output pipes are closed when the last process that holds them has ended.
         while len(selector.get_map()) > (self._child.process.stdin in _streams(selector)):
             ready = selector.select(self._pause())
             for key, _ in ready:
                 self._move(selector, key)
             now = time.monotonic()
-            if now >= next_look:
+            if now >= next_check:
                 self._check(now)
-                next_look = now + self._pause()
+                next_check = now + self._pause()
             if self._seen.killed_by:
                 self._child.kill()
                 return
 
     def _pause(self) -> float:
-        """Seconds between two looks: 4 ms at first (most runs are short), 20 ms for longer ones."""
+        """Return the seconds between two checks: 4 ms at first, since most runs are short, then 20 ms."""
         return 0.004 if time.monotonic() - self._started < 0.1 else 0.02
 
     def _move(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
@@ -113,8 +126,8 @@ class Supervision:
             stream.close()
 
     def _check(self, now: float) -> None:
-        use = self._child.use()
-        self._seen.peak = max(self._seen.peak, use.memory_bytes)
+        usage = self._child.usage()
+        self._seen.peak = max(self._seen.peak, usage.memory_bytes)
         if self._seen.killed_by:
             return
         if self._cancel.is_set():
@@ -122,49 +135,46 @@ class Supervision:
         elif now - self._started > self._limits.wall_s:
             self._seen.killed_by = "wall"
         else:
-            self._seen.killed_by = watch.passed(use, self._limits, self._child.process.pid)
+            self._seen.killed_by = watch.exceeded_limit(usage, self._limits, self._child.process.pid)
+
+    def _result(self) -> RunResult:
+        seen, report = self._seen, StageReport()
+        if seen.killed_by is None:
+            if seen.exit_code != 0 and not self._child.report(stage.HEADER.size):
+                stderr = seen.err.decode(errors="replace").strip()
+                raise SandboxFailed(
+                    f"The sandbox broke before the program began: {stderr!r}. "
+                    "print(Sandbox.tier()) shows which tier works here."
+                )
+            report = read_report(
+                self._child.report(self._limits.disk_bytes + stage.HEADER.size), self._limits
+            )
+        status, killed_by, code = _verdict(seen, report)
+        return RunResult(
+            status=status,
+            exit_code=code,
+            stdout=seen.out.decode("utf-8", "replace"),
+            stderr=seen.err.decode("utf-8", "replace"),
+            files=report.files,
+            duration_s=time.monotonic() - self._started,
+            peak_bytes=max(seen.peak, report.peak),
+            truncated=seen.killed_by == "output" or report.cut,
+            killed_by=killed_by,
+            tier=self._child.tier,
+        )
 
 
 def _streams(selector: selectors.BaseSelector) -> list[object]:
     return [key.fileobj for key in selector.get_map().values()]
 
 
-def result(child: Child, seen: Seen, limits: Limits, duration_s: float) -> RunResult:
-    """The result of a run that has ended.
-
-    Raises:
-        SandboxFailed: bubblewrap or the stage failed before the program began.
-    """
-    answer = StageReport()
-    if seen.killed_by is None:
-        if seen.exit_code != 0 and not child.answer(stage.HEADER.size):
-            raise SandboxFailed(
-                f"The sandbox broke before the program began: {seen.err.decode(errors='replace').strip()!r}. "
-                "Run `agent doctor` to see which tier holds."
-            )
-        answer = read_report(child.answer(limits.disk_bytes + stage.HEADER.size), limits)
-    status, killed_by, code = _verdict(seen, answer)
-    return RunResult(
-        status=status,
-        exit_code=code,
-        stdout=seen.out.decode("utf-8", "replace"),
-        stderr=seen.err.decode("utf-8", "replace"),
-        files=answer.files,
-        duration_s=duration_s,
-        peak_bytes=max(seen.peak, answer.peak),
-        truncated=seen.killed_by == "output" or answer.cut,
-        killed_by=killed_by,
-        tier=child.tier,
-    )
-
-
-def _verdict(seen: Seen, answer: StageReport) -> tuple[Status, str | None, int | None]:
-    """(status, killed_by, exit code)."""
+def _verdict(seen: _Observation, report: StageReport) -> tuple[Status, str | None, int | None]:
+    """Return (status, killed_by, exit code)."""
     if seen.killed_by is not None:
         return _STATUS[seen.killed_by], seen.killed_by, None
-    if seen.exit_code != 0:  # the stage or bubblewrap died: the program killed what held it
+    if seen.exit_code != 0:  # the program killed the stage or bubblewrap
         return "killed", "signal SIGKILL", None
-    code = answer.exit_code
+    code = report.exit_code
     if code == -signal.SIGXCPU:
         return "timeout", "cpu", code
     if code < 0:

@@ -1,8 +1,8 @@
-"""Which protection holds on this machine: tried once, by running an empty program under it.
+"""The protection that works on this machine, found once by running an empty program under each.
 
-tier 1   bubblewrap: namespaces, no network, own file tree, seccomp, rlimits
-tier 2   Landlock and seccomp where namespaces are refused (its gaps are listed in `Tier.gaps`)
-tier 0   neither: code is refused, with the reason and what to enable
+tier 1   bubblewrap: namespaces, no network, a file tree of its own, seccomp, rlimits
+tier 2   Landlock and seccomp, if namespaces are refused (`Tier.gaps` lists what they do not cover)
+tier 0   neither works: code is refused, with the reasons and what to enable
 """
 
 from __future__ import annotations
@@ -23,14 +23,21 @@ _TRIAL_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """The protection that holds here.
+    """The protection that works on a machine; false if none does.
+
+    >>> from sandbox import Sandbox
+    >>> tier = Sandbox.tier()
+    >>> bool(tier), str(tier)
+    (True, 'tier ..., ...')
+    >>> tier.gaps[0]
+    'the kernel itself: a bug in a system call that the filter allows'
 
     Attributes:
-        number: 1, 2, or 0 where none does.
-        name: in words.
-        gaps: what it does not cover, a line each.
-        reasons: why the better ones do not hold, a line each.
-        confinement: how children are held; None on tier 0.
+        number: 1, 2, or 0 if none works.
+        name: the same in words.
+        gaps: what it does not cover, one line each.
+        reasons: why better tiers do not work, one line each.
+        confinement: how children are confined; None on tier 0.
     """
 
     number: int
@@ -40,11 +47,11 @@ class Tier:
     confinement: Confinement | None = None
 
     def __bool__(self) -> bool:
-        """Whether code can be run at all."""
+        """Return True if code can be run at all."""
         return self.number > 0
 
     def __str__(self) -> str:
-        """One line for a person: what holds, or why nothing does and what to enable."""
+        """Return one line for a person: what works, or why nothing does and what to enable."""
         if self.number == 0:
             return " ".join(("no sandbox works here, code is refused:", *self.reasons, _HELP))
         weaker = f"; not tier 1: {' '.join(self.reasons)}" if self.reasons else ""
@@ -60,10 +67,10 @@ _GAPS_ONE = (
 _GAPS_TWO = (
     *_GAPS_ONE,
     "stat: whether a file outside exists, its size, owner and times (not its content)",
-    "chmod, chown, utime and setxattr do nothing and report success, inside the work folder too",
-    "the work folder is a folder of this machine: its size is watched, a burst may pass the limit briefly",
-    "setsid and setpgid are refused, so everything can be ended at once",
-    "no /proc, no sockets but pairs, no shared memory in /dev/shm",
+    "chmod, chown, utime and setxattr do nothing and report success, even inside the work folder",
+    "the work folder is a folder of this machine, so a burst may exceed its size limit briefly",
+    "setsid and setpgid are refused, so that everything can be ended at once",
+    "no /proc, no sockets except pairs, no shared memory in /dev/shm",
     "RLIMIT_NPROC counts all processes of the user; as root the supervisor alone counts them",
 )
 _GAP_SIGNALS = "kill reaches the program itself and its process group only (Landlock before ABI 6)"
@@ -75,10 +82,10 @@ _HELP = (
 
 
 def require() -> Confinement:
-    """The confinement to run under.
+    """Return the confinement to run under.
 
     Raises:
-        SandboxUnavailable: tier 0. Nothing is run unprotected.
+        SandboxUnavailable: no tier works, and nothing is run without protection.
     """
     tier = current()
     if tier.confinement is None:
@@ -88,7 +95,7 @@ def require() -> Confinement:
 
 @functools.cache
 def current() -> Tier:
-    """The best tier that works, found by trying."""
+    """Return the best tier that works, found by trying."""
     if not sys.platform.startswith("linux"):
         return Tier(
             number=0, name="none", gaps=(), reasons=(f"The sandbox needs Linux, found {sys.platform!r}.",)
@@ -107,12 +114,12 @@ def current() -> Tier:
 
 
 def _variants() -> tuple[bool, ...]:
-    """Ways to set bubblewrap up, better ones first: see `sandbox.bubblewrap`."""
+    """Return the variants of bubblewrap to try (True: another user id), better ones first."""
     return (True, False) if os.geteuid() == 0 else (False,)
 
 
 def _second(reasons: list[str]) -> Tier:
-    """Tier 2 where it works, else tier 0."""
+    """Return tier 2 if it works, else tier 0."""
     version = landlock.abi()
     if version < landlock.LEAST_ABI:
         reasons.append(f"Landlock: expected ABI {landlock.LEAST_ABI} or later, found {version}.")
@@ -129,7 +136,7 @@ def _second(reasons: list[str]) -> Tier:
 
 
 def _try(confinement: Confinement) -> str | None:
-    """None where an empty program runs under it, else what went wrong."""
+    """Return None if an empty program runs under the confinement, else what went wrong."""
     try:
         child = Child(Program(arguments=["-c", "print('works')"], collect=False), Limits(), confinement)
     except SandboxError as error:

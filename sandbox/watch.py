@@ -1,7 +1,7 @@
-"""What a tree of processes uses, read from /proc without the help of what runs in it.
+"""What a tree of processes uses, read from /proc without help from the processes themselves.
 
-Knows process ids and numbers; decides nothing but which limit was passed. All figures are of the whole tree
-below one process: in a PID namespace orphans stay below its init, on tier 2 below the stage (its subreaper).
+All figures are sums over the tree below one process. Orphans stay in the tree: below the init of their PID
+namespace on tier 1, below the stage, which is their subreaper, on tier 2.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
-    """One look at a tree.
+class ResourceUsage:
+    """What a tree uses at one moment.
 
     Attributes:
-        memory_bytes: anonymous and shared resident pages of all processes (a page mapped twice counts twice),
-            and what its tmpfs holds.
-        cpu_s: user and system seconds of all, reaped children included.
-        tasks: processes and threads.
-        inodes: files, folders and links in its work folder (0 where it cannot be looked into).
-        disk_bytes: what they hold.
+        memory_bytes: anonymous and shared resident pages of all processes (a page that two processes map
+            counts twice), and the content of the tmpfs.
+        cpu_s: user and system seconds of all processes, including children that were reaped.
+        tasks: number of processes and threads.
+        inodes: number of files, folders and links in the work folder; 0 if it cannot be read.
+        disk_bytes: size of their content.
     """
 
     memory_bytes: int = 0
@@ -34,8 +34,8 @@ class Use:
     disk_bytes: int = 0
 
 
-def tree(root: int) -> list[int]:
-    """Ids of all processes below `root`, parents first, `root` left out."""
+def descendants(root: int) -> list[int]:
+    """Return the ids of all processes below `root`, parents first, without `root`."""
     found, queue = [], [root]
     while queue:
         below = _children(queue.pop())
@@ -56,7 +56,7 @@ def _children(pid: int) -> list[int]:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether a process has ended and only waits to be reaped (or is gone)."""
+    """Return True if a process has ended, whether or not it was reaped."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] in "ZX"
@@ -64,39 +64,39 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def look(root: int, *, skip: int, folder: str, size: int) -> Use:
-    """What the tree below `root` uses now, in a mount namespace of its own.
+def measure(root: int, *, skip: int, folder: str, size: int) -> ResourceUsage:
+    """Return what the tree below `root` uses now, inside its own mount namespace.
 
     Args:
         root: id of the process that was started.
-        skip: how many processes at the top are the sandbox's own and do not count as the program's.
+        skip: number of processes at the top that are the sandbox's own and not the program's.
         folder: path of the tmpfs as the processes see it.
-        size: bytes that tmpfs was made with.
+        size: size of that tmpfs in bytes.
     """
-    pids = tree(root)
+    pids = descendants(root)
     memory, tasks, cpu_s = _sum(pids)
     held, inodes = _tmpfs(pids, folder, size)
-    return Use(
+    return ResourceUsage(
         memory_bytes=memory + held, cpu_s=cpu_s, tasks=max(0, tasks - skip), inodes=inodes, disk_bytes=held
     )
 
 
-def look_on_host(root: int, *, work: str) -> Use:
-    """What the tree below `root` uses now, its work folder being one of this machine."""
-    memory, tasks, cpu_s = _sum(tree(root))
+def measure_on_host(root: int, *, work: str) -> ResourceUsage:
+    """Return what the tree below `root` uses now, with a work folder on this machine."""
+    memory, tasks, cpu_s = _sum(descendants(root))
     disk_bytes, inodes = _below(work)
-    return Use(memory_bytes=memory, cpu_s=cpu_s, tasks=tasks, inodes=inodes, disk_bytes=disk_bytes)
+    return ResourceUsage(memory_bytes=memory, cpu_s=cpu_s, tasks=tasks, inodes=inodes, disk_bytes=disk_bytes)
 
 
 def _sum(pids: list[int]) -> tuple[int, int, float]:
-    """(memory, tasks, CPU seconds) of the processes."""
+    """Return (memory, tasks, CPU seconds) of the processes."""
     seen = [_status(pid) for pid in pids]
     ticks = sum(map(_ticks, pids))
     return sum(one[0] for one in seen), sum(one[1] for one in seen), ticks / _TICKS
 
 
 def _below(work: str) -> tuple[int, int]:
-    """(bytes on disk, entries) below a folder; links are not followed."""
+    """Return (bytes on disk, entries) below a folder, without following links."""
     size = count = 0
     waiting = [work]
     while waiting:
@@ -113,7 +113,7 @@ def _below(work: str) -> tuple[int, int]:
 
 
 def _status(pid: int) -> tuple[int, int]:
-    """(anonymous + shared resident bytes, threads) of one process; zeros where it is gone."""
+    """Return (anonymous + shared resident bytes, threads) of one process; zeros if it is gone."""
     memory = tasks = 0
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
@@ -137,7 +137,7 @@ def _ticks(pid: int) -> int:
 
 
 def _tmpfs(pids: list[int], folder: str, size: int) -> tuple[int, int]:
-    """(bytes, inodes) that the work folder and /dev/shm hold, through a process that sees them."""
+    """Return (bytes, inodes) of the work folder and /dev/shm, read through a process that sees them."""
     for pid in reversed(pids):
         try:
             work = os.statvfs(f"/proc/{pid}/root{folder}")
@@ -145,19 +145,20 @@ def _tmpfs(pids: list[int], folder: str, size: int) -> tuple[int, int]:
         except OSError:
             continue
         if work.f_blocks * work.f_frsize > size + 65536:
-            continue  # still on the way in: what it sees is this machine's own folder
+            continue  # this process has not entered its namespace yet and sees the machine's own folder
         held = sum((one.f_blocks - one.f_bfree) * one.f_frsize for one in (work, shared))
         return held, sum(one.f_files - one.f_ffree for one in (work, shared))
     return 0, 0
 
 
-def proportional(root: int) -> int:
-    """Memory of the tree with shared pages divided among those that map them (slower; settles a doubt).
+def proportional_memory(root: int) -> int:
+    """Return the tree's memory in bytes with each shared page counted once (Pss_Anon and Pss_Shmem, proc(5)).
 
-    Source: Pss_Anon and Pss_Shmem of /proc/PID/smaps_rollup, proc(5).
+    This is slower than `measure`, which counts a shared page for each process, so it is only used to confirm
+    that a limit was exceeded.
     """
     total = 0
-    for pid in tree(root):
+    for pid in descendants(root):
         try:
             with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
                 total += sum(
@@ -168,17 +169,18 @@ def proportional(root: int) -> int:
     return total
 
 
-def passed(use: Use, limits: Limits, root: int) -> str | None:
-    """The first limit that `use` is past, by the name `RunResult.killed_by` gives it."""
-    if use.tasks > limits.processes:  # first: what follows would look at each of a fork bomb's
+def exceeded_limit(usage: ResourceUsage, limits: Limits, root: int) -> str | None:
+    """Return the first limit that the usage exceeds, named as in `RunResult.killed_by`, or None."""
+    # Processes come first: the check of memory reads every process, and a fork bomb has many.
+    if usage.tasks > limits.processes:
         return "processes"
-    if use.memory_bytes > limits.memory_bytes:
-        held = use.memory_bytes - sum(_status(pid)[0] for pid in tree(root))
-        if proportional(root) + max(0, held) > limits.memory_bytes:
+    if usage.memory_bytes > limits.memory_bytes:
+        held = usage.memory_bytes - sum(_status(pid)[0] for pid in descendants(root))
+        if proportional_memory(root) + max(0, held) > limits.memory_bytes:
             return "memory"
-    if use.cpu_s > limits.cpu_s:
+    if usage.cpu_s > limits.cpu_s:
         return "cpu"
-    # A tmpfs is full at its size and says so; a folder of this machine is not, hence the tolerance of one
-    # block.
-    too_much = use.inodes > limits.files or use.disk_bytes > limits.disk_bytes + 65536
+    # A full tmpfs refuses to grow beyond its size. A folder of this machine does not, so one block is
+    # tolerated.
+    too_much = usage.inodes > limits.files or usage.disk_bytes > limits.disk_bytes + 65536
     return "files" if too_much else None
