@@ -83,27 +83,27 @@ def _around(data: Path, name: str, evidence: str) -> str:
 
 def _runs(loaded: Any, engine: Any, prompts: list[str], seconds: float, temperature: float) -> Runs:
     from llms.decoders.sampling import Sampling
-    from llms.engine.request import Request, gather
+    from llms.engine.request import GenerationRequest, gather
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id
     for first in range(0, len(prompts), BATCH):
         if time.perf_counter() - began > seconds:
             break
-        handles = []
+        streams = []
         for number, prompt in enumerate(prompts[first : first + BATCH], first):
             text = loaded.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
             )
             ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
             how = Sampling(temperature=temperature, seed=number)
-            asked = Request(
+            asked = GenerationRequest(
                 prompt=tuple(ids), max_tokens=NEW, decode=loaded.tokenizer.decode, sampling=how,
                 end_ids=frozenset([stop]),
             )  # fmt: skip
-            handles.append(engine.submit(asked))
-        gather(handles)
-        runs += [replayed(h.request.prompt, h.generated[: circles(h.generated)]) for h in handles]
+            streams.append(engine.submit(asked))
+        gather(streams)
+        runs += [replayed(h.request.prompt, h.generated[: circles(h.generated)]) for h in streams]
     return runs
 
 
@@ -120,14 +120,14 @@ def circles(tokens: Sequence[int]) -> int:
 
 def replayed(prompt: Sequence[int], text: Sequence[int], most: int = 7) -> list[tuple[int, int]]:
     """Return the steps in which the engine would have decoded a text, see `Runs`."""
-    from llms.engine.speculation import Course, verify
+    from llms.engine.speculation import DraftTracker, verify
 
-    course, at, steps = Course(prompt, most), 1, [(-1, 1)]
-    course.note(text[:1])
+    tracker, at, steps = DraftTracker(prompt, most), 1, [(-1, 1)]
+    tracker.note(text[:1])
     while at < len(text):
-        guesses = course.text.guess(min(most, len(text) - at - 1)) if course.pace.pays() else []
-        new = verify(text[at : at + len(guesses) + 1], guesses)
-        steps.append((len(guesses) if course.pace.pays() else -1, len(new)))
-        course.note(new)
+        draft = tracker.text.propose(min(most, len(text) - at - 1)) if tracker.acceptance.pays() else []
+        new = verify(text[at : at + len(draft) + 1], draft)
+        steps.append((len(draft) if tracker.acceptance.pays() else -1, len(new)))
+        tracker.note(new)
         at += len(new)
     return steps

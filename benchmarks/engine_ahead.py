@@ -38,10 +38,10 @@ def tokenizer(size: int) -> Callable[[list[int]], str]:
 
 def request(decode: Callable[[list[int]], str], new: int) -> Any:
     """Return one request with a random prompt."""
-    from llms.engine.request import Request
+    from llms.engine.request import GenerationRequest
 
     prompt = tuple(torch.randint(0, 32_000, (PROMPT,)).tolist())
-    return Request(prompt=prompt, max_tokens=new, decode=decode)
+    return GenerationRequest(prompt=prompt, max_tokens=new, decode=decode)
 
 
 class Until:
@@ -67,21 +67,21 @@ def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ah
 
     for slot in range(decoder.max_slots):
         decoder.free(slot)
-    decoder.runs_ahead, decoder.guesses = ahead, 0
+    decoder.runs_ahead, decoder.max_draft = ahead, 0
     engine = Engine(decoder, max_batch=batch)
-    handles = [engine.submit(request(decode, NEW + 2 * batch)) for _ in range(batch)]
-    for handle in handles:
-        handle.collect = True
-    engine.drive(Until(engine, lambda: all(h.generated for h in handles)))
+    streams = [engine.submit(request(decode, NEW + 2 * batch)) for _ in range(batch)]
+    for stream in streams:
+        stream.collect = True
+    engine.drive(Until(engine, lambda: all(h.generated for h in streams)))
     torch.cuda.synchronize()
-    before, began = sum(len(h.generated) for h in handles), time.perf_counter()
+    before, began = sum(len(h.generated) for h in streams), time.perf_counter()
     enough = before + batch * (NEW - 4)
-    engine.drive(Until(engine, lambda: sum(len(h.generated) for h in handles) >= enough))
+    engine.drive(Until(engine, lambda: sum(len(h.generated) for h in streams) >= enough))
     seconds = time.perf_counter() - began
-    made = sum(len(h.generated) for h in handles) - before
-    for handle in handles:
-        handle.close()
-    engine.queue.reap()
+    made = sum(len(h.generated) for h in streams) - before
+    for stream in streams:
+        stream.close()
+    engine.scheduler.release_finished()
     return made / seconds
 
 
@@ -109,26 +109,26 @@ def replay_rate(decoder: Any, batch: int, repeat: int = 50) -> float:
 def step_seconds(decoder: Any, decode: Callable[[list[int]], str], kind: str, steps: int = 100) -> float:
     """Return seconds a step of one request through the engine: `ahead`, `plain` (in turn) or `verify`."""
     from llms.engine.engine import Engine
-    from llms.engine.speculation import Ngrams, Pace
+    from llms.engine.speculation import AcceptanceTracker, Ngrams
 
-    pays, guess = Pace.pays, Ngrams.guess
-    Pace.pays = lambda self: kind != "ahead"  # type: ignore[method-assign]
-    Ngrams.guess = lambda self, most: [9] * (min(7, most) if kind == "verify" else 0)  # type: ignore[method-assign]
-    decoder.runs_ahead, decoder.guesses = True, 7
+    pays, propose = AcceptanceTracker.pays, Ngrams.propose
+    AcceptanceTracker.pays = lambda self: kind != "ahead"  # type: ignore[method-assign]
+    Ngrams.propose = lambda self, most: [9] * (min(7, most) if kind == "verify" else 0)  # type: ignore[method-assign]
+    decoder.runs_ahead, decoder.max_draft = True, 7
     try:
         engine = Engine(decoder)
-        handle = engine.submit(request(decode, 8 * (steps + 20)))
-        handle.collect = True
-        engine.drive(Until(engine, lambda: len(handle.generated) >= 10))
+        stream = engine.submit(request(decode, 8 * (steps + 20)))
+        stream.collect = True
+        engine.drive(Until(engine, lambda: len(stream.generated) >= 10))
         torch.cuda.synchronize()
         before, began = engine.steps, time.perf_counter()
         engine.drive(Until(engine, lambda: engine.steps >= before + steps))
         seconds = (time.perf_counter() - began) / steps
-        handle.close()
-        engine.queue.reap()
+        stream.close()
+        engine.scheduler.release_finished()
         return seconds
     finally:
-        Pace.pays, Ngrams.guess = pays, guess  # type: ignore[method-assign]
+        AcceptanceTracker.pays, Ngrams.propose = pays, propose  # type: ignore[method-assign]
 
 
 def gains(acceptance: dict[str, Any], price: dict[str, float]) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ from llms.tool_calls.format import RESULT_TAGS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llms.engine.request import Constraint, Handle, Piece
+    from llms.engine.request import Constraint, Piece, Stream
     from llms.params import GenerationParams
     from llms.runtime import Runtime
 
@@ -114,7 +114,7 @@ class Call:
     translator: Callable[[], Translator] = field(default=TextTranslator)
     decode: Callable[[list[int]], str] | None = None
 
-    def submit(self, index: int = 0) -> Handle:
+    def submit(self, index: int = 0) -> Stream:
         """Queue answer number `index`."""
         engine = self.runtime.engine
         request = self.params.request(
@@ -127,12 +127,12 @@ class Call:
         )
         return engine.submit(request)
 
-    def info(self, handle: Handle) -> AnswerInfo:
+    def info(self, stream: Stream) -> AnswerInfo:
         """Return what the answer's message says about it."""
         return AnswerInfo(
             model_name=self.runtime.loaded.name,
             input_tokens=len(self.prompt),
-            cached_tokens=handle.cached_tokens,
+            cached_tokens=stream.cached_tokens,
             token_text=self.token_text,
         )
 
@@ -142,6 +142,6 @@ class Call:
             return str(self.runtime.tokenizer.convert_ids_to_tokens(token))
         return self.runtime.decode([token])
 
-    def result(self, handle: Handle, pieces: Sequence[Any]) -> ChatGeneration:
+    def result(self, stream: Stream, pieces: Sequence[Any]) -> ChatGeneration:
         """Return one whole answer."""
-        return self.translator().collect(self.info(handle), pieces)
+        return self.translator().collect(self.info(stream), pieces)

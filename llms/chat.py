@@ -446,7 +446,7 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
         call = _single(await asyncio.to_thread(self._plan, messages, stop, kwargs))
         handle, translator = call.submit(), call.translator()
         try:
-            async for piece in handle.stream():
+            async for piece in handle:
                 for chunk in translator.feed(call.info(handle), piece):
                     yield chunk
         finally:

@@ -19,7 +19,7 @@ from llms.chat import LocalFields
 from llms.params import ALIASES, GenerationParams, renamed
 
 if TYPE_CHECKING:
-    from llms.engine.request import Handle, Piece
+    from llms.engine.request import Piece, Stream
     from llms.runtime import Runtime
 
 
@@ -82,9 +82,9 @@ class LocalLLM(LocalFields, BaseLLM):
     ) -> LLMResult:
         from llms.engine.request import gather
 
-        runtime, handles = self._submit(prompts, stop, kwargs)
-        gather([h for group in handles for h in group])
-        return _result(runtime, [[_generation(h, h.result()) for h in group] for group in handles])
+        runtime, streams = self._submit(prompts, stop, kwargs)
+        gather([h for group in streams for h in group])
+        return _result(runtime, [[_generation(h, h.result()) for h in group] for group in streams])
 
     async def _agenerate(
         self,
@@ -93,14 +93,14 @@ class LocalLLM(LocalFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        runtime, handles = await asyncio.to_thread(self._submit, prompts, stop, kwargs)
-        flat = [h for group in handles for h in group]
+        runtime, streams = await asyncio.to_thread(self._submit, prompts, stop, kwargs)
+        flat = [h for group in streams for h in group]
         try:
             await asyncio.gather(*(h.aresult() for h in flat))
-            answers = [[_generation(h, await h.aresult()) for h in group] for group in handles]
+            answers = [[_generation(h, await h.aresult()) for h in group] for group in streams]
         finally:
-            for handle in flat:
-                handle.close()
+            for stream in flat:
+                stream.close()
         return _result(runtime, answers)
 
     def _stream(
@@ -110,15 +110,15 @@ class LocalLLM(LocalFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        _, [[handle, *_]] = self._submit([prompt], stop, {**kwargs, "n": 1})
+        _, [[stream, *_]] = self._submit([prompt], stop, {**kwargs, "n": 1})
         try:
-            while (piece := handle.next_piece()) is not None:
+            while (piece := stream.next_piece()) is not None:
                 if (chunk := _chunk(piece)) is not None:
                     if run_manager:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
-            handle.close()
+            stream.close()
 
     async def _astream(
         self,
@@ -127,15 +127,15 @@ class LocalLLM(LocalFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        _, [[handle, *_]] = await asyncio.to_thread(self._submit, [prompt], stop, {**kwargs, "n": 1})
+        _, [[stream, *_]] = await asyncio.to_thread(self._submit, [prompt], stop, {**kwargs, "n": 1})
         try:
-            async for piece in handle.stream():
+            async for piece in stream:
                 if (chunk := _chunk(piece)) is not None:
                     if run_manager:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
-            handle.close()
+            stream.close()
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, without BOS."""
@@ -143,7 +143,7 @@ class LocalLLM(LocalFields, BaseLLM):
 
     def _submit(
         self, prompts: list[str], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> tuple[Runtime, list[list[Handle]]]:
+    ) -> tuple[Runtime, list[list[Stream]]]:
         """Queue every prompt `n` times."""
         options = dict(kwargs)
         model = options.pop("model", None)
@@ -151,7 +151,7 @@ class LocalLLM(LocalFields, BaseLLM):
         runtime = self.runtime(model)
         return runtime, [self._queue(runtime, params, prompt) for prompt in prompts]
 
-    def _queue(self, runtime: Runtime, params: GenerationParams, prompt: str) -> list[Handle]:
+    def _queue(self, runtime: Runtime, params: GenerationParams, prompt: str) -> list[Stream]:
         ids = runtime.encode(prompt)
         engine = runtime.engine
         return [
@@ -182,11 +182,11 @@ def _chunk(piece: Piece) -> GenerationChunk | None:
     return GenerationChunk(text=piece.text, generation_info=info)
 
 
-def _generation(handle: Handle, pieces: list[Piece]) -> Generation:
+def _generation(stream: Stream, pieces: list[Piece]) -> Generation:
     info = {
         "finish_reason": pieces[-1].finish_reason if pieces else "stop",
-        "input_tokens": len(handle.request.prompt),
-        "output_tokens": len(handle.generated),
+        "input_tokens": len(stream.request.prompt),
+        "output_tokens": len(stream.generated),
     }
     return Generation(text="".join(piece.text for piece in pieces), generation_info=info)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llms.errors import BadRequest
 
 if TYPE_CHECKING:
-    from llms.engine.request import Constraint, Request
+    from llms.engine.request import Constraint, GenerationRequest
 
 _HARMLESS = {"stream", "stream_usage", "user", "ls_structured_output_format", "run_id", "parallel_tool_calls"}
 """Call options of other providers that change nothing about a local model's answer."""
@@ -114,13 +114,13 @@ class GenerationParams:
         window: int,
         index: int = 0,
         constraint: Constraint | None = None,
-    ) -> Request:
+    ) -> GenerationRequest:
         """Return the engine's request for answer number `index`."""
         from llms.decoders.sampling import Sampling
-        from llms.engine.request import Request
+        from llms.engine.request import GenerationRequest
 
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        return Request(
+        return GenerationRequest(
             prompt=tuple(prompt),
             # What the window leaves is all there can be; the finish reason then is `length`.
             max_tokens=max(1, min(self.max_tokens, window - len(prompt))),

@@ -9,7 +9,7 @@ from test_llms_decoder import tiny
 
 from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
-from llms.engine.request import Piece, Request
+from llms.engine.request import GenerationRequest, Piece
 from llms.errors import NotEnoughMemory
 
 MODEL = tiny(None)
@@ -19,8 +19,8 @@ def decode(ids: list[int]) -> str:
     return "".join(chr(0x4E00 + i) for i in ids)
 
 
-def request(prompt: Sequence[int], count: int = 8, **kwargs: Any) -> Request:
-    return Request(prompt=tuple(prompt), max_tokens=count, decode=decode, **kwargs)
+def request(prompt: Sequence[int], count: int = 8, **kwargs: Any) -> GenerationRequest:
+    return GenerationRequest(prompt=tuple(prompt), max_tokens=count, decode=decode, **kwargs)
 
 
 def prompt(seed: int, length: int = 12) -> list[int]:
@@ -31,7 +31,7 @@ def tokens(pieces: Sequence[Piece]) -> list[int]:
     return [t for piece in pieces for t in piece.tokens]
 
 
-def alone(asked: Request) -> list[int]:
+def alone(asked: GenerationRequest) -> list[int]:
     """What a request gives on an engine of its own."""
     return tokens(Engine(ReferenceDecoder(MODEL, max_slots=4)).submit(asked).result())
 

@@ -44,8 +44,8 @@ class ScriptedDecoder(SlotChecks):
     vocab_size, window, bytes_per_token = VOCABULARY, 64, 100
     device = torch.device("cpu")
 
-    def __init__(self, *, ahead: bool = True, pages: int = 500, slots: int = 12, guesses: int = 0) -> None:
-        self.max_slots, self.runs_ahead, self.guesses = slots, ahead, guesses
+    def __init__(self, *, ahead: bool = True, pages: int = 500, slots: int = 12, draft: int = 0) -> None:
+        self.max_slots, self.runs_ahead, self.max_draft = slots, ahead, draft
         self.pages = Pages(pages + 1, PAGE, slots)
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.steps: list[tuple[dict[int, int], int]] = []

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from scripted_decoder import VOCABULARY, ScriptedDecoder, logits_after
 
-from llms.decoders.sampling import sample, steer
+from llms.decoders.sampling import process_logits, sample
 from llms.engine.engine import Engine
-from llms.engine.request import Handle, Piece, Request
+from llms.engine.request import GenerationRequest, Piece, Stream
 
 
 def decode(ids: list[int]) -> str:
@@ -37,9 +37,9 @@ class Even:
         return [2] if self.last == 4 and self.left > 0 else []
 
 
-def request(asked: dict[str, Any]) -> Request:
+def request(asked: dict[str, Any]) -> GenerationRequest:
     count = asked["constraint"]
-    return Request(**{**asked, "constraint": count and Even(count)}, decode=decode)
+    return GenerationRequest(**{**asked, "constraint": count and Even(count)}, decode=decode)
 
 
 def whole(pieces: Sequence[Piece]) -> tuple[Any, ...]:
@@ -59,7 +59,7 @@ def by_hand(asked: dict[str, Any]) -> list[int]:
         if grammar is not None and one.top_logprobs is None and made and (forced := grammar.forced()):
             token = forced[0]
         else:
-            logits = steer(logits_after(tokens), one.steering, tokens)
+            logits = process_logits(logits_after(tokens), one.device_sampling, tokens)
             if grammar is not None:
                 logits = logits.masked_fill(~grammar.mask(0), -torch.inf)
             token = int(sample(logits[None], [one.sampling], [len(tokens)]))
@@ -72,20 +72,20 @@ def by_hand(asked: dict[str, Any]) -> list[int]:
 
 
 def check_cache(
-    engine: Engine, decoder: ScriptedDecoder, handles: Sequence[Handle], left: Sequence[Handle] = ()
+    engine: Engine, decoder: ScriptedDecoder, streams: Sequence[Stream], left: Sequence[Stream] = ()
 ) -> None:
     """What slots hold is what the table says: of finished requests, all but the last token at most."""
     last = engine.submit(request({**plain([39, 38], 1), "run_ahead": 0}))
     last.result()
-    engine.run.land()
-    engine.queue.reap()
-    sequences = [[*h.request.prompt, *h.generated] for h in [*handles, last]]
-    sequences = [s if h in left else s[:-1] for s, h in zip(sequences, [*handles, last], strict=True)]
+    engine.runner.read_back()
+    engine.scheduler.release_finished()
+    sequences = [[*h.request.prompt, *h.generated] for h in [*streams, last]]
+    sequences = [s if h in left else s[:-1] for s, h in zip(sequences, [*streams, last], strict=True)]
     for slot in range(decoder.max_slots):
         held = decoder.held[slot]
         assert held == engine.table._tokens.get(slot, [])
         assert not held or any(held == s[: len(held)] for s in sequences)
-    assert all(handle.slot is None and handle.flight is None for handle in handles)
+    assert all(stream.slot is None and stream.pending_step is None for stream in streams)
 
 
 def plain(prompt: Sequence[int], count: int, **more: Any) -> dict[str, Any]:

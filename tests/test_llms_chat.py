@@ -191,7 +191,7 @@ async def test_fifty_calls_at_once_neither_mix_nor_lock(chat: ChatLocal) -> None
 async def test_cancelling_a_task_stops_within_a_token(chat: ChatLocal) -> None:
     engine = chat.runtime().engine
     task = asyncio.create_task(chat.ainvoke("Tell me a long story.", max_tokens=60))
-    while not engine.queue.active:
+    while not engine.scheduler.active:
         await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

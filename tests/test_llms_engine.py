@@ -12,7 +12,7 @@ from engine_samples import MODEL, alone, prompt, request, tokens
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
-from llms.engine.request import Request, gather
+from llms.engine.request import GenerationRequest, gather
 from llms.errors import BadRequest, ContextOverflow
 
 
@@ -37,21 +37,21 @@ def test_a_batch_of_threads_gives_what_single_runs_give(engine: Engine) -> None:
 
 
 def test_concurrent_requests_share_steps(engine: Engine) -> None:
-    handles = [engine.submit(request(prompt(i), 10)) for i in range(8)]
-    gather(handles)
+    streams = [engine.submit(request(prompt(i), 10)) for i in range(8)]
+    gather(streams)
     assert engine.steps <= 14
 
 
 def test_closing_stops_the_work_at_once(engine: Engine) -> None:
-    handle = engine.submit(request(prompt(1), 200))
-    stream = iter(handle)
+    stream = engine.submit(request(prompt(1), 200))
+    pieces = iter(stream)
     for _ in range(5):
-        next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    assert len(handle.generated) == 5
+        next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert len(stream.generated) == 5
     last = engine.submit(request(prompt(2), 3))
     last.result()
-    assert len(handle.generated) == 5 and engine.queue.active == []
+    assert len(stream.generated) == 5 and engine.scheduler.active == []
 
 
 def test_a_paused_reader_holds_nobody_up_and_loses_nothing() -> None:
@@ -67,8 +67,8 @@ def test_a_paused_reader_holds_nobody_up_and_loses_nothing() -> None:
 def test_async_streams_batch_and_cancel_within_a_token(engine: Engine) -> None:
     asked = [request(prompt(i), 6) for i in range(10)]
 
-    async def collect(one: Request) -> list[int]:
-        return [t async for piece in engine.submit(one).stream() for t in piece.tokens]
+    async def collect(one: GenerationRequest) -> list[int]:
+        return [t async for piece in engine.submit(one) for t in piece.tokens]
 
     async def main() -> tuple[list[list[int]], int, int]:
         long = engine.submit(request(prompt(99), 100))
@@ -76,7 +76,7 @@ def test_async_streams_batch_and_cancel_within_a_token(engine: Engine) -> None:
 
         async def endless() -> None:
             nonlocal seen
-            async for _ in long.stream():
+            async for _ in long:
                 seen += 1
 
         task = asyncio.create_task(endless())
@@ -107,9 +107,9 @@ def test_the_prefix_cache_changes_no_token_and_spares_the_prefill(engine: Engine
 
 def test_a_batch_prefills_its_common_beginning_once(engine: Engine) -> None:
     shared = prompt(4, 80)
-    handles = [engine.submit(request([*shared, i, i + 1], 3)) for i in range(6)]
-    gather(handles)
-    assert [h.cached_tokens for h in handles] == [0, 80, 80, 80, 80, 80]
+    streams = [engine.submit(request([*shared, i, i + 1], 3)) for i in range(6)]
+    gather(streams)
+    assert [h.cached_tokens for h in streams] == [0, 80, 80, 80, 80, 80]
 
 
 def test_a_prompt_longer_than_the_window_names_both_lengths(engine: Engine) -> None:

@@ -16,9 +16,9 @@ from scripted_requests import by_hand, check_cache, decode, limit_steps, plain, 
 from llms.decoders.base import Decoder
 from llms.decoders.sampling import MOST_BIASES, Sampling
 from llms.engine.engine import Engine
-from llms.engine.request import Handle, Piece, gather
-from llms.engine.speculation import Pace
-from llms.engine.steps import Incoming
+from llms.engine.request import Piece, Stream, gather
+from llms.engine.speculation import AcceptanceTracker
+from llms.engine.steps import HostCopy
 from llms.errors import BadRequest, DamagedCheckpoint
 
 STARTS = ([], list(range(20)), list(range(20, 38)), [5, 6, 7, 8] * 4)
@@ -49,26 +49,26 @@ def asked(draw: st.DrawFn) -> dict[str, Any]:
 
 def played(
     engine: Engine, requests: Sequence[dict[str, Any]], schedule: Sequence[tuple[str, int]]
-) -> tuple[list[Handle], list[list[Piece]], set[int]]:
+) -> tuple[list[Stream], list[list[Piece]], set[int]]:
     """Submit one request before each action of the schedule, then read all; return what each one gave."""
-    handles: list[Handle] = []
+    streams: list[Stream] = []
     seen: list[list[Piece]] = []
     closed: set[int] = set()
     todo = list(requests)
     limit_steps(engine, 2000)
     for action, which in [*schedule, *(("all", i) for i in range(len(requests)))] * 2:
         if todo:
-            handles.append(engine.submit(request(todo.pop(0))))
+            streams.append(engine.submit(request(todo.pop(0))))
             seen.append([])
-        index = which % len(handles)
+        index = which % len(streams)
         if action == "close":
-            handles[index].close()
+            streams[index].close()
             closed.add(index)
-        while index not in closed and (piece := handles[index].next_piece()) is not None:
+        while index not in closed and (piece := streams[index].next_piece()) is not None:
             seen[index].append(piece)
             if action == "read":
                 break
-    return handles, seen, closed
+    return streams, seen, closed
 
 
 @settings(max_examples=120, deadline=None)
@@ -84,15 +84,17 @@ def test_the_same_as_steps_in_turn(
     schedule: list[tuple[str, int]],
     pages: int,
     max_batch: int,
-    guesses: int,
+    draft: int,
 ) -> None:
     """Requests join one by one, are read in any order, and some are left; a small pool makes them wait."""
-    decoder = ScriptedDecoder(pages=pages, guesses=guesses)
+    decoder = ScriptedDecoder(pages=pages, draft=draft)
     assert isinstance(decoder, Decoder)
     engine = Engine(decoder, max_batch=max_batch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pace, "pays", lambda pace: len(decoder.steps) % 5 < 3)  # a scripted step has no price
-        handles, seen, closed = played(engine, requests, schedule)
+        patch.setattr(
+            AcceptanceTracker, "pays", lambda acceptance: len(decoder.steps) % 5 < 3
+        )  # a scripted step has no price
+        streams, seen, closed = played(engine, requests, schedule)
     for index, (wanted, pieces) in enumerate(zip(requests, seen, strict=True)):
         expected = by_hand(wanted)
         turn = Engine(ScriptedDecoder(ahead=False)).submit(request(wanted)).result()
@@ -101,13 +103,13 @@ def test_the_same_as_steps_in_turn(
             assert whole(pieces)[0] == expected[: len(whole(pieces)[0])]
         else:
             assert whole(pieces) == whole(turn)
-    check_cache(engine, decoder, handles, [handles[i] for i in closed])
+    check_cache(engine, decoder, streams, [streams[i] for i in closed])
 
 
 def test_a_step_is_launched_before_the_one_ahead_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    read = Incoming.read
-    monkeypatch.setattr(Incoming, "read", lambda self: (events.append("read"), read(self))[1])
+    read = HostCopy.read
+    monkeypatch.setattr(HostCopy, "read", lambda self: (events.append("read"), read(self))[1])
     decoder = ScriptedDecoder()
     engine = Engine(decoder)
     step = decoder.step
@@ -124,8 +126,8 @@ def test_a_step_is_launched_before_the_one_ahead_is_read(monkeypatch: pytest.Mon
 
 def test_a_prompt_that_is_prefilled_first_costs_no_surplus_step() -> None:
     decoder = ScriptedDecoder()
-    handle = Engine(decoder).submit(request(plain([1] * 20, 3)))
-    assert whole(handle.result())[0] == by_hand(plain([1] * 20, 3))
+    stream = Engine(decoder).submit(request(plain([1] * 20, 3)))
+    assert whole(stream.result())[0] == by_hand(plain([1] * 20, 3))
     assert [given for _, given in decoder.steps] == [0, 1, 1]
 
 
@@ -134,12 +136,12 @@ def test_an_end_token_costs_one_step_and_leaves_nothing() -> None:
     end = frozenset({expected[5]})
     decoder = ScriptedDecoder()
     engine = Engine(decoder)
-    handle = engine.submit(request(plain([3, 1], 12, end_ids=end)))
-    pieces = handle.result()
+    stream = engine.submit(request(plain([3, 1], 12, end_ids=end)))
+    pieces = stream.result()
     made = by_hand(plain([3, 1], 12, end_ids=end))
     assert whole(pieces)[0] == made and pieces[-1].finish_reason == "stop"
     assert len(decoder.steps) == len(made) + 1
-    check_cache(engine, decoder, [handle])
+    check_cache(engine, decoder, [stream])
     again = engine.submit(request(plain([3, 1, *made], 4)))
     again.result()
     assert again.cached_tokens == 0, "shorter than what is worth keeping"
@@ -168,10 +170,10 @@ def test_several_answers_to_one_prompt_prefill_it_once() -> None:
         plain([*range(38), 5, 9], 6 + i, sampling=Sampling(temperature=1.0, seed=i), top_logprobs=i or None)
         for i in range(4)
     ]
-    handles = [engine.submit(request(one)) for one in wanted]
-    assert [whole(p)[0] for p in gather(handles)] == [by_hand(one) for one in wanted]
-    assert [h.cached_tokens for h in handles] == [0, 39, 39, 39]
-    check_cache(engine, decoder, handles)
+    streams = [engine.submit(request(one)) for one in wanted]
+    assert [whole(p)[0] for p in gather(streams)] == [by_hand(one) for one in wanted]
+    assert [h.cached_tokens for h in streams] == [0, 39, 39, 39]
+    check_cache(engine, decoder, streams)
 
 
 def test_a_grammar_waits_for_the_host_and_the_rest_gives_the_same() -> None:
@@ -179,8 +181,8 @@ def test_a_grammar_waits_for_the_host_and_the_rest_gives_the_same() -> None:
     engine = Engine(decoder)
     wanted = [plain([4, 5], 10), plain([6, 7], 10), plain([8], 20, repetition_penalty=1.5)]
     wanted[1]["constraint"] = 8
-    handles = [engine.submit(request(one)) for one in wanted]
-    assert [whole(p)[0] for p in gather(handles)] == [by_hand(one) for one in wanted]
+    streams = [engine.submit(request(one)) for one in wanted]
+    assert [whole(p)[0] for p in gather(streams)] == [by_hand(one) for one in wanted]
     joint = [given for counts, given in decoder.steps if len(counts) == 3]
     assert not any(joint), "a step with a masked row is given tokens that the host has seen"
     assert any(given for counts, given in decoder.steps if len(counts) < 3)
@@ -191,8 +193,8 @@ def test_long_lists_of_biases_are_the_hosts(monkeypatch: pytest.MonkeyPatch) -> 
     bias = {i: -50.0 for i in range(30)}
     decoder = ScriptedDecoder()
     engine = Engine(decoder)
-    handles = [engine.submit(request(plain([4], 5, logit_bias=b))) for b in (bias, {1: 60.0})]
-    assert [whole(p)[0] for p in gather(handles)] == [by_hand(plain([4], 5, logit_bias=bias)), [1] * 5]
+    streams = [engine.submit(request(plain([4], 5, logit_bias=b))) for b in (bias, {1: 60.0})]
+    assert [whole(p)[0] for p in gather(streams)] == [by_hand(plain([4], 5, logit_bias=bias)), [1] * 5]
     assert MOST_BIASES >= 300
     with pytest.raises(BadRequest, match="found 40"):
         engine.submit(request(plain([4], 5, logit_bias={40: 1.0})))
@@ -201,18 +203,18 @@ def test_long_lists_of_biases_are_the_hosts(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_error_of_a_step_under_way_ends_its_requests_only(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = ScriptedDecoder()
     engine = Engine(decoder)
-    handle = engine.submit(request(plain([1, 2], 30, run_ahead=0)))
+    stream = engine.submit(request(plain([1, 2], 30, run_ahead=0)))
     for _ in range(3):
-        handle.next_piece()
-    read = Incoming.read
+        stream.next_piece()
+    read = HostCopy.read
 
-    def broken(self: Incoming) -> list[Any]:
-        monkeypatch.setattr(Incoming, "read", read)
+    def broken(self: HostCopy) -> list[Any]:
+        monkeypatch.setattr(HostCopy, "read", read)
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(Incoming, "read", broken)
+    monkeypatch.setattr(HostCopy, "read", broken)
     with pytest.raises(RuntimeError, match="device lost"):
-        handle.result()
+        stream.result()
     other = engine.submit(request(plain([7], 6)))
     assert whole(other.result())[0] == by_hand(plain([7], 6))
     check_cache(engine, decoder, [other])

@@ -16,7 +16,7 @@ from scripted_requests import by_hand, check_cache, limit_steps, plain, request,
 from test_llms_engine_ahead import ACTIONS, asked
 
 from llms.engine.engine import Engine
-from llms.engine.request import Handle, _call_soon
+from llms.engine.request import Stream, _call_soon
 from llms.errors import LLMError, NotEnoughMemory
 
 
@@ -61,12 +61,12 @@ FAULTS = st.dictionaries(
 )
 
 
-def read(handle: Handle, action: str) -> list[int]:
+def read(stream: Stream, action: str) -> list[int]:
     """Read the tokens of one piece, or of all; who is interrupted while reading reads on."""
     found: list[int] = []
     while True:
         try:
-            piece = handle.next_piece()
+            piece = stream.next_piece()
         except KeyboardInterrupt:
             continue
         if piece is None:
@@ -94,19 +94,19 @@ def test_every_answer_is_right_or_an_error(
     decoder = Faulty(faults, ahead=ahead, pages=pages)
     engine = Engine(decoder, max_batch=5)
     limit_steps(engine, 2000)
-    handles = [engine.submit(request(one)) for one in requests]
+    streams = [engine.submit(request(one)) for one in requests]
     seen: list[list[int]] = [[] for _ in requests]
     ended: set[int] = set()
     closed: set[int] = set()
     for action, which in [*schedule, *(("all", i) for i in range(len(requests)))]:
-        index = which % len(handles)
+        index = which % len(streams)
         if action == "close" and index not in ended:
-            handles[index].close()
+            streams[index].close()
             closed.add(index)
         if index in closed | ended:
             continue
         try:
-            seen[index] += read(handles[index], action)
+            seen[index] += read(streams[index], action)
         except (Planted, LLMError):
             ended.add(index)
     for index, (wanted, tokens) in enumerate(zip(requests, seen, strict=True)):
@@ -114,8 +114,8 @@ def test_every_answer_is_right_or_an_error(
         assert tokens == (expected[: len(tokens)] if index in closed | ended else expected)
     assert decoder.met or not ended
     decoder.faults = {}
-    assert not engine.table._busy and not engine.queue.active
-    check_cache(engine, decoder, handles, [handles[i] for i in closed | ended])
+    assert not engine.table._busy and not engine.scheduler.active
+    check_cache(engine, decoder, streams, [streams[i] for i in closed | ended])
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -123,14 +123,14 @@ def test_an_interrupted_reader_costs_the_others_nothing(after: bool) -> None:
     """The thread that leads gets Ctrl-C: its own request stops, the others' tokens are computed again."""
     decoder = Faulty({at: (KeyboardInterrupt, after) for at in (3, 6, 7)})
     engine = Engine(decoder)
-    handles = [engine.submit(request(plain([i, 5, 9], 12, run_ahead=0))) for i in range(6)]
-    for handle in handles[:3]:
+    streams = [engine.submit(request(plain([i, 5, 9], 12, run_ahead=0))) for i in range(6)]
+    for stream in streams[:3]:
         with pytest.raises(KeyboardInterrupt):
-            handle.result()
-        assert not engine.table._busy and engine.lead.leader is None
+            stream.result()
+        assert not engine.table._busy and engine.leadership.leader is None
     for i in (3, 4, 5):
-        assert whole(handles[i].result())[0] == by_hand(plain([i, 5, 9], 12))
-    check_cache(engine, decoder, handles, handles[:3])
+        assert whole(streams[i].result())[0] == by_hand(plain([i, 5, 9], 12))
+    check_cache(engine, decoder, streams, streams[:3])
 
 
 def test_scoring_goes_on_after_an_interrupt() -> None:
@@ -157,13 +157,13 @@ def _stubborn(engine: Engine, items: Any) -> list[list[float]]:
 
 def test_an_error_outside_of_a_pass_ends_everybody_and_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(ScriptedDecoder())
-    handles = [engine.submit(request(plain([i], 20))) for i in range(3)]
-    handles[0].next_piece()
+    streams = [engine.submit(request(plain([i], 20))) for i in range(3)]
+    streams[0].next_piece()
     with monkeypatch.context() as patch:
-        patch.setattr(engine.run, "settle", lambda: (_ for _ in ()).throw(Planted("device lost")))
-        for handle in handles:
+        patch.setattr(engine.runner, "settle", lambda: (_ for _ in ()).throw(Planted("device lost")))
+        for stream in streams:
             with pytest.raises(Planted):
-                handle.result()
+                stream.result()
     assert whole(engine.submit(request(plain([7], 6))).result())[0] == by_hand(plain([7], 6))
 
 
@@ -174,9 +174,9 @@ def test_a_slot_is_given_back_at_once() -> None:
     left.next_piece()
     left.close()
     assert not engine.table._busy and left.slot is None
-    handles = [engine.submit(request(plain([i] * 20, 9))) for i in range(5)]
-    for handle in handles:
-        handle.result()
+    streams = [engine.submit(request(plain([i] * 20, 9))) for i in range(5)]
+    for stream in streams:
+        stream.result()
     assert not engine.table._busy and engine.table.idle_bytes <= 3000
 
 
@@ -190,9 +190,9 @@ def test_a_short_prompt_is_not_kept_waiting_by_long_ones_that_keep_coming() -> N
     while short.next_piece() is None or not short.done:
         late.append(engine.submit(request(plain([len(late) + 10] * 3000, 1, run_ahead=0))))
     assert engine.steps - began <= 4
-    for handle in late:
-        handle.result()
-    assert all(handle.done for handle in late)
+    for stream in late:
+        stream.result()
+    assert all(stream.done for stream in late)
 
 
 def test_scoring_jobs_take_turns() -> None:

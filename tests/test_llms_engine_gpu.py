@@ -12,8 +12,8 @@ from llms.decoders.cuda import FastDecoder
 from llms.decoders.cuda.synthetic import synthetic_model
 from llms.decoders.sampling import Sampling, sample
 from llms.engine.engine import Engine
-from llms.engine.request import Handle, Request
-from llms.engine.speculation import Pace
+from llms.engine.request import GenerationRequest, Stream
+from llms.engine.speculation import AcceptanceTracker
 
 pytestmark = pytest.mark.gpu
 
@@ -37,12 +37,12 @@ def random_ids(decoder: FastDecoder, count: int, seed: int = 0) -> list[int]:
     return [int(i) for i in torch.randint(0, decoder.vocab_size, (count,), generator=random)]
 
 
-def asked(decoder: FastDecoder, seed: int, count: int = 40, **more: Any) -> Request:
+def asked(decoder: FastDecoder, seed: int, count: int = 40, **more: Any) -> GenerationRequest:
     def text(ids: list[int]) -> str:
         return "".join(chr(0x4E00 + i) for i in ids)
 
     prompt = tuple(random_ids(decoder, 5 + seed % 3, seed))
-    return Request(prompt=prompt, max_tokens=count, decode=text, run_ahead=0, **more)
+    return GenerationRequest(prompt=prompt, max_tokens=count, decode=text, run_ahead=0, **more)
 
 
 class Even:
@@ -75,14 +75,14 @@ def engine_tokens(decoder: FastDecoder, ahead: bool, masked: bool) -> list[list[
     requests += [asked(decoder, 3, sampling=warm), asked(decoder, 4, repetition_penalty=1.3)]
     requests += [asked(decoder, 5, logit_bias={7: 3.0}, sampling=warm), asked(decoder, 6, top_logprobs=2)]
     requests.append(asked(decoder, 7, constraint=Even(decoder.vocab_size) if masked else None))
-    handles: list[Handle] = [engine.submit(one) for one in requests]
-    while len(handles[0].generated) < 10:
-        handles[0].next_piece()
-    handles[0].close()
-    for handle in handles[1:]:
-        handle.result()
+    streams: list[Stream] = [engine.submit(one) for one in requests]
+    while len(streams[0].generated) < 10:
+        streams[0].next_piece()
+    streams[0].close()
+    for stream in streams[1:]:
+        stream.result()
     decoder.runs_ahead = True  # type: ignore[misc]
-    return [handle.generated[: 10 if index == 0 else None] for index, handle in enumerate(handles)]
+    return [stream.generated[: 10 if index == 0 else None] for index, stream in enumerate(streams)]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -114,12 +114,12 @@ def test_launching_steps_waits_for_nothing(decoder: FastDecoder) -> None:
 def test_a_full_pool_makes_requests_wait_and_ends_none(kernels: Path) -> None:
     model = synthetic_model("cuda", **SIZES)
     decoder = FastDecoder(model, max_slots=12, window=512, cache=kernels, cache_tokens=64)
-    decoder.guesses = 0  # type: ignore[misc]
+    decoder.max_draft = 0  # type: ignore[misc]
     engine = Engine(decoder, max_batch=8)
-    handles = [engine.submit(asked(decoder, i, 200)) for i in range(8)]
-    for handle in handles:
-        handle.result()
-    assert all(len(handle.generated) == 200 for handle in handles)
+    streams = [engine.submit(asked(decoder, i, 200)) for i in range(8)]
+    for stream in streams:
+        stream.result()
+    assert all(len(stream.generated) == 200 for stream in streams)
 
 
 @pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.7, seed=5, repetition_penalty=1.2)])
@@ -146,6 +146,6 @@ def test_guesses_are_verified_on_the_device_and_change_no_token(
     assert int((result.drawn[0] != rules).sum()) <= 1
     if how.temperature == 0:  # attention over 8 columns of one slot adds in another order: a near tie
         assert sum(a != b for a, b in zip(result.drawn[0].tolist(), text[1:], strict=True)) <= 1
-    monkeypatch.setattr(Pace, "pays", lambda pace: True)
-    handle = Engine(decoder).submit(asked(decoder, 1, 60, sampling=how))
-    assert len(handle.result()) == 60
+    monkeypatch.setattr(AcceptanceTracker, "pays", lambda acceptance: True)
+    stream = Engine(decoder).submit(asked(decoder, 1, 60, sampling=how))
+    assert len(stream.result()) == 60

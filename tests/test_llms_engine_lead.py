@@ -41,10 +41,10 @@ def test_the_lead_passes_over_a_sleeper_that_has_what_it_wanted(monkeypatch: pyt
 
     def step() -> None:
         """Serve `served`, who still sleeps when the leader leaves; `last` serves itself."""
-        while engine.lead.leader is leader and len(engine.lead.sleepers) < 2:
+        while engine.leadership.leader is leader and len(engine.leadership.sleepers) < 2:
             time.sleep(0.01)
         with lock:
-            if engine.lead.leader is leader:
+            if engine.leadership.leader is leader:
                 leader.satisfied = served.satisfied = True
                 served.ready.notify_all()
             else:
@@ -55,7 +55,7 @@ def test_the_lead_passes_over_a_sleeper_that_has_what_it_wanted(monkeypatch: pyt
     for errand in (leader, served, last):
         threads.append(threading.Thread(target=engine.drive, args=(errand,), daemon=True))
         threads[-1].start()
-        while engine.lead.leader is not leader and not leader.satisfied:
+        while engine.leadership.leader is not leader and not leader.satisfied:
             time.sleep(0.01)
         time.sleep(0.05)
     for thread in threads:

@@ -31,10 +31,10 @@ class Failing(ReferenceDecoder):
 
 def test_an_error_reaches_every_caller_and_the_engine_goes_on() -> None:
     engine = Engine(Failing(RuntimeError("boom"), 3))
-    handles = [engine.submit(request(prompt(i))) for i in range(3)]
-    for handle in handles:
+    streams = [engine.submit(request(prompt(i))) for i in range(3)]
+    for stream in streams:
         with pytest.raises(RuntimeError, match="boom"):
-            handle.result()
+            stream.result()
     assert len(tokens(engine.submit(request(prompt(7))).result())) == 8
 
 
@@ -49,9 +49,9 @@ def test_a_full_memory_ends_no_request_that_fits_alone() -> None:
     decoder = Crowded(60)
     engine = Engine(decoder)
     asked = [request(prompt(i, 20), 20) for i in range(6)]
-    handles = [engine.submit(one) for one in asked]
-    assert [tokens(pieces) for pieces in gather(handles)] == [alone(one) for one in asked]
-    assert decoder.refusals > 0 and not engine.queue.waiting
+    streams = [engine.submit(one) for one in asked]
+    assert [tokens(pieces) for pieces in gather(streams)] == [alone(one) for one in asked]
+    assert decoder.refusals > 0 and not engine.scheduler.waiting
     scores = engine.score([(prompt(i, 20), [[1], [2]]) for i in range(2)])
     assert all(value < 0 for row in scores for value in row)
     with pytest.raises(RequestTooLarge):

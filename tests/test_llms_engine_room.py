@@ -92,8 +92,8 @@ def test_a_full_pool_drops_cached_prefixes_oldest_first_then_pauses_and_ends_nob
     assert engine.table.best([*range(20, 38), 1])[1] == 18, "the youngest prefix stays"
     assert engine.table.best([*range(18), 1])[1] == 0, "the oldest went"
     wanted = [plain([i] * 20, 20) for i in range(6)]
-    handles = [engine.submit(request(one)) for one in wanted]
-    assert [whole(p)[0] for p in gather(handles)] == [by_hand(one) for one in wanted]
+    streams = [engine.submit(request(one)) for one in wanted]
+    assert [whole(p)[0] for p in gather(streams)] == [by_hand(one) for one in wanted]
     assert engine.score([([i] * 20, [[1], [2, 3]]) for i in range(8)])[0][0] < 0
     with pytest.raises(RequestTooLarge):
         ScriptedDecoder.window, before = 200, ScriptedDecoder.window
@@ -102,7 +102,7 @@ def test_a_full_pool_drops_cached_prefixes_oldest_first_then_pauses_and_ends_nob
         finally:
             ScriptedDecoder.window = before
     assert whole(engine.submit(request(wanted[0])).result())[0] == by_hand(wanted[0])
-    check_cache(engine, decoder, handles)
+    check_cache(engine, decoder, streams)
 
 
 def test_a_reader_that_lags_keeps_no_pool_from_the_others() -> None:
@@ -122,11 +122,11 @@ def test_requests_whose_readers_take_turns_do_not_push_each_other_out() -> None:
     decoder = ScriptedDecoder()
     engine = Engine(decoder, max_batch=1)
     limit_steps(engine, 400)
-    handles = [engine.submit(request(plain([i, 7], 6, run_ahead=1))) for i in range(3)]
+    streams = [engine.submit(request(plain([i, 7], 6, run_ahead=1))) for i in range(3)]
     seen: list[list[int]] = [[], [], []]
     for _ in range(6):
-        for handle, tokens in zip(handles, seen, strict=True):
-            piece = handle.next_piece()
+        for stream, tokens in zip(streams, seen, strict=True):
+            piece = stream.next_piece()
             assert piece is not None
             tokens.extend(piece.tokens)
     assert seen == [by_hand(plain([i, 7], 6)) for i in range(3)]

@@ -13,8 +13,8 @@ from llms.decoders.base import StepResult
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
-from llms.engine.request import Handle, Request
-from llms.engine.speculation import SIZES, Course, Ngrams, Pace, verify
+from llms.engine.request import GenerationRequest, Stream
+from llms.engine.speculation import SIZES, AcceptanceTracker, DraftTracker, Ngrams, verify
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,18 @@ def lookup(tokens: list[int], most: int) -> list[int]:
 def test_guesses_are_what_followed_the_latest_occurrence(tokens: list[int], most: int, cut: int) -> None:
     text = Ngrams(tokens[:cut])
     text.extend(tokens[cut:])
-    assert text.guess(most) == lookup(tokens, most)
+    assert text.propose(most) == lookup(tokens, most)
 
 
 def test_the_longer_context_wins() -> None:
     text = [1, 2, 3, 4, 9, 1, 2, 3, 5, 6, 7, 1, 2, 3]
-    assert Ngrams(text).guess(2) == [5, 6] and Ngrams(text).guess(99) == [5, 6, 7, 1, 2, 3]
-    assert Ngrams([8, 2, 3, 4, 7, 2, 3]).guess(3) == [4, 7, 2]
-    assert Ngrams([1, 2, 3, 4]).guess(3) == [] and Ngrams([1]).guess(3) == [] and Ngrams(text).guess(-1) == []
+    assert Ngrams(text).propose(2) == [5, 6] and Ngrams(text).propose(99) == [5, 6, 7, 1, 2, 3]
+    assert Ngrams([8, 2, 3, 4, 7, 2, 3]).propose(3) == [4, 7, 2]
+    assert (
+        Ngrams([1, 2, 3, 4]).propose(3) == []
+        and Ngrams([1]).propose(3) == []
+        and Ngrams(text).propose(-1) == []
+    )
 
 
 def test_verify_stops_at_the_first_wrong_guess() -> None:
@@ -59,56 +63,58 @@ def test_verify_stops_at_the_first_wrong_guess() -> None:
 
 
 def test_guesses_begin_where_they_pay_and_end_where_they_do_not() -> None:
-    pace = Pace()
-    assert pace.pays(), "a text that quotes is expected"
+    acceptance = AcceptanceTracker()
+    assert acceptance.pays(), "a text that quotes is expected"
     for _ in range(8):
-        pace.learn(0, 1)
-    assert not pace.pays(), "it does not quote"
+        acceptance.learn(0, 1)
+    assert not acceptance.pays(), "it does not quote"
     for _ in range(20):
-        pace.learn(5, 3)
-    assert pace.pays()
+        acceptance.learn(5, 3)
+    assert acceptance.pays()
     for _ in range(30):
-        pace.learn(5, 1)
-    assert not pace.pays()
+        acceptance.learn(5, 1)
+    assert not acceptance.pays()
     for _ in range(30):
-        pace.learn(0, 1)
-    assert not pace.pays(), "without guesses a step launched ahead is the faster one"
+        acceptance.learn(0, 1)
+    assert not acceptance.pays(), "without guesses a step launched ahead is the faster one"
 
 
 @pytest.mark.parametrize(("verifying", "expected"), [(0.0025, True), (0.0052, False)])
 def test_what_steps_take_decides(verifying: float, expected: bool) -> None:
-    pace = Pace()
+    acceptance = AcceptanceTracker()
     for _ in range(40):
-        pace.learn(5, 2)
+        acceptance.learn(5, 2)
     for _ in range(15):
-        pace.took("ahead", 0.002)
-        pace.took("verify", verifying)
-    pace.took("verify", 9.0)  # a reader that paused
-    assert pace.pays() == expected
+        acceptance.took("ahead", 0.002)
+        acceptance.took("verify", verifying)
+    acceptance.took("verify", 9.0)  # a reader that paused
+    assert acceptance.pays() == expected
 
 
 def test_a_course_follows_what_guesses_would_have_given() -> None:
     text, steps = [1, 2, 3, 4, 5, 6, 7, 8, 9], []
-    course = Course(text, 3)
-    learn = course.pace.learn
-    course.pace.learn = lambda *step: (steps.append(step), learn(*step))[1]  # type: ignore[method-assign]
-    course.note([2, 3, 4, 5, 6])
+    tracker = DraftTracker(text, 3)
+    learn = tracker.acceptance.learn
+    tracker.acceptance.learn = lambda *step: (steps.append(step), learn(*step))[1]  # type: ignore[method-assign]
+    tracker.note([2, 3, 4, 5, 6])
     # 2 and 3 without a guess; [4, 5, 6] guessed after them and kept, with one token more to come
     assert steps == [(0, 1), (0, 1)]
-    course.note([7, 5])
+    tracker.note([7, 5])
     assert steps == [(0, 1), (0, 1), (3, 4), (3, 1)]
-    assert course.text.tokens == [*text, 2, 3, 4, 5, 6, 7, 5]
+    assert tracker.text.tokens == [*text, 2, 3, 4, 5, 6, 7, 5]
 
 
-def asked(start: int, how: Sampling, **kwargs: Any) -> Request:
+def asked(start: int, how: Sampling, **kwargs: Any) -> GenerationRequest:
     prompt = tuple((start + i * i) % 24 for i in range(12)) * 2
-    return Request(prompt=prompt, max_tokens=60, decode=lambda ids: "." * len(ids), sampling=how, **kwargs)
+    return GenerationRequest(
+        prompt=prompt, max_tokens=60, decode=lambda ids: "." * len(ids), sampling=how, **kwargs
+    )
 
 
 class Counting(ReferenceDecoder):
     """Says that guesses pay, and counts steps."""
 
-    guesses = 7
+    max_draft = 7
     steps = 0
 
     def step(self, *arguments: Any, **options: Any) -> StepResult:
@@ -116,8 +122,8 @@ class Counting(ReferenceDecoder):
         return super().step(*arguments, **options)
 
 
-def tokens_of(handle: Handle) -> list[int]:
-    return [token for piece in handle.result() for token in piece.tokens]
+def tokens_of(stream: Stream) -> list[int]:
+    return [token for piece in stream.result() for token in piece.tokens]
 
 
 @pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.6, top_p=0.9, seed=11)])
@@ -125,7 +131,7 @@ def tokens_of(handle: Handle) -> list[int]:
 def test_the_engine_gives_the_same_tokens_with_guesses(
     model: Any, how: Sampling, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "took", lambda *arguments: None)  # a CPU's own times say no
+    monkeypatch.setattr(AcceptanceTracker, "took", lambda *arguments: None)  # a CPU's own times say no
     plain_engine = Engine(ReferenceDecoder(model, window=200, max_slots=4))
     guessing = Counting(model, window=200, max_slots=4)
     engine = Engine(guessing)
@@ -137,11 +143,11 @@ def test_the_engine_gives_the_same_tokens_with_guesses(
         assert guessing.steps < 160
     two = [engine.submit(asked(start, how)), engine.submit(asked(start + 1, how))]
     expected_two = [tokens_of(plain_engine.submit(asked(start + i, how))) for i in range(2)]
-    assert [tokens_of(handle) for handle in two] == expected_two
+    assert [tokens_of(stream) for stream in two] == expected_two
 
 
 def test_a_decoder_that_names_no_guesses_is_asked_for_one_token_at_a_time(model: Any) -> None:
     engine = Engine(ReferenceDecoder(model, window=200, max_slots=2))
-    handle = engine.submit(asked(0, Sampling()))
-    handle.next_piece()
-    assert engine.queue.active == [handle] and engine.run.guesser.watched([handle]) is None
+    stream = engine.submit(asked(0, Sampling()))
+    stream.next_piece()
+    assert engine.scheduler.active == [stream] and engine.runner.drafter.candidate([stream]) is None

@@ -60,7 +60,7 @@ def uniform(seed: int, position: int) -> float:
     return ((z ^ (z >> 31)) >> 11) * 2.0**-53
 
 
-def steer(logits: Tensor, how: Sampling, held: Collection[int]) -> Tensor:
+def process_logits(logits: Tensor, how: Sampling, held: Collection[int]) -> Tensor:
     """Return one row of logits after penalty and biases: a copy, or the row itself where there are none.
 
     Args:
@@ -70,14 +70,14 @@ def steer(logits: Tensor, how: Sampling, held: Collection[int]) -> Tensor:
     """
     if not how.steers:
         return logits
-    steered = logits.clone()
+    processed = logits.clone()
     if how.repetition_penalty != 1.0:
         seen = torch.tensor(sorted(set(held)), device=logits.device)
-        values, penalty = steered[seen], how.repetition_penalty
-        steered[seen] = torch.where(values > 0, values / penalty, values * penalty)
+        values, penalty = processed[seen], how.repetition_penalty
+        processed[seen] = torch.where(values > 0, values / penalty, values * penalty)
     for token, bias in how.logit_bias:
-        steered[token] += bias
-    return steered
+        processed[token] += bias
+    return processed
 
 
 def sample(
@@ -102,7 +102,7 @@ def sample(
     """
     if any(how.steers for how in sampling):
         before = held or [()] * len(sampling)
-        logits = torch.stack([steer(*row) for row in zip(logits, sampling, before, strict=True)])
+        logits = torch.stack([process_logits(*row) for row in zip(logits, sampling, before, strict=True)])
     chosen = logits.argmax(-1)
     for row, (how, position) in enumerate(zip(sampling, positions, strict=True)):
         if how.temperature > 0:

@@ -1,13 +1,11 @@
-"""Who runs the engine's steps: whoever needs a token leads, the others sleep until they can read or lead.
+"""The engine: it admits requests into slots, runs them as one batch, and delivers their tokens.
 
-Knows waiters, their conditions and one step to run; refuses to know requests and decoders. A helper thread
-exists only while a caller that must not block (asyncio) waits for something.
+The engine works on token ids. It does not know messages, templates or model files.
 
-The engine: admits requests into slots, runs what is ready as one batch, samples, stops, cancels.
-
-Knows requests, slots and steps; refuses to know messages, templates and model files. There is no background
-thread to start or stop (`lead`), and a full memory ends no request that would fit alone
-(`queue`). Closing a request stops its work before the next step.
+There is no background thread. The thread that waits for a token becomes the leader: it runs the step for all
+requests, and when it has its token it wakes another waiting thread to lead. A helper thread runs only while
+an asyncio task waits. When memory runs out, requests are paused rather than failed, unless one is too large
+on its own. Closing a stream stops its work before the next step.
 """
 
 from __future__ import annotations
@@ -20,36 +18,36 @@ from typing import Protocol
 
 from llms.decoders.base import Decoder
 from llms.engine.prefix import SlotTable
-from llms.engine.request import Handle, Request, TokenInfo
-from llms.engine.scheduler import Queue, not_enough, out_of_memory
+from llms.engine.request import GenerationRequest, Stream, TokenInfo
+from llms.engine.scheduler import Scheduler, not_enough, out_of_memory
 from llms.engine.score import CHUNK_TOKENS, ScoreItem, ScoreJob, packed
-from llms.engine.steps import PREFILL_TOKENS, Runner
+from llms.engine.steps import PREFILL_TOKENS, PendingSteps, StepRunner
 from llms.errors import BadRequest, ContextOverflow
 
-__all__ = ["Engine", "Handle", "Request", "TokenInfo"]
+__all__ = ["Engine", "GenerationRequest", "Stream", "TokenInfo"]
 
 
 class Waiter(Protocol):
-    """What can lead: a `Handle` or a `ScoreJob`."""
+    """Work that a thread can wait for, and lead the engine for: a `Stream` or a `ScoreJob`."""
 
     ready: threading.Condition
 
     @property
     def satisfied(self) -> bool:
-        """Whether it has what it waits for."""
+        """Whether the waiting thread can go on."""
         ...
 
     def wake(self) -> None:
-        """Tell its caller where it is satisfied; the lock is held."""
+        """Notify the waiting thread if it can go on. The caller holds the lock."""
         ...
 
 
-class Lead:
-    """Hands the lead from waiter to waiter.
+class Leadership:
+    """Chooses the thread that runs the engine's steps (the leader/followers pattern).
 
     Args:
-        lock: The engine's lock; every waiter's condition is one of this lock.
-        step: Runs one step for everybody; called by the leader only, without the lock.
+        lock: The engine's lock. The condition of every waiter belongs to it.
+        step: Runs one step for all requests. Only the leader calls it, and without the lock.
     """
 
     def __init__(self, lock: threading.Lock, step: Callable[[], None]) -> None:
@@ -62,7 +60,7 @@ class Lead:
         self._thread: threading.Thread | None = None
 
     def drive(self, waiter: Waiter) -> None:
-        """Return once the waiter has something to read, running steps where nobody else does."""
+        """Return when the waiter is satisfied. Runs steps if no other thread leads."""
         try:
             if self._leads(waiter):
                 while not waiter.satisfied:
@@ -71,7 +69,7 @@ class Lead:
             self._leave(waiter)
 
     def alone(self, waiter: Waiter, work: Callable[[], None]) -> None:
-        """Do some of the leader's work where nobody leads; whoever leads does it within a step."""
+        """Do a part of the leader's work if no thread leads. Otherwise the leader does it within a step."""
         with self._lock:
             if self.leader is not None:
                 return
@@ -82,17 +80,17 @@ class Lead:
             self._leave(waiter)
 
     def _leave(self, waiter: Waiter) -> None:
-        """Give up the lead, if it is this waiter's."""
+        """Stop leading, if this waiter leads."""
         with self._lock:
             if self.leader is waiter:
                 self.leader = None
                 self._hand_over()
 
     def _leads(self, waiter: Waiter) -> bool:
-        """Sleep until the waiter is satisfied (False), or nobody leads and it takes the lead (True).
+        """Wait. Returns False when the waiter is satisfied, and True if it has become the leader.
 
-        Who was woken to lead and does not, because it was satisfied or interrupted meanwhile, wakes the next:
-        else everybody would sleep.
+        A thread may be woken to lead and then not lead, because it was satisfied or interrupted in the
+        meantime. It then wakes the next one; otherwise all of them would sleep.
         """
         with self._lock:
             try:
@@ -110,14 +108,14 @@ class Lead:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Wake one sleeper that has work left where nobody leads; the lock is held."""
+        """Wake one sleeping thread that still waits, if no thread leads. The caller holds the lock."""
         if self.leader is None:
             heir = next((sleeper for sleeper in self.sleepers if not sleeper.satisfied), None)
             if heir is not None:
                 heir.ready.notify_all()
 
     def pump(self, waiter: Waiter) -> None:
-        """Have the helper thread drive for a caller that must not block."""
+        """Let the helper thread drive for a caller that must not block."""
         with self._lock:
             self._pumped.append(waiter)
             self._news.notify()
@@ -126,7 +124,7 @@ class Lead:
                 self._thread.start()
 
     def _pump_loop(self) -> None:
-        """Drive every pumped waiter; end after a quiet moment."""
+        """Drive every waiter that was given to `pump`. The thread ends after 0.2 s without work."""
         while True:
             with self._lock:
                 for waiter in self._pumped:
@@ -143,9 +141,15 @@ class Engine:
     """Runs many requests on one decoder.
 
     Args:
-        decoder: The engine becomes its only user.
-        max_batch: Most requests that run at once; the default leaves a quarter of the slots to the prefix
-        cache. cache_bytes: Bound on the KV kept for reuse, in bytes.
+        decoder: The decoder. The engine must be its only user.
+        max_batch: Maximum number of requests that run at once. The default leaves a quarter of the slots to
+            the prefix cache.
+        cache_bytes: Maximum size of the KV that is kept for reuse, in bytes.
+
+    Example:
+        engine = Engine(decoder)
+        stream = engine.submit(GenerationRequest(prompt=(1, 2, 3), max_tokens=20, decode=tokenizer.decode))
+        text = "".join(piece.text for piece in stream)
     """
 
     def __init__(
@@ -160,12 +164,15 @@ class Engine:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._jobs: list[ScoreJob] = []
-        self.queue = Queue(self.table, max_batch=self.max_batch, lock=self._lock)
-        self.run = Runner(decoder, self.table, self.queue, self._lock)
-        self.lead = Lead(self._lock, lambda: self._step())
+        pending = PendingSteps()
+        self.scheduler = Scheduler(
+            self.table, max_batch=self.max_batch, lock=self._lock, on_release=pending.forget
+        )
+        self.runner = StepRunner(decoder, self.table, self.scheduler, pending, self._lock)
+        self.leadership = Leadership(self._lock, lambda: self._step())
 
-    def submit(self, request: Request) -> Handle:
-        """Queue a request; nothing runs until its handle (or another one) is read.
+    def submit(self, request: GenerationRequest) -> Stream:
+        """Queue a request and return its stream. Nothing runs before this stream, or another one, is read.
 
         Raises:
             ContextOverflow: The prompt leaves no room in the window; both lengths are in the message.
@@ -186,18 +193,18 @@ class Engine:
                 f"Expected logit_bias of tokens from 0 to {self.decoder.vocab_size - 1}, found "
                 f"{strange[0]!r}. Give token ids of this model's own tokenizer."
             )
-        if length + request.max_tokens > window + 1:  # the last token needs no place
+        if length + request.max_tokens > window + 1:  # The last token is never fed back.
             request = replace(request, max_tokens=window + 1 - length)
-        handle = Handle(self, request, self._lock)
-        self.queue.add(handle)
-        return handle
+        stream = Stream(self, request, self._lock)
+        self.scheduler.add(stream)
+        return stream
 
     def score(self, items: Sequence[ScoreItem], *, keep: bool = False) -> list[list[float]]:
         """Return the log-probability (nats) of each continuation of each item, in order.
 
         Args:
-            items: Pairs (prompt ids, list of continuation ids), none of them empty.
-            keep: Whether each prompt stays in the prefix cache, because more is asked after it.
+            items: Pairs of prompt ids and a list of continuations. None of them may be empty.
+            keep: Whether each prompt stays in the prefix cache because more requests will begin with it.
 
         Raises:
             ContextOverflow: A prompt and a continuation do not fit the window.
@@ -216,7 +223,7 @@ class Engine:
             self._jobs.append(job)
         try:
             while not job.satisfied:
-                self.lead.drive(job)
+                self.leadership.drive(job)
         finally:
             with self._lock:
                 if job in self._jobs:
@@ -226,58 +233,58 @@ class Engine:
         return job.results
 
     def clear_cache(self) -> None:
-        """Forget every cached prefix before the next step (finished requests' included)."""
+        """Drop all cached prefixes before the next step, those of finished requests included."""
         self._clear = True
 
-    def cancel(self, handle: Handle) -> None:
-        """Stop a request; its slot is taken back at once, or after the step that runs."""
+    def cancel(self, stream: Stream) -> None:
+        """Stop a request. Its slot is released at once, or after the step that is running."""
         if os.getpid() != self._process:
-            return  # a forked child drops its copy of the parent's stream: the lock may be held for ever
+            return  # A forked child drops its copy of the stream. The lock may be held for ever there.
         with self._lock:
-            self.queue.drop(handle)
-            handle.done = True
-            handle.wake()
-        if handle.slot is not None:
-            self.lead.alone(handle, self.queue.reap)
+            self.scheduler.drop(stream)
+            stream.done = True
+            stream.wake()
+        if stream.slot is not None:
+            self.leadership.alone(stream, self.scheduler.release_finished)
 
     def drive(self, waiter: Waiter) -> None:
-        """Return once the waiter has something to read; see `Lead`.
+        """Return when the waiter is satisfied; see `Leadership.drive`.
 
         Raises:
-            BadRequest: It was begun in another process, before a fork.
+            BadRequest: The request was submitted in another process, before a fork.
         """
         if os.getpid() != self._process:
             raise BadRequest(
                 f"Expected a request of this process ({os.getpid()}), found one that process {self._process} "
                 "began before it forked. Ask again here."
             )
-        self.lead.drive(waiter)
+        self.leadership.drive(waiter)
 
     def pump(self, waiter: Waiter) -> None:
-        """Have a helper thread drive for a caller that must not block; see `Lead`."""
-        self.lead.pump(waiter)
+        """Let a helper thread drive for a caller that must not block; see `Leadership.pump`."""
+        self.leadership.pump(waiter)
 
-    # One step; only the leader is here.
+    # The methods below run one step. Only the leader calls them.
 
     def _step(self) -> None:
-        """Run one step for everybody; whatever happens in it, nobody is left to wait for ever."""
+        """Run one step for all requests. If it fails, no thread is left waiting for ever."""
         self.steps += 1
         try:
             self._advance()
         except Exception as error:
             self._start_over(error)
-        except BaseException:  # Ctrl-C reached the thread that leads, in the middle of anything
+        except BaseException:  # Ctrl-C may reach the leader at any point.
             self._start_over(None)
             raise
 
     def _start_over(self, error: Exception | None) -> None:
-        """Trust nothing in the cache: who is under way is computed again from its tokens.
+        """Discard the KV of all running requests, which are then computed again from their tokens.
 
         Args:
-            error: What ends all of them instead, where it is not the caller that was interrupted.
+            error: The error that ends all requests instead. None if the calling thread was interrupted.
         """
-        broken = self.run.drop()
-        self.queue.restart(error, broken)
+        broken = self.runner.drop()
+        self.scheduler.restart(error, broken)
         with self._lock:
             for job in self._jobs if error is not None else ():
                 job.error = error
@@ -285,53 +292,55 @@ class Engine:
         self.table.reset()
 
     def _advance(self) -> None:
-        """Reap, admit, prefill a chunk, score a chunk, launch a token for everybody who wants one.
+        """Release finished requests, admit new ones, prefill and score a chunk each, launch a decode step.
 
-        What was launched before is read last, while the latest launch runs.
+        The steps that were launched before are read last, while the newest one runs.
         """
-        self.run.settle()
-        self.queue.reap()
+        self.runner.settle()
+        self.scheduler.release_finished()
         if self._clear:
             self._clear = False
             self.table.clear()
-        self.queue.admit(self.run.begin)
-        under_way = len(self.run.flights)
+        self.scheduler.admit(self.runner.begin)
+        launched_before = len(self.runner.pending_steps)
         if late := self._next_prompts():
-            self.run.launch(late)
+            self.runner.launch(late)
         with self._lock:
             job = self._jobs.pop(0) if self._jobs else None
             if job is not None:
-                self._jobs.append(job)  # jobs take turns
+                self._jobs.append(job)  # Scoring jobs take turns.
         if job is not None:
             self._run_job(job)
-        if ready := self.queue.decoding():
-            self.run.decode(ready)
-        self.run.land(max(under_way, len(self.run.flights) - 1))
-        self.queue.reap()
+        if ready := self.scheduler.decoding():
+            self.runner.decode(ready)
+        self.runner.read_back(max(launched_before, len(self.runner.pending_steps) - 1))
+        self.scheduler.release_finished()
 
-    def _next_prompts(self) -> list[Handle]:
-        """Return the prompts of which this step prefills a chunk: those that have waited longest for a turn.
+    def _next_prompts(self) -> list[Stream]:
+        """Return the prompts of which this step prefills a chunk: those that have waited longest.
 
-        The longest first would be as fast, but while long ones keep coming a short one would never be next.
+        Taking the longest prompts first would be as fast, but a short one would never have its turn while
+        long ones keep coming.
         """
-        late = self.queue.prefilling()
-        for handle in late:
-            handle.turn = handle.turn or self.steps
+        late = self.scheduler.prefilling()
+        for stream in late:
+            stream.turn = stream.turn or self.steps
         batches = packed(late, lambda h: min(h.pending, PREFILL_TOKENS), PREFILL_TOKENS)
         chosen = min(batches, key=lambda batch: min(h.turn for h in batch), default=[])
-        for handle in chosen:
-            handle.turn = self.steps + 1
+        for stream in chosen:
+            stream.turn = self.steps + 1
         return chosen
 
     def _run_job(self, job: ScoreJob) -> None:
-        """Run one chunk of a scoring job; without memory for it, make room and try again.
+        """Run one chunk of a scoring job. If memory does not suffice, make room and try again later.
 
-        Running requests wait no longer for it than for a chunk of a prompt, or for one longer prompt.
+        The chunk is no larger than a chunk of a prompt while requests are running, so they wait no longer
+        for it (a single longer prompt is the exception).
         """
         try:
-            job.run_chunk(self.decoder, self.table, PREFILL_TOKENS if self.queue.active else CHUNK_TOKENS)
+            job.run_chunk(self.decoder, self.table, PREFILL_TOKENS if self.scheduler.active else CHUNK_TOKENS)
         except Exception as error:
-            if out_of_memory(error) and (self.table.evict() or job.shrink() or self.queue.make_room()):
+            if out_of_memory(error) and (self.table.evict() or job.shrink() or self.scheduler.make_room()):
                 return
             job.error = not_enough(error) if out_of_memory(error) else error
         if job.satisfied:

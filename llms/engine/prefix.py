@@ -1,8 +1,8 @@
-"""Which slot holds which tokens: hands slots out, and keeps finished ones as a prefix cache.
+"""KV-cache slots and prefix reuse.
 
-Knows a decoder's slots and token lists; refuses to know requests and text. A finished sequence's KV stays in
-its slot until its place is needed: bounded in bytes and in number, least recently used out first. Only the
-thread that leads the engine may call it.
+`SlotTable` assigns a slot to each running sequence and keeps the KV of finished ones. It evicts the least
+recently used when `max_bytes` or `max_idle` is exceeded. It is not thread-safe: only the engine's leader may
+call it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from math import inf
 from llms.decoders.base import Decoder
 
 MIN_SHARED = 16
-"""Shorter common prefixes are not worth a copy: prefilling 16 tokens costs about one decode step."""
+"""Minimum length of a prefix that is reused. Prefilling 16 tokens costs about as much as one decode step, so
+a shorter one is not worth a copy."""
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many leading tokens two sequences share (bisection over slice comparisons)."""
+    """Return the number of leading tokens that two sequences share (by bisection over slices)."""
     low, high = 0, min(len(a), len(b))
     if high == 0 or a[0] != b[0]:
         return 0
@@ -32,12 +33,17 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class SlotTable:
-    """Busy and idle slots of one decoder.
+    """The slots of one decoder: busy ones, and idle ones that serve as a prefix cache.
 
     Args:
-        decoder: Whose slots these are.
-        max_bytes: Bound on the KV that idle slots keep, in bytes.
-        max_idle: Bound on the number of idle slots.
+        decoder: The decoder.
+        max_bytes: Maximum size of the KV in idle slots, in bytes.
+        max_idle: Maximum number of idle slots.
+
+    Example:
+        slot, cached = table.acquire(prompt)  # the decoder already holds `cached` tokens of the prompt
+        table.extend(slot, prompt[cached:])  # after the decoder has run them
+        table.release(slot)  # keep its KV for the next prompt that begins alike
     """
 
     def __init__(self, decoder: Decoder, *, max_bytes: int, max_idle: int) -> None:
@@ -50,25 +56,26 @@ class SlotTable:
 
     @property
     def available(self) -> int:
-        """Number of slots that `acquire` can hand out (idle ones included)."""
+        """The number of slots that `acquire` can assign, including idle ones."""
         return self._decoder.max_slots - len(self._busy)
 
     @property
     def idle_bytes(self) -> int:
-        """Size of the KV that idle slots keep, in bytes."""
+        """The size of the KV in idle slots, in bytes."""
         return sum(len(self._tokens[slot]) for slot in self._idle) * self._decoder.bytes_per_token
 
     @property
     def room(self) -> float:
-        """How many tokens more the cache holds, what idle slots keep counted as free; inf without a bound."""
+        """The number of tokens that still fit, counting idle slots as free. inf if there is no limit."""
         room = getattr(self._decoder, "room", None)
         idle = sum(len(self._tokens[slot]) for slot in self._idle)
         return inf if room is None else room() + idle
 
     def best(self, prompt: Sequence[int]) -> tuple[int | None, int]:
-        """Return (slot, length) of the longest prefix of `prompt` that any slot holds.
+        """Return the slot with the longest cached prefix of `prompt`, and the length of that prefix.
 
-        At least one token of the prompt is left to run, for its logits.
+        The prefix is at least one token shorter than the prompt, because the last token has to run to give
+        logits.
         """
         found, length = None, 0
         for slot, tokens in self._tokens.items():
@@ -78,17 +85,17 @@ class SlotTable:
         return (found, length) if length >= MIN_SHARED else (None, 0)
 
     def acquire(self, prompt: Sequence[int]) -> tuple[int, int]:
-        """Take a slot for a prompt and reuse what is cached of it.
+        """Assign a slot to a prompt and reuse the cached prefix of it.
 
         Returns:
-            (slot, number of tokens already in it). The slot is busy until `release`.
+            The slot, which is busy until `release`, and the number of prompt tokens that it already holds.
 
         Raises:
-            LookupError: Every slot is busy.
+            LookupError: All slots are busy.
         """
         source, length = self.best(prompt)
         if source is not None and source in self._idle and length == len(self._tokens[source]):
-            # The new prompt continues that sequence: nothing is lost by working in place.
+            # The new prompt continues the whole cached sequence, so it can take over its slot.
             target = source
         else:
             target = self._empty_slot(source)
@@ -104,7 +111,7 @@ class SlotTable:
         return target, length
 
     def branch(self, source: int, length: int) -> int:
-        """Take a slot that starts as a copy of a busy slot's first `length` tokens."""
+        """Assign a slot that starts with a copy of the first `length` tokens of a busy slot."""
         target = self._empty_slot(None)
         self._copy(source, target, length)
         self._idle.pop(target, None)
@@ -113,18 +120,19 @@ class SlotTable:
         return target
 
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
-        """Note that tokens were appended to a busy slot's cache."""
+        """Record tokens that the decoder has appended to a busy slot."""
         self._tokens[slot].extend(tokens)
 
     def rewind(self, slot: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a busy slot."""
+        """Truncate a busy slot to its first `length` tokens."""
         self._decoder.truncate(slot, length)
         del self._tokens[slot][length:]
 
     def release(self, slot: int, *, keep: bool = True) -> None:
-        """Give a slot back; with `keep` its KV stays as cache while the bounds allow.
+        """Release a slot. With `keep`, its KV stays cached as long as the limits allow.
 
-        Tokens of the slot that were never noted here (launched ahead, and dropped) are no part of it.
+        Tokens that the decoder holds but that were never recorded here are cut off: they were launched ahead
+        and then discarded.
         """
         self._busy.discard(slot)
         if self._decoder.length(slot) > len(self._tokens[slot]):
@@ -137,20 +145,20 @@ class SlotTable:
             self._drop(slot)
 
     def evict(self) -> bool:
-        """Drop the idle slot that was used least recently; False where none is left."""
+        """Drop the least recently used idle slot. Return False if there is none."""
         slot = next(iter(self._idle), None)
         if slot is not None:
             self._drop(slot)
         return slot is not None
 
     def reserve(self, tokens: int) -> None:
-        """Drop idle slots, least recently used first, until the cache has room for so many tokens."""
+        """Drop idle slots, least recently used first, until `tokens` tokens fit."""
         room = getattr(self._decoder, "room", None)
         while room is not None and room() < tokens and self.evict():
             pass
 
     def reset(self) -> None:
-        """Empty every slot, whatever is noted of it: after an error one does not know what it holds."""
+        """Empty all slots. Needed after an error, when it is not known what they hold."""
         for slot in range(self._decoder.max_slots):
             self._decoder.free(slot)
         self._tokens.clear()
@@ -163,7 +171,7 @@ class SlotTable:
             self._drop(slot)
 
     def _redundant(self, slot: int) -> bool:
-        """Tell whether an idle slot already holds all of this one; if so, it counts as used just now."""
+        """Return whether an idle slot already holds all tokens of this one, and mark it as recently used."""
         mine = self._tokens[slot]
         for other in self._idle:
             if len(self._tokens[other]) >= len(mine) and common_prefix(self._tokens[other], mine) == len(
@@ -174,7 +182,7 @@ class SlotTable:
         return False
 
     def _copy(self, source: int, target: int, length: int) -> None:
-        """Fork a slot; what a failed copy leaves behind is no beginning of anything."""
+        """Copy the beginning of a slot. A copy that fails is freed."""
         try:
             self._decoder.fork(source, target, length)
         except Exception:
@@ -187,7 +195,7 @@ class SlotTable:
         self._decoder.free(slot)
 
     def _empty_slot(self, source: int | None) -> int:
-        """Return a slot that is free, else the least recently used idle one (the source only as the last)."""
+        """Return a free slot, or the least recently used idle one, the source only if no other is left."""
         for slot in range(self._decoder.max_slots):
             if slot not in self._tokens:
                 return slot

@@ -1,12 +1,7 @@
-"""From token ids to text pieces: incremental detokenization and stop strings.
+"""A request to the engine, and the stream that its caller reads.
 
-Knows a tokenizer's `decode` and strings; refuses to know models and requests. A piece never ends inside a
-character, nor inside what may still become a stop string.
-
-One request to the engine: what it asks for, and the handle its caller reads from.
-
-Knows token ids, text pieces and threads' conditions; refuses to know decoders and slots. The engine's leader
-calls `Handle.push` and `Handle.finish`; the caller iterates, synchronously or asynchronously.
+The leader of the engine pushes tokens into a `Stream`. The caller iterates over it, synchronously or
+asynchronously. A piece of text never ends inside a character, nor inside a possible stop string.
 """
 
 from __future__ import annotations
@@ -25,19 +20,20 @@ from llms.decoders.sampling import MOST_BIASES, Sampling
 
 if TYPE_CHECKING:
     from llms.engine.engine import Engine
-    from llms.engine.steps import Flight
+    from llms.engine.steps import PendingStep
 
 _REPLACEMENT = "\ufffd"
 _TAIL = 4
-"""Prompt tokens decoded in front of the answer: a SentencePiece decoder drops the space of the first word."""
+"""Number of prompt tokens that are decoded in front of the answer. A SentencePiece decoder drops the space
+before the first word of what it decodes."""
 
 
 class Detokenizer:
-    """Turns one token after another into text.
+    """Turns tokens into text one at a time.
 
     Args:
-        decode: Token ids -> text (special tokens left out).
-        prompt: Ids before the first token; the end of it decides about a leading space.
+        decode: Turns token ids into text, without special tokens.
+        prompt: The prompt's ids. Its last ones decide whether the text begins with a space.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], prompt: Sequence[int] = ()) -> None:
@@ -47,25 +43,25 @@ class Detokenizer:
         self._pending = 0
 
     def push(self, token: int) -> str:
-        """Return the text that this token completes; "" while a character is incomplete."""
+        """Return the text that this token completes. It is "" while a character is incomplete."""
         self._ids.append(token)
         self._pending += 1
         text = self._decode(self._ids)
-        # A character has at most four bytes and a token at least one: after four the bytes are broken for
-        # good.
+        # A character has at most four bytes and a token has at least one. After four tokens the bytes are
+        # invalid.
         if text.endswith(_REPLACEMENT) and self._pending < 4:
             return ""
         return self._advance(text)
 
     def flush(self) -> str:
-        """Return what is left at the end, an incomplete character as U+FFFD."""
+        """Return the text that is left at the end. An incomplete character becomes U+FFFD."""
         return self._advance(self._decode(self._ids)) if self._pending else ""
 
     def _advance(self, text: str) -> str:
         new, self._pending, self._shown = text[len(self._shown) :], 0, text
         if len(self._ids) > 4 * _TAIL:
-            # A short window keeps a token O(1); it must start on a character, or its first bytes decode
-            # otherwise once others follow.
+            # A short window keeps the cost of a token constant. It has to start at a character; otherwise its
+            # first bytes would decode differently when others follow.
             for size in range(_TAIL, 3 * _TAIL):
                 shown = self._decode(self._ids[-size:])
                 if _REPLACEMENT not in shown:
@@ -75,10 +71,13 @@ class Detokenizer:
 
 
 class StopScanner:
-    """Cuts a stream of text before the first stop string.
+    """Cuts a text that arrives in pieces before the first stop string.
 
     Args:
-        stops: Stop strings; empty ones are ignored.
+        stops: Stop strings. Empty ones are ignored.
+
+    Attributes:
+        hit: The stop string that was found, or None.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -87,7 +86,7 @@ class StopScanner:
         self.hit: str | None = None
 
     def push(self, text: str) -> str:
-        """Return the text that is safe to show; sets `hit` once a stop string is complete."""
+        """Return the text that is safe to show. Sets `hit` when a stop string is complete."""
         if self.hit is not None:
             return ""
         if not self._stops:
@@ -95,7 +94,7 @@ class StopScanner:
         text = self._held + text
         found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
-            # At one place the longer stop string wins: it is what the text holds.
+            # If two stop strings begin at the same place, the longer one wins.
             place, self.hit = min(found, key=lambda f: (f[0], -len(f[1])))
             self._held = ""
             return text[:place]
@@ -104,13 +103,13 @@ class StopScanner:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """Return the text held back, at the end of the stream."""
+        """Return the text that was held back, at the end of the stream."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that is a proper beginning of `stop`."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[len(text) - size :]):
             return size
@@ -121,42 +120,44 @@ FinishReason = Literal["stop", "length"]
 
 
 class Constraint(Protocol):
-    """What a request's next tokens may be (a grammar)."""
+    """A logits processor that allows some tokens only and can complete the text: a grammar."""
 
     def mask(self, remaining: int) -> Tensor:
-        """Return bool [V] on the CPU: allowed next tokens, with `remaining` tokens left in the budget."""
+        """Return the allowed next tokens, bool [V] on the CPU, with `remaining` tokens left in the budget."""
         ...
 
     def settle(self, token: int, remaining: int) -> int:
-        """Return the sampled token, or another where it would leave too few tokens to finish."""
+        """Return the sampled token, or another one if it would leave too few tokens to complete the text."""
         ...
 
     def accept(self, token: int) -> bool:
-        """Take the chosen token; return True where the text is complete."""
+        """Advance by the chosen token. Return whether the text is complete."""
         ...
 
     def forced(self) -> list[int]:
-        """Return the tokens that must come next whatever the model prefers; often none."""
+        """Return the tokens that must come next whatever the model prefers. Often there are none."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What to generate.
+class GenerationRequest:
+    """The parameters of one generation.
 
     Attributes:
         prompt: Token ids, at least one.
-        max_tokens: Most tokens to generate, the end token included.
-        sampling: How to pick tokens.
-        end_ids: Tokens that end the text (and are no part of it).
+        max_tokens: Maximum number of tokens to generate, including the end token.
+        decode: Turns token ids into text.
+        sampling: Temperature, top-k, top-p, min-p and seed.
+        end_ids: Tokens that end the text. They are not part of it.
         stops: Stop strings.
-        repetition_penalty: Divides positive and multiplies negative logits of tokens seen before (Keskar et
-            al. 2019); 1 is off.
-        logit_bias: Added to the logits of single tokens.
-        top_logprobs: None for no log-probabilities; else how many alternatives to report (0: the token
-        alone). constraint: Grammar, or None.
-        run_ahead: Most undelivered pieces while other requests drive the batch; 0 for no bound.
-        decode: Token ids -> text.
+        repetition_penalty: Divides positive logits of earlier tokens and multiplies negative ones (Keskar et
+            al. 2019). 1 switches it off.
+        logit_bias: Values added to the logits of single tokens.
+        top_logprobs: Number of alternatives whose log-probabilities are reported; 0 reports the chosen token
+            only. None reports nothing.
+        constraint: A grammar, or None.
+        run_ahead: Maximum number of pieces that may wait to be read before the request is paused. 0 means
+            that there is no limit.
     """
 
     prompt: tuple[int, ...]
@@ -173,12 +174,12 @@ class Request:
 
     @property
     def on_host(self) -> bool:
-        """Whether the host must see the logits before a token can be picked."""
+        """Whether the host must see the logits to choose a token."""
         return self.constraint is not None or len(self.logit_bias) > MOST_BIASES
 
     @property
-    def steering(self) -> Sampling:
-        """How to pick tokens, penalty and biases included."""
+    def device_sampling(self) -> Sampling:
+        """The sampling parameters for the device, including penalty and biases."""
         bias = tuple(sorted(self.logit_bias.items()))
         return replace(self.sampling, repetition_penalty=self.repetition_penalty, logit_bias=bias)
 
@@ -197,9 +198,9 @@ class Piece:
     """A piece of the answer.
 
     Attributes:
-        text: New text, possibly "".
-        tokens: Tokens it took.
-        logprobs: One entry a token, where they were asked for.
+        text: The new text. It may be "".
+        tokens: The tokens of this piece.
+        logprobs: One entry per token, if the request asked for them.
         finish_reason: Set on the last piece only.
     """
 
@@ -209,21 +210,29 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
-class Handle:
-    """The caller's end of a running request; iterate it, close it to stop the work.
+class Stream:
+    """A running request. Iterate over it to read its pieces; close it to stop the work.
 
     Attributes:
-        request: What was asked.
-        generated: Tokens so far, the end token included.
-        cached_tokens: Prompt tokens that the prefix cache spared.
-        slot: The decoder's slot, while it has one.
-        pending: Tokens at the end of the sequence that the decoder has not seen yet.
-        started: Whether it has ever had a slot. checked: Whether logits were looked at for NaN.
-        sampling: How a decoder picks its tokens. flight: The latest step under way that gives one of them.
-        turn: The step since which its prompt waits for a chunk, 0 before the first.
+        request: The request.
+        generated: The tokens so far, including the end token.
+        cached_tokens: Number of prompt tokens that the prefix cache provided.
+        slot: The decoder's slot, or None while the request waits.
+        pending: Number of tokens at the end of the sequence that the decoder has not seen.
+        started: Whether the request has ever had a slot.
+        checked: Whether its first logits were checked for NaN.
+        sampling: The sampling parameters that the decoder uses.
+        pending_step: The newest step in flight that computes one of its tokens.
+        turn: The step since which its prompt has waited for a chunk. 0 before the first.
+        done: Whether it has ended.
+
+    Example:
+        with contextlib.closing(engine.submit(request)) as stream:
+            for piece in stream:
+                print(piece.text, end="")
     """
 
-    def __init__(self, engine: Engine, request: Request, lock: threading.Lock) -> None:
+    def __init__(self, engine: Engine, request: GenerationRequest, lock: threading.Lock) -> None:
         self.request = request
         self.generated: list[int] = []
         self.cached_tokens = 0
@@ -233,8 +242,8 @@ class Handle:
         self.checked = False
         self.turn = 0
         self.done = False
-        self.sampling = Sampling() if request.on_host else request.steering
-        self.flight: Flight | None = None
+        self.sampling = Sampling() if request.on_host else request.device_sampling
+        self.pending_step: PendingStep | None = None
         self.ready = threading.Condition(lock)
         self.collect = False
         self._engine = engine
@@ -244,27 +253,31 @@ class Handle:
         self._stops = StopScanner(request.stops)
         self._listener: Callable[[], None] | None = None
 
-    # The engine's side; every call holds the engine's lock.
+    # The engine's side. Every call holds the engine's lock.
     @property
     def satisfied(self) -> bool:
-        """Whether the caller has something to read (all of it, where it collects)."""
+        """Whether the caller has something to read (everything, if it collects)."""
         return self.done or (bool(self._pieces) and not self.collect)
 
     @property
     def ahead(self) -> bool:
-        """Whether the caller lags too far behind for more work on its behalf."""
-        limit, coming = self.request.run_ahead, int(self.flight is not None)
+        """Whether the caller reads too slowly to compute more for it."""
+        limit, coming = self.request.run_ahead, int(self.pending_step is not None)
         return not self.collect and limit > 0 and len(self._pieces) + coming >= limit
 
     @property
-    def wants(self) -> int:
-        """How many tokens a step could take now; none that is under way where the host picks, or the last."""
-        if self.flight is None:
+    def schedulable(self) -> int:
+        """The number of tokens that can be scheduled now.
+
+        It is 0 while a step is in flight and the host must choose its token, or if that token is the last
+        one.
+        """
+        if self.pending_step is None:
             return self.pending
         return int(not self.request.on_host and len(self.generated) + 1 < self.request.max_tokens)
 
-    def due(self, limit: int) -> list[int]:
-        """Return the next pending tokens, at most `limit`."""
+    def next_tokens(self, limit: int) -> list[int]:
+        """Return the next `limit` pending tokens, or fewer."""
         prompt, generated = self.request.prompt, self.generated
         start = len(prompt) + len(generated) - self.pending
         if start >= len(prompt):
@@ -272,7 +285,7 @@ class Handle:
         return [*prompt[start : start + limit], *generated][:limit]
 
     def push(self, token: int, info: TokenInfo | None, complete: bool) -> FinishReason | None:
-        """Take one token; return the reason where it was the last."""
+        """Add one token. Return the finish reason if it was the last."""
         self.generated.append(token)
         reason: FinishReason | None = None
         text = ""
@@ -298,7 +311,7 @@ class Handle:
         self.wake()
 
     def wake(self) -> None:
-        """Tell the caller that it may be satisfied."""
+        """Notify the caller if it has something to read."""
         if self.satisfied:
             self.ready.notify_all()
             if self._listener is not None:
@@ -306,7 +319,7 @@ class Handle:
 
     # The caller's side.
     def __iter__(self) -> Iterator[Piece]:
-        """Yield pieces as they come; leaving the loop early stops the work."""
+        """Yield pieces as they come. Leaving the loop early stops the work."""
         try:
             while (piece := self.next_piece()) is not None:
                 yield piece
@@ -314,7 +327,7 @@ class Handle:
             self.close()
 
     def next_piece(self) -> Piece | None:
-        """Return the next piece, decoding where nobody else does; None after the last one."""
+        """Return the next piece, or None after the last one. Runs steps if no other thread does."""
         if not self._pieces and not self.done:
             self._engine.drive(self)
         return self._take()
@@ -331,14 +344,14 @@ class Handle:
             raise self._error
         return list(self._pieces)
 
-    async def stream(self) -> AsyncIterator[Piece]:
-        """Yield pieces without blocking the event loop; cancelling the task stops the work."""
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Yield pieces without blocking the event loop. Cancelling the task stops the work."""
         try:
             while not (self.done and not self._pieces):
                 await self._news()
                 while (piece := self._take()) is not None:
                     yield piece
-            self._take()  # raises what ended the request
+            self._take()  # Raises the error that ended the request, if there is one.
         finally:
             self.close()
 
@@ -366,7 +379,7 @@ class Handle:
             self._listener = None
 
     def close(self) -> None:
-        """Stop the work; harmless after the end."""
+        """Stop the work. Does nothing if the request has ended."""
         self._engine.cancel(self)
 
     def _take(self) -> Piece | None:
@@ -377,18 +390,18 @@ class Handle:
         return None
 
 
-def gather(handles: Sequence[Handle]) -> list[list[Piece]]:
-    """Return all pieces of several requests, which run as one batch; an error stops all of them."""
-    for handle in handles:
-        handle.collect = True
+def gather(streams: Sequence[Stream]) -> list[list[Piece]]:
+    """Return all pieces of several requests, which run as one batch. An error stops all of them."""
+    for stream in streams:
+        stream.collect = True
     try:
-        return [handle.result() for handle in handles]
+        return [stream.result() for stream in streams]
     finally:
-        for handle in handles:
-            handle.close()
+        for stream in streams:
+            stream.close()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    """Run a callback on a loop that may have been closed meanwhile, or is just being closed."""
+    """Run a callback on an event loop, unless the loop has been closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)

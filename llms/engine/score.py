@@ -1,8 +1,7 @@
-"""Scoring: log-probabilities of given continuations, many prompts as batches that share what they can.
+"""Scoring: the log-probabilities of given continuations, computed in batches that share prefixes.
 
-Knows token ids, slots and logits; refuses to know text. A job runs in chunks between the engine's decode
-steps, so that generation goes on meanwhile; a chunk's memory is bounded by its tokens, whatever the number of
-prompts.
+A job runs in chunks between the engine's decode steps, so generation continues meanwhile. The memory of a
+chunk is bounded by its number of tokens, regardless of the number of prompts.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ ScoreItem = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 CHUNK_ROWS = 32
 CHUNK_TOKENS = 8192
-"""Bounds of one chunk: rows in use at once, and tokens of KV they hold."""
+"""Limits of one chunk: the number of rows, and the number of tokens of KV that they hold."""
 
 BATCH_TOKENS = 2048
 """Tokens (padding included) of one forward pass."""
 
 PASS_TOKENS = 24
-"""What a pass costs beside its tokens, in tokens: on two cores, 30 ms against 1.4 ms a token."""
+"""Fixed cost of a forward pass, expressed in tokens: 30 ms, when a token takes 1.4 ms (two CPU cores)."""
 
 LOGIT_FLOATS = 64 * 2**20
-"""Logits held at once (256 MiB of fp32)."""
+"""Maximum number of logits in memory (256 MiB of fp32)."""
 
 T = TypeVar("T")
 
@@ -39,7 +38,7 @@ T = TypeVar("T")
 def packed(rows: Sequence[T], size: Callable[[T], int], budget: int) -> list[list[T]]:
     """Split rows into batches of similar sizes, largest first, whose padded size stays within the budget.
 
-    Cut between sizes where it costs least: a batch costs its padded tokens and `PASS_TOKENS`.
+    The cuts minimize the total cost. A batch costs its padded tokens plus `PASS_TOKENS`.
     """
     ordered = sorted(rows, key=size, reverse=True)
     starts = [i for i, row in enumerate(ordered) if i == 0 or size(row) != size(ordered[i - 1])]
@@ -63,7 +62,7 @@ def packed(rows: Sequence[T], size: Callable[[T], int], budget: int) -> list[lis
 
 
 def _cost(count: int, size: int, budget: int) -> float:
-    """Cost, in tokens, of `count` rows padded to `size`."""
+    """Return the cost, in tokens, of `count` rows padded to `size`."""
     passes = -(-count // max(1, budget // max(1, size)))
     return float(passes * PASS_TOKENS + count * size)
 
@@ -89,12 +88,12 @@ class _Group:
 
 
 class ScoreJob:
-    """All of one `score` call; `results` is complete once `satisfied`.
+    """The work of one `score` call. `results` is complete when `satisfied` is True.
 
     Args:
-        items: Prompts and continuations, none of them empty.
-        lock: The engine's lock, for `ready`.
-        keep: Whether each prompt's KV stays cached, and not only what several share.
+        items: Prompts and continuations. None of them may be empty.
+        lock: The engine's lock, which `ready` belongs to.
+        keep: Whether the KV of each prompt stays cached, and not only that of shared prefixes.
     """
 
     def __init__(self, items: Sequence[ScoreItem], lock: threading.Lock, *, keep: bool = False) -> None:
@@ -104,7 +103,7 @@ class ScoreJob:
         self._keep = keep
         self._tokens = CHUNK_TOKENS
         rows = [_Row(i, list(p), [list(c) for c in cs]) for i, (p, cs) in enumerate(items) if cs]
-        # Sorted, prompts with a common beginning are neighbours.
+        # After sorting, prompts with a common prefix are next to each other.
         self._todo = _grouped(sorted(rows, key=lambda row: row.prompt))
 
     @property
@@ -113,12 +112,12 @@ class ScoreJob:
         return not self._todo or self.error is not None
 
     def wake(self) -> None:
-        """Tell the caller where the job is over; the lock is held."""
+        """Notify the caller if the job is complete. The caller of this method holds the lock."""
         if self.satisfied:
             self.ready.notify_all()
 
     def run_chunk(self, decoder: Decoder, table: SlotTable, most: int = CHUNK_TOKENS) -> None:
-        """Score as many groups as a chunk may hold: `most` prompt tokens, or one row where it is longer."""
+        """Score as many groups as fit in `most` prompt tokens, or a single row if it is longer."""
         groups = self._next_chunk(table.available, min(most, self._tokens))
         table.reserve(sum(len(row.prompt) for group in groups for row in group.rows))
         busy: list[int] = []
@@ -142,13 +141,13 @@ class ScoreJob:
             self._todo.remove(group)
 
     def shrink(self) -> bool:
-        """Ask for half as much a chunk, where one did not fit; False where it was one row already."""
+        """Halve the size of a chunk, because one did not fit. Return False if it was a single row."""
         chunk = self._next_chunk(CHUNK_ROWS, self._tokens)
         self._tokens = sum(len(row.prompt) for group in chunk for row in group.rows) // 2
         return len(chunk) > 1 or len(chunk[0].rows) > 1
 
     def _next_chunk(self, available: int, most: int) -> list[_Group]:
-        """Take groups off the list while rows and tokens last; one group larger than a chunk is split."""
+        """Return the groups of the next chunk. A group that is larger than a chunk is split."""
         limit = max(1, min(CHUNK_ROWS, available - 2))
         chunk: list[_Group] = []
         rows = tokens = 0
@@ -164,7 +163,7 @@ class ScoreJob:
         return chunk
 
     def _split(self, place: int, limit: int, most: int) -> _Group:
-        """Cut a group in two; return its first part, which fits a chunk (or is one row)."""
+        """Split a group in two and return the first part, which fits in a chunk or is a single row."""
         group = self._todo[place]
         count = tokens = 0
         for row in group.rows:
@@ -188,7 +187,7 @@ class ScoreJob:
     def _continue_batch(
         self, batch: list[tuple[_Row, int, list[int]]], decoder: Decoder, table: SlotTable
     ) -> None:
-        """Run continuations, each on a slot of its own; a prompt with one continuation needs no copy."""
+        """Run continuations, each in a slot of its own. A prompt with one continuation needs no copy."""
         slots, copies = [], []
         try:
             for row, _, _ in batch:
@@ -207,7 +206,7 @@ class ScoreJob:
 
 
 def _grouped(rows: Sequence[_Row]) -> list[_Group]:
-    """Put sorted neighbours together while they go on sharing at least half of what the group shares."""
+    """Group sorted rows as long as each shares at least half of the prefix that the group shares."""
     groups: list[_Group] = []
     for row in rows:
         last = groups[-1] if groups else None
@@ -224,13 +223,13 @@ def _grouped(rows: Sequence[_Row]) -> list[_Group]:
 
 
 def _prefill_shared(groups: list[_Group], decoder: Decoder, table: SlotTable, busy: list[int]) -> None:
-    """Put each group's common beginning into a slot, from the prefix cache as far as it goes."""
+    """Prefill the common prefix of each group into a slot, reusing the prefix cache."""
     rest: list[tuple[_Group, list[int]]] = []
     for group in groups:
         if len(group.rows) == 1:
             continue
         prefix = group.rows[0].prompt[: group.shared]
-        # One token more is asked for, because `acquire` always leaves the last one to run.
+        # One more token is passed because `acquire` always leaves the last one to run.
         group.slot, cached = table.acquire([*prefix, prefix[-1]])
         busy.append(group.slot)
         if cached < group.shared:
@@ -240,7 +239,7 @@ def _prefill_shared(groups: list[_Group], decoder: Decoder, table: SlotTable, bu
 
 
 def _prefill_rows(groups: list[_Group], decoder: Decoder, table: SlotTable, busy: list[int]) -> None:
-    """Bring every prompt of a chunk to its end, and keep the logits there."""
+    """Prefill the rest of every prompt in a chunk, and keep the logits at its end."""
     rest: list[tuple[_Row, list[int]]] = []
     for group in groups:
         for row in group.rows:
@@ -257,7 +256,7 @@ def _prefill_rows(groups: list[_Group], decoder: Decoder, table: SlotTable, busy
 
 
 def _append(slots: list[int], lists: list[list[int]], decoder: Decoder, table: SlotTable) -> Sequence[Tensor]:
-    """Append tokens to slots; return the last logits of each, fp32 [V]."""
+    """Append tokens to slots and return the last logits of each, fp32 [V]."""
     if len(slots) == 1:
         logits: Sequence[Tensor] = [decoder.prefill(slots[0], lists[0])]
     else:

@@ -1,16 +1,13 @@
-"""Speculation by prompt lookup: guess the next tokens from an earlier place in the text, verify them at once.
+"""Speculative decoding by prompt lookup: draft tokens from an earlier place in the text, then verify them.
 
-Knows token ids and how long steps take. Refuses to know text, weights and batches. Acceptance is exact: every
-position is decided by the rules and the random number that plain decoding would use there, and a guess stays
-only where it is that very token. Method: n-gram look-up in the request's own tokens (Saxena 2023, "Prompt
-Lookup Decoding"); verification as in Leviathan et al. 2023, which for a guess without a distribution of its
-own comes down to drawing from the model's and comparing.
+Acceptance is exact. Each position is decided by the rules and the random number that plain decoding would use
+there, and a drafted token is accepted only if it is that token. The method is n-gram lookup in the request's
+own tokens (Saxena 2023, "Prompt Lookup Decoding"). Verification follows Leviathan et al. 2023; for a draft
+without a distribution of its own, it comes down to sampling from the model and comparing.
 
-The engine's guesses: who gets any, how they are verified, and whether they pay.
-
-Knows handles, the slot table and the decoder; refuses to know batches and errors. Only a request that runs
-alone is guessed for, and only where its decoder names a number of `guesses` worth verifying at once: while
-memory is what limits a GPU, seven columns more cost a fraction of a step, but on a CPU nearly a token each.
+Only a request that runs alone is given drafts, and only if its decoder has a `max_draft`. On a GPU that is
+limited by memory bandwidth, seven more columns cost a fraction of a step. On a CPU they cost almost a token
+each.
 """
 
 from __future__ import annotations
@@ -25,20 +22,25 @@ from weakref import WeakKeyDictionary
 
 from llms.decoders.base import Decoder
 from llms.engine.prefix import SlotTable
-from llms.engine.request import Handle
+from llms.engine.request import Stream
 
 SIZES = (3, 2)
-"""Tokens of context that must recur, longest first. Of one token, four guesses in five were wrong."""
+"""Lengths of the n-grams that are looked up, longest first. With one token, four drafts in five were
+wrong."""
 
 Kind = Literal["ahead", "plain", "verify"]
-"""Steps: launched before the one ahead is read; after that; with guesses."""
+"""A step that is launched before the last one is read, one launched after it, and one with a draft."""
 
 
 class Ngrams:
-    """Where each n-gram of a growing text was last followed by something.
+    """The last place of each n-gram in a growing text.
 
     Args:
         tokens: The text so far.
+
+    Example:
+        >>> Ngrams([5, 6, 7, 1, 5, 6]).propose(2)
+        [7, 1]
     """
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
@@ -55,8 +57,8 @@ class Ngrams:
                     self._after[tuple(self.tokens[at - size :])] = at
             self.tokens.append(token)
 
-    def guess(self, most: int) -> list[int]:
-        """Return up to `most` tokens that followed the last n-gram's latest earlier occurrence."""
+    def propose(self, most: int) -> list[int]:
+        """Return up to `most` tokens that followed the last n-gram when it occurred before."""
         for size in SIZES:
             at = self._after.get(tuple(self.tokens[-size:])) if len(self.tokens) > size else None
             if at is not None:
@@ -65,15 +67,15 @@ class Ngrams:
 
 
 @dataclass
-class Pace:
-    """Decides whether guesses are worth their steps, from how they fare and what steps take.
+class AcceptanceTracker:
+    """Measures whether drafts pay, from how many tokens are accepted and how long steps take.
 
     Attributes:
-        gain: Running mean of the tokens that a step with guesses where there are any decides; like `share`
-            it begins where texts that quote are, because answers are short.
-        share: Running mean of the part of such steps that has guesses.
-        cost: Time of a step over that of one launched ahead, until `took` has seen a few of its kind; the
-            defaults are Mistral-7B's on an H100.
+        gain: Moving average of the tokens that one speculative step gives. It starts at a value typical of
+            quoting text, since answers are too short to learn it. The same holds for `share`.
+        share: Moving average of the share of steps that have a draft.
+        cost: Time of each kind of step relative to one that runs ahead. It is used until `took` has recorded
+            three of that kind. The defaults are those of Mistral-7B on an H100.
     """
 
     gain: float = 1.5
@@ -81,17 +83,17 @@ class Pace:
     cost: dict[Kind, float] = field(default_factory=lambda: {"ahead": 1.0, "plain": 1.2, "verify": 1.65})
     _seconds: dict[Kind, deque[float]] = field(default_factory=dict, repr=False)
 
-    def learn(self, guessed: int, decided: int) -> None:
-        """Take note of one step, run or merely followed: how many guesses it had, and tokens it decided."""
+    def learn(self, drafted: int, decided: int) -> None:
+        """Record a step, real or simulated: the length of its draft, and the number of tokens it gave."""
         self.gain += 0.1 * (decided - self.gain)
-        self.share += 0.1 * (bool(guessed) - self.share)
+        self.share += 0.1 * (bool(drafted) - self.share)
 
     def took(self, kind: Kind, seconds: float) -> None:
-        """Take note of how long a step took, from the end of the one before to its own."""
+        """Record the time of a step, from the end of the one before it to its own end."""
         self._seconds.setdefault(kind, deque(maxlen=15)).append(seconds)
 
     def pays(self) -> bool:
-        """Tell whether steps with guesses give more tokens a second than steps launched ahead."""
+        """Return whether speculative steps give more tokens per second than steps that run ahead."""
         steps = (1 - self.share) * self._costs("plain") + self.share * self._costs("verify")
         return self.share > 0 and self.gain > steps
 
@@ -102,105 +104,111 @@ class Pace:
         return statistics.median(seen) / statistics.median(base)
 
 
-class Course:
-    """One request's text and what guesses make of it, whether or not they are verified.
+class DraftTracker:
+    """The text of one request, and how well drafts predict it, whether or not they are verified.
 
-    While steps run ahead of the host nothing can be guessed in time, but every token that arrives tells what
-    a guess would have been worth: so it costs nothing to find out when to begin.
+    While steps run ahead of the host, a draft would come too late. But each token that arrives shows what a
+    draft would have gained, so it costs nothing to find out when drafting begins to pay.
 
     Args:
         prompt: The request's tokens.
-        most: Most tokens to guess.
+        most: Maximum number of tokens to draft.
     """
 
     def __init__(self, prompt: Sequence[int], most: int) -> None:
         self.text = Ngrams(prompt)
-        self.pace = Pace()
+        self.acceptance = AcceptanceTracker()
         self._most = most
-        self._guess: list[int] = self.text.guess(most)
+        self._draft: list[int] = self.text.propose(most)
         self._decided = 0
 
     def note(self, tokens: Iterable[int]) -> None:
-        """Append tokens that the model wrote, and follow how guesses would have fared."""
+        """Append tokens that the model wrote, and record how a draft would have fared."""
         for token in tokens:
             self.text.extend([token])
             self._decided += 1
-            if self._decided <= len(self._guess) and self._guess[self._decided - 1] == token:
+            if self._decided <= len(self._draft) and self._draft[self._decided - 1] == token:
                 continue
-            self.pace.learn(len(self._guess), self._decided)
-            self._guess, self._decided = self.text.guess(self._most), 0
+            self.acceptance.learn(len(self._draft), self._decided)
+            self._draft, self._decided = self.text.propose(self._most), 0
 
 
-def verify(drawn: Sequence[int], guesses: Sequence[int]) -> list[int]:
-    """Return the tokens that plain decoding would give, 1 to 1 + guesses of them.
+def verify(drawn: Sequence[int], draft: Sequence[int]) -> list[int]:
+    """Return the tokens that plain decoding would give: the accepted part of the draft and one token more.
 
     Args:
-        drawn: 1 + guesses tokens: what the model gives after the text, and after each guess.
-        guesses: The guessed tokens.
+        drawn: The model's tokens after the text and after each drafted token; one more than `draft` has.
+        draft: The drafted tokens.
+
+    Example:
+        >>> verify([5, 6, 9], [5, 6])
+        [5, 6, 9]
+        >>> verify([5, 8, 9], [5, 6])
+        [5, 8]
     """
     kept = 0
-    while kept < len(guesses) and drawn[kept] == guesses[kept]:
+    while kept < len(draft) and drawn[kept] == draft[kept]:
         kept += 1
     return list(drawn[: kept + 1])
 
 
-class Guesser:
-    """Prompt look-up for one engine.
+class Drafter:
+    """Drafts and verifies tokens for one engine.
 
     Args:
-        decoder: Its attribute `guesses`, where it has one, is the most tokens to guess.
+        decoder: Its attribute `max_draft`, if it has one, is the maximum number of tokens to draft.
         table: The decoder's slots.
     """
 
     def __init__(self, decoder: Decoder, table: SlotTable) -> None:
         self._decoder, self._table = decoder, table
-        self._most = int(getattr(decoder, "guesses", 0))
-        self._courses: WeakKeyDictionary[Handle, Course] = WeakKeyDictionary()
-        self._last: tuple[Handle | None, float] = (None, 0.0)
+        self._most = int(getattr(decoder, "max_draft", 0))
+        self._trackers: WeakKeyDictionary[Stream, DraftTracker] = WeakKeyDictionary()
+        self._last: tuple[Stream | None, float] = (None, 0.0)
 
-    def watched(self, active: Sequence[Handle]) -> Handle | None:
-        """Return the request that is alone and worth guessing for: each token must be read as it comes.
+    def candidate(self, active: Sequence[Stream]) -> Stream | None:
+        """Return the request that is alone and worth drafting for; its tokens must be read one by one.
 
         Args:
             active: The requests that hold a slot.
         """
         if not self._most or len(active) != 1:
             return None
-        handle, request = active[0], active[0].request
-        if request.on_host or request.top_logprobs is not None or handle.done or not handle.checked:
+        stream, request = active[0], active[0].request
+        if request.on_host or request.top_logprobs is not None or stream.done or not stream.checked:
             return None
-        if handle not in self._courses:
-            self._courses[handle] = Course(request.prompt, self._most)
-            self._courses[handle].note(handle.generated)
-        return handle if self._courses[handle].pace.pays() else None
+        if stream not in self._trackers:
+            self._trackers[stream] = DraftTracker(request.prompt, self._most)
+            self._trackers[stream].note(stream.generated)
+        return stream if self._trackers[stream].acceptance.pays() else None
 
-    def guess(self, handle: Handle) -> list[int]:
-        """Return guesses of a watched request's next tokens."""
-        if handle.pending != 1 or handle.slot is None:
+    def propose(self, stream: Stream) -> list[int]:
+        """Return drafted tokens that may come next in a request's text."""
+        if stream.pending != 1 or stream.slot is None:
             return []
-        left = handle.request.max_tokens - len(handle.generated) - 1
-        room = min(left, self._decoder.window - self._decoder.length(handle.slot) - 1)
-        return self._courses[handle].text.guess(min(self._most, room))
+        left = stream.request.max_tokens - len(stream.generated) - 1
+        room = min(left, self._decoder.window - self._decoder.length(stream.slot) - 1)
+        return self._trackers[stream].text.propose(min(self._most, room))
 
-    def run(self, handle: Handle, guesses: Sequence[int]) -> list[int]:
-        """Verify guesses in one step; return the tokens decided, all but the last of them in the cache."""
-        slot, last = handle.slot, handle.due(1)
+    def run(self, stream: Stream, draft: Sequence[int]) -> list[int]:
+        """Verify a draft in one step. Return the tokens that it gave; all but the last are in the cache."""
+        slot, last = stream.slot, stream.next_tokens(1)
         assert slot is not None
         held = self._decoder.length(slot)
-        result = self._decoder.step([slot], [[*last, *guesses]], [handle.sampling], all_logits=True)
+        result = self._decoder.step([slot], [[*last, *draft]], [stream.sampling], all_logits=True)
         assert result.drawn is not None
-        new = verify(result.drawn[0].tolist(), guesses)
-        self._table.extend(slot, [*last, *guesses])
+        new = verify(result.drawn[0].tolist(), draft)
+        self._table.extend(slot, [*last, *draft])
         self._table.rewind(slot, held + len(new))
         return new
 
-    def saw(self, handle: Handle, tokens: Sequence[int], kind: Kind) -> None:
-        """Take note of the tokens that a step gave a request which may be guessed for."""
-        course = self._courses.get(handle)
-        if course is None:
+    def observe(self, stream: Stream, tokens: Sequence[int], kind: Kind) -> None:
+        """Record the tokens that a step gave to a request that may be drafted for."""
+        tracker = self._trackers.get(stream)
+        if tracker is None:
             return
-        course.note(tokens)
+        tracker.note(tokens)
         before, now = self._last, time.perf_counter()
-        self._last = handle, now
-        if before[0] is handle:
-            course.pace.took(kind, now - before[1])
+        self._last = stream, now
+        if before[0] is stream:
+            tracker.acceptance.took(kind, now - before[1])

@@ -50,7 +50,7 @@ class FastDecoder(SlotChecks):
     """
 
     runs_ahead = True
-    guesses = 7
+    max_draft = 7
     """Tokens worth guessing: a step of 8 columns reads the same weights as one of one column."""
 
     def __init__(
