@@ -54,6 +54,7 @@ from chains import Answer, Citation, Classification, CodeResult, Summary, summar
 from chains.retrieval import DocumentStore, Hit
 from chains.retrieval.search import SearchOptions
 from chains.summarize import Style
+from llms.models.embedded import embedded_path
 from llms.models.load import LoadSpec, load, make_decoder
 from sandbox import RunResult
 
@@ -496,6 +497,11 @@ def test_a_kept_checkpoint_is_loaded_and_not_made_again(old: OldHome, quantizati
     # What PyTorch's operators keep of 4-bit weights is good for one version of PyTorch and one kind of CPU.
     assert before.items() <= after.items()
     assert all("four-bit" in name for name in after.keys() - before.keys())
+
+
+def test_the_embedded_model_s_checkpoint_is_looked_for_where_it_was_put(old: OldHome) -> None:
+    """The checkpoint (270 MB) is not in the test data; under another name it would be fetched again."""
+    assert embedded_path(old.cache) == old.cache / "models" / "smollm2-135m-bcc81830-r1"
 
 
 def test_digests_of_a_summary_are_taken_from_the_cache(old: OldHome) -> None:

@@ -47,11 +47,11 @@ _RESULTS: Mapping[str, tuple[str, str]] = {
     ),
     "sandbox.result": ("sandbox.result", "RunResult"),
 }
-"""For each module of version 0.1: the module that has its result classes now, and their names.
+"""Result classes, by the module that version 0.1 had them in: the module that has them now, and their names.
 
-A file of threads names classes by module. So a class that moves keeps its line, and gets another one for each
-place where a later version had it. `Old=New` is a class that has a new name. Classes that are not listed are
-not built.
+A file of threads names classes by module. If a class moves, its line here stays and gets the new module; if a
+released version had it elsewhere, that module gets a line too. `Old=New` stands for a class that was renamed.
+Classes that are not listed are not built.
 """
 
 NAMES: Mapping[tuple[str, str], tuple[str, str]] = {
@@ -59,11 +59,11 @@ NAMES: Mapping[tuple[str, str], tuple[str, str]] = {
     for old, (new, names) in _RESULTS.items()
     for name in names.split()
 }
-"""(module, class) as a file of threads may have it, to the same as it is now."""
+"""Maps the (module, class) that a file of threads may name to the (module, class) of today."""
 
 _MOVED = {old[0].encode() for old, new in NAMES.items() if old != new}
-# jsonplus.py's codes for an object: its payload begins with the names of module and class. 7 is a value in a
-# wrapper.
+# Extension codes of jsonplus.py in langgraph-checkpoint 4.3. The payload of 0 to 5 begins with the names of a
+# module and a class; 7 wraps a value.
 _OBJECTS, _WRAPPED = range(6), 7
 
 _SCHEMA = """
@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS threads (
 
 
 NOT_ANSWERED = "(no answer: this turn was stopped, and this version of the program cannot go on with it)"
-"""What closes a turn of an earlier version's graph in which a tool had acted."""
+"""Answer that closes a stranded turn in which a tool has acted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,11 @@ class Thread:
 
 
 class ThreadSerializer(JsonPlusSerializer):
-    """Reads objects of a file of threads, also under the names that their classes had in earlier versions.
+    """LangGraph's serializer, which also finds classes under the names that earlier versions gave them.
 
-    It builds messages, what Python and LangGraph bring, the results in `NAMES` and `classes`. Anything else
-    comes back as plain data: a file that was tampered with cannot name a function to be called.
+    It builds messages, LangGraph's types, simple types of the standard library, the classes in `NAMES` and
+    those in `classes`. Anything else comes back as plain data, so that a file which was tampered with cannot
+    name a function to call.
 
     >>> ThreadSerializer().loads_typed(ThreadSerializer().dumps_typed({"k": 3}))
     {'k': 3}
@@ -102,14 +103,14 @@ class ThreadSerializer(JsonPlusSerializer):
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Return the object that was stored."""
         kind, packed = data
-        # Renaming unpacks everything once more, so it is left to values in which an old name stands.
+        # Renaming unpacks the value a second time, so only values that hold an old name are renamed.
         if kind == "msgpack" and any(module in packed for module in _MOVED):
             packed = _renamed(packed)
         return super().loads_typed((kind, packed))
 
 
 def _renamed(packed: bytes) -> bytes:
-    """Return the same value with today's names of classes in it."""
+    """Return the same value with every class under its present name."""
     value = ormsgpack.unpackb(packed, ext_hook=_renamed_object, option=ormsgpack.OPT_NON_STR_KEYS)
     return ormsgpack.packb(value, option=ormsgpack.OPT_NON_STR_KEYS)
 
@@ -240,8 +241,8 @@ def is_unfinished(state: Any) -> bool:
 def is_stranded(agent: Any, state: Any) -> bool:
     """Return True if a turn was stopped at a step that only the graph of an earlier version has.
 
-    LangGraph shows such a thread as finished. What gives it away is that no answer stands at the end of its
-    messages, and that a channel of the stored step still names the next one.
+    LangGraph shows such a thread as finished. It is recognized by its last message, which is not an answer,
+    and by a channel of the stored checkpoint that still names a next step.
     """
     last = next(iter(reversed(state.values.get("messages", []))), None)
     if is_unfinished(state) or not (isinstance(last, HumanMessage | ToolMessage) or _calls(last)):
@@ -256,9 +257,9 @@ def _calls(message: AnyMessage | None) -> bool:
 
 
 def ask_again(agent: Any, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the input that repeats a stranded turn in its place.
+    """Return the input that runs a stranded turn again, in place of what there is of it.
 
-    A turn in which a tool had acted is not repeated: it is closed, and the result is None.
+    If a tool has already acted in the turn, close it instead (`close_turn`) and return None.
     """
     messages = agent.get_state(config).values["messages"]
     begin = max(i for i, message in enumerate(messages) if isinstance(message, HumanMessage))

@@ -73,15 +73,15 @@ def _latest(before: float, now: float) -> float:
 class LimitState(AgentState[Any]):
     """Adds when this turn began, in seconds since the epoch, so that it survives a restart."""
 
-    # A turn that goes on starts its clock in the same step in which the killed process had started it.
+    # Resuming a turn can start its clock in the same step as the killed process did, so two values may meet.
     turn_started: NotRequired[Annotated[float, _latest]]
 
 
 def clock_started() -> dict[str, Any]:
-    """Return the change of the state that starts the turn's clock.
+    """Return the state update that starts the turn's clock.
 
-    A turn that goes on needs it too: neither the night after a kill nor the time that a person takes to allow
-    a call counts as the turn's.
+    It is applied again when a turn is resumed, so that neither the hours after a kill nor the time that a
+    person takes to allow a call count against `TurnLimits.seconds`.
     """
     return {"turn_started": time.time()}
 
