@@ -1,16 +1,10 @@
-"""The seam between tensors and policy: a `Decoder` runs a model over slots of KV cache.
+"""The interface between tensors and policy: a `Decoder` runs a model over slots of KV cache.
 
-Knows token ids, slots, logits. Refuses to know text, templates, end tokens, requests and scheduling: these
-are the `Engine`'s. Implementations: `llms.decoders.reference` (plain transformers), `llms.lean` (small
-models on the CPU) and `llms.decoders.cuda` (NF4 on a GPU). All inherit one contract suite.
+A decoder works on token ids, slots and logits. It does not know text, templates, end tokens, requests or
+scheduling; these belong to the `Engine`. Every implementation inherits one suite of contract tests.
 
-A slot is one sequence's KV cache, named by an int in range(max_slots); a slot that was never used is empty.
-A decoder is not thread-safe: its owner (the engine) serializes the calls.
-
-What every decoder refuses, said once: slots, lengths and tokens outside what the contract allows.
-
-Knows numbers; refuses to know what tensors hold, and caches. A decoder inherits it and supplies `max_slots`,
-`window`, `vocab_size` and `length`.
+A slot is the KV cache of one sequence. Slots are numbered from 0 to max_slots - 1, and a slot that was never
+used is empty. A decoder is not thread-safe: the engine calls it from one thread at a time.
 """
 
 from __future__ import annotations
@@ -28,14 +22,15 @@ from llms.decoders.sampling import MOST_BIASES, Sampling
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step gives back.
+    """The result of one step.
 
     Attributes:
-        logits: fp32 [n, V] on the decoder's device, row i after the last token given to slots[i]; with
-            `all_logits`, a list of n tensors fp32 [k_i, V], row j after the j-th token given.
-        tokens: int64 [n] on the decoder's device, the sampled next token of each slot (not yet in its cache);
-            None unless `sampling` was given.
-        drawn: With `all_logits`, a list of n tensors int64 [k_i]: what was sampled after each token given.
+        logits: fp32 [n, V] on the decoder's device: row i follows the last token given to slots[i]. With
+            `all_logits`, a list of n tensors, fp32 [k_i, V]: row j follows the j-th token given.
+        tokens: int64 [n] on the decoder's device: the sampled next token of each slot, which is not yet in
+            its
+            cache. None unless `sampling` was given.
+        drawn: With `all_logits`, a list of n tensors, int64 [k_i]: the token sampled after each token given.
     """
 
     logits: Tensor | list[Tensor]
@@ -49,15 +44,20 @@ class Decoder(Protocol):
 
     Attributes:
         vocab_size: Number of logits, V.
-        window: Longest sequence a slot can hold, in tokens.
+        window: Longest sequence that a slot can hold, in tokens.
         max_slots: Number of slots.
-        device: Where logits and sampled tokens live.
+        device: The device of logits and sampled tokens.
         bytes_per_token: Size of one token's keys and values over all layers, in bytes.
 
-    An implementation may say more of itself, and the engine asks for it with a default:
-        runs_ahead (False): A step returns before it has run, so that the next can be launched meanwhile.
-        guesses (0): Tokens worth guessing and verifying in one step.
-        room(): How many more tokens the cache holds over all slots, where that has a bound.
+    An implementation may define more. The engine reads these with a default:
+        runs_ahead (False): A step returns before it has run, so that the next one can be launched meanwhile.
+        max_draft (0): Number of drafted tokens that one step can verify at little extra cost.
+        room() (no limit): Number of tokens that still fit in the cache, over all slots.
+
+    Example:
+        logits = decoder.prefill(0, prompt)
+        while (token := int(logits.argmax())) != end:
+            logits = decoder.step([0], [[token]]).logits[0]
     """
 
     vocab_size: int
@@ -71,16 +71,16 @@ class Decoder(Protocol):
         ...
 
     def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
-        """Append tokens (>= 1) to a slot's cache.
+        """Append one or more tokens to a slot's cache.
 
-        Long prompts are cut into chunks inside: memory does not grow with the square of the length.
+        Long prompts are processed in chunks, so memory does not grow with the square of the length.
 
         Returns:
             fp32 [V], the logits after the last token.
 
         Raises:
-            ValueError: No tokens, a token outside the vocabulary, or a slot outside range(max_slots).
-            IndexError: The slot would hold more than `window` tokens. The slot is as before.
+            ValueError: There are no tokens, a token is not in the vocabulary, or the slot does not exist.
+            IndexError: The slot would hold more than `window` tokens. The slot has not changed.
         """
         ...
 
@@ -96,16 +96,18 @@ class Decoder(Protocol):
 
         Args:
             slots: n different slots.
-            tokens: n lists of 1..k tokens (ragged), or an int64 [n] tensor of one token a slot: the `tokens`
-                of the step before may be given back without the host waiting for them.
-            sampling: n settings: sample the next token of each slot on the device.
-            all_logits: Return the logits after every token given instead of those after the last, and what
-                is sampled there as `drawn`.
-            given: int64 [m], one token for each of the first m slots; `tokens` are then the n - m lists of
-                the others.
+            tokens: n lists of 1..k tokens (they may differ in length), or an int64 [n] tensor with one token
+                per slot. The `tokens` of the last step can be passed on without the host reading them.
+            sampling: n sampling parameters, to sample the next token of each slot on the device.
+            all_logits: Return the logits after every token given, not only after the last one, and the tokens
+                sampled there as `drawn`.
+            given: int64 [m], one token for each of the first m slots. `tokens` then has the n - m lists of
+                the
+                other slots.
 
         Raises:
-            ValueError: Slots repeat, a list is empty, lengths differ, or a token is outside the vocabulary.
+            ValueError: A slot is repeated, a list is empty, the numbers of slots and lists differ, or a token
+                is not in the vocabulary.
             IndexError: A slot would hold more than `window` tokens. No slot has changed.
         """
         ...
@@ -113,7 +115,8 @@ class Decoder(Protocol):
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         """Make the target's cache a copy of the source's first `length` tokens (default: all of them).
 
-        What the target held is dropped. The two are independent afterwards. A fork onto itself truncates.
+        The target's old content is dropped. The two are independent afterwards. A fork of a slot onto itself
+        truncates it.
 
         Raises:
             ValueError: `length` is negative or larger than the source's length.
@@ -121,7 +124,7 @@ class Decoder(Protocol):
         ...
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a slot.
+        """Keep only the first `length` tokens of a slot.
 
         Raises:
             ValueError: `length` is negative or larger than the slot's length.
@@ -129,16 +132,16 @@ class Decoder(Protocol):
         ...
 
     def free(self, slot: int) -> None:
-        """Empty a slot; its memory may be given back."""
+        """Empty a slot. Its memory may be released."""
         ...
 
     def describe(self) -> str:
-        """Return one line for people: which decoder this is, and on what it runs."""
+        """Return one line for people that names the decoder and the device it runs on."""
         ...
 
 
 class SlotChecks:
-    """The checks of `llms.decoders.base.Decoder`'s contract, made before anything changes."""
+    """The checks of the `Decoder` contract, which are made before anything changes."""
 
     max_slots: int
     window: int
@@ -176,9 +179,9 @@ class SlotChecks:
                 )
 
     def _check_sampling(self, sampling: Sequence[Sampling], count: int) -> None:
-        """Refuse settings that are not one a slot, and biases that are too many or of no token."""
+        """Check that there is one setting per slot, and that biases are few enough and of existing tokens."""
         if len(sampling) != count:
-            raise ValueError(f"Expected {count} settings, one a slot, found {len(sampling)}.")
+            raise ValueError(f"Expected {count} sampling parameters, one per slot, found {len(sampling)}.")
         for how in sampling:
             if len(how.logit_bias) > MOST_BIASES:
                 raise ValueError(f"Expected at most {MOST_BIASES} biases, found {len(how.logit_bias)}.")
@@ -190,7 +193,7 @@ class SlotChecks:
 def rows_of(
     tokens: Sequence[Sequence[int]] | Tensor, given: Tensor | None
 ) -> tuple[list[list[int]], Tensor | None]:
-    """Return a step's lists, [0] for each slot whose token is given as a tensor, and that tensor."""
+    """Return the token lists of a step and the tensor of given tokens, whose slots have the list [0]."""
     if isinstance(tokens, Tensor):
         return [[0] for _ in range(len(tokens))], tokens
     first = [[0] for _ in range(0 if given is None else len(given))]
