@@ -57,9 +57,9 @@ def test_arguments_become_options(verb: str, text: str, expected: str) -> None:
         ),
         ("llms.models.pull(NAME)", "agent models pull NAME"),
         ("see llms.models.list()", "see agent models list"),
-        ("store.ingest(PATH, reembed=True)", "agent ingest PATH --reembed"),
+        ("store.ingest(paths, reembed=True)", "agent ingest PATHS --reembed"),
         ("store.verify(repair=True)", "agent docs verify --repair"),
-        ("DocumentStore.repair(folder)", "agent docs verify --repair folder"),
+        ("DocumentStore.repair(folder)", "agent docs verify --repair FOLDER"),
         ("llms.diagnose() says more", "agent doctor says more"),
     ],
 )

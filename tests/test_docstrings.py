@@ -12,6 +12,10 @@ import importlib
 import pytest
 
 MODULES = [
+    "agent.cli.console",
+    "agent.cli.markdown",
+    "agent.cli.messages",
+    "agent.cli.options",
     "chains",
     "chains.errors",
     "chains.prompts",

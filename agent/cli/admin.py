@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -22,6 +21,7 @@ from agent.cli.options import (
     verb,
     words,
 )
+from agent.errors import RequestError
 
 
 @verb
@@ -33,7 +33,7 @@ from agent.cli.options import (
     help="set: a setting and its value; show, unset: settings",
 )
 @option("--json", is_flag=True, help="print one JSON object")
-def config(args: Args) -> int:  # fmt: skip
+def config(args: Args) -> int:
     """Show the settings, or change one."""
     if args.action in ("set", "unset"):
         return _change_setting(args)
@@ -48,14 +48,13 @@ def config(args: Args) -> int:  # fmt: skip
     wanted = [known_setting(word) for word in args.words]
     rows = [row for row in show_values(settings) if not wanted or row["setting"] in wanted]
     if args.json:
-        console.line(json.dumps({row["setting"]: row["value"] for row in rows}, ensure_ascii=False))
+        console.write_json({row["setting"]: row["value"] for row in rows})
     else:
         console.table(rows, ["setting", "value", "default", "what"])
     return 0
 
 
 def _change_setting(args: Args) -> int:
-    from agent.errors import RequestError
     from agent.settings import config_file, set_value
 
     path, given = config_file(args.home), args.words
@@ -89,7 +88,7 @@ def doctor(args: Args) -> int:
             fix = f"; {console.as_typed(finding.fix)}" if finding.fix else ""
             console.line(f"{finding.state:<7} {finding.name:<9} {finding.detail}{fix}")
     if args.json:
-        console.line(json.dumps({"findings": findings}, ensure_ascii=False))
+        console.write_json({"findings": findings})
     return int(any(finding["state"] == "broken" for finding in findings))
 
 
@@ -102,7 +101,7 @@ def doctor(args: Args) -> int:
     metavar="SHELL",
     help="bash, fish or zsh; put the output where your shell reads it",
 )
-def completion(args: Args) -> int:  # fmt: skip
+def completion(args: Args) -> int:
     """Print a script that makes the shell complete verbs, options, names and paths."""
     from click.shell_completion import get_completion_class
 
@@ -125,7 +124,7 @@ def completion(args: Args) -> int:  # fmt: skip
 @option("--files", multiple=True, type=FileName(), metavar="DIR", help="a folder that read_file may read")
 @store_options
 @model_options
-def mcp(args: Args) -> int:  # fmt: skip
+def mcp(args: Args) -> int:
     """Serve tools until the client goes, or list those of the servers in the settings."""
     console.note("agent: starting …")
     import asyncio

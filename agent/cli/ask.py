@@ -92,7 +92,7 @@ tools_options = together(
 @documents_options
 @tools_options
 @model_options
-def ask(args: Args) -> int:  # fmt: skip
+def ask(args: Args) -> int:
     """Ask one question and stream the answer."""
     from agent.cli.request import context_for, read_question
 

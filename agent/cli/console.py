@@ -6,6 +6,7 @@ links are used only on a terminal that shows them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -47,6 +48,11 @@ def out(text: str) -> None:
 def line(text: str = "") -> None:
     """Write one line to stdout."""
     out(text + "\n")
+
+
+def write_json(value: Any) -> None:
+    """Write a value to stdout as JSON on one line; what JSON cannot express becomes a string."""
+    line(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def note(text: str) -> None:
@@ -133,7 +139,11 @@ def raw(text: str) -> None:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return the text on one line, cut at `limit` characters."""
+    r"""Return the text on one line, cut at `limit` characters.
+
+    >>> shorten("a line\n  and another", 12)
+    'a line and …'
+    """
     text = " ".join(printable(text).split())
     return text if len(text) <= limit else text[: max(limit - 1, 1)] + "…"
 

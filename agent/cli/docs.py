@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from agent.cli.options import (
     verb,
     words,
 )
+from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.build import Parts
@@ -52,7 +52,7 @@ def ingest(args: Args) -> int:
             return _watch(parts, args, limit)
         report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed, **limit)
     if args.json:
-        console.line(json.dumps(report.as_dict(), ensure_ascii=False))
+        console.write_json(report.as_dict())
     return 0
 
 
@@ -127,7 +127,7 @@ def docs(args: Args) -> int:
 def _list(parts: Parts, args: Args) -> int:
     sources = parts.store.sources() if parts.settings.store.exists() else []
     if args.json:
-        console.line(json.dumps({"documents": [source.as_dict() for source in sources]}, ensure_ascii=False))
+        console.write_json({"documents": [source.as_dict() for source in sources]})
     elif not sources:
         console.note(f"no documents in {parts.settings.store}; add some: agent ingest PATH")
     else:
@@ -136,8 +136,6 @@ def _list(parts: Parts, args: Args) -> int:
 
 
 def _remove(parts: Parts, args: Args) -> int:
-    from agent.errors import RequestError
-
     if not args.sources:
         raise RequestError("expected the documents to remove, found none; `agent docs list` names them")
     removed: list[str] = []
@@ -149,7 +147,7 @@ def _remove(parts: Parts, args: Args) -> int:
             )
         removed += gone
     if args.json:
-        console.line(json.dumps({"removed": removed}, ensure_ascii=False))
+        console.write_json({"removed": removed})
     else:
         for path in removed:
             console.line(f"removed {console.display_path(path)}")
@@ -169,7 +167,7 @@ def _show(parts: Parts, args: Args) -> int:
     for record in _found(parts, args):
         if args.json:
             text = parts.store.text(record.path)
-            console.line(json.dumps({**record.as_dict(), "text": text}, ensure_ascii=False))
+            console.write_json({**record.as_dict(), "text": text})
         else:
             console.line(f"# {console.display_path(record.path)} ({record.kind}, {record.chunks} chunks)")
             console.line(parts.store.text(record.path))
@@ -188,7 +186,7 @@ def _verify(parts: Parts, args: Args) -> int:
             raise
         report = DocumentStore.repair(parts.settings.store, chroma=parts.settings.chroma)
     if args.json:
-        console.line(json.dumps(report.as_dict(), ensure_ascii=False))
+        console.write_json(report.as_dict())
     else:
         for problem in report.problems:
             state = "repaired" if problem in report.repaired else "found"
@@ -205,7 +203,7 @@ def _stats(parts: Parts, args: Args) -> int:
     _require_store(parts)
     stats = parts.store.stats()
     if args.json:
-        console.line(json.dumps(stats, ensure_ascii=False, default=str))
+        console.write_json(stats)
     else:
         for name, value in stats.items():
             console.line(f"{name}: {value}")
@@ -215,13 +213,11 @@ def _stats(parts: Parts, args: Args) -> int:
 def _export(parts: Parts, args: Args) -> int:
     _require_store(parts)
     for row in parts.store.export():
-        console.line(json.dumps(row, ensure_ascii=False, default=str))
+        console.write_json(row)
     return 0
 
 
 def _found(parts: Parts, args: Args) -> list[SourceRecord]:
-    from agent.errors import RequestError
-
     _require_store(parts)
     by_path = {record.path: record for record in parts.store.sources()}
     found: list[SourceRecord] = []
@@ -237,8 +233,6 @@ def _found(parts: Parts, args: Args) -> list[SourceRecord]:
 
 def _require_store(parts: Parts) -> None:
     """Raise RequestError if there is no store, because looking at one must not make it."""
-    from agent.errors import RequestError
-
     if not parts.settings.store.exists():
         raise RequestError(
             f"expected a store at {str(parts.settings.store)!r}, found none; agent ingest PATH makes it"

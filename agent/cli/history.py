@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from agent.cli.options import (
     words,
     words_of,
 )
+from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.settings import Settings
@@ -50,7 +50,7 @@ def threads(args: Args) -> int:
 
 def _list_threads(found: list[Thread], args: Args) -> int:
     if args.json:
-        console.line(json.dumps({"threads": [asdict(one) for one in found]}, ensure_ascii=False))
+        console.write_json({"threads": [asdict(one) for one in found]})
     elif not found:
         console.note("no threads yet; begin one: agent chat")
     else:
@@ -64,7 +64,7 @@ def _show_threads(kept: Threads, args: Args) -> int:
         thread = kept.find(name)
         if args.json:
             messages = [{"role": m.type, "text": m.text} for m in kept.messages(thread)]
-            console.line(json.dumps({**asdict(thread), "messages": messages}, ensure_ascii=False))
+            console.write_json({**asdict(thread), "messages": messages})
         else:
             console.line(kept.export(thread))
     return 0
@@ -89,8 +89,6 @@ def _remove_threads(kept: Threads, args: Args) -> int:
 
 
 def _thread_names(args: Args) -> list[str]:
-    from agent.errors import RequestError
-
     if not args.names:
         raise RequestError("expected the name of a thread, found none; `agent threads list` names them")
     return list(args.names)
@@ -119,7 +117,7 @@ def _list_log(settings: Settings, args: Args) -> int:
         with open_logs(settings.folders.logs) as log:
             entries = log.newest(args.count, " ".join(args.words))
     if args.json:
-        console.line(json.dumps({"logs": [asdict(entry) for entry in entries]}, ensure_ascii=False))
+        console.write_json({"logs": [asdict(entry) for entry in entries]})
     elif not entries:
         console.note("nothing in the log")
     else:
@@ -145,7 +143,7 @@ def _show_log(settings: Settings, args: Args) -> int:
             if entry is None:
                 raise _unknown_entry(str(number))
             if args.json:
-                console.line(json.dumps(asdict(entry), ensure_ascii=False))
+                console.write_json(asdict(entry))
             else:
                 title = f"#{entry.id} {_when(entry.time)} {entry.model or ''}"
                 console.line(f"{title}\n\n{entry.question}\n\n{entry.answer}\n")
@@ -184,8 +182,6 @@ def _entry_numbers(given: list[str]) -> list[int]:
 
 
 def _unknown_entry(word: str) -> Exception:
-    from agent.errors import RequestError
-
     return RequestError(f"expected the number of a log entry, found {word!r}; `agent logs list` numbers them")
 
 
@@ -208,7 +204,7 @@ def notes(args: Args) -> int:
         for note in forget_notes(path, args.words):
             console.line(f"forgot: {note}")
     elif args.json:
-        console.line(json.dumps({"notes": read_notes(path)}, ensure_ascii=False))
+        console.write_json({"notes": read_notes(path)})
     else:
         show_notes(read_notes(path))
     return 0
@@ -224,7 +220,6 @@ def show_notes(found: list[str]) -> None:
 
 def forget_notes(path: Path, given: list[str]) -> list[str]:
     """Remove notes by their numbers, or all of them, and return their texts; raises RequestError."""
-    from agent.errors import RequestError
     from agent.storage.notes import read_notes, remove_note
 
     count = len(read_notes(path))
@@ -247,17 +242,17 @@ def forget_notes(path: Path, given: list[str]) -> list[str]:
     help="save: the name, then the text (or stdin)",
 )
 @option("--json", is_flag=True, help="print one JSON object")
-def templates(args: Args) -> int:  # fmt: skip
+def templates(args: Args) -> int:
     """Carry out one action on the templates."""
-    from agent.errors import RequestError
     from agent.storage.templates import gaps_of, list_templates, read_template, save_template, template_path
 
     folder = settings_from(args).folders.templates
     if args.action == "list":
         names = list_templates(folder)
-        console.line(
-            json.dumps({"templates": names}) if args.json else "\n".join(names) or "no templates yet"
-        )
+        if args.json:
+            console.write_json({"templates": names})
+        else:
+            console.line("\n".join(names) or "no templates yet")
         return 0
     if not args.words:
         raise RequestError(

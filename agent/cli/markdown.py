@@ -1,9 +1,13 @@
-"""Markdown as it streams: styled for a terminal and wrapped between words, one word behind the model.
+r"""Markdown for a terminal, styled and wrapped word by word while it streams.
 
-Headings, bold, emphasis, code, lists and quotes lose their marks where a style can stand for them; what is
-opened and not closed on its line is shown as it was written. Nothing is ever drawn twice, so that a scrolled
-or narrow terminal, and one that is copied from, show the text once. Knows text and widths; refuses to know
-where the text comes from, and whether the terminal may have colour (the caller asks).
+Marks of headings, bold, emphasis, code, lists and quotes are replaced by styles. A span that is not closed on
+its own line is shown as it was written. Each word is written once and never redrawn, so a terminal that
+scrolls, is narrow, or is copied from holds the text once. `rich.markdown` renders whole documents and would
+have to redraw the answer for each word, so it is not used here.
+
+    >>> stream = Markdown(width=80)
+    >>> stream.feed("# Title\n\nSome **bo") + stream.feed("ld** words") + stream.end()
+    '\x1b[1mTitle\x1b[0m\n\nSome \x1b[1mbold\x1b[0m words'
 """
 
 from __future__ import annotations
@@ -20,30 +24,30 @@ _BULLET = re.compile(r"(\s*)[-*+]\s+(?!\*)")
 _NUMBER = re.compile(r"(\s*)(\d{1,3}[.)])\s+")
 _QUOTE = re.compile(r"\s*>\s?")
 _BLOCK = re.compile(r"\s*(?:#{1,6}|[-*+>]|\d{1,3}[.)]?|``?|~~?)?\s*$|\s*(?:```|~~~)")
-"""A line that may still become a heading, an item, a quote or a fence: nothing of it is shown yet."""
+"""The beginning of a line that may still become a heading, an item, a quote or a fence, so it must wait."""
 _SPANS = re.compile(
     r"(?P<code>`[^`\n]+`)|(?P<bold>\*\*(?=\S)[^\n]+?(?<=\S)\*\*)"
     r"|(?P<italic>(?<![^\s(\"'\[])\*(?=[^\s*])[^*\n]+?(?<=[^\s*])\*(?![^\s.,;:!?)\"'\]]))"
 )
-"""Underscores are left alone: in what a model writes they belong to names (`__init__`) first of all."""
+"""Underscores are not marks here, because models write them mostly in names such as `__init__`."""
 _STYLE = {"code": CODE, "bold": BOLD, "italic": ITALIC}
 _OPENING = re.compile(r"`|\*\*(?=\S|$)|(?<![^\s(\"'\[])\*(?=[^\s*]|$)")
 
 
 class Markdown:
-    """A stream of Markdown; `feed` and `end` return what can be shown now, with this module's codes."""
+    """A stream of Markdown. `feed` and `end` return the text that can be shown now, with terminal codes."""
 
     def __init__(self, width: int) -> None:
         self._width = max(width - 1, _LEAST_WIDTH)
-        self._line = ""  # of the source, not shown yet
-        self._begun = False  # whether the block mark of this line was looked at
-        self._style = ""  # of the whole line
-        self._indent = ""  # of the lines that wrapping adds
+        self._line = ""  # source text that is not shown yet
+        self._begun = False  # whether the beginning of this line has been shown
+        self._style = ""  # style of the whole line
+        self._indent = ""  # indentation of the lines that wrapping adds
         self._column = 0
         self._fenced = False
 
     def feed(self, text: str) -> str:
-        """The next piece of the source."""
+        """Take the next piece of the source and return what can be shown now."""
         shown = ""
         *lines, rest = text.split("\n")
         for line in lines:
@@ -53,14 +57,14 @@ class Markdown:
         return shown + self._part()
 
     def end(self) -> str:
-        """The source has ended; without a newline of its own nothing is added."""
+        """Return what is left when the source has ended, without adding a newline."""
         shown = self._block() if not self._begun else ""
         shown += self._spans(self._line)
         self._line = ""
         return shown
 
     def _whole_line(self) -> str:
-        """The rest of a line whose end has come."""
+        """Return the rest of a line that is complete now."""
         if not self._begun and _FENCE.match(self._line):
             self._fenced = not self._fenced
             self._line = ""
@@ -70,9 +74,9 @@ class Markdown:
         return shown
 
     def _part(self) -> str:
-        """As much of an unfinished line as nothing that follows can change."""
+        """Return the part of an unfinished line that no later text can change."""
         if self._fenced:
-            return ""  # code is shown line by line: its end mark is a line, too
+            return ""  # Code is shown line by line, because the line may be the fence that ends it.
         if not self._begun and _BLOCK.match(self._line):
             return ""
         shown = self._block() if not self._begun else ""
@@ -82,18 +86,18 @@ class Markdown:
         return shown
 
     def _settled(self) -> int:
-        """How many characters can be shown: up to the last word's beginning, or to a mark left open."""
+        """Return how many characters can be shown: up to the last word, or to a mark that is still open."""
         end = max(self._line.rfind(" "), self._line.rfind("\t")) + 1
         position = 0
         while (mark := _OPENING.search(self._line, position)) is not None and mark.start() < end:
             span = _SPANS.match(self._line, mark.start())
-            if span is None or span.end() == len(self._line):  # what follows may still change it
+            if span is None or span.end() == len(self._line):  # The span may still grow.
                 return mark.start()
             position = span.end()
         return max(end, position)
 
     def _block(self) -> str:
-        """Take the block's mark off the line; returns what stands for it."""
+        """Remove the mark of a block from the line and return what is shown instead."""
         self._begun = True
         if self._fenced:
             return ""
@@ -112,7 +116,7 @@ class Markdown:
         return ""
 
     def _spans(self, text: str) -> str:
-        """The text with its spans styled, and wrapped."""
+        """Return the text with its spans styled and its lines wrapped."""
         if self._fenced:
             return f"{DIM}{text}{RESET}" if text else ""
         shown, position = "", 0
@@ -128,7 +132,7 @@ class Markdown:
         return "".join(self._put(word, style) for word in re.findall(r"\s+|\S+", text))
 
     def _put(self, word: str, style: str) -> str:
-        """One word, or the space between two, on this line or on a new one."""
+        """Return a word, or the space between two words, on this line or a new one."""
         if not word:
             return ""
         length = cell_len(word)

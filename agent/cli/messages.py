@@ -4,8 +4,11 @@ click's complaints become one line that ends with the next step (`usage_message`
 libraries speak Python, because a program may have called them: they name arguments (`max_tokens=64`) and
 calls (`llms.models.pull("mistral-7b")`). `library_message` turns these into options and commands:
 
-    >>> library_message(ValueError("the answer is cut; raise max_tokens=64"), context)
+    >>> from agent.cli.ask import ask
+    >>> library_message(ValueError("the answer is cut; raise max_tokens=64"), click.Context(ask))
     'the answer is cut; raise --max-tokens 64'
+    >>> in_options('found none; run `llms.models.pull("mistral-7b")`', None)
+    'found none; run `agent models pull mistral-7b`'
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def _wrong_count(command: click.Command, name: str) -> str:
 
 
 def _shown(param: click.Parameter) -> str:
-    metavar = param.metavar or (param.name or "").upper()
+    metavar = (param.metavar or param.name or "").removesuffix("...")
     return f"{param.opts[0]} {metavar}" if isinstance(param, click.Option) else metavar
 
 
@@ -178,7 +181,8 @@ def _command_for(call: str, ctx: click.Context | None) -> str:
 
 
 def _argument(node: ast.expr) -> str:
-    return str(_literal(ast.unparse(node)))
+    """Return an argument as a word of the command line; a variable becomes a placeholder."""
+    return node.id.upper() if isinstance(node, ast.Name) else str(_literal(ast.unparse(node)))
 
 
 __all__ = ["COMMANDS", "in_options", "library_message", "usage_message"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
 from agent.cli.options import Args, action, completed_from, model_names, option, settings_from, verb, words
+from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from llms.models.registry import Registry
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @option("--delete", is_flag=True, help="alias: forget NAME")
 @option("--revision", metavar="REV", help="pull: branch, tag or commit")
 @option("--json", is_flag=True, help="print one JSON object")
-def models(args: Args) -> int:  # fmt: skip
+def models(args: Args) -> int:
     """Carry out one action on the models."""
     from llms.models.registry import Registry
 
@@ -44,7 +44,7 @@ def models(args: Args) -> int:  # fmt: skip
 def _list(registry: Registry, args: Args) -> int:
     rows = registry.rows()
     if args.json:
-        console.line(json.dumps({"models": [asdict(row) for row in rows]}, ensure_ascii=False))
+        console.write_json({"models": [asdict(row) for row in rows]})
         return 0
     shown = [
         {
@@ -67,7 +67,7 @@ def _show(registry: Registry, args: Args) -> int:
     for name in _named(args):
         details = registry.show(name)
         if args.json:
-            console.line(json.dumps(asdict(details), ensure_ascii=False, default=str))
+            console.write_json(asdict(details))
             continue
         row, here = details.row, details.folder is not None
         facts = {
@@ -99,30 +99,34 @@ def _pull(registry: Registry, args: Args) -> int:
                 notify=lambda text: console.note(console.as_typed(text)),
                 progress=lambda what, done, total: bar(_in_megabytes(what, done, total)),
             )
-        console.line(
-            json.dumps({"name": name, "folder": str(folder)}) if args.json else f"{name} is at {folder}"
-        )
+        if args.json:
+            console.write_json({"name": name, "folder": folder})
+        else:
+            console.line(f"{name} is at {folder}")
     return 0
 
 
 def _remove(registry: Registry, args: Args) -> int:
     for name in _named(args):
         freed = registry.remove(name)
-        shown = json.dumps({"name": name, "freed": freed})
-        console.line(shown if args.json else f"removed {name}, {_size(freed)} freed")
+        if args.json:
+            console.write_json({"name": name, "freed": freed})
+        else:
+            console.line(f"removed {name}, {_size(freed)} freed")
     return 0
 
 
 def _default(registry: Registry, args: Args) -> int:
     if args.names:
         registry.set_default(args.names[0])
-    console.line(json.dumps({"default": registry.default}) if args.json else registry.default)
+    if args.json:
+        console.write_json({"default": registry.default})
+    else:
+        console.line(registry.default)
     return 0
 
 
 def _alias(registry: Registry, args: Args) -> int:
-    from agent.errors import RequestError
-
     if args.delete:
         for name in _named(args):
             registry.set_alias(name, None)
@@ -134,7 +138,7 @@ def _alias(registry: Registry, args: Args) -> int:
             "forgets one"
         )
     if args.json:
-        console.line(json.dumps({"aliases": registry.aliases}, ensure_ascii=False))
+        console.write_json({"aliases": registry.aliases})
         return 0
     for name, target in registry.aliases.items():
         console.line(f"{name} = {target}")
@@ -148,7 +152,7 @@ def _in_megabytes(what: str, done: int, total: int) -> console.Step:
 def _ps(registry: Registry, args: Args) -> int:
     rows = [{**asdict(running), "rss": running.rss} for running in registry.loaded()]
     if args.json:
-        console.line(json.dumps({"loaded": rows}, default=str))
+        console.write_json({"loaded": rows})
     elif not rows:
         console.note("no model is loaded")
     else:
@@ -180,8 +184,6 @@ def _count(parameters: int | None) -> str:
 
 
 def _named(args: Args) -> list[str]:
-    from agent.errors import RequestError
-
     if not args.names:
         raise RequestError("expected the name of a model, found none; `agent models list` names them")
     return list(args.names)

@@ -1,13 +1,16 @@
-"""What the verbs' commands are made of: the command class, option groups, value types, and the settings.
+"""Building blocks of the verbs: the command class, shared options, option types, and the settings.
 
-A verb is a function of one argument, the parsed options, that returns an exit code:
+A verb is a function that takes the parsed options and returns an exit code:
 
-    @verb
-    @words("paths", metavar="PATH...", required=True, help="a file or a folder")
-    @option("--dry-run", is_flag=True, help="say what would change, and change nothing")
-    @store_options
-    def ingest(args: Args) -> int:
-        ...
+    >>> @verb
+    ... @words("paths", metavar="PATH...", help="a file or a folder")
+    ... @option("--dry-run", is_flag=True, help="change nothing")
+    ... def look(args: Args) -> int:
+    ...     print(args.paths, args.dry_run)
+    ...     return 0
+    >>> look.invoke(look.make_context("look", ["notes", "--dry-run", "a.md"]))
+    ['notes', 'a.md'] True
+    0
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ _COMMON = [
 
 
 class Verb(click.Command):
-    """A click command whose function takes all options as one object, and to which common options are added.
+    """A click command whose function takes all options as one object; the common options are added.
 
     Words and options may come in any order, and what follows `--` is words. Words that begin with a dash
     but cannot be options, such as `-5 + 3`, are words too.
@@ -216,7 +219,11 @@ class FileName(click.ParamType):  # type: ignore[type-arg]
 
 
 def number(low: float, high: float, *, whole: bool = False) -> Callable[[str], float]:
-    """Return an option type: a number from `low` to `high`."""
+    """Return an option type: a number from `low` to `high`.
+
+    >>> number(1, 32768, whole=True)("64")
+    64
+    """
 
     def convert(text: str) -> float:
         try:
@@ -329,7 +336,11 @@ def filter_from(args: Args) -> dict[str, Any]:
 
 
 def words_of(words: Sequence[str]) -> str:
-    """Return the words of the command line as one text; bytes that are not UTF-8 become \ufffd."""
+    """Return the words of the command line as one text; bytes that are not UTF-8 become \ufffd.
+
+    >>> words_of(["what", "is", "NF4?"])
+    'what is NF4?'
+    """
     return readable(" ".join(words).strip())
 
 

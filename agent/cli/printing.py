@@ -126,7 +126,7 @@ class JsonPrinter:
         """Show one event."""
         values = asdict(event)
         values = {"type": values.pop("type"), **values}
-        console.line(json.dumps(values, ensure_ascii=False, default=str))
+        console.write_json(values)
 
 
 def report_passages(parts: Parts, question: str) -> None:

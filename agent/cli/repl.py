@@ -42,9 +42,9 @@ HELP = f"""\
 class Repl:
     """A chat. Use it as a context manager.
 
-    >>> with Repl(parts, RunContext(), args) as repl:
-    ...     repl.handle("/model mistral-7b")
-    ...     repl.loop(sys.stdin)
+        with Repl(parts, RunContext(), args) as repl:
+            repl.handle("/model mistral-7b")
+            repl.loop(sys.stdin)
 
     Ctrl-C ends the answer that is being written, or empties a line; a second one in a row ends the program.
     """
@@ -52,13 +52,12 @@ class Repl:
     def __init__(self, parts: Parts, context: RunContext, args: Args) -> None:
         self._parts, self._context, self._args = parts, context, args
         self._session = Session(parts, context, keep=not args.no_log)
-        self._printer = TextPrinter(tool_debug=args.tool_debug)
-        self._tokens = bool(args.tokens)
-        self._last = ""
+        self._show_tokens = bool(args.tokens)
+        self._last_question = ""
         self._done = False
         self._commands: dict[str, Callable[[str], None]] = {
-            "help": lambda _: console.say(HELP),
-            "?": lambda _: console.say(HELP),
+            "help": self._help,
+            "?": self._help,
             "model": self._model,
             "system": self._system,
             "docs": self._docs,
@@ -67,21 +66,20 @@ class Repl:
             "load": self.resume,
             "retry": self._retry,
             "remember": self._remember,
-            "notes": lambda _: self._notes(),
+            "notes": self._notes,
             "forget": self._forget,
-            "clear": lambda _: self._fresh(),
-            "tokens": self._count,
-            "bye": lambda _: setattr(self, "_done", True),
-            "exit": lambda _: setattr(self, "_done", True),
-            "quit": lambda _: setattr(self, "_done", True),
+            "clear": self._clear,
+            "tokens": self._toggle_tokens,
+            "bye": self._end,
+            "exit": self._end,
+            "quit": self._end,
         }
 
     def __enter__(self) -> Repl:
-        self._session.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._session.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
         self._parts.close()
 
     def loop(self, stream: IO[str]) -> None:
@@ -144,10 +142,10 @@ class Repl:
     def _answer(self, text: str, instead_of: Sequence[Any] = ()) -> None:
         from langchain_core.messages import HumanMessage
 
-        self._last = text
-        self._printer = TextPrinter(tool_debug=self._args.tool_debug)
-        final = self._session.turn({"messages": [*instead_of, HumanMessage(text)]}, text, self._printer)
-        if self._tokens and final is not None:
+        self._last_question = text
+        printer = TextPrinter(tool_debug=self._args.tool_debug)
+        final = self._session.turn({"messages": [*instead_of, HumanMessage(text)]}, text, printer)
+        if self._show_tokens and final is not None:
             usage = final.usage
             console.say(f"tokens: {usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out")
 
@@ -174,7 +172,14 @@ class Repl:
         """Give the session the current parts and context, on the same thread."""
         self._session.rebuild(self._parts, self._context)
 
-    def _set(self, **values: Any) -> None:
+    def _help(self, _: str) -> None:
+        console.say(HELP)
+
+    def _end(self, _: str) -> None:
+        self._done = True
+
+    def _change(self, **values: Any) -> None:
+        """Go on with other settings; if that raises, nothing has changed."""
         from agent.settings import check_values
 
         check_values(values)
@@ -189,14 +194,14 @@ class Repl:
 
     def _model(self, name: str) -> None:
         if name:
-            self._set(model=name)
+            self._change(model=name)
         runtime = self._parts.model.loaded_runtime()
         loaded = f" ({runtime.loaded.name} on {runtime.loaded.device})" if runtime is not None else ""
         console.say(f"model {self._parts.settings.model}{loaded}")
 
     def _system(self, text: str) -> None:
         if text:
-            self._set(system=text)
+            self._change(system=text)
         console.say(f"system prompt: {self._parts.settings.system or 'none'}")
 
     def _docs(self, choice: str) -> None:
@@ -218,9 +223,9 @@ class Repl:
         names = ", ".join(tool.name for tool in self._parts.tools) or "none"
         console.say(f"tools: {'on' if self._context.tools == 'auto' else 'off'} ({names})")
 
-    def _count(self, _: str) -> None:
-        self._tokens = not self._tokens
-        console.say(f"token counts: {'on' if self._tokens else 'off'}")
+    def _toggle_tokens(self, _: str) -> None:
+        self._show_tokens = not self._show_tokens
+        console.say(f"token counts: {'on' if self._show_tokens else 'off'}")
 
     def _remember(self, text: str) -> None:
         from agent.storage.notes import add_note
@@ -228,7 +233,7 @@ class Repl:
         console.say(f"noted: {add_note(self._parts.settings.folders.notes, text)}")
         self._rebuild()
 
-    def _notes(self) -> None:
+    def _notes(self, _: str) -> None:
         from agent.cli.history import show_notes
         from agent.storage.notes import read_notes
 
@@ -252,11 +257,11 @@ class Repl:
         console.say(f"thread {self._session.thread.id}: {title}")
 
     def _retry(self, _: str) -> None:
-        if not self._last:
+        if not self._last_question:
             raise RequestError("expected a question to ask again, found none; ask one first")
-        self._answer(self._last, self._session.last_turn(self._last))
+        self._answer(self._last_question, self._session.last_turn(self._last_question))
 
-    def _fresh(self) -> None:
+    def _clear(self, _: str) -> None:
         self._session.thread = None
         self._rebuild()
         console.say("a new thread")

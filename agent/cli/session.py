@@ -18,11 +18,9 @@ from agent.turn.context import RunContext
 from agent.turn.events import Approval, Delta, Final, ToolCall, stream_events
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agent.build import Parts
     from agent.cli.printing import Printer
-    from agent.storage.threads import Thread, Threads
+    from agent.storage.threads import Thread
     from agent.trace import Trace
 
 REJECTED = "the user did not allow it."
@@ -31,36 +29,34 @@ REJECTED = "the user did not allow it."
 class Session:
     """An agent, the thread that it talks in, and the log. Use it as a context manager.
 
-    >>> with Session(parts, RunContext(), keep=True) as session:
-    ...     session.continue_last()
-    ...     session.turn({"messages": [HumanMessage("and in bits?")]}, "and in bits?", TextPrinter())
+        with Parts(load_settings()) as parts, Session(parts, RunContext(), keep=True) as session:
+            session.turn({"messages": [HumanMessage("What is NF4?")]}, "What is NF4?", TextPrinter())
 
     Unless `keep` is set and logging is on, threads live in memory and end with the session.
     """
 
-    threads: Threads
-
     def __init__(self, parts: Parts, context: RunContext, *, keep: bool, trace: Trace | None = None) -> None:
-        self.parts = parts
-        self.context = context
-        self.keep = keep and parts.settings.logging
-        self.trace = trace
-        self.thread: Thread | None = None
-        self._path: Path | None = None
-        self._stack = ExitStack()
-        self._agent: Any = None
-
-    def __enter__(self) -> Session:
         from agent.storage.threads import open_threads
 
         keep_few_heaps()
-        self._path = self.parts.settings.folders.threads if self.keep else None
-        self.threads = self._stack.enter_context(open_threads(self._path))
-        self.rebuild(self.parts, self.context)
+        self.keep = keep and parts.settings.logging
+        self.trace = trace
+        self.thread: Thread | None = None
+        self._path = parts.settings.folders.threads if self.keep else None
+        with ExitStack() as stack:
+            self.threads = stack.enter_context(open_threads(self._path))
+            self.rebuild(parts, context)
+            self._stack = stack.pop_all()  # Only now nothing can fail that would leave the database open.
         started()
+
+    def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database of threads."""
         self._stack.close()
 
     def rebuild(self, parts: Parts, context: RunContext) -> None:

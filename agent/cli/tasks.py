@@ -61,7 +61,7 @@ def summary_length(text: str) -> dict[str, int]:
 @option("--json", is_flag=True, help="print one JSON object")
 @model_options
 @store_options
-def summarize(args: Args) -> int:  # fmt: skip
+def summarize(args: Args) -> int:
     """Summarize and print."""
     console.note("agent: starting …")
     from agent.build import Parts
@@ -88,9 +88,9 @@ def summarize(args: Args) -> int:  # fmt: skip
         pieces = _source(parts, args)
         summary = _refined(chain.transform(pieces)) if args.refine else chain.invoke(_joined(pieces))
     for path, reason in summary.unread:
-        console.note(f"left out {console.display_path(path)}: {reason}")
+        console.note(f"left out {console.display_path(path)}: {console.as_typed(reason)}")
     if args.json:
-        console.line(json.dumps(summary.to_dict(), ensure_ascii=False, default=str))
+        console.write_json(summary.to_dict())
     else:
         console.line(_cited(summary, bullets=style.bullets) if args.cite else summary.text)
     return 0
@@ -133,14 +133,14 @@ def _refined(states: Iterator[Summary]) -> Summary:
 
 def _cited(summary: Summary, *, bullets: bool) -> str:
     """Return the sentences, each with the number of its part, and under them the list of parts."""
-    number: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     for sentence in summary.sentences:
-        number.setdefault(sentence.part, len(number) + 1)
+        numbers.setdefault(sentence.part, len(numbers) + 1)
     lead = "\n- " if bullets else " "
-    text = "".join(f"{lead}{one.text} [{number[one.part]}]" for one in summary.sentences).strip()
+    text = "".join(f"{lead}{one.text} [{numbers[one.part]}]" for one in summary.sentences).strip()
     places = [
         f"[{place}] {console.display_path(part.source)}" + (f", {part.heading}" if part.heading else "")
-        for index, place in number.items()
+        for index, place in numbers.items()
         for part in (summary.parts[index],)
     ]
     return "\n".join([text, "", *places])
@@ -168,7 +168,7 @@ def _cited(summary: Summary, *, bullets: bool) -> str:
 @option("--explain", is_flag=True, help="name the sentence that speaks most for it")
 @option("--json", is_flag=True, help="print one JSON object")
 @model_options
-def classify(args: Args) -> int:  # fmt: skip
+def classify(args: Args) -> int:
     """Classify a text or a table and print."""
     if bool(args.csv) != bool(args.out):
         raise RequestError("expected --csv and --out together, found one of them; name both tables")
@@ -189,7 +189,7 @@ def _classify_text(parts: Parts, args: Args) -> int:
 
         found = _classifier(parts, args, progress).invoke(words_or_stdin(args.text))
     if args.json:
-        console.line(json.dumps(found.to_dict(), ensure_ascii=False))
+        console.write_json(found.to_dict())
         return 0
     names = found.labels if args.multi_label else [found.label or "(none)"]
     probable = found.scores | found.groups
@@ -212,7 +212,7 @@ def _classify_table(parts: Parts, args: Args) -> int:
             progress=lambda done, total: bar(console.Step(done=done, total=total)),
         )
     if args.json:
-        console.line(json.dumps(vars(report), default=str))
+        console.write_json(vars(report))
     else:
         console.line(
             f"{report.rows} rows in {args.out}, {report.resumed} done before, {report.skipped} without text"
@@ -288,7 +288,7 @@ def complete(args: Args) -> int:
         if args.json or args.n > 1:
             candidates = chain.candidates(gap)
             if args.json:
-                console.line(json.dumps({"candidates": [asdict(c) for c in candidates]}, ensure_ascii=False))
+                console.write_json({"candidates": [asdict(c) for c in candidates]})
                 return 0
             for candidate in candidates:
                 console.line(f"# {candidate.score:.2f}\n{candidate.text}")
@@ -344,8 +344,7 @@ def code(args: Args) -> int:
 
 def _show_code(result: CodeResult, args: Args) -> None:
     if args.json:
-        facts = {**asdict(result), "verified": result.verified}
-        console.line(json.dumps(facts, ensure_ascii=False, default=str))
+        console.write_json({**asdict(result), "verified": result.verified})
         return
     if not args.out:
         console.line(result.code.rstrip())
