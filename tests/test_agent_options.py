@@ -189,8 +189,8 @@ def test_a_disk_that_fills_up_within_a_turn_is_said(run: Run, monkeypatch: pytes
 
     begin = Threads.__init__
 
-    def small(self: Threads, connection: Any) -> None:
-        begin(self, connection)
+    def small(self: Threads, connection: Any, *more: Any) -> None:
+        begin(self, connection, *more)
         connection.execute("PRAGMA max_page_count = 30")  # SQLite's own words for a full disk come of it
 
     monkeypatch.setattr(Threads, "__init__", small)
