@@ -1,8 +1,8 @@
-"""The machine that the attacks are after: canaries of every kind, and a look afterwards at what was touched.
+"""The host that the attacks try to reach: canaries of every kind, and a check afterwards of what was touched.
 
-Everything an attack could reach is made by this file, readable and writable by everybody, so that only the
-sandbox stands in the way and not file permissions. `reached` proves it: run without a sandbox, the attacks
-get through.
+This file makes everything that an attack could reach, readable and writable by everyone, so that only the
+sandbox stands in the way and not file permissions. `reached` proves it: without a sandbox, the attacks get
+through.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sandbox import Limits, RunResult
 
 ROOT = Path(__file__).parent.parent
 ALL_TIERS = (1, 2)
-# Small limits: an attack on resources is over sooner, and proves the same.
+# With small limits an attack on resources ends sooner and proves the same.
 LIMITS = Limits(wall_s=5, cpu_s=3, memory_bytes=128 << 20, processes=16, disk_bytes=8 << 20, files=300)
 
 PRELUDE = """
@@ -54,13 +54,13 @@ class Attack:
     """One attempt to get out.
 
     Attributes:
-        name: of the test.
-        body: Python source; `H` holds the host's canaries, `reached()` says that it got through.
-        real: it gets through where nothing stands in the way (proved by running it so).
-        tiers: the tiers that stop it; what is missing here is listed in `Tier.gaps`.
+        name: name of the test.
+        body: Python source. `H` holds the host's canaries; `reached()` reports that the attack got through.
+        real: without a sandbox it gets through, which the tests prove by running it.
+        tiers: the tiers that stop it. `Tier.gaps` lists what the others do not cover.
         limits: what the run may use.
-        check: what else must hold of the result: returns what does not.
-        second: body of a second run, for attacks on the next one.
+        check: a further check of the result; returns what is wrong, or None.
+        second: body of a second run, for attacks on a later run.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Attack:
     second: str | None = None
 
     def program(self, host: Host, body: str | None = None) -> str:
-        """The source text to run."""
+        """Return the source text to run."""
         lines = (body or self.body).strip("\n").splitlines()
         return PRELUDE.format(host=host.canaries, body="\n".join("    " + line for line in lines))
 
@@ -181,7 +181,7 @@ class Host:
         }
 
     def leftovers(self) -> list[int]:
-        """Processes whose command line carries this host's token: what an attack left running."""
+        """Return the processes that an attack left running; their command lines carry this host's token."""
         token = self.secret[::-1].encode()
         found = []
         for entry in Path("/proc").iterdir():
@@ -192,7 +192,7 @@ class Host:
         return found
 
     def harm(self) -> list[str]:
-        """What an attack changed, received or left behind."""
+        """Return what an attack changed, received or left behind."""
         found = []
         if self._fingerprint() != self._before:
             found.append(f"files or limits changed: {self._before} -> {self._fingerprint()}")
@@ -215,7 +215,7 @@ def _victim_limits(pid: int) -> str:
 
 
 def violations(attack: Attack, host: Host, result: RunResult) -> list[str]:
-    """What the attack achieved; empty if it was held."""
+    """Return what the attack achieved; empty if it was stopped."""
     seen = result.stdout + result.stderr + "".join(map(repr, result.files.items()))
     found = host.harm()
     if "REACHED" in result.stdout:
@@ -228,14 +228,13 @@ def violations(attack: Attack, host: Host, result: RunResult) -> list[str]:
 
 
 def reached(attack: Attack, host: Host) -> bool:
-    """Whether the attack gets through with nothing in its way (a plain child of this process)."""
+    """Return True if the attack gets through without a sandbox, in a plain child of this process."""
     work = Path(tempfile.mkdtemp(prefix="plain-", dir=host.folder.parent))
     (work / "main.py").write_text(attack.program(host))
     environment = {**os.environ, "PYTHONPATH": host.canaries["evil"]}
     try:
-        with open(
-            work / "out", "wb"
-        ) as out:  # a file: a pipe would be held open by what the attack leaves behind
+        # A pipe would be held open by what the attack leaves behind.
+        with open(work / "out", "wb") as out:
             subprocess.run(
                 [sys.executable, "main.py"],
                 cwd=work,
@@ -252,5 +251,5 @@ def reached(attack: Attack, host: Host) -> bool:
 
 
 def fails(name: str, body: str, *, tiers: tuple[int, ...] = (1, 2)) -> Attack:
-    """A call that must be refused; harmless to leave untried outside."""
+    """Return an attack by a call that must be refused; it is not tried without a sandbox."""
     return Attack(name=name, body=body + "\nreached()", real=False, tiers=tiers)

@@ -1,4 +1,4 @@
-"""Attacks by the kernel's rarer calls and by Python's own ways: data for test_sandbox_attacks.py."""
+"""Attacks by rare system calls and by means of Python. Data for tests/test_sandbox_attacks.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ KERNEL = [
         name="call by the 32-bit gate",
         body="""
 import mmap
-code = bytes.fromhex('b814000000cd80c3')  # getpid by int 0x80: another table of calls than the filter's
+code = bytes.fromhex('b814000000cd80c3')  # getpid by int 0x80, whose call numbers differ from the filter's
 page = mmap.mmap(-1, 4096, prot=7)
 page.write(code)
 run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))

@@ -118,9 +118,9 @@ time.sleep(0.2)
     Attack(name="signal a thread outside", body="syscall(234, H['victim'], H['victim'], 10); time.sleep(.2)"),
     Attack(
         name="signal everybody",
-        # SIGWINCH is ignored by whatever has no handler: a hole in the sandbox harms nobody here.
+        # A process without a handler ignores SIGWINCH, so a hole in the sandbox would do no harm.
         body="os.kill(-1, 28); time.sleep(0.2)",
-        real=False,  # it would reach the victims of a suite that runs beside this one
+        real=False,  # it would reach the victims of a suite that runs at the same time
     ),
     Attack(
         name="signal the process group of the parent",

@@ -1,4 +1,4 @@
-"""Attacks on memory, disk, time and output: data for test_sandbox_attacks.py."""
+"""Attacks on memory, disk, time and output. Data for tests/test_sandbox_attacks.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHORT = replace(LIMITS, wall_s=1.5)
 
 
 def _ended(*statuses: str) -> Callable[[RunResult], str | None]:
-    """The run must have ended with one of these, and nothing it held may be far past the limit."""
+    """Return a check that the run ended with one of these statuses and stayed near its limits."""
 
     def check(result: RunResult) -> str | None:
         if result.status not in statuses:

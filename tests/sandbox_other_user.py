@@ -1,7 +1,7 @@
-"""Runs attacks as another user: `python sandbox_other_user.py USER_ID TIER NAME...`; prints what failed.
+"""Run attacks as another user: `python sandbox_other_user.py USER_ID TIER NAME...`; prints what failed.
 
-Started as root. The interpreter and the project may lie in folders that the other user cannot enter (/root),
-so a private mount namespace shows them there at the same paths; nothing of the machine changes.
+It is started as root. The interpreter and the project may lie in folders that the other user cannot enter
+(/root), so a private mount namespace shows them at the same paths. The machine itself is not changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def main(user: int, tier_number: int, names: list[str]) -> None:
-    """Become the user and run the attacks of those names under the tier."""
+    """Become the user and run the named attacks on the tier."""
     enter(user, [sys.base_prefix, sys.prefix, str(Path(__file__).parent.parent)])
     from sandbox_attacks_host import Host, violations
     from test_sandbox_attacks import ATTACKS
@@ -41,7 +41,7 @@ def enter(user: int, needed: list[str]) -> None:
     """Become `user` for good, in a mount namespace in which the needed folders can be entered.
 
     Raises:
-        OSError: not root, or the machine refuses a mount namespace.
+        OSError: the caller is not root, or the machine refuses a mount namespace.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x00020000) != 0:  # CLONE_NEWNS
@@ -61,7 +61,7 @@ def enter(user: int, needed: list[str]) -> None:
 
 
 def _show(path: str, above: Path) -> None:
-    """Hide the closed folder `above` under an empty one that shows `path` alone."""
+    """Cover the closed folder `above` with an empty one that shows only `path`."""
     held = tempfile.mkdtemp(prefix="held-")
     _mount("--bind", path, held)
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(above))

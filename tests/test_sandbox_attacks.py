@@ -1,4 +1,4 @@
-"""Attacks on the sandbox, one test each: none reaches the host on tier 1; on tier 2 the listed gaps aside."""
+"""Attacks on the sandbox, one test each: tier 1 stops all of them, tier 2 all but its listed gaps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 def _some_slow(attacks: list[Attack], every: int) -> list[Any]:
-    """One in `every` attacks for the short suite (by hash of the name), the others for the long one."""
+    """Yield the attacks; all but one in `every` (by hash of the name) belong to the long suite."""
     return [
         pytest.param(
             attack,
@@ -45,7 +45,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def on_tier_two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a machine that refuses user namespaces to bubblewrap."""
+    """Run as on a machine that refuses user namespaces to bubblewrap."""
     monkeypatch.setattr(tier, "_variants", lambda: ())
     tier.current.cache_clear()
     assert tier.current().number == 2
@@ -83,7 +83,7 @@ def test_without_a_sandbox_it_gets_through(attack: Attack, host: Host) -> None:
 
 @pytest.fixture(scope="module")
 def as_other_user() -> Callable[[int, list[str]], dict[str, list[str]]]:
-    """Runs attacks by name in one process of another user; gives {name: violations}."""
+    """Return a function that runs attacks by name in a process of another user: {name: violations}."""
 
     def run(tier_number: int, names: list[str]) -> dict[str, list[str]]:
         script = Path(__file__).with_name("sandbox_other_user.py")

@@ -1,9 +1,10 @@
-"""LangChain's suite for sandbox backends, inherited over our Sandbox where deepagents is installed.
+"""LangChain's suite for sandbox backends, inherited over our Sandbox if deepagents is installed.
 
-A backend of deepagents keeps its files from command to command and runs shell commands; our Sandbox runs one
-program and leaves nothing. The backend here carries the files along as an archive: what a command leaves in
-/tmp is there for the next one. deepagents requires the clients of two clouds (langchain-anthropic,
-langchain-google-genai and theirs), which the suite does not import, so it is no dependency of ours:
+A backend of deepagents keeps its files from command to command and runs shell commands, while our Sandbox
+runs one program and leaves nothing behind. The backend here carries the files along as an archive, so that
+the next command finds what the last one left in /tmp. deepagents requires the clients of two clouds
+(langchain-anthropic, langchain-google-genai and their dependencies), which the suite does not import, so
+deepagents is not a dependency of ours:
 
     pip install --no-deps deepagents wcmatch bracex && pytest -m slow tests/test_sandbox_deepagents.py
 """
@@ -127,8 +128,8 @@ def _below(path: str) -> str | None:
         return None
 
 
-# What deepagents' own BaseSandbox does otherwise than langchain-tests asks: paths found are absolute, folders
-# are not among them, and a file that is there is written over.
+# In these tests deepagents' own BaseSandbox differs from what langchain-tests expects: it finds absolute
+# paths and no folders, and it overwrites an existing file.
 BASE_CLASS = frozenset(
     "test_glob test_glob_basic_pattern test_glob_with_directories test_glob_hidden_files_explicitly "
     "test_glob_with_character_class test_glob_with_question_mark test_write_existing_file_fails".split()
@@ -139,7 +140,7 @@ class TestOurs(SandboxIntegrationTests):
     @pytest.fixture(autouse=True)
     def _differences(self, request: pytest.FixtureRequest) -> None:
         if request.node.name in BASE_CLASS:
-            reason = "deepagents 0.7.32's BaseSandbox does otherwise than langchain-tests 1.1.9 asks"
+            reason = "deepagents 0.7.32's BaseSandbox differs from what langchain-tests 1.1.9 expects"
             request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
 
     @pytest.fixture(scope="class")

@@ -1,4 +1,4 @@
-"""What a caller hands to the sandbox: refused before a process exists; and odd callers that it must serve."""
+"""Invalid arguments are refused before a process exists, and unusual callers are served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parser pool: one child for many calls, replaced after a failure, plain where nothing else works."""
+"""The parser pool: one child for many calls, replaced after a failure, plain if no sandbox works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a run that nobody vouches for: forged answers, folders made hard to remove, odd text."""
+"""The results of untrusted runs: forged reports, folders that are hard to remove, text with controls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_a_forged_answer_is_cut_and_names_nothing_outside() -> None:
     entries = b"".join(
         ENTRY.pack(len(name), 2) + name + b"xx" for name in (b"good", b"../evil", b"after", b"/etc/x")
     )
-    answer = read_report(HEADER.pack(MAGIC, 0, 1, 0, 4) + entries, Limits())
-    assert answer.files == {"good": b"xx"} and answer.cut
+    report = read_report(HEADER.pack(MAGIC, 0, 1, 0, 4) + entries, Limits())
+    assert report.files == {"good": b"xx"} and report.cut
     for data in (b"", b"short", HEADER.pack(1, 0, 0, 0, 0), HEADER.pack(MAGIC, 0, 0, 0, 9) + b"\xff" * 5):
         assert read_report(data, Limits()).cut
 

@@ -1,4 +1,4 @@
-"""What a run gives back, limit by limit; that it leaves nothing behind; that it dies with its parent."""
+"""A run returns its result, limit by limit; it leaves nothing behind and dies with its parent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOX = Sandbox(Limits(wall_s=10))
 
 @pytest.fixture(params=[1, 2])
 def on_each_tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The tier that holds here, and the one that a machine without user namespaces has."""
+    """The tier that works here, then the one that works on a machine without user namespaces."""
     if request.param == 2:
         monkeypatch.setattr(tier, "_variants", lambda: ())
     tier.current.cache_clear()

@@ -1,4 +1,4 @@
-"""The calculator against Python's own fractions, and against what wants to break it."""
+"""The calculator agrees with Python's fractions and refuses hostile expressions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.calculator import (
 
 
 def _expressions(count: int) -> Iterator[tuple[str, str]]:
-    """(expression, the same with every number a Fraction), drawn by a fixed seed."""
+    """Yield (expression, the same with every number as a Fraction), drawn with a fixed seed."""
     draw = random.Random(20)
 
     def term(depth: int) -> tuple[str, str]:

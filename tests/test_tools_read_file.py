@@ -1,4 +1,4 @@
-"""read_file as a tool: what it reads, and what it refuses."""
+"""read_file as a tool: the files it reads and the paths it refuses."""
 
 from __future__ import annotations
 

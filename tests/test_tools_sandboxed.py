@@ -1,4 +1,4 @@
-"""run_python and write_code as tools: what the model is told, and what it gets as an artifact."""
+"""run_python and write_code as tools: the text for the model and the artifact for the application."""
 
 from __future__ import annotations
 

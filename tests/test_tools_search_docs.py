@@ -1,4 +1,4 @@
-"""search_docs: what a model is told, and what an application gets as the artifact."""
+"""search_docs: the text for the model and the artifact for the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LangChain's own tests for the tools that stand on the sandbox and on arithmetic, inherited."""
+"""LangChain's own tests of tools, inherited for those that need neither documents nor embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The summarize and classify tools: what a model is told, and what happens to bad arguments."""
+"""summarize and classify as tools: the text for the model, and bad arguments."""
 
 from __future__ import annotations
 
