@@ -14,7 +14,7 @@ from langchain_core.language_models import FakeListChatModel
 from chains.classify import classify_chain
 from chains.classify.embedder import TEMPERATURE, temperature
 from chains.classify.labels import read_labels
-from chains.classify.model import match
+from chains.classify.model import label_in
 from chains.classify.result import softmax
 from chains.errors import (
     OptionError,
@@ -197,10 +197,10 @@ def test_a_model_without_score_is_asked_and_its_reply_matched() -> None:
 
 def test_a_reply_is_matched_to_one_label_or_none() -> None:
     labels = read_labels(["card", "card linking", "loan"])
-    assert match("**Card linking**", labels) == 1
-    assert match("It is card linking, I think", labels) == 1
-    assert match("card or loan", labels) is None
-    assert match("cardboard", labels) is None
+    assert label_in("**Card linking**", labels) == 1
+    assert label_in("It is card linking, I think", labels) == 1
+    assert label_in("card or loan", labels) is None
+    assert label_in("cardboard", labels) is None
 
 
 def test_labels_that_are_prefixes_of_each_other_stay_apart() -> None:

@@ -1,4 +1,4 @@
-"""Labels for texts: scored, calibrated, always one of those given."""
+"""Labels for texts, chosen among given ones, with calibrated probabilities."""
 
 from chains.classify.chain import classify_chain
 from chains.classify.result import Classification

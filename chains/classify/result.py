@@ -1,6 +1,6 @@
-"""What classifying returns.
+"""The result of `classify_chain`, and how it is made from probabilities.
 
-Knows probabilities and how a label is chosen from them; knows no model.
+Checkpoints name `Classification` by its module, so it stays in this one.
 """
 
 from __future__ import annotations
@@ -12,22 +12,29 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chains.classify.labels import SEPARATOR, Label
+from chains.classify.labels import SEPARATOR, ClassLabel
 
 Method = Literal["embedder", "examples", "model", "reply"]
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The label of a text and how probable each label is.
+    """The label of a text, and the probability of each label.
 
-    `label` is the most probable one; below `abstain_below` it is the deepest group of a hierarchy that
-    reaches it, or None. It is None too where a model that cannot score named no label in its reply, or
-    several. `scores` sum to one, or are one independent probability a label with `multi_label`, where
-    `labels` holds those at or above one half; `groups` holds the sums of a hierarchy's groups. `method` says
-    what scored: the embedder, a regression over embedded examples, the model's log-probabilities, or, for a
-    model that cannot score, its reply. `evidence` is the sentence of the text that speaks most for the label,
-    on request.
+    >>> found = Classification("news", scores={"news": 0.8, "spam": 0.2})
+    >>> found.label, found.confidence
+    ('news', 0.8)
+
+    Attributes:
+        label: The most probable label. If its probability is less than `abstain_below`, the deepest group of
+            a hierarchy that reaches it, or None. Also None if a model that cannot score named no label in its
+            reply, or several.
+        scores: Probability of each label. They sum to one, except with `multi_label`.
+        method: What scored: the embedder, a regression over embedded examples, the log-probabilities of the
+            model, or the reply of a model that cannot score.
+        labels: With `multi_label`, every label of probability 0.5 or more; else `label` alone.
+        evidence: With `explain`, the sentence of the text that supports the label most.
+        groups: Probability of each group of a hierarchy.
     """
 
     label: str | None
@@ -39,11 +46,11 @@ class Classification:
 
     @property
     def confidence(self) -> float:
-        """The probability of the most probable label."""
+        """Probability of the most probable label."""
         return max(self.scores.values(), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON."""
+        """Return the classification as dicts and lists, ready for JSON."""
         return asdict(self)
 
 
@@ -56,18 +63,18 @@ def softmax(values: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float6
 
 
 def choose(
-    labels: Sequence[Label],
+    labels: Sequence[ClassLabel],
     probabilities: NDArray[np.float64],
     method: Method,
     *,
     multi: bool,
     abstain_below: float,
 ) -> Classification:
-    """Make the result of one row of probabilities, in the order of `labels`."""
+    """Return the result for one row of probabilities, in the order of `labels`."""
     scores = {label.name: float(value) for label, value in zip(labels, probabilities, strict=True)}
     best = labels[int(np.argmax(probabilities))].name
     if method == "reply" and np.ptp(probabilities) < 1e-9:
-        return Classification(None, scores, method)  # its reply named no label, or several
+        return Classification(None, scores, method)  # the reply named no label, or several
     if not multi:
         groups: dict[str, float] = {}
         for label in labels:
@@ -80,6 +87,6 @@ def choose(
 
 
 def _sure(groups: dict[str, float], least: float) -> list[str]:
-    """Return the deepest group at or above `least`, the most probable of several, or nothing."""
-    held = [name for name, value in groups.items() if value >= least]
-    return sorted(held, key=lambda name: (-name.count(SEPARATOR), -groups[name]))[:1]
+    """Return the deepest group of probability `least` or more, the most probable of several, or []."""
+    reached = [name for name, value in groups.items() if value >= least]
+    return sorted(reached, key=lambda name: (-name.count(SEPARATOR), -groups[name]))[:1]

@@ -1,8 +1,8 @@
-"""The way of scoring that fits the models at hand.
+"""The choice of a method of scoring, by what the caller passed.
 
-In the order of how well they answer: a regression over labelled examples and the embedder, the embedder
-alone, the model's log-probabilities, and last the reply of a model that cannot score; each lives in a file of
-its own.
+The methods from best to worst are a regression over labelled examples ("examples"), the embedder alone
+("embedder"), the log-probabilities of the model ("model"), and the reply of a model that cannot score
+("reply").
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
 
 from chains.classify import embedder
-from chains.classify.embedder import Progress, Regression
-from chains.classify.labels import Label
+from chains.classify.embedder import ExamplesRegression, Progress
+from chains.classify.labels import ClassLabel
 from chains.classify.model import ModelScores, reply_probabilities
 from chains.classify.result import Method
 from chains.errors import OptionError, ScoringNeededError
 from llms.protocols import Scorer, find
 
-Wanted = Literal["auto", "embedder", "examples", "model", "reply"]
+MethodOption = Literal["auto", "embedder", "examples", "model", "reply"]
 Model = Runnable[LanguageModelInput, Any]
 
 
 @dataclass(kw_only=True)
 class Scoring:
-    """The models at hand, each made ready on first use."""
+    """The models and labels of a chain; each method of scoring is prepared when it is first used."""
 
     llm: Model | None
-    labels: tuple[Label, ...]
+    labels: tuple[ClassLabel, ...]
     embeddings: Embeddings | None
     shots: tuple[tuple[str, int], ...]
     progress: Progress | None = None
 
     @cached_property
     def scorer(self) -> Scorer | None:
-        """The model's own scoring, where it has one."""
+        """The model as a `Scorer`, or None if it cannot score."""
         return find(self.llm, Scorer)
 
     @cached_property
     def label_rows(self) -> NDArray[np.float32]:
-        """The vectors of the labels' sentences."""
+        """The vectors [m, d] of the labels' sentences."""
         return embedder.label_vectors(self.embedder, self.labels)
 
     @property
     def embedder(self) -> Embeddings:
-        """The embedder; raises OptionError where none was given."""
+        """The embedder. Raises OptionError if none was passed."""
         if self.embeddings is None:
             raise OptionError(
                 f"expected embeddings for this method, found {self.embeddings!r}: pass embeddings="
@@ -60,14 +60,14 @@ class Scoring:
         return self.embeddings
 
     @cached_property
-    def regression(self) -> Regression:
+    def regression(self) -> ExamplesRegression:
         """The regression, fitted on the examples."""
         texts = embedder.text_vectors(self.embedder, [text for text, _ in self.shots])
-        return Regression(texts, [place for _, place in self.shots], self.label_rows)
+        return ExamplesRegression(texts, [place for _, place in self.shots], self.label_rows)
 
     @cached_property
     def model_scores(self) -> ModelScores:
-        """What scores with the model; raises ScoringNeededError where it cannot."""
+        """The scores of the model. Raises ScoringNeededError if it cannot score."""
         if self.scorer is None:
             raise ScoringNeededError(
                 f"expected a model with score() for method='model', found {type(self.llm).__name__!r}: pass "
@@ -75,8 +75,8 @@ class Scoring:
             )
         return ModelScores(self.scorer, self.labels, self.shots)
 
-    def choose_method(self, wanted: Wanted, *, multi: bool) -> Method:
-        """Return the way to score, and make sure that what it needs was given."""
+    def choose_method(self, wanted: MethodOption, *, multi: bool) -> Method:
+        """Return the method of scoring; raises OptionError if it lacks something it needs."""
         if wanted == "auto":
             if self.embeddings is not None:
                 return "examples" if self.shots and not multi else "embedder"
@@ -96,7 +96,7 @@ class Scoring:
     def probabilities(
         self, texts: Sequence[str], method: Method, config: RunnableConfig, *, multi: bool, together: bool
     ) -> NDArray[np.float64]:
-        """Return probabilities [n, m] of the texts."""
+        """Return probabilities [n, m]; `together` lets the texts of a batch inform each other."""
         if method == "model":
             return self.model_scores.probabilities(texts, multi=multi, progress=self.progress)
         if method == "reply":

@@ -1,9 +1,8 @@
-"""A CSV file classified row by row, which can be stopped and taken up again.
+"""A CSV file, classified row by row in a run that can be stopped and resumed.
 
-Knows CSV files, batches and how far a former run came; knows no command line. The output holds the input's
-columns, then `label`, `confidence` and, with several labels, `labels`. Rows are appended batch by batch and
-flushed, so what is written is whole; a run that finds its output file half done checks that its rows are the
-input's and goes on behind the last whole one.
+The output has the columns of the input, then `label`, `confidence` and `labels`. Rows are appended and
+flushed batch by batch. A run that finds part of its output checks that these rows belong to the input, and
+continues after the last complete one.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from chains.classify.result import Classification
 from chains.errors import InputError, TableError
 
 Progress = Callable[[int, int], None]
-"""Called with the rows done and the rows of the table."""
+"""Called with the number of rows done and of all rows."""
 
 ADDED = ("label", "confidence", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableReport:
-    """What was done: `rows` of the table, `resumed` found done, `skipped` for want of a text (no label)."""
+    """Number of all `rows`, of those done by an earlier run (`resumed`) and without a text (`skipped`)."""
 
     rows: int
     resumed: int
@@ -45,18 +44,28 @@ def classify_table(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> TableReport:
-    """Classify the `column` of the CSV at `source` into `target`, going on where a former run stopped.
+    """Classify a column of the CSV file `source` into the CSV file `target`, resuming an earlier run.
+
+    >>> import tempfile
+    >>> from chains.classify import classify_chain
+    >>> from chains.text.vectors import WordVectors
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with (folder / "mails.csv").open("w") as file:
+    ...     print("text", "My card was stolen", sep=os.linesep, file=file)
+    >>> chain = classify_chain(None, ["a stolen card", "a refund"], embeddings=WordVectors())
+    >>> classify_table(chain, folder / "mails.csv", folder / "sorted.csv", column="text")
+    TableReport(rows=1, resumed=0, skipped=0)
 
     Args:
         chain: Made by `classify_chain`.
-        source: UTF-8 CSV with a header.
-        target: Written beside the input's columns; must not be `source`.
-        column: Name of the column that holds the text.
-        batch_size: Rows classified, then written, at once.
+        source: A CSV file in UTF-8 with a header.
+        target: The output; must be another file than `source`.
+        column: Name of the column that contains the text.
+        batch_size: Number of rows that are classified and then written at once.
         progress: Called after each batch.
 
     Raises:
-        TableError: no such column, no rows, a file that is no CSV, or an output that belongs to another
+        TableError: There is no such column or no row, a file is not CSV, or the output belongs to another
             input.
     """
     total = sum(1 for _ in _rows(source, column))
@@ -64,7 +73,7 @@ def classify_table(
         raise TableError(f"expected rows under the header of {str(source)!r}, found none: add rows")
     if target.exists() and target.samefile(source):
         raise TableError(
-            f"expected another file than the input, found {str(target)!r} for both: choose another --out"
+            f"expected another file than the input, found {str(target)!r} for both: choose another target"
         )
     header = [*_header(source), *ADDED]
     done = _done(source, target, header, column)
@@ -86,10 +95,10 @@ def classify_table(
 
 
 def read_examples_table(source: Path, *, text: str = "text", label: str = "label") -> list[tuple[str, str]]:
-    """Return the labelled examples of a CSV with the columns `text` and `label`.
+    """Return the labelled examples in a CSV file with the columns `text` and `label`.
 
     Raises:
-        TableError: a column is missing, or there are no rows.
+        TableError: A column is missing, or there are no rows.
     """
     found = [(row[text], row[label]) for row in _rows(source, text, label) if row[text].strip()]
     if not found:
@@ -109,23 +118,23 @@ def _write(
     results: list[Any] = chain.batch(texts, return_exceptions=True)
     for row, found in zip(batch, results, strict=True):
         if isinstance(found, InputError):
-            # Empty, or no text: the row keeps its place without a label.
+            # The text is empty or not a text; the row keeps its place, without a label.
             found, skipped = Classification(None), skipped + 1
         elif isinstance(found, Exception):
             raise found
-        told = {
+        cells = {
             **row,
             "label": found.label or "",
             "confidence": f"{found.confidence:.4f}" if found.scores else "",
             "labels": "|".join(found.labels),
         }
-        writer.writerow([told[name] for name in header])  # type: ignore[attr-defined]
+        writer.writerow([cells[name] for name in header])  # type: ignore[attr-defined]
     return skipped
 
 
 def _open(path: Path) -> IO[str]:
     try:
-        # The csv module refuses fields over 131,072 characters unless told otherwise: long texts are meant.
+        # The csv module refuses fields of more than 131,072 characters by default, and texts may be longer.
         csv.field_size_limit(2**31 - 1)
         return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
@@ -158,7 +167,7 @@ def _rows(source: Path, *columns: str) -> Iterator[dict[str, str]]:
 
 
 def _done(source: Path, target: Path, header: list[str], column: str) -> int:
-    """Count the whole rows that `target` holds already, and drop a last one that was written in part."""
+    """Return how many complete rows `target` has, and remove the last one, which may be cut off."""
     if not target.exists() or target.stat().st_size == 0:
         return 0
     with target.open(encoding="utf-8", errors="replace", newline="") as lines:
@@ -166,7 +175,7 @@ def _done(source: Path, target: Path, header: list[str], column: str) -> int:
     if rows[0] != header:
         raise TableError(
             f"expected {str(target)!r} to hold the columns {header!r}, found {rows[0]!r}: "
-            "choose another --out, or remove that file"
+            "choose another target, or remove that file"
         )
     place = header.index(column)
     written = rows[1:]
@@ -176,17 +185,17 @@ def _done(source: Path, target: Path, header: list[str], column: str) -> int:
         if number != len(written):
             raise TableError(
                 f"expected row {number} of {str(target)!r} to be the input's, found {row!r}: "
-                "choose another --out"
+                "choose another target"
             )
-    # The last row is always written anew: whether its final field is whole cannot be seen.
+    # The last row is written again, because one cannot see whether its last field is complete.
     _rewrite(target, [header, *written[:-1]])
     return max(0, len(written) - 1)
 
 
 def _rewrite(target: Path, rows: list[list[str]]) -> None:
-    beside = target.with_name(target.name + ".part")
-    with beside.open("w", encoding="utf-8", newline="") as out:
+    partial = target.with_name(target.name + ".part")
+    with partial.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out).writerows(rows)
         out.flush()
         os.fsync(out.fileno())
-    beside.replace(target)
+    partial.replace(target)
