@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
     from agent.mcp.client import McpServers
+    from agent.planner.planner import Planner
     from agent.planner.router import Router
-    from agent.planner.text_answers import TextAnswers
     from agent.trace import GenAISpans
     from agent.turn.compaction import Compaction
     from chains.retrieval import DocumentStore
@@ -236,15 +236,6 @@ class Parts:
         own = {tool.name: tool.description for tool in self.tools if tool.name not in BUILT_IN}
         return Router(self.embeddings, cache=self.settings.folders.cache, tools=own)
 
-    @property
-    def steered(self) -> bool:
-        """Whether the router plans: as the setting says, else where the model says it is small."""
-        from llms.protocols import writes_well
-
-        return self.settings.planner == "routed" or (
-            self.settings.planner == "auto" and not writes_well(self.model)
-        )
-
     @cached_property
     def sandboxed(self) -> bool:
         """Whether the sandbox's first tier holds, so that write_code's own checks need no approval."""
@@ -258,7 +249,7 @@ class Parts:
         return exporting_spans()
 
     def agent(self, *, documents: bool = True, tools: bool = True, checkpointer: Any = None) -> Any:
-        """The compiled graph; with `documents` the store is asked first where it holds any."""
+        """Return the compiled graph; with `documents`, the store is asked first if it holds any."""
         from agent.storage.notes import read_notes, system_with_notes
         from agent.turn.bounds import TurnLimits
         from agent.turn.graph import build_graph
@@ -276,24 +267,27 @@ class Parts:
             self.model,
             tools=offered,
             answerer=self.answerer if documents and self.has_documents() else None,
-            router=self.router if offered else None,
-            steered=bool(offered) and self.steered,
+            planner=self.planner if offered else None,
             approve=s.approve,
             sandboxed=bool(offered) and self.sandboxed,
             limits=limits,
             max_tool_calls=s.max_tool_calls,
             system=system_with_notes(s.system, read_notes(s.folders.notes)),
-            texts=self._texts() if offered and self.steered else None,
-            folders=s.files,
             compaction=self._compaction() if checkpointer is not None else None,
             checkpointer=checkpointer,
         )
 
-    def _texts(self) -> TextAnswers:
-        """What answers questions about files and attached texts, out of their own sentences."""
+    @cached_property
+    def planner(self) -> Planner:
+        """Return the planner; it calls the tools if the setting says so, or if the model says it is small."""
+        from agent.planner.planner import Planner
         from agent.planner.text_answers import TextAnswers
+        from llms.protocols import writes_well
 
-        return TextAnswers(self.model, lambda: self.embeddings)
+        setting = self.settings.planner
+        calls_tools = setting == "routed" or (setting == "auto" and not writes_well(self.model))
+        texts = TextAnswers(self.model, lambda: self.embeddings) if calls_tools else None
+        return Planner(self.router, calls_tools=calls_tools, texts=texts, folders=self.settings.files)
 
     def _compaction(self) -> Compaction:
         """What keeps a long conversation in the window; a small model's summaries come from the chain."""

@@ -86,22 +86,21 @@ def bare_and_graph(parts: Parts, turns: int) -> dict[str, Any]:
 
 def split_of_a_turn(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
     """Where a turn with router, tools, approval and a thread on the disk spends its time; medians."""
-    from langchain.agents.middleware import HumanInTheLoopMiddleware, ToolCallLimitMiddleware
+    from langchain.agents.middleware import ToolCallLimitMiddleware
 
     from agent import RunContext, stream_events
+    from agent.planner.planner import Planner
     from agent.storage.threads import config_of, open_threads
     from agent.trace import Trace
-    from agent.turn.bounds import Limits
-    from agent.turn.opening import Opening
+    from agent.turn.bounds import Bounds
 
     clock, rows, firsts = Clock(), list[dict[str, float]](), list[float]()
     parts.router.route("warm up")
     with open_threads(folder / "split.sqlite") as threads:
         clock.watch("embedding", parts.router, "route")
         clock.watch("checkpoint", threads.saver, "put", "put_writes")
-        clock.watch("opening", Opening, "before_agent")
-        clock.watch("around the model", Limits, "wrap_model_call")
-        clock.watch("after the model", HumanInTheLoopMiddleware, "after_model")
+        clock.watch("opening", Planner, "route")
+        clock.watch("around the model", Bounds, "wrap_model_call")
         clock.watch("after the model", ToolCallLimitMiddleware, "after_model")
         agent = parts.agent(documents=False, checkpointer=threads.saver)
         talk = threads.new("split")

@@ -15,6 +15,7 @@ from agent.guard.taint import trusted_words, untrusted_sources
 from agent.turn.compaction import Compaction
 from agent.turn.events import Final, Notice, astream_events, stream_events
 from agent.turn.graph import build_graph
+from agent.turn.state import PLAN
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 LINE = "the oldest turns were replaced by a summary, the window was nearly full"
@@ -119,7 +120,7 @@ def test_a_summary_is_as_tainted_as_what_it_replaces(tainted: bool) -> None:
         agent.update_state(
             CONFIG,
             {"messages": [HumanMessage("read it"), call, planted, AIMessage("done")]},
-            as_node="Opening.before_agent",
+            as_node=PLAN,
         )
     for n in range(10):
         list(stream_events(agent, f"question {n}", config=CONFIG))

@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable
 from agent.guard.taint import OWN_INPUT
 from agent.turn.context import RunContext
 from agent.turn.documents import NOT_FOUND, OWN_ANSWER
-from agent.turn.events import Delta, Event, Final, Label, astream_events, stream_events
+from agent.turn.events import AnswerLabel, Delta, Event, Final, astream_events, stream_events
 from agent.turn.graph import build_graph
 from chains.rag import Answer, AnswerDelta, Citation
 from chains.runnable import generator_chain
@@ -64,7 +64,7 @@ def test_grounded_answer_comes_from_the_documents_alone() -> None:
 
 def test_ungrounded_goes_to_the_model_under_a_label() -> None:
     events, model, _ = turn("capital of France?")
-    assert isinstance(events[0], Label) and events[0].text == OWN_ANSWER
+    assert isinstance(events[0], AnswerLabel) and events[0].text == OWN_ANSWER
     assert "".join(event.text for event in events if isinstance(event, Delta)) == "Paris it is."
     final = events[-1]
     assert isinstance(final, Final) and not final.grounded and final.label == OWN_ANSWER
@@ -80,7 +80,7 @@ def test_docs_only_stops_at_not_in_your_documents() -> None:
 
 def test_docs_off_asks_the_model_without_a_label() -> None:
     events, _, answerer = turn("what colour is the sky?", docs="off")
-    assert answerer.asked == [] and not any(isinstance(event, Label) for event in events)
+    assert answerer.asked == [] and not any(isinstance(event, AnswerLabel) for event in events)
     assert isinstance(events[-1], Final) and events[-1].text == "Paris it is."
 
 
@@ -119,5 +119,5 @@ def test_an_error_of_the_model_is_raised_as_it_is() -> None:
 @pytest.mark.parametrize(("question", "asked"), [("thanks!", 0), ("who are you?", 0), ("what is NF4?", 1)])
 def test_mere_talk_is_not_looked_up_and_has_no_label(question: str, asked: int) -> None:
     events, _, answerer = turn(question)
-    assert len(answerer.asked) == asked == sum(isinstance(event, Label) for event in events)
+    assert len(answerer.asked) == asked == sum(isinstance(event, AnswerLabel) for event in events)
     assert len(turn(question, docs="only")[2].asked) == 1  # unless nothing else is wanted

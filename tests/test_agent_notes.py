@@ -12,7 +12,8 @@ from agent_fakes import calls, scripted
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent.errors import FolderError, RequestError
-from agent.planner.router import Decision
+from agent.planner.planner import Planner
+from agent.planner.router import RouteDecision
 from agent.storage.notes import (
     MAX_NOTES,
     add_note,
@@ -81,8 +82,8 @@ def test_the_system_prompt_carries_them() -> None:
 class Direct:
     """A router that would answer everything directly."""
 
-    def route(self, message: str, *, available: Any) -> Decision:
-        return Decision(route="direct", probability=1.0, reason="fixed")
+    def route(self, message: str, *, available: Any) -> RouteDecision:
+        return RouteDecision(route="direct", probability=1.0, reason="fixed")
 
 
 def test_plain_words_route_to_the_tool_which_asks(tmp_path: Path) -> None:
@@ -90,8 +91,7 @@ def test_plain_words_route_to_the_tool_which_asks(tmp_path: Path) -> None:
     agent = build_graph(
         scripted("never said"),
         tools=[remember_tool(file)],
-        router=Direct(),  # type: ignore[arg-type]
-        steered=True,
+        planner=Planner(Direct()),
         checkpointer=InMemorySaver(),
     )
     config = {"configurable": {"thread_id": "t"}}

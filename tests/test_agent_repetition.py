@@ -9,7 +9,7 @@ from agent_fakes import scripted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.turn.bounds import repeats, said_once
+from agent.turn.bounds import repeats, without_repetition
 from agent.turn.events import Delta, Final, Notice, astream_events, stream_events
 from agent.turn.graph import build_graph
 
@@ -50,7 +50,7 @@ def test_any_piece_that_is_said_again_and_again_is_found(piece: str, before: str
     ],
 )
 def test_what_is_said_again_and_again_is_kept_once(text: str, kept: str) -> None:
-    assert said_once(text) == kept.rstrip()
+    assert without_repetition(text) == kept.rstrip()
 
 
 def test_an_answer_that_repeats_itself_is_ended_and_kept_once(caplog: pytest.LogCaptureFixture) -> None:

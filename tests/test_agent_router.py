@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from agent.planner import router as route_weights
-from agent.planner.router import ROUTES, Router, python_in, read_examples, read_tool_examples, signals
+from agent.planner.router import ROUTES, Router, read_examples, read_tool_examples
+from agent.planner.signals import python_in, signals
 
 
 class Remembering:

@@ -121,7 +121,7 @@ class FaultyParts(Parts):
         return True
 
     @cached_property
-    def router(self) -> Any:
+    def planner(self) -> Any:
         return None
 
 

@@ -10,8 +10,8 @@ from agent_fakes import CONFIG, calls, last, resume, scripted
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.planner.router import Decision
-from agent.planner.routing import Routing
+from agent.planner.planner import Planner, available_routes
+from agent.planner.router import RouteDecision
 from agent.turn.context import RunContext
 from agent.turn.events import Approval, Notice, stream_events
 from agent.turn.graph import build_graph
@@ -31,9 +31,11 @@ class FixedRouter:
     """Always the same route."""
 
     def __init__(self, route: str, tool: str | None = None, missing: str | None = None) -> None:
-        self.decision = Decision(route=route, probability=1.0, reason="fixed", tool=tool, missing=missing)
+        self.decision = RouteDecision(
+            route=route, probability=1.0, reason="fixed", tool=tool, missing=missing
+        )
 
-    def route(self, message: str, *, available: Any) -> Decision:
+    def route(self, message: str, *, available: Any) -> RouteDecision:
         return self.decision
 
 
@@ -48,8 +50,7 @@ def test_steering_offers_the_routed_tool_alone_and_answers_with_its_result() -> 
     agent = build_graph(
         model,
         tools=[calculator, look],
-        router=FixedRouter("calculator"),
-        steered=True,  # type: ignore[arg-type]
+        planner=Planner(FixedRouter("calculator")),
     )
     events = list(stream_events(agent, "six times seven"))
     assert last(events).text == "42" and model.choices == ["calculator"]
@@ -60,7 +61,7 @@ def test_steering_offers_the_routed_tool_alone_and_answers_with_its_result() -> 
 
 def test_steering_lets_the_model_answer_from_material() -> None:
     model = scripted(calls("look", where="there"), "I saw there")
-    agent = build_graph(model, tools=[calculator, look], router=FixedRouter("tool", "look"), steered=True)  # type: ignore[arg-type]
+    agent = build_graph(model, tools=[calculator, look], planner=Planner(FixedRouter("tool", "look")))
     assert last(list(stream_events(agent, "look there"))).text == "I saw there"
     assert model.choices == ["look", None]
 
@@ -87,7 +88,7 @@ def summarize(text: str) -> str:
 def test_a_file_that_is_to_be_summarized_is_read_and_summarized(message: str, answer: str) -> None:
     router: Any = FixedRouter("file")
     model = scripted(calls("read_file", path="notes.md"), "the port is 80")
-    agent = build_graph(model, tools=[read_file, summarize], router=router, steered=True)
+    agent = build_graph(model, tools=[read_file, summarize], planner=Planner(router))
     assert last(list(stream_events(agent, message))).text == answer
     assert len(model.seen) == (1 if "short" in answer else 2)
 
@@ -95,7 +96,7 @@ def test_a_file_that_is_to_be_summarized_is_read_and_summarized(message: str, an
 def test_a_file_that_cannot_be_read_is_told_to_the_user_and_not_summarized(tmp_path: Path) -> None:
     router: Any = FixedRouter("file")
     model = scripted(calls("read_file", path="nope.md"))
-    agent = build_graph(model, tools=[read_file_tool([tmp_path]), summarize], router=router, steered=True)
+    agent = build_graph(model, tools=[read_file_tool([tmp_path]), summarize], planner=Planner(router))
     text = last(list(stream_events(agent, "Summarize nope.md"))).text
     assert text == "error: 'nope.md' cannot be read: No such file or directory; check the path"
 
@@ -104,7 +105,7 @@ def test_a_file_that_cannot_be_read_is_told_to_the_user_and_not_summarized(tmp_p
 def test_steering_without_a_tool(context: RunContext) -> None:
     route = FixedRouter("direct") if context.tools == "auto" else FixedRouter("calculator")
     model = scripted("hello")
-    agent = build_graph(model, tools=[calculator], router=route, steered=True)  # type: ignore[arg-type]
+    agent = build_graph(model, tools=[calculator], planner=Planner(route))
     assert last(list(stream_events(agent, "hi", context=context))).text == "hello" and model.choices == [None]
 
 
@@ -122,15 +123,14 @@ def test_what_is_asked_for_and_not_there_is_said_with_the_way_out(
     missing: str | None, docs: Any, said: str | None
 ) -> None:
     router: Any = FixedRouter("direct", missing=missing)
-    agent = build_graph(scripted("hello"), tools=[calculator], router=router, steered=True)
+    agent = build_graph(scripted("hello"), tools=[calculator], planner=Planner(router))
     events = list(stream_events(agent, "open it", context=RunContext(docs=docs)))
     told = [event.text for event in events if isinstance(event, Notice) and event.kind == "status"]
     assert len(told) == (said is not None) and all(said in text for text in told if said)
 
 
 def test_routes_without_their_tool_are_not_available() -> None:
-    routing = Routing(FixedRouter("direct"), frozenset({"calculator"}), documents=False)  # type: ignore[arg-type]
-    assert routing._available == ("direct", "calculator")
+    assert available_routes(frozenset({"calculator"}), documents=False) == ("direct", "calculator")
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,7 @@ def test_a_steered_turn_tells_the_user_what_became_of_the_call(decision: dict[st
     agent = build_graph(
         scripted("never said"),
         tools=[run_python],
-        router=FixedRouter("run"),  # type: ignore[arg-type]
-        steered=True,
+        planner=Planner(FixedRouter("run")),
         checkpointer=InMemorySaver(),
     )
     pause = list(stream_events(agent, "Run this code: print(1)", config=CONFIG))[-1]

@@ -14,9 +14,10 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent.guard.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
-from agent.planner.router import Decision
+from agent.planner.planner import Planner
+from agent.planner.router import RouteDecision
 from agent.planner.text_answers import PASSAGE_CHARS, TextAnswers, passages
-from agent.turn.events import Final, Label, ToolCall, astream_events, stream_events
+from agent.turn.events import AnswerLabel, Final, ToolCall, astream_events, stream_events
 from agent.turn.graph import build_graph
 from tools import read_file_tool
 
@@ -39,9 +40,9 @@ class Sends:
     """A router that sends everything along one route."""
 
     def __init__(self, route: str = "direct", missing: str | None = None) -> None:
-        self.decision = Decision(route=route, probability=1.0, reason="fixed", missing=missing)
+        self.decision = RouteDecision(route=route, probability=1.0, reason="fixed", missing=missing)
 
-    def route(self, message: str, *, available: Any) -> Decision:
+    def route(self, message: str, *, available: Any) -> RouteDecision:
         return self.decision
 
 
@@ -59,10 +60,9 @@ def agent_for(
     agent = build_graph(
         model,
         tools=found,
-        router=Sends(route, missing),  # type: ignore[arg-type]
-        steered=True,
-        texts=TextAnswers(model, ByWords),
-        folders=[folder] if folder else [],
+        planner=Planner(
+            Sends(route, missing), texts=TextAnswers(model, ByWords), folders=[folder] if folder else []
+        ),
         **more,
     )
     return agent, model
@@ -129,7 +129,7 @@ def test_what_the_text_does_not_say_is_the_models_own_under_a_label() -> None:
     agent, model = agent_for(None)
     events = list(stream_events(agent, attached("who painted the ceiling?")))
     assert last(events).text == "the model's words" and not last(events).grounded
-    labels = [event.text for event in events if isinstance(event, Label)]
+    labels = [event.text for event in events if isinstance(event, AnswerLabel)]
     assert labels == ["Not found in README.md; the model's own answer:"]
     assert model.seen[0][-1].text.startswith("# Widget")  # the model saw the text, too
 
@@ -137,7 +137,7 @@ def test_what_the_text_does_not_say_is_the_models_own_under_a_label() -> None:
 def test_a_request_to_rewrite_goes_to_the_model() -> None:
     agent, _ = agent_for(None)
     events = list(stream_events(agent, attached("translate the licence to German")))
-    assert last(events).text == "the model's words" and not any(isinstance(e, Label) for e in events)
+    assert last(events).text == "the model's words" and not any(isinstance(e, AnswerLabel) for e in events)
 
 
 def test_a_follow_up_is_answered_out_of_the_same_text_and_other_matters_are_not(folder: Path) -> None:
@@ -176,12 +176,11 @@ def test_the_model_is_not_shown_calls_whose_result_was_the_answer() -> None:
     agent = build_graph(
         model,
         tools=[calculator],
-        router=router,  # type: ignore[arg-type]
-        steered=True,
+        planner=Planner(router),
         checkpointer=InMemorySaver(),
     )
     assert last(list(stream_events(agent, "2+2", config=CONFIG))).text == "4"
-    router.decision = Decision(route="direct", probability=1.0, reason="fixed")
+    router.decision = RouteDecision(route="direct", probability=1.0, reason="fixed")
     assert last(list(stream_events(agent, "what is the capital of France?", config=CONFIG))).text == "Paris"
     assert [m.text for m in model.seen[0]] == ["2+2", "4", "what is the capital of France?"]
     kept = agent.get_state(CONFIG).values["messages"]

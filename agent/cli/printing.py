@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent.cli import console
 from agent.cli.markdown import Markdown
-from agent.turn.events import Delta, Event, Final, Label, Notice, ToolCall, ToolResult
+from agent.turn.events import AnswerLabel, Delta, Event, Final, Notice, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from agent.build import Parts
@@ -46,7 +46,7 @@ class TextPrinter:
 
     def show(self, event: Event) -> None:
         """Show one event."""
-        if isinstance(event, Label):
+        if isinstance(event, AnswerLabel):
             self._write(event.text + "\n")
         elif isinstance(event, Delta):
             self._write(event.text)

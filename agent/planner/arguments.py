@@ -1,18 +1,11 @@
-"""What a message wants of a text, as plain wording tells: to see it, its gist, other words; or just to talk.
+"""What the user's own words say without a model: what is wanted of a text, a file, the arguments of a tool.
 
-Rules beside the router's scores: they decide what is done within a route, never the route. Knows words in a
-few languages; refuses to know routes and texts.
+A 135M model that copies a program or a page of text drops brackets and words. What can be cut out of the
+message is cut out here, and only the rest is left to the model under its grammar. These are rules in addition
+to the router's scores: they decide what is done within a route, never the route.
 
-Which file of this machine a message names: a name in the user's own words, of a file that is there.
-
-That the file exists tells "what is in README.md" from "what is a README.md for", which no wording does. Looks
-at names alone; refuses to read (`tools.read_file` does, below the folders that were allowed).
-
-Arguments of a routed tool that stand in the user's message word for word.
-
-A 135M model that copies a program or a page of text drops brackets and words; what can be cut out of the
-message is cut out, and only the rest is left to the model under its grammar. Knows the built-in tools'
-parameters; refuses to know the model.
+    >>> plain_arguments("calculator", "How much is 15 percent of 300?")
+    {'expression': '15 / 100 * 300'}
 """
 
 from __future__ import annotations
@@ -22,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.planner.router import python_in, signals
+from agent.planner.signals import python_in, signals
 from agent.storage.notes import asked_to_remember
 
 _SHORT = 200
-"""Characters: what only greets, or only names a text, is no longer."""
+"""Longest message, in characters, that only greets or only names a text."""
 _SHOW = re.compile(
     r"\W*(?:(?:please|can you|could you|just|bitte)\s+)*"
     r"(?:what(?:'s|\s+is)\s+(?:in|inside)|was steht in|show|open|read|print|display|cat"
@@ -56,12 +49,12 @@ _TALK = re.compile(
 
 
 def shows(message: str) -> bool:
-    """Whether the message wants to see a text: "what is in README.md", and nothing more."""
+    """Return whether the message wants to see a text and nothing more: "what is in README.md"."""
     return len(message) < _SHORT and _SHOW.fullmatch(message.strip()) is not None
 
 
 def wants_summary(message: str) -> bool:
-    """Whether the message wants the gist of a text: "summarize this", "what is it about?"."""
+    """Return whether the message wants the gist of a text: "summarize this", "what is it about?"."""
     text = message.strip()
     if signals(text)["sum_words"]:
         return True
@@ -69,24 +62,25 @@ def wants_summary(message: str) -> bool:
 
 
 def wants_writing(message: str) -> bool:
-    """Whether the message asks for words that stand in no text: a translation, a letter, a better wording."""
+    """Return whether the message asks for new words: a translation, a letter, a better wording."""
     return signals(message)["own_words"] or _WRITE.match(message) is not None
 
 
 def is_talk(message: str) -> bool:
-    """Whether the message only greets, thanks or asks who is there: no document answers that."""
+    """Return whether the message only greets, thanks or asks who is there; no document answers that."""
     return len(message) < _SHORT and _TALK.fullmatch(message.strip(" .!?")) is not None
 
 
 _HEAD = 500
-"""Characters of a message that may name a file: a pasted page names many, and asks for none."""
+"""Characters of a message that may name a file. A pasted page names many files and asks for none of them."""
 _NAME = re.compile(r"[^\s'\"`<>(),;]*[\w/][./][^\s'\"`<>(),;]*")
 
 
 def named_file(message: str, folders: Sequence[Path] = ()) -> str | None:
-    """The first name in the message, as it stands there, of a regular file; None where there is none.
+    """Return the first name in the message that is the name of a file, as it stands there, or None.
 
-    Relative names are looked up in the first of `folders`, as the tool that reads does, else in the current
+    That the file exists tells "what is in README.md" from "what is a README.md for", which no wording does.
+    Relative names are looked up in the first of `folders`, as `tools.read_file` does, or in the current
     folder.
     """
     base = folders[0].expanduser() if folders else Path()
@@ -95,7 +89,7 @@ def named_file(message: str, folders: Sequence[Path] = ()) -> str | None:
         try:
             if name and (base / Path(name).expanduser()).is_file():
                 return name
-        except (OSError, RuntimeError, ValueError):  # too long, ~nobody, a NUL
+        except (OSError, RuntimeError, ValueError):  # The name is too long, or is ~nobody, or has a NUL.
             continue
     return None
 
@@ -118,22 +112,22 @@ _SIGNS = [
         (r"(?<=[\d)])\s*(?:to the power of|hoch)\s+(?=[\d(])", " ^ "),
     )
 ]
-"""Words for signs between numbers; a percentage of something is a product, a comma may group thousands."""
+"""Words for signs between numbers. A percentage of something is a product; a comma may group thousands."""
 _WORD = r"['\"]?\w[\w-]*['\"]?"
 _CHOICE = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*,?\s+(?:or|oder|o|ou)\s+{_WORD}", re.IGNORECASE)
 _COMMA_OR = re.compile(r"\s*,\s*(?:(?:or|oder|o|ou)\s+)?|\s+(?:or|oder|o|ou)\s+", re.IGNORECASE)
 _WORDS_BEFORE = 8
-"""So many words may stand before a program on its line."""
+"""Words that may stand before a program on its line."""
 _LEAST_TEXT = 40
-"""Shorter pieces after a colon are no text to summarize."""
+"""Least characters after a colon that count as a text to summarize."""
 
 
 def plain_arguments(
     tool: str, message: str, *, attached: str = "", file: str | None = None
 ) -> dict[str, Any] | None:
-    """The arguments of `tool` taken from the message, None where they do not stand in it.
+    """Return the arguments of `tool` that stand in the message, None if they do not.
 
-    `attached` is text that came with the message, `file` the name of a file in it that is there.
+    `attached` is text that came with the message; `file` exists, and the message names it.
     """
     if tool in _TAKEN:
         text = _TAKEN[tool](message) or attached
@@ -151,13 +145,17 @@ def plain_arguments(
 
 
 def _code_after_a_word(message: str) -> str | None:
-    """The program that begins within the first line: "run print(1)"."""
+    """Return the program that begins within the first line: "run print(1)"."""
     starts = [word.end() for word in re.finditer(r"\w+:?\s+", message.split("\n", 1)[0])][:_WORDS_BEFORE]
     return next((code for start in starts if (code := python_in(message[start:])) is not None), None)
 
 
 def sum_in(message: str) -> str | None:
-    """The one sum of a message, in words or signs; None where another number stands beside."""
+    """Return the one sum of a message, in words or signs; None if the message has another number, too.
+
+    >>> sum_in("What is 3 times 4?"), sum_in("What is 3 times 4 in 2026?")
+    ('3 * 4', None)
+    """
     text = message.casefold()
     for words, sign in _SIGNS:
         text = words.sub(sign, text)
@@ -168,7 +166,7 @@ def sum_in(message: str) -> str | None:
 
 
 def _labels_and_text(message: str, attached: str) -> dict[str, Any] | None:
-    """What "… positive, negative or neutral: TEXT" names: the labels before the colon, the text after it."""
+    """Return the labels before the colon and the text after it: "… positive, negative or neutral: TEXT"."""
     head, _, text = (part.strip() for part in message.partition(":"))
     text = text or attached
     found = _CHOICE.search(head)
@@ -179,7 +177,7 @@ def _labels_and_text(message: str, attached: str) -> dict[str, Any] | None:
 
 
 def _after_the_request(message: str) -> str | None:
-    """What stands after the first empty line, or after the first colon."""
+    """Return what stands after the first empty line, or after the first colon."""
     for separator in (r"\n\s*\n", r":\s+"):
         parts = re.split(separator, message.strip(), maxsplit=1)
         if len(parts) == 2 and len(parts[1]) >= _LEAST_TEXT:

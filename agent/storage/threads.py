@@ -26,12 +26,16 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from agent.errors import ThreadError
 from agent.folders import private_file
+from agent.turn.state import AGENT, read_by_user
 
 VERSION = 1
 """Of the table of names; a file of a higher version is refused untouched."""
 
 _RESULTS: Mapping[str, tuple[str, str]] = {
-    "agent.events": ("agent.turn.events", "Approval Delta Final Label Notice ToolCall ToolResult"),
+    "agent.events": (
+        "agent.turn.events",
+        "Approval Delta Final Label=AnswerLabel Notice ToolCall ToolResult",
+    ),
     "chains.classify.result": ("chains.classify.result", "Classification"),
     "chains.classify.table": ("chains.classify.table", "TableReport"),
     "chains.code.result": ("chains.code.result", "Check CheckRun CodeEvent CodeResult CodeRun"),
@@ -212,12 +216,12 @@ class Threads:
     def export(self, thread: Thread) -> str:
         """The thread as Markdown."""
         lines = [f"# {thread.title}", ""]
-        for message in self.messages(thread):
+        for message in read_by_user(self.messages(thread)):
             if message.additional_kwargs.get("lc_source") == "summarization":
                 lines += [f"*{message.text.strip()}*", ""]
             elif isinstance(message, HumanMessage):
                 lines += [f"**You:** {message.text}", ""]
-            elif isinstance(message, AIMessage) and message.text:
+            else:
                 lines += [message.text, ""]
                 for cited in message.additional_kwargs.get("answer", {}).get("citations", ()):
                     lines += [f"> [{cited['number']}] {cited['source']}: {cited['quote']}", ""]
@@ -283,14 +287,14 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
     begin = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=len(messages))
     turn = messages[begin:]
     answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
-    # All out and the kept ones in again: a step that could not be written may name messages nobody has.
+    # Replace the whole list: a step that could not be written may refer to messages that do not exist.
     change: list[Any] = [RemoveMessage(id=REMOVE_ALL_MESSAGES), *messages[:begin]]
     if text is not None or answered:
         said = text if text is not None else "(no answer: an error ended this turn)"
         calls = [c for m in turn if isinstance(m, AIMessage) for c in m.tool_calls if c["id"] not in answered]
         change = [ToolMessage(said, name=c["name"], tool_call_id=c["id"], status="error") for c in calls]
         change.append(AIMessage(said))
-    agent.update_state(config, {"messages": change}, as_node="Opening.before_agent")
+    agent.update_state(config, {"messages": change}, as_node=AGENT)
     agent.update_state(config, None, as_node=END)
 
 

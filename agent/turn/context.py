@@ -1,31 +1,34 @@
-"""Ends a running turn from outside it: within one token of the model, at once where a tool is waited for.
-
-A graph runs its steps in threads of their own, where an exception in the caller's thread (Ctrl-C) does not
-reach them. Knows LangChain's callbacks; refuses to know who wants the end and what becomes of the thread
-(`agent.storage.threads.close_turn`).
-
-What one run of the agent may vary without being built anew.
-
-A small frozen value that LangGraph hands to every middleware as `runtime.context`. Knows no policy.
-"""
+"""What one turn may vary without the agent being built again, and the switch that ends it early."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from langchain_core.callbacks import BaseCallbackHandler
 
 
 class Stopped(BaseException):
-    """The turn was ended from outside; not an Exception, so that no handler of errors keeps it alive."""
+    """The turn was ended from outside. Not an Exception, so that no error handler keeps the turn alive."""
 
 
 class Stop(BaseCallbackHandler):
-    """A switch for one turn, in its `RunContext`; `set` may be called from any thread or signal handler."""
+    """A switch that ends one turn; `set` may be called from any thread or signal handler.
 
-    raise_error = True  # LangChain swallows what a handler raises unless it says so
+        >>> stop = Stop()
+        >>> context = RunContext(stop=stop)        # stream_events(agent, question, context=context)
+        >>> stop.set()                             # Ctrl-C, a button, a timer
+        >>> stop.check()
+        Traceback (most recent call last):
+        agent.turn.context.Stopped
+
+    A graph runs its steps in threads of its own, which an exception in the caller's thread does not reach. A
+    running model ends within one token, a tool that is waited for at once. The thread still holds the
+    unfinished turn afterwards: see `agent.storage.threads.close_turn`.
+    """
+
+    raise_error = True  # LangChain swallows what a handler raises, unless the handler says otherwise.
 
     def __init__(self) -> None:
         self._wanted = threading.Event()
@@ -36,40 +39,39 @@ class Stop(BaseCallbackHandler):
 
     @property
     def wanted(self) -> bool:
-        """Whether the end is wanted."""
+        """True once the turn is to end."""
         return self._wanted.is_set()
 
     def check(self) -> None:
-        """Raise Stopped where the end is wanted."""
+        """Raise Stopped if the turn is to end."""
         if self.wanted:
             raise Stopped
 
     def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
-        """Each token of a model is a chance to end."""
+        """Check at each token."""
         self.check()
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
-        """So is the beginning of a model call."""
+        """Check before each model call."""
         self.check()
 
     def on_tool_start(self, serialized: Any, input_str: str, **kwargs: Any) -> None:
-        """So is that of a tool call."""
+        """Check before each tool call."""
         self.check()
-
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Choices of one turn; a graph invoked without one gets these defaults."""
+    """Choices for one turn; a graph that is invoked without one gets these defaults.
+
+    >>> RunContext(docs="only").docs, RunContext().tools
+    ('only', 'auto')
+    """
 
     docs: Literal["auto", "only", "off"] = "auto"
-    """Whether documents are asked first, are the only source, or are left alone."""
+    """`auto` asks the documents first, `only` never asks the model, `off` leaves the documents alone."""
     tools: Literal["auto", "off"] = "auto"
-    """Whether tools may be used at all."""
     approve: Literal["ask", "deny", "never-ask"] | None = None
-    """What happens to a call that needs approval; None takes the graph's own setting."""
+    """What happens to a call that needs approval; None takes the setting that the graph was built with."""
     stop: Stop | None = field(default=None, compare=False)
     """Ends the turn from another thread or a signal handler."""

@@ -1,23 +1,17 @@
-"""Middleware that asks the documents before the model; where they answer, the turn ends with their answer.
-
-Knows the stream of `chains.rag.rag_chain` (deltas, then one whole answer) and how it becomes a message and
-custom stream events. Refuses to know how documents are searched, and how an answer is printed.
-"""
+"""The documents' part of a turn: they are asked before the model, and a grounded answer ends the turn."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NotRequired, cast
+from typing import TYPE_CHECKING, Any
 
-from langchain.agents.middleware import AgentState
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import Runnable
 
 from agent.planner.arguments import is_talk
 from agent.turn.context import RunContext
-from agent.turn.opening import Opener
-from agent.turn.text_at_hand import own_words, spoken
+from agent.turn.state import TurnRoute, TurnState, history, question_of
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -26,25 +20,48 @@ if TYPE_CHECKING:
 
 OWN_ANSWER = "Not from your documents; the model's own answer:"
 NOT_FOUND = "Not in your documents."
-"""What `rag_chain` streams where the documents do not answer; a grounded answer never reads so."""
+"""What `rag_chain` streams if the documents do not answer; a grounded answer never reads like this."""
 
 
-class DocumentsState(AgentState[Any]):
-    """Adds what the documents said to this turn's question."""
+class Documents:
+    """Asks the documents: `answerer` is a `rag_chain` over them."""
 
-    documents: NotRequired[dict[str, Any] | None]
+    def __init__(self, answerer: Runnable[Any, Any]) -> None:
+        self._answerer = answerer
 
+    def wanted(
+        self, messages: Sequence[AnyMessage], route: TurnRoute | None, context: RunContext | None
+    ) -> bool:
+        """Return False for small talk and for requests that a tool will handle, unless `docs` is "only"."""
+        question = question_of(messages[-1:])
+        docs = (context or RunContext()).docs
+        if question is None or docs == "off":
+            return False
+        return docs == "only" or not ((route and route["tool"]) or is_talk(question))
 
-def question_of(state: AgentState[Any]) -> str | None:
-    """The user's own words of this turn, without piped or attached text; None where nobody asks."""
-    message = state["messages"][-1] if state["messages"] else None
-    if not isinstance(message, HumanMessage):
-        return None
-    return own_words([message])
+    def answer(self, state: TurnState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+        """Stream the documents' answer. The turn gets a message if it is grounded, or if `docs` is "only"."""
+        from chains.rag import Answer
+
+        answer = Answer(NOT_FOUND)
+        request = {"question": question_of(state["messages"]), "history": history(state["messages"])}
+        for item in self._answerer.stream(request):
+            if isinstance(item, Answer):
+                answer = item
+            elif item.text != NOT_FOUND:
+                runtime.stream_writer({"type": "delta", "text": item.text})
+        facts = describe_answer(answer)
+        if not answer.grounded:
+            if (runtime.context or RunContext()).docs != "only":
+                _label(state, runtime, facts)
+                return {"documents": facts}
+            runtime.stream_writer({"type": "delta", "text": answer.text or NOT_FOUND})
+        message = AIMessage(content=answer.text or NOT_FOUND, additional_kwargs={"answer": facts})
+        return {"messages": [message], "documents": facts}
 
 
 def describe_answer(answer: Answer) -> dict[str, Any]:
-    """The answer's facts as plain values, for a message's `additional_kwargs` and for JSON."""
+    """Return the answer's facts as plain values, for a message's `additional_kwargs` and for JSON."""
     return {
         "grounded": answer.grounded,
         "citations": [asdict(citation) for citation in answer.citations],
@@ -52,75 +69,8 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-class DocumentsFirst(Opener[DocumentsState]):
-    """Answers from the documents where they can; else ends (`docs="only"`) or leaves it to the model."""
-
-    state_schema = DocumentsState
-
-    def __init__(self, answerer: Runnable[Any, Any]) -> None:
-        super().__init__()
-        self._answerer = answerer
-
-    def open_turn(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
-        """Stream the answer of the documents; ends the turn where it is grounded."""
-        request = self._request(state, runtime)
-        if request is None:
-            return {"documents": None}
-        from chains.rag import Answer
-
-        answer = Answer(NOT_FOUND)
-        stream: Iterator[Any] = self._answerer.stream(request)
-        for item in stream:
-            if isinstance(item, Answer):
-                answer = item
-            elif item.text != NOT_FOUND:
-                runtime.stream_writer({"type": "delta", "text": item.text})
-        return _outcome(answer, runtime, unread=_unread(state))
-
-    async def aopen_turn(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
-        """As `open_turn`, for asynchronous runs."""
-        request = self._request(state, runtime)
-        if request is None:
-            return {"documents": None}
-        from chains.rag import Answer
-
-        answer = Answer(NOT_FOUND)
-        stream: AsyncIterator[Any] = self._answerer.astream(request)
-        async for item in stream:
-            if isinstance(item, Answer):
-                answer = item
-            elif item.text != NOT_FOUND:
-                runtime.stream_writer({"type": "delta", "text": item.text})
-        return _outcome(answer, runtime, unread=_unread(state))
-
-    def _request(self, state: DocumentsState, runtime: Runtime[RunContext]) -> dict[str, Any] | None:
-        context = runtime.context or RunContext()
-        question = question_of(state)
-        if question is None or context.docs == "off":
-            return None
-        # What a message asks of a tool, or only says to be polite, is written nowhere.
-        route = cast("dict[str, Any]", state).get("route") or {}
-        if context.docs == "auto" and (route.get("tool") or is_talk(question)):
-            return None
-        return {"question": question, "history": spoken(state["messages"])}
-
-
-def _unread(state: DocumentsState) -> bool:
-    """Whether the turn ends with the word that a file was not read, which is no answer of the model's."""
-    route = cast("dict[str, Any]", state).get("route") or {}
-    return bool(route.get("file")) and not route.get("tool")
-
-
-def _outcome(answer: Answer, runtime: Runtime[RunContext], *, unread: bool) -> dict[str, Any]:
-    facts = describe_answer(answer)
-    if answer.grounded:
-        message = AIMessage(content=answer.text, additional_kwargs={"answer": facts})
-        return {"messages": [message], "documents": facts, "jump_to": "end"}
-    if (runtime.context or RunContext()).docs == "only":
-        text = answer.text or NOT_FOUND
-        runtime.stream_writer({"type": "delta", "text": text})
-        message = AIMessage(content=text, additional_kwargs={"answer": facts})
-        return {"messages": [message], "documents": facts, "jump_to": "end"}
-    if not unread:
+def _label(state: TurnState, runtime: Runtime[RunContext], facts: dict[str, Any]) -> None:
+    """Announce the model's own answer, unless the turn will only say that a file was not read."""
+    route = state.get("route")
+    if route is None or not route.get("file") or route["tool"]:
         runtime.stream_writer({"type": "label", "text": OWN_ANSWER, "nearest": facts["nearest"]})
-    return {"documents": facts}

@@ -1,7 +1,13 @@
-"""What a running turn tells its caller, as small typed events in the order in which things happen.
+"""What a running turn tells its caller: small typed events, in the order in which things happen.
 
-One place turns LangGraph's streams (`messages`, `custom`, `updates`) into events; the command line and any
-application read those and nothing of LangGraph's. Knows no printing.
+LangGraph's streams (`messages`, `custom`, `updates`) become events here and nowhere else; the command line
+and any application read only those.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from agent.turn.graph import build_graph
+    >>> agent = build_graph(FakeListChatModel(responses=["Hello."]))
+    >>> [event.type for event in stream_events(agent, "Hi")]
+    ['delta', 'delta', 'delta', 'delta', 'delta', 'delta', 'answer']
 """
 
 from __future__ import annotations
@@ -13,21 +19,28 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, ToolMessage
 
 from agent.turn.context import RunContext, Stopped
-
-MODEL_NODE = "model"
+from agent.turn.state import AGENT, COMPACT
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of the answer's text."""
+    """A piece of the answer's text: print it as it comes.
+
+    >>> print(Delta("Hel").text + Delta("lo").text)
+    Hello
+    """
 
     text: str
     type: str = "delta"
 
 
 @dataclass(frozen=True)
-class Label:
-    """Says, before the text, that what follows does not come from the documents."""
+class AnswerLabel:
+    """Comes before the text of an answer that is not from the documents, with the passages that came nearest.
+
+    >>> AnswerLabel("Not from your documents; the model's own answer:").type
+    'label'
+    """
 
     text: str
     nearest: list[Any] = field(default_factory=list)
@@ -36,7 +49,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line of progress, a route and its reason, or a limit that was reached; not part of the answer."""
+    """A line that is not part of the answer: progress, a limit, or the route (`kind` is "route").
+
+    >>> Notice("limit: a tool failed twice").kind
+    'status'
+    """
 
     text: str
     kind: str = "status"
@@ -45,7 +62,11 @@ class Notice:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """The model, or the router, calls a tool."""
+    """A tool is about to be called.
+
+    >>> ToolCall("call00001", "calculator", {"expression": "6 * 7"}).args["expression"]
+    '6 * 7'
+    """
 
     id: str
     name: str
@@ -55,7 +76,11 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """A tool has answered, or failed (`status` is `error`)."""
+    """A tool has answered, or has failed (`status` is "error").
+
+    >>> ToolResult("call00001", "calculator", "42", "success").text
+    '42'
+    """
 
     id: str
     name: str
@@ -66,7 +91,12 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Approval:
-    """The run waits for a person: `requests` say exactly what will happen."""
+    """The run waits for a person; each of `requests` says exactly what will happen.
+
+    >>> from langgraph.types import Command
+    >>> pause = Approval("c0ffee", [{"name": "run_python", "args": {"code": "print(1)"}}])
+    >>> answer = Command(resume={pause.id: {"type": "approve"}})    # stream_events(agent, answer, config=...)
+    """
 
     id: str
     requests: list[dict[str, Any]]
@@ -75,7 +105,12 @@ class Approval:
 
 @dataclass(frozen=True)
 class Final:
-    """The whole answer, always the last event of a turn that did not stop to wait for an approval."""
+    """The whole answer: the last event of each turn that does not wait for an approval.
+
+    >>> final = Final("The licence is MIT. [1]", grounded=True)
+    >>> print(final.text if final.grounded else "not in the documents")
+    The licence is MIT. [1]
+    """
 
     text: str
     grounded: bool = False
@@ -87,32 +122,55 @@ class Final:
     type: str = "answer"
 
 
-Event = Delta | Label | Notice | ToolCall | ToolResult | Approval | Final
+Event = Delta | AnswerLabel | Notice | ToolCall | ToolResult | Approval | Final
 
 _MODES = ["messages", "custom", "updates"]
 
 
-class _Turn:
-    """Collects what the whole answer will need while events pass by."""
+class _TurnReader:
+    """Turns the items of LangGraph's streams into events, and collects the whole answer from them."""
 
     def __init__(self) -> None:
         self.text = ""
         self.answer: AIMessage | None = None
-        self.label: Label | None = None
+        self.results: list[ToolMessage] = []
+        self.label: AnswerLabel | None = None
         self.waiting = False
         self.usage: dict[str, Any] = {}
 
     def events(self, mode: str, payload: Any) -> Iterator[Event]:
+        """Yield the events of one item."""
         if mode == "messages":
             yield from self._token(*payload)
         elif mode == "custom":
             yield from self._custom(payload)
-        else:
-            for update in payload.values() if isinstance(payload, dict) else ():
-                yield from self._update(update)
+        elif isinstance(payload, dict):
+            for node, update in payload.items():
+                if node != COMPACT:  # It repeats the messages that it keeps.
+                    yield from self._update(update)
+
+    def end(self) -> Iterator[Event]:
+        """Yield the last events of a turn, unless it waits for an approval."""
+        if self.waiting:
+            return
+        message = self.answer or AIMessage(content=self.text)
+        facts = message.additional_kwargs.get("answer", {})
+        text = message.text or self.text
+        if self.results:  # Tools with `return_direct` ended the turn: what they returned is the answer.
+            text = "\n".join(result.text for result in self.results)
+            yield Delta(text)
+        yield Final(
+            text=text,
+            grounded=bool(facts.get("grounded", False)),
+            citations=facts.get("citations", []),
+            nearest=facts.get("nearest", []) or (self.label.nearest if self.label else []),
+            label=self.label.text if self.label else None,
+            usage=self.usage,
+            model=message.response_metadata.get("model_name") if not self.results else None,
+        )
 
     def _token(self, message: Any, metadata: dict[str, Any]) -> Iterator[Event]:
-        if metadata.get("langgraph_node") != MODEL_NODE or not isinstance(message, AIMessageChunk):
+        if metadata.get("langgraph_node") != AGENT or not isinstance(message, AIMessageChunk):
             return
         if message.text:
             self.text += message.text
@@ -125,7 +183,7 @@ class _Turn:
             self.text += payload["text"]
             yield Delta(payload["text"])
         elif payload.get("type") == "label":
-            self.label = Label(payload["text"], payload.get("nearest", []))
+            self.label = AnswerLabel(payload["text"], payload.get("nearest", []))
             yield self.label
         elif payload.get("type") == "notice":
             yield Notice(payload["text"], payload.get("kind", "status"))
@@ -136,15 +194,17 @@ class _Turn:
             for pause in update:
                 yield Approval(pause.id, _requests(pause.value))
             return
-        messages = update.get("messages", []) if isinstance(update, dict) else []
-        for message in messages if isinstance(messages, Sequence) else ():
-            yield from self._message(message)
+        for part in update if isinstance(update, list) else [update]:
+            messages = part.get("messages", []) if isinstance(part, dict) else []
+            for message in messages if isinstance(messages, Sequence) else ():
+                yield from self._message(message)
 
     def _message(self, message: AnyMessage) -> Iterator[Event]:
         if isinstance(message, ToolMessage):
+            self.results.append(message)
             yield ToolResult(message.tool_call_id, message.name or "", message.text, message.status)
         elif isinstance(message, AIMessage):
-            self.answer = message
+            self.answer, self.results = message, []
             for name, count in (message.usage_metadata or {}).items():
                 if isinstance(count, int):
                     self.usage[name] = self.usage.get(name, 0) + count
@@ -152,43 +212,40 @@ class _Turn:
                 self.text = ""
                 yield ToolCall(call["id"] or "", call["name"], call["args"])
 
-    def final(self) -> Final:
-        message = self.answer or AIMessage(content=self.text)
-        facts = message.additional_kwargs.get("answer", {})
-        return Final(
-            text=message.text or self.text,
-            grounded=bool(facts.get("grounded", False)),
-            citations=facts.get("citations", []),
-            nearest=facts.get("nearest", []) or (self.label.nearest if self.label else []),
-            label=self.label.text if self.label else None,
-            usage=self.usage,
-            model=message.response_metadata.get("model_name"),
-        )
-
 
 def stream_events(
     agent: Any, inputs: Any, *, context: RunContext | None = None, config: dict[str, Any] | None = None
 ) -> Iterator[Event]:
-    """Run one turn of a compiled agent; yields events, the last of which is `Final` or `Approval`.
+    """Run one turn of a compiled agent and yield its events; the last is `Final` or `Approval`.
 
-    `inputs` is a question, a state `{"messages": [...]}`, or a LangGraph `Command` that resumes a turn.
-    Errors of model, chains and tools are raised as they are.
+    ```python
+    for event in stream_events(build_agent(load_settings()), "What does README.md say about the licence?"):
+        if isinstance(event, Delta):
+            print(event.text, end="", flush=True)
+    ```
+
+    Errors of the model, the chains and the tools are raised as they are.
+
+    Args:
+        agent: What `build_agent` returns.
+        inputs: A question, a state `{"messages": [...]}`, or a LangGraph `Command` that resumes a turn.
+        context: Choices for this turn.
+        config: LangGraph's: the thread (`{"configurable": {"thread_id": ...}}`), callbacks.
     """
-    turn = _Turn()
+    turn = _TurnReader()
     context = context or RunContext()
     for mode, payload in agent.stream(
         _state(inputs), _stoppable(config, context), context=context, stream_mode=_MODES, **_durable(agent)
     ):
         yield from turn.events(mode, payload)
-    if not turn.waiting:
-        yield turn.final()
+    yield from turn.end()
 
 
 async def astream_events(
     agent: Any, inputs: Any, *, context: RunContext | None = None, config: dict[str, Any] | None = None
 ) -> AsyncIterator[Event]:
     """As `stream_events`, asynchronously."""
-    turn = _Turn()
+    turn = _TurnReader()
     context = context or RunContext()
     stream = agent.astream(
         _state(inputs), _stoppable(config, context), context=context, stream_mode=_MODES, **_durable(agent)
@@ -198,26 +255,27 @@ async def astream_events(
             for event in turn.events(mode, payload):
                 yield event
     except Exception as error:
-        # LangChain's `agenerate` takes an exception that is no Exception for a result, and stumbles over it.
+        # LangChain's `agenerate` takes an exception that is not an Exception for a result, and stumbles over
+        # it.
         if context.stop is not None and context.stop.wanted:
             raise Stopped from error
         raise
-    if not turn.waiting:
-        yield turn.final()
+    for event in turn.end():
+        yield event
 
 
 def approvals(state: Any) -> list[Approval]:
-    """The approvals that a thread waits for, from LangGraph's snapshot of it."""
+    """Return the approvals that a thread waits for, from LangGraph's snapshot of it."""
     return [Approval(pause.id, _requests(pause.value)) for task in state.tasks for pause in task.interrupts]
 
 
 def _durable(agent: Any) -> dict[str, Any]:
-    """Each step is on the disk before the next begins, where anything keeps steps at all."""
+    """Write each step to the disk before the next begins, if the agent keeps threads."""
     return {"durability": "sync"} if getattr(agent, "checkpointer", None) else {}
 
 
 def _stoppable(config: dict[str, Any] | None, context: RunContext) -> dict[str, Any] | None:
-    """The config with the context's stop among its callbacks."""
+    """Return the config with the context's stop among its callbacks."""
     if context.stop is None:
         return config
     callbacks = (config or {}).get("callbacks") or []
@@ -233,7 +291,7 @@ def _state(inputs: Any) -> Any:
 
 
 def _requests(value: Any) -> list[dict[str, Any]]:
-    """The approvals that an interrupt asks for, whichever way LangChain's middleware batches them."""
+    """Return what an interrupt asks for; LangChain's own middleware may batch several requests."""
     if isinstance(value, dict) and "action_requests" in value:
         return list(value["action_requests"])
     return [value if isinstance(value, dict) else {"description": str(value)}]

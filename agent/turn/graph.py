@@ -1,34 +1,46 @@
-"""The agent's graph: LangChain's `create_agent` with this project's middleware, in one fixed order.
+"""The agent's graph, which reads like a turn.
 
-Receives model, tools and chains as arguments and knows how they follow each other in a turn. Refuses to
-build any of them (`agent.build` does), and to know where a question comes from or how an answer is shown.
+    START -> plan -> documents -> compact -> model <-> tools -> END
+
+    after plan        a tool handles it, or small talk?  skip the documents
+    after documents   grounded, or docs="only"?          END
+    before model      conversation near the window?      compact, else straight to the model
+
+`plan` comes first, because a message that a tool handles is not looked up in the documents. `model` and
+`tools` are LangChain's `create_agent`. The nodes before them are put into the same graph, not around it as a
+graph with a subgraph: a thread then has one row of steps (three or four writes before the first word instead
+of six), the answer to an approval updates the turn that waits for it, and threads of older versions that wait
+in `tools` go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, ToolCallLimitMiddleware, ToolRetryMiddleware
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ToolCallLimitMiddleware,
+    ToolErrorMiddleware,
+    ToolRetryMiddleware,
+)
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
+from langgraph.graph import END, START
+from langgraph.runtime import Runtime
 
-from agent.guard.approval import Approve, Gate, asking
+from agent.guard.approval import Approve, Guard
 from agent.guard.policy import kind_of
-from agent.planner.router import Router
-from agent.planner.routing import Routing
-from agent.planner.steering import Steering
-from agent.turn.bounds import Limits, Repetition, ToolLimits, TurnLimits
+from agent.turn.bounds import Bounds, TurnLimits, clock_started, describe_failure
 from agent.turn.context import RunContext
-from agent.turn.documents import DocumentsFirst
-from agent.turn.opening import Opener, Opening
+from agent.turn.documents import Documents
+from agent.turn.state import AGENT, COMPACT, DOCUMENTS, PLAN, TurnState
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from agent.planner.text_answers import TextAnswers
+    from agent.planner.planner import Planner
     from agent.turn.compaction import Compaction
 
 Middleware = AgentMiddleware[Any, Any, Any]
@@ -39,74 +51,110 @@ def build_graph(
     *,
     tools: Sequence[BaseTool] = (),
     answerer: Runnable[Any, Any] | None = None,
-    router: Router | None = None,
-    steered: bool = False,
+    planner: Planner | None = None,
     approve: Approve | None = None,
     sandboxed: bool = False,
     limits: TurnLimits | None = None,
     max_tool_calls: int = 16,
     system: str | None = None,
-    texts: TextAnswers | None = None,
-    folders: Sequence[Path] = (),
     compaction: Compaction | None = None,
     middleware: Sequence[Middleware] = (),
     checkpointer: Any = None,
 ) -> Any:
-    """A compiled LangGraph agent.
+    """Return a compiled LangGraph agent.
 
-    `model` may call the `tools`, under the prompt `system`. Where there are documents, `answerer` is a
-    `rag_chain` over them. `router` decides each turn's route; None lets the model plan from the first word.
-    `steered` says that the route also picks the tool, for models too small to plan: `texts` then
-    answers questions about a text, and `folders` are where files may be read. `approve` says what becomes of
-    calls that need approval (it asks by default where a checkpointer holds the run); `sandboxed`, that the
-    sandbox's first tier holds, so that write_code's own checks need none. `limits` and `max_tool_calls` bound
-    a turn, `compaction` keeps a long thread in the window, `middleware` is more of it, outside this
-    project's own, and `checkpointer` keeps threads and waiting approvals (LangGraph's).
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> agent = build_graph(FakeListChatModel(responses=["Hello."]))
+    >>> agent.invoke({"messages": [("user", "Hi")]})["messages"][-1].text
+    'Hello.'
+
+    Args:
+        model: May call the tools.
+        tools: A tool's metadata says what it may do (`agent.guard.policy`).
+        answerer: A `rag_chain` over the documents; without it there are no documents.
+        planner: Routes each turn, and calls the tools of a model that is too small to. Without it the model
+            decides everything itself.
+        approve: What happens to calls that need approval. By default they are asked about if a checkpointer
+            holds the run, else refused.
+        sandboxed: The sandbox's first tier works here, so the checks that `write_code` runs need no approval.
+        limits: What one turn may use.
+        max_tool_calls: Tool calls in one turn.
+        system: The system prompt.
+        compaction: Keeps a long thread inside the window.
+        middleware: More middleware, outside this project's own.
+        checkpointer: LangGraph's; keeps threads and waiting approvals.
     """
-    bounds = limits or TurnLimits()
-    openers: list[Opener[Any]] = []
-    if router is not None:
-        names = frozenset(tool.name for tool in tools)
-        documents = answerer is not None
-        openers.append(Routing(router, names, documents=documents, steered=steered, folders=folders))
-    openers += [DocumentsFirst(answerer)] if answerer is not None else []
-    openers.append(Limits(bounds))  # before Steering: a turn at its limit calls no tool either
-    openers += [compaction] if compaction is not None else []
-    return create_agent(
+    offered = planner.prepared(tools) if planner is not None else list(tools)
+    agent = create_agent(
         model,
-        list(tools),
+        offered,
         system_prompt=system,
         middleware=[
             *middleware,
-            Opening(openers),
-            *openers,
-            *([Steering(texts)] if steered else []),
-            *_approval(tools, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
-            Repetition(),
-            *_at_tools(tools, bounds, max_tool_calls, sandboxed),
+            *_around_tools(offered, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
+            Bounds(limits or TurnLimits()),
+            *([compaction] if compaction is not None else []),
+            *([planner] if planner is not None and planner.calls_tools else []),
+            *_at_tools(offered, max_tool_calls, sandboxed),
         ],
+        state_schema=TurnState,
         context_schema=RunContext,
-        checkpointer=checkpointer,
-        name="agent",
     )
+    documents = Documents(answerer) if answerer is not None else None
+    names = frozenset(tool.name for tool in tools)
+
+    def plan(state: TurnState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+        found = documents is not None
+        route = planner.route(state, runtime, tools=names, documents=found) if planner is not None else None
+        asked = documents is not None and documents.wanted(state["messages"], route, runtime.context)
+        return {**clock_started(), "route": route, "documents": None, "ask_documents": asked}
+
+    # The edges read the state alone, so that a thread can be changed from outside a run (`update_state`).
+    def after_plan(state: TurnState) -> str:
+        return DOCUMENTS if state.get("ask_documents") else agent_or_compact(state)
+
+    def after_documents(state: TurnState) -> str:
+        asked = isinstance(state["messages"][-1], HumanMessage)
+        return agent_or_compact(state) if asked else END
+
+    def agent_or_compact(state: TurnState) -> str:
+        near = compaction is not None and compaction.near_window(state["messages"])
+        return COMPACT if near else AGENT
+
+    graph = agent.builder
+    entry = next(end for start, end in graph.edges if start == START)
+    graph.edges.remove((START, entry))
+    graph.compiled = False  # It is compiled again below, with the turn's own nodes.
+    ways: dict[Hashable, str] = {AGENT: entry}
+    if compaction is not None:
+        ways[COMPACT] = COMPACT
+    graph.add_node(PLAN, plan)
+    graph.add_edge(START, PLAN)
+    if documents is not None:
+        graph.add_node(DOCUMENTS, documents.answer)
+        graph.add_conditional_edges(DOCUMENTS, after_documents, {**ways, END: END})
+        ways = {**ways, DOCUMENTS: DOCUMENTS}
+    graph.add_conditional_edges(PLAN, after_plan, ways)
+    if compaction is not None:
+        graph.add_node(COMPACT, compaction.compact)
+        graph.add_edge(COMPACT, entry)
+    return graph.compile(checkpointer=checkpointer, name="agent").with_config(agent.config)
 
 
-def _approval(tools: Sequence[BaseTool], approve: Approve, sandboxed: bool) -> list[Middleware]:
-    """Refusal and the question to the user: they stand outside the clock that limits a tool's time."""
+def _around_tools(tools: Sequence[BaseTool], approve: Approve, sandboxed: bool) -> list[Middleware]:
+    """Return what stands outside the clock of a tool call: the approval, and the words for a failure."""
     if not tools:
         return []
-    gate = Gate(tools, approve=approve, sandboxed=sandboxed)
-    return [gate, asking(gate, tools)]
+    guard = Guard(tools, approve=approve, sandboxed=sandboxed, agent_node=AGENT)
+    return [guard, ToolErrorMiddleware(describe_failure)]
 
 
-def _at_tools(
-    tools: Sequence[BaseTool], bounds: TurnLimits, max_tool_calls: int, sandboxed: bool
-) -> list[Middleware]:
-    """Our bounds of each call, LangChain's count, and a second try for readers whose connection broke."""
+def _at_tools(tools: Sequence[BaseTool], max_tool_calls: int, sandboxed: bool) -> list[Middleware]:
+    """Return LangChain's count of calls, and a second try for tools that read over a broken connection."""
     if not tools:
         return []
+    counted: list[Middleware] = [ToolCallLimitMiddleware(run_limit=max_tool_calls)]
     readers: list[BaseTool | str] = [t for t in tools if kind_of(t, sandboxed=sandboxed) == "read"]
-    counted: list[Middleware] = [ToolLimits(bounds), ToolCallLimitMiddleware(run_limit=max_tool_calls)]
     if not readers:
         return counted
     retry = ToolRetryMiddleware(
