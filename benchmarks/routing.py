@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.planner.router import ROUTES, Decision, Router, read_examples
+from agent.planner.router import ROUTES, RouteDecision, Router, read_examples
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -117,7 +117,9 @@ def main() -> None:
     print(json.dumps({"benchmark": "routing", **report}))
 
 
-def timed(router: Router, embeddings: Embeddings, rows: list[dict[str, Any]]) -> tuple[list[Decision], float]:
+def timed(
+    router: Router, embeddings: Embeddings, rows: list[dict[str, Any]]
+) -> tuple[list[RouteDecision], float]:
     """The decisions, and milliseconds a message that they take beside the embedding."""
     started = time.perf_counter()
     decisions = [router.route(row["message"]) for row in rows]

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_fakes import scripted
+from agent_fakes import calls, scripted
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import tool
 from langgraph.checkpoint.base import empty_checkpoint
 
 from agent.errors import ConfigError, TemplateError, ThreadError
 from agent.settings import read_config, set_value
 from agent.storage import templates
 from agent.storage.logs import open_logs
-from agent.storage.threads import VERSION, config_of, open_threads
+from agent.storage.threads import VERSION, config_of, is_stranded, is_unfinished, open_threads
 from agent.turn.events import stream_events
 from agent.turn.graph import build_graph
 
@@ -135,7 +136,7 @@ TALK = """
 import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-from agent_fakes import scripted
+from agent_fakes import calls, scripted
 from agent.turn.graph import build_graph
 from agent.turn.events import stream_events
 from agent.storage.threads import open_threads, config_of, is_unfinished
@@ -253,3 +254,23 @@ def test_messages_come_back_as_messages(tmp_path: Path) -> None:
         list(stream_events(agent, "hello", config=config_of(thread)))
         first, second = threads.messages(thread)
         assert isinstance(first, HumanMessage) and isinstance(second, AIMessage)
+
+
+def test_a_turn_that_a_tool_answers_is_finished_and_exported(tmp_path: Path) -> None:
+    @tool(return_direct=True)
+    def price(of: str) -> str:
+        """Looks up a price."""
+        return f"{of}: 3 EUR"
+
+    price.metadata = {"kind": "read"}
+    with open_threads(tmp_path / "t.sqlite") as threads:
+        thread = threads.new("tea")
+        model = scripted(calls("price", of="tea"), "I said 3 EUR")
+        agent = build_graph(model, tools=[price], checkpointer=threads.saver)
+        list(stream_events(agent, "what does tea cost?", config=config_of(thread)))
+        threads.settle(thread)
+        state = agent.get_state(config_of(thread))
+        assert not is_unfinished(state) and not is_stranded(agent, state)
+        assert threads.export(thread) == "# tea\n\n**You:** what does tea cost?\n\ntea: 3 EUR\n"
+        list(stream_events(agent, "sure?", config=config_of(thread)))
+        assert threads.export(thread).endswith("tea: 3 EUR\n\n**You:** sure?\n\nI said 3 EUR\n")

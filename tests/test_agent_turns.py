@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from pydantic import ValidationError
 
 from agent.turn.bounds import TurnLimits
 from agent.turn.context import RunContext
@@ -210,3 +211,44 @@ def test_tool_calls_are_counted() -> None:
         return calls("look", f"c{len(messages)}", where=str(len(messages)))
 
     assert last(list(stream_events(graph(step, max_tool_calls=2), "go"))).text == "enough"
+
+
+def answering(make: Any) -> BaseTool:
+    """A tool whose result is the answer."""
+
+    @tool(return_direct=True)
+    def price(of: str) -> str:
+        """Looks up a price."""
+        return str(make(of))
+
+    price.metadata = {"kind": "read"}
+    return price
+
+
+def test_a_result_that_answers_ends_the_turn_and_is_read_as_its_answer() -> None:
+    agent = graph(calls("price", of="tea"), "never said", tools=[answering(lambda of: f"{of}: 3 EUR")])
+    events = list(stream_events(agent, "what does tea cost?"))
+    assert [event.type for event in events] == ["tool_call", "tool_result", "delta", "answer"]
+    assert last(events).text == "tea: 3 EUR" == events[2].text  # type: ignore[union-attr]
+
+
+def test_a_tool_that_fails_to_answer_goes_back_to_the_model() -> None:
+    agent = graph(calls("price", of="tea"), "I do not know", tools=[answering(lambda of: 1 / 0)])
+    events = list(stream_events(agent, "what does tea cost?"))
+    failed = next(event for event in events if isinstance(event, ToolResult))
+    assert failed.status == "error" and failed.text.startswith("price failed: ZeroDivisionError")
+    assert last(events).text == "I do not know"
+
+
+def test_an_edit_is_told_to_the_model_and_cannot_name_another_tool() -> None:
+    agent, pause = ask_first(calls("act", what="x"), lambda messages: messages[-1].text)
+    edit = {"type": "edit", "edited_action": {"name": "look", "args": {"where": "y"}}}
+    with pytest.raises(ValidationError, match="expected an edited call of 'act', found 'look'"):
+        resume(agent, pause, edit)
+    assert ACTS == []
+    edit["edited_action"] = {"name": "act", "args": {"what": "y"}}
+    agent, pause = ask_first(calls("act", what="x"), "done")
+    told: list[ToolResult] = []
+    for event in stream_events(agent, Command(resume={pause.id: edit}), config=CONFIG):
+        told += [event] if isinstance(event, ToolResult) else []
+    assert "The user changed the arguments" in told[0].text and told[0].text.endswith("did y")

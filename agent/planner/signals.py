@@ -4,7 +4,7 @@ A signal is true or false whatever the topic is, in the six languages of the des
 
     >>> found = signals("What is 15 % of 300?")
     >>> sorted(name for name in found if found[name])
-    ['expression', 'percent', 'question', 'short', 'two_numbers']
+    ['percent', 'question', 'short', 'two_numbers']
 """
 
 from __future__ import annotations
