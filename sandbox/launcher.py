@@ -1,4 +1,4 @@
-"""The one thread that forks children, and guards against what they would inherit from this process.
+"""The one thread that forks children, and two guards against what a child would inherit from this process.
 
 bubblewrap's parent-death signal follows the thread that started it (prctl(2), PR_SET_PDEATHSIG), so a child
 started from a short-lived thread would die with that thread. The launcher lives as long as the process.

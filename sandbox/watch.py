@@ -152,10 +152,10 @@ def _tmpfs(pids: list[int], folder: str, size: int) -> tuple[int, int]:
 
 
 def proportional_memory(root: int) -> int:
-    """Return the tree's memory in bytes with each shared page counted once (Pss_Anon and Pss_Shmem, proc(5)).
+    """Return the tree's memory in bytes, with each shared page divided among the processes that map it.
 
-    This is slower than `measure`, which counts a shared page for each process, so it is only used to confirm
-    that a limit was exceeded.
+    It sums Pss_Anon and Pss_Shmem of /proc/PID/smaps_rollup (proc(5)). That is slower than `measure`, which
+    counts a shared page for every process, so it only confirms that a limit was exceeded.
     """
     total = 0
     for pid in descendants(root):
