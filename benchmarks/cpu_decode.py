@@ -1,12 +1,12 @@
-"""The embedded model on the CPU: the lean decoder against plain `transformers.generate`, speed and quality.
+"""The embedded model on the CPU: the CPU decoder against plain `transformers.generate`, speed and quality.
 
-The baseline is `generate` on the same weights in the same run, round by round in turn; the reference decoder,
-the lean one on PyTorch's operators, and its machine code for every set of instructions that this CPU has are
-printed beside it. PyTorch's own kernels take the best set: `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`
-before the command shows what `generate` and the operators do on a CPU with AVX2 alone. With `--data FOLDER`
-of texts, perplexity is measured as well: weights as `transformers` reads them, and as the lean decoder does.
-Passed: at least 3 times the tokens a second at batch 1, nothing slower than the reference decoder, perplexity
-within 1 %.
+The baseline is `generate` on the same weights in the same run, in turn round by round. The rows next to it
+are the reference decoder, and the CPU decoder with the kernels of every instruction set that this CPU has.
+(Version 0.1 had a row "operators", a forward pass of PyTorch's operators, which is gone.) PyTorch's own
+kernels take the best set; `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` before the command shows what
+`generate` does on a CPU with AVX2 only. With `--data FOLDER` of texts, perplexity is measured as well, with
+weights as `transformers` reads them and as the kernels do. It passes with at least 3 times the tokens a
+second at batch 1, nothing slower than the reference decoder, and perplexity within 1 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,13 +25,12 @@ import torch
 from torch import Tensor
 
 from llms.decoders.base import Decoder
+from llms.decoders.cpu.decoder import CpuDecoder
+from llms.decoders.cpu.native import SETS, self_test
+from llms.decoders.cpu.native import load as load_kernels
+from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
-from llms.lean.check import computes
-from llms.lean.codes import CodeFile
-from llms.lean.compiler import code, sets, why_not
-from llms.lean.decoder import LeanDecoder
-from llms.lean.weights import FEW_ROWS, PAID_OFF
 from llms.models.load import LoadSpec, load
 from llms.models.loaded import LoadedModel
 
@@ -76,12 +74,10 @@ def score(decoder: Decoder, rows: list[list[int]]) -> None:
 
 def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[str, dict[str, float]]:
     """Return medians in seconds: case -> who -> time."""
-    model, operators = loaded.model, LeanDecoder(loaded.model, machine=False)
-    often(operators)
+    model = loaded.model
     eight = [ids[i : i + 128] for i in range(8)]
     ragged = [ids[i : i + 24 + 5 * i] for i in range(16)]
-    decoders: dict[str, Decoder] = {"reference": ReferenceDecoder(model), "operators": operators}
-    decoders |= machines(loaded)
+    decoders: dict[str, Decoder] = {"reference": ReferenceDecoder(model)} | cpu_decoders(loaded)
     cases: dict[str, dict[str, Callable[[], object]]] = {
         "first token, prompt 512": {"generate": lambda: generate(model, [ids[:512]], 1)},
         f"batch 1, prompt 128, {new} new": {"generate": lambda: generate(model, eight[:1], new)},
@@ -101,69 +97,44 @@ def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[s
     return {case: {who: statistics.median(t[1:]) for who, t in by.items()} for case, by in times.items()}
 
 
-def machines(loaded: LoadedModel) -> dict[str, Decoder]:
-    """Return the lean decoder over machine code, by instruction set, best first; none without a compiler."""
-    codes = CodeFile(loaded.folder) if loaded.folder else None
-    names = [] if why_not() else [one.name for one in sets()]
-    return {name: LeanDecoder(loaded.model, codes=codes, instructions=name) for name in names}
-
-
-def often(decoder: Decoder) -> None:
-    """Use every weight until the decoder has made the copies that pay off in the long run."""
-    for _ in range(PAID_OFF):
-        decoder.free(0)
-        decoder.prefill(0, list(range(20, 40)))
+def cpu_decoders(loaded: LoadedModel) -> dict[str, Decoder]:
+    """Return the CPU decoder by instruction set, best first; none in an installation without native code."""
+    blocks = BlockFile(loaded.folder) if loaded.folder else None
+    names = [one.name for one in SETS if not isinstance(load_kernels(one.name), str)]
+    return {name: CpuDecoder(loaded.model, blocks=blocks, instructions=name) for name in names}
 
 
 def start(loaded: LoadedModel) -> dict[str, float]:
-    """Return what the lean decoder costs once, in seconds: compiling, checking, packing weights."""
+    """Return what is done once, in seconds: the self-test at installation, and packing the weights."""
     once = {}
-    for one in () if why_not() else sets():
-        with tempfile.TemporaryDirectory() as folder:
-            once[f"compile {one.name}"] = seconds(partial(code, one, Path(folder)))
-        if compiled := code(one):
-            once[f"check {one.name}"] = seconds(partial(computes, compiled.lean_pass))
-    pack_s = seconds(lambda: LeanDecoder(loaded.model))
-    built: list[LeanDecoder] = []
-    build_s = seconds(lambda: built.append(LeanDecoder(loaded.model, machine=False)))
-    lean = built[0]
-    first_s = seconds(lambda: lean.step([0], [[5]]))
-    later_s = min(seconds(lambda: lean.step([0], [[5]])) for _ in range(8))
-    copies_s = seconds(lambda: often(lean))
-    copies_s -= seconds(lambda: often(lean))
-    once |= {"pack": pack_s, "build operators": build_s, "codes": first_s - later_s, "copies": copies_s}
+    for one in SETS:
+        if not isinstance(kernels := load_kernels(one.name), str):
+            once[f"self-test {one.name}"] = seconds(partial(self_test, kernels.forward))
+    if once:
+        once["pack"] = seconds(lambda: CpuDecoder(loaded.model))
     return once
 
 
 def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, float]:
-    """Return perplexity by who reads the weights, over the beginnings of some texts of a folder."""
+    """Return perplexity by decoder, over the beginnings of some texts of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".rst", ".txt", ".md"))
-    operators = LeanDecoder(loaded.model, machine=False)
-    readers: dict[str, tuple[Decoder, int]] = {
-        "reference": (ReferenceDecoder(loaded.model), EXCERPT),
-        "operators, prompt": (operators, EXCERPT),
-        "operators, few rows": (operators, FEW_ROWS),
-    }
-    readers |= {name: (decoder, EXCERPT) for name, decoder in machines(loaded).items()}
+    readers: dict[str, Decoder] = {"reference": ReferenceDecoder(loaded.model)} | cpu_decoders(loaded)
     sums = dict.fromkeys(readers, 0.0)
     count = 0
     for path in files[:: max(1, len(files) // texts)][:texts]:
         ids = loaded.tokenizer(path.read_text(encoding="utf-8")[: 8 * EXCERPT])["input_ids"][:EXCERPT]
         taken = torch.tensor(ids[1:])
         count += len(taken)
-        for who, (decoder, at_once) in readers.items():
-            chosen = forced(decoder, ids, at_once)[:-1].log_softmax(-1).gather(1, taken[:, None])
-            sums[who] -= float(chosen.sum())
-    return {who: math.exp(total / count) for who, total in sums.items()}
+        for name, decoder in readers.items():
+            chosen = forced(decoder, ids)[:-1].log_softmax(-1).gather(1, taken[:, None])
+            sums[name] -= float(chosen.sum())
+    return {name: math.exp(total / count) for name, total in sums.items()}
 
 
-def forced(decoder: Decoder, ids: list[int], at_once: int) -> Tensor:
-    """Return the logits after every token, given some at once; fp32 [len(ids), V]."""
+def forced(decoder: Decoder, ids: list[int]) -> Tensor:
+    """Return the logits after every token, fp32 [len(ids), V]."""
     decoder.free(0)
-    logits: list[Tensor] = []
-    for place in range(0, len(ids), at_once):
-        logits += decoder.step([0], [ids[place : place + at_once]], all_logits=True).logits
-    return torch.cat(logits)
+    return torch.as_tensor(decoder.step([0], [ids], all_logits=True).logits[0])
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
+from llms.decoders import cpu
 from llms.errors import ContextOverflow, NotEnoughMemory
-from llms.lean import plan as lean_plan
 from llms.models import memory
 from llms.models import memory as footprint
 from llms.models.checkpoint import Facts, Tensor, read
@@ -160,7 +160,7 @@ def test_weights_that_do_not_fit_name_what_would() -> None:
 def test_the_plan_is_within_a_tenth_of_the_measured_peak(
     embedded_cache: Path, quantization: str, window: int
 ) -> None:
-    blocks = any(embedded_cache.glob(f"models/*/{lean_plan.BLOCKS}")) and not lean_plan.why_not()
+    blocks = any(embedded_cache.glob(f"models/*/{cpu.BLOCKS}")) and not cpu.native.missing()
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(embedded_cache), quantization, str(window)],
         capture_output=True,
@@ -172,7 +172,7 @@ def test_the_plan_is_within_a_tenth_of_the_measured_peak(
     if blocks and quantization == "none":
         # Of the checkpoint only rows of the embedding are read. Around them the kernel maps what it happens
         # to have in one piece: 40 MB in all after hours, 72 MB where the file was just written.
-        around = max(0, found["mapped"] - lean_plan.TOUCHED * window)
+        around = max(0, found["mapped"] - cpu.PAGE_AROUND * window)
     assert found["planned"] == pytest.approx(found["measured"] - around, rel=0.1)
 
 

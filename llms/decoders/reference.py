@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from llms.decoders.base import SlotChecks, StepResult, rows_of
-from llms.decoders.sampling import Sampling, sample
+from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
 from llms.threads import bound_spinning
 
@@ -150,6 +150,16 @@ class SlotStore:
             store[:, b, :, :length] = store[:, a, :, :length]
         self.lengths[target], self.tokens[target] = length, self.tokens[source][:length]
 
+    def append(self, slot: int, tokens: Sequence[int]) -> None:
+        """Record tokens whose keys and values a pass has written to the slot."""
+        self.lengths[slot] += len(tokens)
+        self.tokens[slot] += tokens
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a slot that is in use."""
+        self.lengths[slot] = length
+        del self.tokens[slot][length:]
+
     def free(self, slot: int) -> None:
         """Drop a slot and zero what it wrote (it may hold NaN, which would reach its row's next reader)."""
         row = self.rows.pop(slot, None)
@@ -253,23 +263,15 @@ class ReferenceDecoder(SlotChecks):
             self._check_sampling(sampling, len(slots))
         rows = self._forward(list(slots), lists, 0 if all_logits else 1)
         if all_logits:
-            return StepResult(rows, *(() if sampling is None else self._drawn(slots, rows, sampling)))
+            return StepResult(
+                rows, *(() if sampling is None else sample_each(rows, sampling, *self._before(slots)))
+            )
         last = torch.stack([row[-1] for row in rows]) if len(rows) > 1 else rows[0][-1:]
         return StepResult(last, None if sampling is None else sample(last, sampling, *self._before(slots)))
 
     def _before(self, slots: Sequence[int]) -> tuple[list[int], list[list[int]]]:
         """Return how many tokens each slot holds, and which."""
         return [self._kv.lengths[slot] for slot in slots], [self._kv.tokens[slot] for slot in slots]
-
-    def _drawn(
-        self, slots: Sequence[int], rows: list[Tensor], sampling: Sequence[Sampling]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Sample after each token just given, rows fp32 [k, V] a slot; return the last ones, and all."""
-        found = []
-        for logits, how, length, held in zip(rows, sampling, *self._before(slots), strict=True):
-            ends = range(length - len(logits) + 1, length + 1)
-            found.append(sample(logits, [how] * len(logits), ends, [held[:end] for end in ends]))
-        return torch.stack([tokens[-1] for tokens in found]), found
 
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         """Copy the source's first `length` tokens over the target."""
@@ -288,8 +290,7 @@ class ReferenceDecoder(SlotChecks):
         if self._check_length(slot, length) == 0:
             self.free(slot)
         else:
-            self._kv.lengths[slot] = length
-            del self._kv.tokens[slot][length:]
+            self._kv.truncate(slot, length)
 
     @torch.inference_mode()
     def free(self, slot: int) -> None:
@@ -306,8 +307,7 @@ class ReferenceDecoder(SlotChecks):
         order, plan, ids, positions = self._plan(slots, tokens)
         out = self._pass(ids, positions, plan, keep)
         for slot, row in zip(slots, tokens, strict=True):
-            self._kv.lengths[slot] += len(row)
-            self._kv.tokens[slot] += row
+            self._kv.append(slot, row)
         result: list[Tensor] = [torch.empty(0)] * len(slots)
         for index, which in enumerate(order):
             count = keep or len(tokens[which])

@@ -110,6 +110,27 @@ def sample(
     return chosen
 
 
+def sample_each(
+    rows: Sequence[Tensor],
+    sampling: Sequence[Sampling],
+    lengths: Sequence[int],
+    held: Sequence[Sequence[int]],
+) -> tuple[Tensor, list[Tensor]]:
+    """Sample after each of several tokens of n sequences; return the last samples int64 [n], and all of them.
+
+    Args:
+        rows: n tensors fp32 [k, V], the logits after the last k tokens of a sequence.
+        sampling: n settings.
+        lengths: n lengths, those k tokens included.
+        held: n lists of all tokens.
+    """
+    found = []
+    for logits, how, length, tokens in zip(rows, sampling, lengths, held, strict=True):
+        ends = range(length - len(logits) + 1, length + 1)
+        found.append(sample(logits, [how] * len(logits), ends, [tokens[:end] for end in ends]))
+    return torch.stack([tokens[-1] for tokens in found]), found
+
+
 def _draw(logits: Tensor, how: Sampling, number: float) -> Tensor:
     """Sample from one row of logits [V] with the uniform `number`; returns int64 []."""
     if not how.top_k and how.top_p >= 1 and how.min_p <= 0:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llms.decoders.cpu import native
 from llms.errors import LLMError
 from llms.models.catalog import cache_dir, resolve
 from llms.models.gpu import ENOUGH_GB, bandwidth, driver, gpus
@@ -83,7 +84,11 @@ def judge(spec: LoadSpec) -> Iterator[Finding]:
     if choice.why:
         text, better = f"{text}; {choice.why}", f"for better: {choice.better}"
     yield Finding(name="model", state="ok", detail=text, fix=better)
-    yield Finding(name="decoder", state="ok", detail=_decoder(found.decoder, found.device, plan.weights))
+    detail = _decoder(found.decoder, found.device, plan.weights)
+    if fix := native.notice() if found.decoder == "reference" and found.device == "cpu" else "":
+        yield Finding(name="decoder", state="missing", detail=detail, fix=fix)
+    else:
+        yield Finding(name="decoder", state="ok", detail=detail)
 
 
 def _decoder(name: str, device: str, weights: int) -> str:

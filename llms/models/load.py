@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from llms.decoders import cpu
 from llms.errors import BadRequest, DamagedCheckpoint, GPURequired, NotEnoughMemory, UnsupportedModel
-from llms.lean import plan as lean_plan
 from llms.models import memory as footprint
 from llms.models.catalog import AUTO, EMBEDDED, PREFERRED, SMALL, Source, cache_dir, find, resolve
 from llms.models.checkpoint import Facts, Notify, manifest, read, silent, verify
@@ -324,7 +324,7 @@ class Prepared:
         device: `cpu` or `cuda:N`.
         decoder: The kind of decoder that memory was planned for.
         memory: The plan.
-        notice: The one line for the user about model, device and window; empty where there is nothing to say.
+        notice: The one line for the user about model, device, window and missing native code; may be empty.
     """
 
     spec: LoadSpec
@@ -375,6 +375,9 @@ def prepare(spec: LoadSpec, kinds: Sequence[Kind]) -> Prepared:
     )
     likely = expected(kinds, facts, setting, spec.decoder)
     kind, memory = _planned(likely, facts, setting, spec.window is None, longest, source.name, ready)
+    notices = [notice(source.name, choice, quantization, dtype, memory, longest)]
+    if spec.decoder == AUTO and cpu.lacks_native_code(facts, setting):
+        notices.append(cpu.native.notice())
     return Prepared(
         spec=spec,
         cache=cache,
@@ -385,7 +388,7 @@ def prepare(spec: LoadSpec, kinds: Sequence[Kind]) -> Prepared:
         device=choice.device,
         decoder=kind.name,
         memory=memory,
-        notice=notice(source.name, choice, quantization, dtype, memory, longest),
+        notice="; ".join(filter(None, notices)),
     )
 
 
@@ -502,25 +505,25 @@ def _fast(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
     )
 
 
-def _why_not_lean(loaded: LoadedModel) -> str | None:
-    from llms.lean.decoder import why_not
+def _why_not_cpu(loaded: LoadedModel) -> str | None:
+    from llms.decoders.cpu.decoder import unsupported
 
-    return why_not(loaded.body)
+    return unsupported(loaded.body)
 
 
-def _lean(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
-    from llms.lean.codes import CodeFile
-    from llms.lean.decoder import LeanDecoder
+def _cpu(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
+    from llms.decoders.cpu.decoder import CpuDecoder
+    from llms.decoders.cpu.weights import BlockFile
 
     ours = loaded.folder and loaded.source and loaded.source.kind in ("embedded", "gguf")
-    codes = CodeFile(loaded.folder) if ours and loaded.folder else None
-    return LeanDecoder(loaded.body, window=window, max_slots=max_slots, codes=codes)
+    blocks = BlockFile(loaded.folder) if ours and loaded.folder else None
+    return CpuDecoder(loaded.body, window=window, max_slots=max_slots, blocks=blocks)
 
 
 def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
     from llms.decoders.reference import ReferenceDecoder
 
-    reason = _why_not_lean(loaded) if loaded.device.type == "cpu" else _why_not_fast(loaded)
+    reason = _why_not_cpu(loaded) if loaded.device.type == "cpu" else _why_not_fast(loaded)
     return ReferenceDecoder(loaded.model, window=window, max_slots=max_slots, why=reason or "")
 
 
@@ -528,10 +531,10 @@ KINDS = (
     Kind(name="fast", why_not=_why_not_fast, build=_fast, expects=_expects_fast, footprint=footprint.fast),
     Kind(
         name="lean",
-        why_not=_why_not_lean,
-        build=_lean,
-        expects=lean_plan.expects,
-        footprint=lean_plan.footprint,
+        why_not=_why_not_cpu,
+        build=_cpu,
+        expects=cpu.expects,
+        footprint=cpu.footprint,
     ),
     Kind(name="reference", why_not=lambda loaded: None, build=_reference),
 )

@@ -4,7 +4,7 @@ Knows Mistral's and Llama's configurations, and the names and shapes of their te
 transformers' defaults would have a say, or a key means another layer, the checkpoint is not of this layout.
 Importing it does not import torch.
 
-The weights of a Mistral- or Llama-like checkpoint as the lean decoder reads them, without transformers.
+The weights of a Mistral- or Llama-like checkpoint as the CPU decoder reads them, without transformers.
 
 Knows one layer layout (`llms.models.skeleton`) and default rotary embeddings. Refuses to know a
 forward pass, quantization and adapters, and to judge what is wrong with a checkpoint: what is not exactly as

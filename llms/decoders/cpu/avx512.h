@@ -1,33 +1,33 @@
-// What `product.h` needs of AVX-512 (F, BW, VNNI): one register holds 16 lanes.
+// What `matmul.h` needs, with AVX-512 (F, BW, VNNI): one register holds 16 lanes.
 //
-// Products with weights in bf16 take one instruction where the compiler was told of BF16 (AMD from Zen 4 on, Intel
-// from Cooper Lake on), and widen the weights where it was not.
+// If the set includes BF16 (AMD from Zen 4 on, Intel from Cooper Lake on), one instruction multiplies weights in bf16;
+// otherwise they are widened to fp32 first.
 
 #pragma once
 
 namespace {
 
-constexpr int MOST = 8;  // rows of activations at once: their sums fill half of 32 registers
+constexpr int MAX_ROWS = 8;  // rows of activations at once; their sums fill half of the 32 registers
 
 using Lanes = __m512;
 
-ALWAYS_INLINE Lanes all(float x) { return _mm512_set1_ps(x); }
+ALWAYS_INLINE Lanes broadcast(float x) { return _mm512_set1_ps(x); }
 ALWAYS_INLINE Lanes load(const float* from) { return _mm512_loadu_ps(from); }
 ALWAYS_INLINE void store(float* to, Lanes x) { _mm512_storeu_ps(to, x); }
 ALWAYS_INLINE Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
-ALWAYS_INLINE Lanes times(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
-ALWAYS_INLINE Lanes over(Lanes a, Lanes b) { return _mm512_div_ps(a, b); }
+ALWAYS_INLINE Lanes multiply_lanes(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
+ALWAYS_INLINE Lanes divide(Lanes a, Lanes b) { return _mm512_div_ps(a, b); }
 
-ALWAYS_INLINE Lanes halves(const uint8_t* from) {  // 16 of fp16
+ALWAYS_INLINE Lanes load_fp16(const uint8_t* from) {  // 16 numbers in fp16
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
 }
 
-ALWAYS_INLINE Lanes widened(const uint16_t* from) {  // 16 of bf16
+ALWAYS_INLINE Lanes load_bf16(const uint16_t* from) {  // 16 numbers in bf16
     return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
 }
 
-// The sums of 16 registers' lanes.
-ALWAYS_INLINE Lanes across(const Lanes* part) {
+// Returns the sum of the lanes of each of 16 registers.
+ALWAYS_INLINE Lanes sum_lanes(const Lanes* part) {
     Lanes two[8], four[4];
     for (int i = 0; i < 8; ++i)
         two[i] = _mm512_add_ps(_mm512_unpacklo_ps(part[2 * i], part[2 * i + 1]),
@@ -46,14 +46,14 @@ ALWAYS_INLINE Lanes across(const Lanes* part) {
 using Ints = __m512i;
 using Codes = __m512i;
 
-ALWAYS_INLINE Ints none() { return _mm512_setzero_si512(); }
-ALWAYS_INLINE Lanes lanes(Ints x) { return _mm512_cvtepi32_ps(x); }
+ALWAYS_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
+ALWAYS_INLINE Lanes to_float(Ints x) { return _mm512_cvtepi32_ps(x); }
 
-ALWAYS_INLINE Codes nibbles(const uint8_t* words, int p) {
+ALWAYS_INLINE Codes int4_codes(const uint8_t* words, int p) {
     return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(words), 4 * p), _mm512_set1_epi16(15));
 }
 
-ALWAYS_INLINE Codes bytes(const uint8_t* from) {
+ALWAYS_INLINE Codes int8_codes(const uint8_t* from) {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
 }
 
@@ -73,12 +73,12 @@ using Real = uint16_t;
 using Wide = __m512bh;
 using Pairs = __m512bh;
 
-ALWAYS_INLINE Real real(float x) { return narrow(x); }
-ALWAYS_INLINE Wide columns(const uint16_t* from) { return (Wide)_mm512_loadu_si512(from); }
-ALWAYS_INLINE Pairs pairs(const float* x) { return _mm512_cvtne2ps_pbh(load(x + LANES), load(x)); }
+ALWAYS_INLINE Real to_real(float x) { return to_bf16(x); }
+ALWAYS_INLINE Wide load_columns(const uint16_t* from) { return (Wide)_mm512_loadu_si512(from); }
+ALWAYS_INLINE Pairs pair_up(const float* x) { return _mm512_cvtne2ps_pbh(load(x + LANES), load(x)); }
 ALWAYS_INLINE Lanes dot(Lanes sum, Pairs x, Wide weights) { return _mm512_dpbf16_ps(sum, weights, x); }
 
-ALWAYS_INLINE Pairs twice(const Real* two) {
+ALWAYS_INLINE Pairs broadcast_pair(const Real* two) {
     int32_t pair;
     std::memcpy(&pair, two, 4);
     return (Pairs)_mm512_set1_epi32(pair);
@@ -92,7 +92,7 @@ ALWAYS_INLINE Pairs twice(const Real* two) {
 
 namespace {
 
-ALWAYS_INLINE Wide columns(const uint16_t* from) {
+ALWAYS_INLINE Wide load_columns(const uint16_t* from) {
     const __m512i words = _mm512_loadu_si512(from);
     return {(Lanes)_mm512_slli_epi32(words, 16),
             (Lanes)_mm512_and_si512(words, _mm512_set1_epi32(int32_t(0xffff0000)))};

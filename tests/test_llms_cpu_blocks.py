@@ -1,4 +1,4 @@
-"""Weights in 4 bits: the decoder over them, and the file beside the checkpoint that keeps what was found."""
+"""Weights in 4 bits: the decoder over them, and the file next to the checkpoint that keeps them packed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoder_contract import DecoderContract
+from cpu_sets import needs_kernels
 from gguf import quants
 from gguf.constants import GGMLQuantizationType
-from lean_sets import runs
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import tiny_model
 from torch import nn
 
-from llms.decoders.base import Decoder
+from llms.decoders.cpu.decoder import CpuDecoder
+from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
-from llms.lean.codes import CodeFile
-from llms.lean.decoder import LeanDecoder
 
 
 @pytest.fixture(scope="module", name="model")
@@ -34,70 +32,29 @@ def four_bit_model() -> Any:
     return found
 
 
-class TestLeanInFourBits(DecoderContract):
-    """The contract with weights in 4 bits and bf16: its logits are about 0.5, of which bf16 keeps 0.002."""
-
-    tolerance = 0.01
-    machine = False
-
-    @pytest.fixture
-    def model(self, model: Any) -> Any:
-        return model
-
-    @pytest.fixture
-    def tokenizer(self) -> Any:
-        return tiny_tokenizer()
-
-    @pytest.fixture
-    def decoder(self, model: Any) -> Decoder:
-        return LeanDecoder(model, max_slots=16, machine=self.machine)
-
-    def test_the_same_seed_draws_the_same_in_any_batch(
-        self, decoder: Decoder, prompts: list[list[int]]
-    ) -> None:
-        """In bf16 only the same batch gives the same bits: of tokens nearly alike, another may be drawn."""
-        how = [Sampling(temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4)]
-        drawn = []
-        for _ in range(2):
-            tokens = decoder.step([0, 1, 2, 3], prompts, how).tokens
-            assert tokens is not None
-            drawn.append(tokens.tolist())
-            for slot in range(4):
-                decoder.free(slot)
-        assert drawn[0] == drawn[1]
-
-
-@pytest.fixture(params=[False, True], ids=["operators", "machine code"])
-def machine(request: pytest.FixtureRequest) -> bool:
-    """Both ways that 4-bit weights are read, each with a file of its own."""
-    if request.param and not runs():
-        pytest.skip("no C++ compiler, or a CPU without AVX2")
-    return bool(request.param)
-
-
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     (tmp_path / "manifest.json").write_text('{"files": {}}')
     return tmp_path
 
 
+@needs_kernels
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
-def test_batches_of_any_size_give_the_reference_s_logits(model: Any, machine: bool, count: int) -> None:
-    lean, reference = LeanDecoder(model, max_slots=8, machine=machine), ReferenceDecoder(model, max_slots=8)
-    assert lean.four_bit
+def test_batches_of_any_size_give_the_reference_s_logits(model: Any, count: int) -> None:
+    decoder, reference = CpuDecoder(model, max_slots=8), ReferenceDecoder(model, max_slots=8)
+    assert "4-bit" in decoder.describe()
     slots, prompts = list(range(count)), [[(5 * i + j) % 250 for i in range(3 + j)] for j in range(count)]
     for tokens in (prompts, [[7 + slot] for slot in slots], [[9, 11] for _ in slots]):
-        found = lean.step(slots, tokens, all_logits=True).logits
+        found = decoder.step(slots, tokens, all_logits=True).logits
         expected = reference.step(slots, tokens, all_logits=True).logits
         for row, other in zip(found, expected, strict=True):
             assert (row - other).norm() <= 0.02 * other.norm()
 
 
+@needs_kernels
 @pytest.mark.parametrize("length", [1, 4, 5, 6, 40])
-def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(
-    model: Any, machine: bool, length: int
-) -> None:
-    decoder, prompt = LeanDecoder(model, max_slots=4, machine=machine), [(5 * i) % 250 for i in range(length)]
+def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(model: Any, length: int) -> None:
+    decoder, prompt = CpuDecoder(model, max_slots=4), [(5 * i) % 250 for i in range(length)]
     first = decoder.step([0], [prompt], [Sampling()])
     again = [decoder.step([0], [[token]]).logits for token in (3, 4)]
     decoder.fork(0, 2, length - 1)
@@ -108,63 +65,66 @@ def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(
         assert torch.equal(torch.as_tensor(decoder.step([2], [[token]]).logits), torch.as_tensor(row))
 
 
+@needs_kernels
 def test_the_next_process_reads_the_codes_that_this_one_found(
-    model: Any, machine: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = [1, 2, 3]
-    found = LeanDecoder(model, codes=CodeFile(checkpoint), machine=machine).prefill(0, prompt)
+    found = CpuDecoder(model, blocks=BlockFile(checkpoint)).prefill(0, prompt)
     assert sorted(path.suffix for path in checkpoint.iterdir()) == [".json", ".safetensors"]
 
     def refuse(*_: Any) -> Any:
-        raise AssertionError("the codes are at hand")
+        raise AssertionError("the packed weights are at hand")
 
-    monkeypatch.setattr("llms.lean.weights.lattice", refuse)
-    monkeypatch.setattr("llms.lean.pack.lattice", refuse)
-    again = LeanDecoder(model, codes=CodeFile(checkpoint), four_bit=True, machine=machine).prefill(0, prompt)
+    monkeypatch.setattr("llms.decoders.cpu.weights.four_bit_codes", refuse)
+    again = CpuDecoder(model, blocks=BlockFile(checkpoint)).prefill(0, prompt)
     assert torch.equal(found, again)
 
 
 HARMS = ["cut", "empty", "noise", "other weights", "another layout", "folder"]
 
 
+@needs_kernels
 @pytest.mark.parametrize("harm", HARMS)
-def test_codes_of_no_use_are_found_anew(model: Any, machine: bool, checkpoint: Path, harm: str) -> None:
+def test_codes_of_no_use_are_found_anew(model: Any, checkpoint: Path, harm: str) -> None:
     def logits() -> torch.Tensor:
-        return LeanDecoder(model, codes=CodeFile(checkpoint), machine=machine).prefill(0, [1, 2, 3])
+        return CpuDecoder(model, blocks=BlockFile(checkpoint)).prefill(0, [1, 2, 3])
 
-    expected, file = logits(), CodeFile(checkpoint, blocks=machine)
+    expected, file = logits(), BlockFile(checkpoint)
     whole = file.path.read_bytes()
     if harm == "other weights":
         (checkpoint / "manifest.json").write_text('{"files": {"a": 1}}')
     elif harm == "another layout":
-        file._facts["layout" if machine else "torch"] = "9.9"
+        file._metadata["layout"] = "9.9"
         file.write({"0.qkv": torch.zeros(1)})
     elif harm == "folder":
         file.path.unlink()
         file.path.mkdir()
     else:
         file.path.write_bytes({"cut": whole[:-100], "empty": b"", "noise": b"\x07" * 999}[harm])
-    assert CodeFile(checkpoint, blocks=machine).read() is None
+    assert BlockFile(checkpoint).read() is None
     assert torch.equal(logits(), expected)
-    assert harm == "folder" or CodeFile(checkpoint, blocks=machine).read() is not None
+    assert harm == "folder" or BlockFile(checkpoint).read() is not None
     assert not list(checkpoint.glob("*.partial"))
 
 
+@needs_kernels
 def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
-    model: Any, machine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = LeanDecoder(model, codes=CodeFile(tmp_path / "gone"), machine=machine)
+    decoder = CpuDecoder(model, blocks=BlockFile(tmp_path / "gone"))
     assert decoder.prefill(0, [1, 2, 3]).isfinite().all() and not list(tmp_path.iterdir())
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llms.lean.codes.save_file", full)
-    decoder = LeanDecoder(model, codes=CodeFile(tmp_path), machine=machine)
+    monkeypatch.setattr("llms.decoders.cpu.weights.save_file", full)
+    decoder = CpuDecoder(model, blocks=BlockFile(tmp_path))
     assert decoder.prefill(0, [1, 2, 3]).isfinite().all()
     assert not list(tmp_path.iterdir())
 
 
+@needs_kernels
 def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> None:
     from llms.models.checkpoint import damage
     from llms.models.load import LoadSpec, load, make_decoder
@@ -172,5 +132,5 @@ def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> No
     loaded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
     make_decoder(loaded).prefill(0, [1, 2, 3])
     assert loaded.folder is not None
-    assert CodeFile(loaded.folder, blocks=runs()).read() is not None
+    assert BlockFile(loaded.folder).read() is not None
     assert damage(loaded.folder) is None

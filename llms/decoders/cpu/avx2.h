@@ -1,16 +1,16 @@
-// What `product.h` needs of AVX2, FMA and F16C: two registers hold 16 lanes.
+// What `matmul.h` needs, with AVX2, FMA and F16C: two registers hold 16 lanes.
 
 #pragma once
 
 namespace {
 
-constexpr int MOST = 4;  // rows of activations at once: their sums fill half of 16 registers
+constexpr int MAX_ROWS = 4;  // rows of activations at once; their sums fill half of the 16 registers
 
 struct Lanes {
     __m256 low, high;
 };
 
-ALWAYS_INLINE Lanes all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+ALWAYS_INLINE Lanes broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 ALWAYS_INLINE Lanes load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 
 ALWAYS_INLINE void store(float* to, Lanes x) {
@@ -22,26 +22,26 @@ ALWAYS_INLINE Lanes fma(Lanes a, Lanes b, Lanes c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
 
-ALWAYS_INLINE Lanes times(Lanes a, Lanes b) {
+ALWAYS_INLINE Lanes multiply_lanes(Lanes a, Lanes b) {
     return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
 
-ALWAYS_INLINE Lanes over(Lanes a, Lanes b) {
+ALWAYS_INLINE Lanes divide(Lanes a, Lanes b) {
     return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
 }
 
-ALWAYS_INLINE Lanes halves(const uint8_t* from) {  // 16 of fp16
+ALWAYS_INLINE Lanes load_fp16(const uint8_t* from) {  // 16 numbers in fp16
     const __m128i* at = (const __m128i*)from;
     return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
 }
 
-ALWAYS_INLINE __m256 widened_8(const uint16_t* from) {
+ALWAYS_INLINE __m256 load_bf16_8(const uint16_t* from) {
     return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16);
 }
 
-ALWAYS_INLINE Lanes widened(const uint16_t* from) { return {widened_8(from), widened_8(from + 8)}; }
+ALWAYS_INLINE Lanes load_bf16(const uint16_t* from) { return {load_bf16_8(from), load_bf16_8(from + 8)}; }
 
-ALWAYS_INLINE __m256 across_8(const Lanes* part) {
+ALWAYS_INLINE __m256 sum_lanes_8(const Lanes* part) {
     __m256 one[8], two[4];
     for (int i = 0; i < 8; ++i) one[i] = _mm256_add_ps(part[i].low, part[i].high);
     for (int i = 0; i < 4; ++i) two[i] = _mm256_hadd_ps(one[2 * i], one[2 * i + 1]);
@@ -49,27 +49,27 @@ ALWAYS_INLINE __m256 across_8(const Lanes* part) {
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 
-// The sums of the lanes of 16.
-ALWAYS_INLINE Lanes across(const Lanes* part) { return {across_8(part), across_8(part + 8)}; }
+// Returns the sum of the lanes of each of 16 values.
+ALWAYS_INLINE Lanes sum_lanes(const Lanes* part) { return {sum_lanes_8(part), sum_lanes_8(part + 8)}; }
 
 struct Ints {
     __m256i low, high;
 };
 using Codes = Ints;
 
-ALWAYS_INLINE Ints none() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-ALWAYS_INLINE Lanes lanes(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+ALWAYS_INLINE Ints zero_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+ALWAYS_INLINE Lanes to_float(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
 
-ALWAYS_INLINE __m256i nibbles_8(const uint8_t* words, int p) {
+ALWAYS_INLINE __m256i int4_codes_8(const uint8_t* words, int p) {
     const __m256i shifted = _mm256_srli_epi16(_mm256_loadu_si256((const __m256i*)words), 4 * p);
     return p == 3 ? shifted : _mm256_and_si256(shifted, _mm256_set1_epi16(15));
 }
 
-ALWAYS_INLINE Codes nibbles(const uint8_t* words, int p) {
-    return {nibbles_8(words, p), nibbles_8(words + 32, p)};
+ALWAYS_INLINE Codes int4_codes(const uint8_t* words, int p) {
+    return {int4_codes_8(words, p), int4_codes_8(words + 32, p)};
 }
 
-ALWAYS_INLINE Codes bytes(const uint8_t* from) {
+ALWAYS_INLINE Codes int8_codes(const uint8_t* from) {
     const __m128i* at = (const __m128i*)from;
     return {_mm256_cvtepi8_epi16(_mm_loadu_si128(at)), _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1))};
 }
@@ -80,7 +80,7 @@ ALWAYS_INLINE Ints dot(Ints sum, const int16_t* two, Codes codes) {
     const __m256i x = _mm256_set1_epi32(pair);
     sum.low = _mm256_add_epi32(sum.low, _mm256_madd_epi16(codes.low, x));
     sum.high = _mm256_add_epi32(sum.high, _mm256_madd_epi16(codes.high, x));
-    asm("" : "+x"(sum.low), "+x"(sum.high));  // or g++ multiplies far ahead, and spills: 1.2 times the time
+    asm("" : "+x"(sum.low), "+x"(sum.high));  // without this, g++ multiplies far ahead and spills registers: 1.2 times the time
     return sum;
 }
 
@@ -90,7 +90,7 @@ ALWAYS_INLINE Ints dot(Ints sum, const int16_t* two, Codes codes) {
 
 namespace {
 
-ALWAYS_INLINE Wide columns(const uint16_t* from) {
+ALWAYS_INLINE Wide load_columns(const uint16_t* from) {
     const __m256i low = _mm256_loadu_si256((const __m256i*)from);
     const __m256i high = _mm256_loadu_si256((const __m256i*)from + 1);
     const __m256i upper = _mm256_set1_epi32(int32_t(0xffff0000));

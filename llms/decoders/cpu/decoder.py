@@ -1,0 +1,366 @@
+"""The CPU decoder: one call of compiled code runs a whole forward pass of a small Mistral-like model.
+
+It takes models in bf16 and reads their weights in 4, 8 or 16 bits, whichever loses nothing. It rounds less
+often than transformers does in bf16: activations keep 16 bits and every sum is in fp32 or int32. A token's
+logits have the same bits in any batch and with any number of threads. Slots are rows of the same `SlotStore`
+that the reference decoder uses.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llms.decoders.base import SlotChecks, StepResult, rows_of
+from llms.decoders.cpu import LARGEST, native, suits
+from llms.decoders.cpu.native import (
+    BITS,
+    BLOCK,
+    LANES,
+    BatchStruct,
+    Forward,
+    LayerStruct,
+    MatrixStruct,
+    ModelStruct,
+)
+from llms.decoders.cpu.weights import HEAD, BlockFile, pack_model
+from llms.decoders.reference import PREFILL_CHUNK, Shape, SlotStore
+from llms.decoders.sampling import Sampling, sample, sample_each
+from llms.errors import UnsupportedModel
+from llms.models.skeleton import Skeleton
+from llms.threads import bound_spinning
+
+CLASSES = ("MistralForCausalLM", "LlamaForCausalLM")
+"""Classes whose layer the kernels implement. `unsupported` checks what may differ inside one."""
+
+MODULES = (
+    "transformers.models.mistral.",
+    "transformers.models.llama.",
+    "transformers.activations",
+    "torch.nn.modules.activation",
+)
+"""Where the modules of such a layer are defined; a Linear must be PyTorch's own."""
+
+ROTARY = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose angles depend on the position only."""
+
+
+class CpuDecoder(SlotChecks):
+    """Decode a small model on the CPU; `llms.decoders.base.Decoder` describes the methods.
+
+        >>> from llms.models.load import LoadSpec, load
+        >>> decoder = CpuDecoder(load(LoadSpec(model="smollm2-135m", device="cpu")).body, max_slots=2)
+        >>> logits = decoder.prefill(0, [1, 4093, 198])
+        >>> logits = decoder.step([0], [[int(logits.argmax())]]).logits
+
+    Args:
+        model: A model that `unsupported` has nothing against. Later changes of its weights have no effect.
+        window: Longest sequence that a slot holds, in tokens; by default the model's
+            `max_position_embeddings`.
+        max_slots: Number of slots.
+        blocks: The file that keeps the packed weights. If None, the weights are packed anew.
+        instructions: Name of the only instruction set to use, one of `native.SETS`; by default the best that
+            this CPU has.
+
+    Raises:
+        UnsupportedModel: The model is not supported, or there are no kernels for this CPU.
+        ValueError: There is no such instruction set.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        window: int | None = None,
+        max_slots: int = 64,
+        blocks: BlockFile | None = None,
+        instructions: str | None = None,
+    ) -> None:
+        reason, kernels = unsupported(model), native.load(instructions)
+        if reason or isinstance(kernels, str):
+            raise UnsupportedModel(f"expected a model that the CPU decoder serves, found {reason or kernels}")
+        config = model.config
+        bound_spinning()
+        self.vocab_size = int(model.lm_head.weight.shape[0])
+        self.window = int(window or config.max_position_embeddings)
+        self.max_slots = max_slots
+        self.device = torch.device("cpu")
+        self._instructions = kernels.instructions.name
+        self._kernels = CpuKernels(kernels.forward, model, packed_weights(model, blocks), self.window)
+        shape = Shape(
+            layers=config.num_hidden_layers,
+            heads=config.num_key_value_heads,
+            key_dim=self._kernels.head_dim,
+            value_dim=self._kernels.head_dim,
+            dtype=torch.bfloat16,
+            device=self.device,
+        )
+        self.bytes_per_token = shape.bytes_per_token
+        self._store = SlotStore(shape, self.window)
+
+    def describe(self) -> str:
+        """Return one line for people: which decoder this is, and what it runs on."""
+        return f"lean (native code for {self._instructions}, {self._kernels.bits}-bit weights) on cpu"
+
+    def length(self, slot: int) -> int:
+        """Return the number of tokens in a slot's cache."""
+        self._check_slot(slot)
+        return self._store.lengths.get(slot, 0)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
+        """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last."""
+        tokens = list(tokens)
+        self._check([slot], [tokens])
+        chunks = [tokens[start : start + PREFILL_CHUNK] for start in range(0, len(tokens), PREFILL_CHUNK)]
+        for chunk in chunks[:-1]:
+            self._forward([slot], [chunk], [])
+        return self._forward([slot], [chunks[-1]], [len(chunks[-1]) - 1])[0]
+
+    @torch.inference_mode()
+    def step(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]] | Tensor,
+        sampling: Sequence[Sampling] | None = None,
+        all_logits: bool = False,
+        given: Tensor | None = None,
+    ) -> StepResult:
+        """Append 1..k tokens to each slot in one pass."""
+        lists, given = rows_of(tokens, given)
+        if given is not None:
+            lists[: len(given)] = [[int(t)] for t in given.tolist()]
+        self._check(slots, lists)
+        if sampling is not None:
+            self._check_sampling(sampling, len(slots))
+        counts = [len(row) for row in lists]
+        ends = [sum(counts[: index + 1]) for index in range(len(counts))]
+        logits = self._forward(slots, lists, range(ends[-1]) if all_logits else [end - 1 for end in ends])
+        lengths, held = self._lengths(slots), [self._store.tokens[slot] for slot in slots]
+        if all_logits:
+            rows = list(torch.split(logits, counts))
+            return StepResult(rows, *(() if sampling is None else sample_each(rows, sampling, lengths, held)))
+        return StepResult(logits, None if sampling is None else sample(logits, sampling, lengths, held))
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """Copy the source's first `length` tokens over the target."""
+        length = self._check_length(source, self.length(source) if length is None else length)
+        self._check_slot(target)
+        if source == target:
+            self.truncate(source, length)
+            return
+        self.free(target)
+        if length:
+            with torch.inference_mode():
+                self._store.copy(source, target, length)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if self._check_length(slot, length) == 0:
+            self.free(slot)
+        else:
+            self._store.truncate(slot, length)
+
+    @torch.inference_mode()
+    def free(self, slot: int) -> None:
+        """Empty a slot."""
+        self._check_slot(slot)
+        self._store.free(slot)
+
+    def _lengths(self, slots: Sequence[int]) -> list[int]:
+        return [self._store.lengths[slot] for slot in slots]
+
+    def _forward(self, slots: Sequence[int], tokens: Sequence[list[int]], keep: Sequence[int]) -> Tensor:
+        """Run one pass and append the tokens; return fp32 [kept, V].
+
+        Args:
+            slots: The slots.
+            tokens: The tokens of each slot.
+            keep: Which tokens give logits, counted over all slots.
+        """
+        store = self._store
+        rows = [store.row(slot) for slot in slots]
+        spans = [
+            range(length, length + len(row)) for length, row in zip(self._lengths(slots), tokens, strict=True)
+        ]
+        store.reserve(max(store.rows.values()) + 1, max(span.stop for span in spans))
+        logits = self._kernels(
+            array("q", chain(*tokens)),
+            array("q", chain(*([row] * len(span) for row, span in zip(rows, spans, strict=True)))),
+            array("q", chain(*spans)),
+            array("q", keep),
+            store,
+        )
+        for slot, row in zip(slots, tokens, strict=True):
+            store.append(slot, row)
+        return logits
+
+
+class CpuKernels:
+    """Calls the compiled code with the weights of one model.
+
+    Args:
+        forward: The compiled code.
+        model: A Mistral-like model in bf16.
+        blocks: Its packed weights, from `pack_model`.
+        window: Number of positions.
+    """
+
+    def __init__(self, forward: Forward, model: Any, blocks: Mapping[str, Tensor], window: int) -> None:
+        self._forward, self._alive = forward, list(blocks.values())
+        inner, config = model.model, model.config
+        self._vocabulary, self._padded = int(model.lm_head.weight.shape[0]), blocks[HEAD].shape[0] * LANES
+        self.bits = min(BITS[tensor.shape[2]] for tensor in blocks.values())
+        embedding = self._keep(inner.embed_tokens.weight)
+        cos, sin = (self._keep(angles) for angles in _rotation(inner.rotary_emb, embedding, window))
+        self.head_dim = cos.shape[1]
+        self._layers = (LayerStruct * len(inner.layers))(
+            *(
+                LayerStruct(
+                    *(_matrix(blocks[f"{index}.{name}"]) for name in ("qkv", "out", "gate_up", "down")),
+                    self._gain(layer.input_layernorm),
+                    self._gain(layer.post_attention_layernorm),
+                )
+                for index, layer in enumerate(inner.layers)
+            )
+        )
+        self._model = ModelStruct(
+            layers=len(inner.layers),
+            width=config.hidden_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=self.head_dim,
+            sliding_window=_sliding_window(config),
+            epsilon=inner.norm.variance_epsilon,
+            layer=self._layers,
+            norm=self._gain(inner.norm),
+            head=_matrix(blocks[HEAD]),
+            embedding=embedding.data_ptr(),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+        )
+
+    def __call__(
+        self, ids: array[int], rows: array[int], positions: array[int], keep: array[int], store: SlotStore
+    ) -> Tensor:
+        """Run one pass, which writes to the KV cache; return the logits fp32 [kept, vocabulary].
+
+        Args:
+            ids: The tokens.
+            rows: The row of `store` that each token belongs to.
+            positions: Its position there.
+            keep: Indexes of the tokens that give logits.
+            store: The KV cache, with room for the tokens.
+
+        Raises:
+            MemoryError: There was no memory for the pass. The KV cache is as before.
+        """
+        logits = torch.empty(len(keep), self._padded)
+        layer_stride, row_stride, head_stride = store.keys.stride()[:3]
+        batch = BatchStruct(
+            count=len(ids),
+            kept=len(keep),
+            ids=ids.buffer_info()[0],
+            rows=rows.buffer_info()[0],
+            positions=positions.buffer_info()[0],
+            keep=keep.buffer_info()[0],
+            keys=store.keys.data_ptr(),
+            values=store.values.data_ptr(),
+            layer_stride=layer_stride,
+            row_stride=row_stride,
+            head_stride=head_stride,
+            logits=logits.data_ptr(),
+        )
+        self._model.threads = torch.get_num_threads()
+        self._forward(self._model, batch)
+        return logits[:, : self._vocabulary]
+
+    def _gain(self, norm: Any) -> int:
+        return self._keep(norm.weight.float()).data_ptr()
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """Return a contiguous tensor that lives as long as this object, which holds addresses only."""
+        self._alive.append(tensor.detach().contiguous())
+        return self._alive[-1]
+
+
+def packed_weights(model: Any, blocks: BlockFile | None = None) -> Mapping[str, Tensor]:
+    """Return the packed weights of a model: those in the file, else new ones, which are written to it."""
+    found = blocks.read() if blocks else None
+    if found:
+        return found
+    found = pack_model(model)
+    if blocks:
+        blocks.write(found)
+    return found
+
+
+def unsupported(model: Any) -> str | None:
+    """Return why the CPU decoder does not take a model, in a few words; None if it does."""
+    if not isinstance(model, Skeleton) and (reason := _other_architecture(model)):
+        return reason
+    dtypes = {p.dtype for p in model.parameters()}
+    if dtypes != {torch.bfloat16}:
+        return f"weights in {', '.join(sorted(map(str, dtypes)))}, not all in bfloat16"
+    if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
+        return f"{size:,} weights, more than {LARGEST:,}"
+    if not suits(model.config.to_dict()):
+        return "sizes that the kernels do not support"
+    return native.missing()
+
+
+def _other_architecture(model: Any) -> str | None:
+    """Return how a transformers model differs from those that the kernels implement."""
+    kind = type(model).__name__
+    if kind not in CLASSES:
+        return f"a {kind}, not one of {', '.join(CLASSES)}"
+    if (devices := {str(p.device) for p in model.parameters()}) != {"cpu"}:
+        return f"weights on {', '.join(sorted(devices))}, not all on cpu"
+    if reason := next((reason for layer in model.model.layers if (reason := _other_layer(layer))), None):
+        return reason
+    config = model.config
+    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rotary not in ROTARY:
+        return f"rope_type {rotary!r}"
+    if len(set(getattr(config, "layer_types", None) or ())) > 1:
+        return "layers of several kinds of attention"
+    if config.hidden_act != "silu":
+        return f"hidden_act {config.hidden_act!r}"
+    return None
+
+
+def _other_layer(layer: Any) -> str | None:
+    """Return what a layer has that Mistral's has not; adapters and quantizers insert other modules."""
+    for module in layer.modules():
+        kind = type(module)
+        if kind is nn.Linear and module.bias is not None:
+            return "a Linear with a bias"
+        if kind is not nn.Linear and not kind.__module__.startswith(MODULES):
+            return f"a layer with {kind.__name__}"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return "a layer with a forward hook"
+    return None
+
+
+def _sliding_window(config: Any) -> int:
+    if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
+        return 0
+    return int(getattr(config, "sliding_window", None) or 0)
+
+
+@torch.inference_mode()
+def _rotation(rotary: Any, embedding: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines bf16 [window, head dim]; the first half of the sines is negated."""
+    cos, sin = rotary(embedding[:1], torch.arange(window)[None])
+    low, high = sin[0].chunk(2, -1)
+    return cos[0], torch.cat([-low, high], -1)
+
+
+def _matrix(blocks: Tensor) -> MatrixStruct:
+    groups, width, size = blocks.shape
+    return MatrixStruct(groups, width * BLOCK, BITS[size], blocks.data_ptr())
