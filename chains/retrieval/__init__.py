@@ -1,7 +1,13 @@
-"""Local documents: loaders, splitting, embeddings, manifest, index, ingest and search.
+"""Local documents: ingested from files, split, embedded, and searched with citations.
 
-Knows no language model. Names are imported when they are asked for, so that importing this package costs
-nothing and never imports torch.
+    from chains.retrieval import DocumentStore
+
+    store = DocumentStore("store")
+    store.ingest("docs")
+    documents = store.retriever(k=4).invoke("When do the ferries sail?")
+
+No language model is involved. Names are imported on first use, so importing this package is free and never
+imports torch.
 """
 
 import lazy_loader

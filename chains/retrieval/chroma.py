@@ -490,7 +490,8 @@ class NearestNeighbours:
         self._refused = ""
         self._retry_at = math.inf
         if kind == "chroma":
-            target = server or str(Path(manifest.folder) / "chroma")
+            # Chroma caches clients by path, and a relative path means another folder after a chdir.
+            target = server or str(Path(manifest.folder).absolute() / "chroma")
             self._chroma = ChromaIndex(target, manifest.store_id)
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:

@@ -267,7 +267,7 @@ def _lowered(value: object) -> str | None:
 def _refuse_index_without_manifest(folder: Path) -> None:
     if (folder / "chroma").exists():
         raise StoreDamaged(
-            f"expected {FILE_NAME!r} beside the index in {str(folder)!r}, found the index alone, which "
+            f"expected {FILE_NAME!r} next to the index in {str(folder)!r}, found the index alone, which "
             f"holds no text; delete {str(folder / 'chroma')!r} and ingest again"
         )
 

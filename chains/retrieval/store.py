@@ -186,7 +186,9 @@ class DocumentStore:
     def remove(self, source: str | os.PathLike[str]) -> list[str]:
         """Remove a source, or all sources in a folder; return the paths that were removed.
 
-        store.remove("docs/old.md")
+            removed = store.remove("docs/old.md")
+
+        The files themselves are not touched. The next ingest of their folder adds them again.
         """
         given = os.fspath(source)
         full = os.path.realpath(given)
@@ -226,7 +228,7 @@ class DocumentStore:
     def search(self, query: str, options: SearchOptions | None = None) -> list[Hit]:
         """Return the chunks that answer `query` best.
 
-            hits = store.search("force majeure", SearchOptions(k=8, filter={"type": "pdf"}))
+            hits = store.search("When do the ferries sail?", SearchOptions(k=8, filter={"type": "text"}))
             print(hits[0].chunk.source, hits[0].text)
 
         Raises:
@@ -263,9 +265,12 @@ class DocumentStore:
         reranker: Reranker | None = None,
         fetch_k: int = 30,
     ) -> StoreRetriever:
-        """Return a LangChain retriever over the store; the arguments are those of `SearchOptions`.
+        """Return a LangChain retriever over the store.
 
-        chain = rag_chain(model, store.retriever(k=4, filter={"source": "docs/"}))
+            retriever = store.retriever(k=4, filter={"source": "docs/"})
+            documents = retriever.invoke("When do the ferries sail?")
+
+        The arguments are those of `SearchOptions`.
         """
         SearchOptions(k=k, mode=mode, fetch_k=fetch_k, neighbours=neighbours)
         return StoreRetriever(

@@ -71,27 +71,27 @@ _PARSERS = {
     "ipynb": "data:parse_ipynb",
 }
 KINDS = frozenset(_PARSERS)
-# Plain text of any structure is read by our own linear code; everything else goes through a limited child.
+# These are text formats that are read by linear code of our own. All others are parsed in a limited child.
 IN_PROCESS = frozenset({"text", "markdown", "rst", "source"})
 
 
 def kind_of(name: str) -> str | None:
-    """The kind that the file name's suffix tells, or None."""
+    """Return the kind that a file name's suffix stands for, or None."""
     return _SUFFIXES.get(PurePath(name).suffix.lower())
 
 
 def parser_for(kind: str) -> Parser:
-    """The function that reads `kind`; raises KeyError for a kind that is none of `KINDS`."""
+    """Return the function that parses `kind`; raise KeyError for a kind that is not one of `KINDS`."""
     module, _, function = _PARSERS[kind].partition(":")
     parser: Parser = getattr(importlib.import_module(f"chains.retrieval.parsers.{module}"), function)
     return parser
 
 
 def parse(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Parses `{"name": str, "data": bytes, "kind": str}` into `ParsedDocument.to_payload()`.
+    """Parse `{"name": str, "data": bytes, "kind": str}` and return `ParsedDocument.to_payload()`.
 
-    A document that cannot be read gives `{"error": class name, "message": str}` instead of raising, so that
-    the reason crosses the process boundary whole.
+    A document that cannot be parsed returns `{"error": class name, "message": str}` instead of raising, so
+    that the reason crosses the process boundary.
     """
     name, data, kind = str(payload["name"]), bytes(payload["data"]), str(payload["kind"])
     try:
@@ -100,6 +100,6 @@ def parse(payload: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": type(error).__name__, "message": str(error)}
     except RecursionError:
         return {"error": "DamagedDocument", "message": f"expected {kind}, found it nested too deep to read"}
-    except Exception as error:  # any failure of a format library is the document's
+    except Exception as error:  # any failure of a format's library counts as a damaged document
         found = f"{type(error).__name__}: {error}"[:300]
         return {"error": "DamagedDocument", "message": f"expected readable {kind}, found {found!r}"}

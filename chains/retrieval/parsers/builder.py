@@ -1,15 +1,7 @@
-"""Puts a document together piece by piece: text, headings, pages, and a cap on how much there may be.
+"""What the parsers share: a builder for documents, blocks from headings, and a check of ZIP archives.
 
-For formats whose text is not the file's own. Knows offsets; a file that unfolds into more text than the cap
-is refused.
-
-Turns a list of headings with levels into blocks with heading paths.
-
-Shared by every format that has headings; knows offsets and levels only.
-
-Guards for formats that are ZIP archives: what they claim to unfold into is checked first.
-
-The limits of the child process catch what lies about its size.
+`DocumentBuilder` is for formats whose text is not the file's own, such as PDF and HTML. `sections` is for
+formats that keep the file's text, such as Markdown, and only find its headings.
 """
 
 from __future__ import annotations
@@ -22,12 +14,12 @@ from typing import Any, NamedTuple
 from chains.retrieval.document import Block, ParsedDocument
 from chains.retrieval.errors import DamagedDocument, EmptyDocument
 
-# A hundred books; a zip bomb passes it within a second.
+# As much as a hundred books. A decompression bomb exceeds it within a second.
 MAX_CHARS = 40_000_000
 
 
-class Builder:
-    """Collects pieces of text in order and hands over one document."""
+class DocumentBuilder:
+    """Collects text, headings and pages in order and makes one document of them."""
 
     def __init__(self, name: str, kind: str) -> None:
         self.name = name
@@ -40,7 +32,7 @@ class Builder:
         self._page: int | None = None
 
     def add(self, piece: str, end: str = "\n") -> None:
-        """Appends text; raises DamagedDocument where the document passes the cap."""
+        """Append text; raise DamagedDocument if the document becomes too long."""
         if not piece:
             return
         self._length += len(piece) + len(end)
@@ -52,7 +44,7 @@ class Builder:
         self._pieces.append(piece + end)
 
     def heading(self, text: str, level: int) -> None:
-        """Starts a section under a heading, which also stands in the text."""
+        """Start a section with a heading that is part of the text."""
         text = " ".join(text.split())
         if not text:
             return
@@ -63,12 +55,12 @@ class Builder:
         self.add(text, "\n\n")
 
     def page(self, number: int) -> None:
-        """Starts page `number`, from 1."""
+        """Start page `number`, counted from 1."""
         self._close()
         self._page = number
 
     def section(self, label: str) -> None:
-        """Starts a section whose label does not stand in the text."""
+        """Start a section with a label that is not part of the text."""
         self._close()
         self._path = [(1, " ".join(label.split()))]
 
@@ -81,7 +73,7 @@ class Builder:
     def document(
         self, title: str, metadata: Mapping[str, Any] | None = None, empty: str = "nothing to ingest"
     ) -> ParsedDocument:
-        """The document; raises EmptyDocument with the words of `empty` where no text was added."""
+        """Return the document; raise EmptyDocument with the words of `empty` if no text was added."""
         self._close()
         text = "".join(self._pieces)
         if not text.strip():
@@ -96,7 +88,7 @@ class Builder:
 
 
 class Heading(NamedTuple):
-    """A heading: where its line starts, where its body starts, level (1 is the top) and text."""
+    """A heading: the offsets of its line and of the text below it, its level (1 is the top) and its text."""
 
     start: int
     body: int
@@ -105,9 +97,9 @@ class Heading(NamedTuple):
 
 
 def sections(headings: Iterable[Heading], length: int, title: str = "") -> tuple[Block, ...]:
-    """One block for each heading and one for what precedes the first; each starts at its heading's own line.
+    """Return one block for each heading, from its own line on, and one for the text before the first.
 
-    A top heading equal to `title` is left out of the paths: the title stands before them anyway.
+    A top heading equal to `title` is left out of the heading paths, because the title precedes them anyway.
     """
     blocks: list[Block] = []
     path: list[tuple[int, str]] = []
@@ -127,12 +119,16 @@ def sections(headings: Iterable[Heading], length: int, title: str = "") -> tuple
 
 
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
+# An archive may unpack to this many times its size, unless it is small.
 MAX_RATIO = 200
 _SMALL = 8 * 1024 * 1024
 
 
 def check_archive(name: str, data: bytes) -> zipfile.ZipFile:
-    """The archive, opened; raises DamagedDocument where it is none or unfolds suspiciously far."""
+    """Open an archive; raise DamagedDocument if it is not one or claims to unpack to a suspicious size.
+
+    The limits of the child process catch an archive that lies about its size.
+    """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile as error:

@@ -1,7 +1,7 @@
-"""JSON, JSON lines and Jupyter notebooks as text that reads.
+"""JSON, JSON lines and Jupyter notebooks as readable text.
 
-Every value keeps the path of keys that leads to it. Notebook outputs are taken where they are text; images
-are not.
+Every value is written with the path of keys that leads to it. Outputs of notebooks are included if they are
+text.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument
-from chains.retrieval.parsers.builder import Builder
+from chains.retrieval.parsers.builder import DocumentBuilder
 from chains.retrieval.parsers.plain import decode, stem
 
 _OUTPUT_CHARS = 4000
 
 
 def parse_json(name: str, data: bytes) -> ParsedDocument:
-    """JSON: one line a value, `path: value`; a list of records gives a paragraph a record."""
+    """Parse JSON: one line per value, `path: value`; a list of records becomes one paragraph per record."""
     value = _loaded(name, decode(name, data))
-    builder = Builder(name, "json")
+    builder = DocumentBuilder(name, "json")
     records = value if isinstance(value, list) else [value]
     for record in records:
         _record(builder, record)
@@ -30,8 +30,8 @@ def parse_json(name: str, data: bytes) -> ParsedDocument:
 
 
 def parse_jsonl(name: str, data: bytes) -> ParsedDocument:
-    """JSON lines: a paragraph a record; a line that is no JSON is kept as text."""
-    builder = Builder(name, "jsonl")
+    """Parse JSON lines: one paragraph per record; a line that is not JSON is kept as text."""
+    builder = DocumentBuilder(name, "jsonl")
     broken = 0
     lines = [line for line in decode(name, data).split("\n") if line.strip()]
     for line in lines:
@@ -52,14 +52,14 @@ def _loaded(name: str, text: str) -> Any:
         raise DamagedDocument(f"expected JSON in {name!r}, found {str(error)!r}; correct the file") from error
 
 
-def _record(builder: Builder, record: Any) -> None:
+def _record(builder: DocumentBuilder, record: Any) -> None:
     for path, value in _leaves(record):
         builder.add(f"{path}: {value}" if path else value)
     builder.add("\n", "")
 
 
 def _leaves(root: Any) -> Iterator[tuple[str, str]]:
-    """(path of keys, value) of every scalar, in order; no recursion: files nest deeper than the stack."""
+    """Yield (path of keys, value) of every scalar in order; without recursion, which deep files exhaust."""
     pending: list[tuple[str, Any]] = [("", root)]
     while pending:
         path, value = pending.pop()
@@ -82,12 +82,12 @@ def _scalar(value: Any) -> str:
 
 
 def parse_ipynb(name: str, data: bytes) -> ParsedDocument:
-    """Jupyter: Markdown cells with their headings, code cells and their text outputs."""
+    """Parse a notebook: Markdown cells with their headings, code cells with their text outputs."""
     book = _loaded(name, decode(name, data))
     cells = book.get("cells") if isinstance(book, dict) else None
     if not isinstance(cells, list):
         raise DamagedDocument(f"expected a notebook with cells in {name!r}, found none; save it as version 4")
-    builder = Builder(name, "ipynb")
+    builder = DocumentBuilder(name, "ipynb")
     title = ""
     for cell in cells:
         source = _joined(cell.get("source"))
@@ -103,8 +103,8 @@ def parse_ipynb(name: str, data: bytes) -> ParsedDocument:
     return builder.document(title or stem(name), {"language": language})
 
 
-def _markdown(builder: Builder, source: str, title: str) -> str:
-    """Adds a Markdown cell; returns the notebook's title, which the first top heading gives."""
+def _markdown(builder: DocumentBuilder, source: str, title: str) -> str:
+    """Add a Markdown cell; return the notebook's title, which is the first top heading."""
     for line in source.split("\n"):
         marks = len(line) - len(line.lstrip("#"))
         if 1 <= marks <= 6 and line[marks : marks + 1] == " ":

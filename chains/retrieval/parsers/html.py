@@ -1,15 +1,8 @@
-"""HTML and XML: readable text with headings; scripts, styles and navigation left out.
+"""HTML and XML, and the formats that contain HTML: EPUB and e-mail.
 
-lxml's HTML parser never fetches, and the XML parser resolves no entities, so that neither network nor
-expansion attacks work.
-
-EPUB: the book's pages in reading order.
-
-Reads the package file for order, title and author, and each page as HTML. Pictures and styles are left out.
-
-E-mail (.eml): the headers people search by, and the body as text.
-
-Attachments are named, not opened; HTML bodies are read as pages where there is no plain one.
+Scripts, styles, navigation and pictures are left out. lxml's HTML parser fetches nothing and the XML parser
+resolves no entities, so neither network nor expansion attacks work. Attachments of e-mails are named but not
+opened.
 """
 
 from __future__ import annotations
@@ -27,7 +20,7 @@ from lxml import etree, html  # type: ignore[import-untyped]
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument, EmptyDocument
-from chains.retrieval.parsers.builder import Builder, check_archive
+from chains.retrieval.parsers.builder import DocumentBuilder, check_archive
 from chains.retrieval.parsers.plain import decode, stem
 
 _HIDDEN = frozenset({"script", "style", "noscript", "template", "nav", "svg", "head", "iframe", "object"})
@@ -40,14 +33,14 @@ _CELLS = frozenset({"td", "th"})
 
 
 def parse_html(name: str, data: bytes) -> ParsedDocument:
-    """HTML: a block a heading; titled by <title>, else the first <h1>, else the file name."""
-    builder = Builder(name, "html")
+    """Parse HTML: one block per heading; the title is <title> or else the file name."""
+    builder = DocumentBuilder(name, "html")
     title, metadata = add_html(builder, name, data)
     return builder.document(title or stem(name), metadata)
 
 
-def add_html(builder: Builder, name: str, data: bytes) -> tuple[str, dict[str, Any]]:
-    """Adds a page's text to `builder`; returns its title and what its meta elements say."""
+def add_html(builder: DocumentBuilder, name: str, data: bytes) -> tuple[str, dict[str, Any]]:
+    """Add a page's text to `builder`; return its title and the content of its meta elements."""
     if not data.strip():
         raise EmptyDocument(f"expected text in {name!r}, found an empty page; nothing to ingest")
     parser = html.HTMLParser(no_network=True, huge_tree=False, encoding=_declared(name, data))
@@ -59,12 +52,12 @@ def add_html(builder: Builder, name: str, data: bytes) -> tuple[str, dict[str, A
         if key in {"author", "date", "description", "keywords"} and meta.get("content"):
             metadata[key] = meta.get("content")
     body = root.find("body")
-    _Walk(builder).run(body if body is not None else root)
+    _HtmlWalker(builder).run(body if body is not None else root)
     return title, metadata
 
 
 def _declared(name: str, data: bytes) -> str | None:
-    """UTF-8 where the bytes are; None leaves the choice to the page's own declaration."""
+    """Return "utf-8" if the bytes are UTF-8; otherwise None, so that the page's own declaration counts."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -72,10 +65,10 @@ def _declared(name: str, data: bytes) -> str | None:
     return "utf-8"
 
 
-class _Walk:
-    """One pass over the elements, without recursion: pages nest deeper than Python's stack."""
+class _HtmlWalker:
+    """One pass over the elements, without recursion because pages may nest deeper than Python's stack."""
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: DocumentBuilder) -> None:
         self._builder = builder
         self._line: list[str] = []
         self._verbatim = 0
@@ -130,11 +123,11 @@ class _Walk:
 
 
 def parse_xml(name: str, data: bytes) -> ParsedDocument:
-    """XML: the text of its elements, one a line, under the path of the elements that hold it."""
+    """Parse XML: one line per element, with its tag, attributes and text."""
     decode(name, data)
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     root = etree.fromstring(data, parser)
-    builder = Builder(name, "xml")
+    builder = DocumentBuilder(name, "xml")
     for element in root.iter():
         if not isinstance(element.tag, str):
             continue
@@ -151,7 +144,7 @@ def parse_xml(name: str, data: bytes) -> ParsedDocument:
 
 
 def parse_epub(name: str, data: bytes) -> ParsedDocument:
-    """EPUB: a block a heading, in the order of the book's spine; titled by its metadata."""
+    """Parse EPUB: one block per heading, in the order of the book's spine; the title is in its metadata."""
     archive = check_archive(name, data)
     container = _xml(archive, "META-INF/container.xml")
     package_path = next((node.get("full-path") for node in _named(container, "rootfile")), None)
@@ -159,7 +152,7 @@ def parse_epub(name: str, data: bytes) -> ParsedDocument:
         raise DamagedDocument(f"expected an EPUB's package in {name!r}, found none; convert the book anew")
     package = _xml(archive, package_path)
     items = {node.get("id"): node.get("href") or "" for node in _named(package, "item")}
-    builder = Builder(name, "epub")
+    builder = DocumentBuilder(name, "epub")
     for reference in _named(package, "itemref"):
         href = items.get(reference.get("idref"))
         if href:
@@ -174,11 +167,11 @@ def parse_epub(name: str, data: bytes) -> ParsedDocument:
     return builder.document(facts["title"] or stem(name), {"author": facts["creator"], "date": facts["date"]})
 
 
-def _page(builder: Builder, archive: zipfile.ZipFile, path: str) -> None:
+def _page(builder: DocumentBuilder, archive: zipfile.ZipFile, path: str) -> None:
     try:
         data = archive.read(path)
     except KeyError:
-        return  # the package lists a page that is not there; the others are
+        return  # the package lists a page that is missing; the others are read
     try:
         add_html(builder, path, data)
     except (EmptyDocument, etree.ParserError):
@@ -206,7 +199,10 @@ def _content(node: Any) -> str:
 
 
 def parse_eml(name: str, data: bytes) -> ParsedDocument:
-    """E-mail: headers, then the body; titled by its subject, `from`, `to` and `date` as metadata."""
+    """Parse an e-mail: the headers that people search by, then the body; the title is the subject.
+
+    An HTML body is read as a page if there is no plain one. `from`, `to` and `date` are metadata.
+    """
     message = email.message_from_bytes(data, policy=email.policy.default)
     if not isinstance(message, EmailMessage) or not (
         message["from"] or message["subject"] or message["date"]
@@ -214,7 +210,7 @@ def parse_eml(name: str, data: bytes) -> ParsedDocument:
         raise DamagedDocument(
             f"expected an e-mail in {name!r}, found no From, Subject or Date; check the file"
         )
-    builder = Builder(name, "eml")
+    builder = DocumentBuilder(name, "eml")
     headers = {key: _header(message, key) for key in ("from", "to", "cc", "date", "subject")}
     for key, value in headers.items():
         builder.add(f"{key.capitalize()}: {value}" if value else "")
@@ -233,10 +229,10 @@ def _header(message: EmailMessage, key: str) -> str:
     try:
         return " ".join(str(message[key] or "").split())
     except (ValueError, TypeError, IndexError):
-        return ""  # a header that the standard library cannot take apart
+        return ""  # a header that the standard library cannot parse
 
 
-def _body(builder: Builder, name: str, body: MIMEPart) -> None:
+def _body(builder: DocumentBuilder, name: str, body: MIMEPart) -> None:
     if body.get_content_subtype() == "html":
         payload = body.get_payload(decode=True)
         add_html(builder, name, payload if isinstance(payload, bytes) else str(payload).encode())

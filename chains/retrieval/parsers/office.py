@@ -1,11 +1,7 @@
-"""Word and PowerPoint: paragraphs, tables, slides and notes.
+"""Word, PowerPoint, Excel and CSV: paragraphs, slides and tables.
 
-python-docx and python-pptx read the file; a table's rows keep their header. Macros, images and embedded
-objects are left out.
-
-Spreadsheets and delimited text: every row with its header, so that a row found alone speaks for itself.
-
-Formulas are read as the values that were saved with them; nothing is computed.
+Every row of a table is written with the names of its columns, so that a row that is found alone makes sense.
+Formulas are read as the values that were saved with them. Macros, images and embedded objects are left out.
 """
 
 from __future__ import annotations
@@ -19,20 +15,20 @@ from pathlib import PurePath
 from typing import Any
 
 from chains.retrieval.document import ParsedDocument
-from chains.retrieval.parsers.builder import Builder, check_archive
+from chains.retrieval.parsers.builder import DocumentBuilder, check_archive
 from chains.retrieval.parsers.plain import decode, stem
 
 _HEADING = re.compile(r"(?:heading|title)\s*(\d?)", re.IGNORECASE)
 
 
 def parse_docx(name: str, data: bytes) -> ParsedDocument:
-    """DOCX: a block a heading; tables as one line a row, `column: value`."""
+    """Parse DOCX: one block per heading; tables as one line per row, `column: value`."""
     from docx import Document
     from docx.table import Table
 
     check_archive(name, data)
     document = Document(io.BytesIO(data))
-    builder = Builder(name, "docx")
+    builder = DocumentBuilder(name, "docx")
     for item in document.iter_inner_content():
         if isinstance(item, Table):
             rows = [[" ".join(cell.text.split()) for cell in row.cells] for row in item.rows]
@@ -51,12 +47,12 @@ def parse_docx(name: str, data: bytes) -> ParsedDocument:
 
 
 def parse_pptx(name: str, data: bytes) -> ParsedDocument:
-    """PPTX: a block a slide, its number the page, its title the heading; notes behind the slide's text."""
+    """Parse PPTX: one block per slide, with its number as page and its title as heading; notes at its end."""
     from pptx import Presentation
 
     check_archive(name, data)
     deck = Presentation(io.BytesIO(data))
-    builder = Builder(name, "pptx")
+    builder = DocumentBuilder(name, "pptx")
     for number, slide in enumerate(deck.slides, start=1):
         builder.page(number)
         title = slide.shapes.title
@@ -72,7 +68,7 @@ def parse_pptx(name: str, data: bytes) -> ParsedDocument:
     return builder.document(facts.title or stem(name), metadata)
 
 
-def _shape(builder: Builder, shape: Any) -> None:
+def _shape(builder: DocumentBuilder, shape: Any) -> None:
     pending = [shape]
     while pending:
         one = pending.pop(0)
@@ -85,8 +81,8 @@ def _shape(builder: Builder, shape: Any) -> None:
             builder.add(one.text_frame.text.strip())
 
 
-def add_rows(builder: Builder, rows: Sequence[Sequence[str]]) -> None:
-    """Adds a table, each row with the header's names before its values."""
+def add_rows(builder: DocumentBuilder, rows: Sequence[Sequence[str]]) -> None:
+    """Add a table, each row with the column names before its values."""
     if not rows:
         return
     header = rows[0]
@@ -99,20 +95,20 @@ def add_rows(builder: Builder, rows: Sequence[Sequence[str]]) -> None:
 
 
 def row_text(header: Sequence[str], row: Sequence[str]) -> str:
-    """One row as `column: value; …`, empty cells left out."""
+    """Return one row as `column: value; …`, without empty cells."""
     names = [*header, *[""] * (len(row) - len(header))]
     cells = [(name.strip(), value.strip()) for name, value in zip(names, row, strict=False) if value.strip()]
     return "; ".join(f"{name}: {value}" if name else value for name, value in cells)
 
 
-# csv's own limit of 131,072 would refuse a long cell; the file size bounds it anyway.
+# csv's own limit of 131,072 characters would refuse a long cell. The size of the file is the limit here.
 csv.field_size_limit(64 * 1024 * 1024)
 
 
 def parse_csv(name: str, data: bytes) -> ParsedDocument:
-    """CSV and TSV: one line a row, `column: value`; the delimiter is detected."""
+    """Parse CSV or TSV: one line per row, `column: value`; the delimiter is detected."""
     text = decode(name, data)
-    builder = Builder(name, "csv")
+    builder = DocumentBuilder(name, "csv")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(name, text))
     header = next(rows, [])
     count = 0
@@ -135,14 +131,14 @@ def _delimiter(name: str, text: str) -> str:
 
 
 def parse_xlsx(name: str, data: bytes) -> ParsedDocument:
-    """XLSX: a block a sheet, its name the heading; one line a row, `column: value`."""
+    """Parse XLSX: one block per sheet, with its name as heading; one line per row, `column: value`."""
     import openpyxl
 
     check_archive(name, data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # styles and extensions that it leaves out
+        warnings.simplefilter("ignore")  # openpyxl warns about styles and extensions that it skips
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-    builder = Builder(name, "xlsx")
+    builder = DocumentBuilder(name, "xlsx")
     for sheet in book.worksheets:
         builder.section(sheet.title)
         _sheet(builder, _filled(sheet))
@@ -158,7 +154,7 @@ def _filled(sheet: Any) -> Iterator[list[str]]:
             yield cells
 
 
-def _sheet(builder: Builder, rows: Iterator[list[str]]) -> None:
+def _sheet(builder: DocumentBuilder, rows: Iterator[list[str]]) -> None:
     header = next(rows, None)
     if header is None:
         return

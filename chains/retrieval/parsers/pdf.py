@@ -1,7 +1,7 @@
-"""PDF: the text layer page by page.
+"""PDF: the text layer, page by page.
 
-A scan has none, and says so; nothing is recognized from images. Encrypted files open only where the password
-is empty.
+No text is recognized in images, so a scan fails with a message that says so. Encrypted files open only if
+their password is empty.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pypdf import PdfReader
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument
-from chains.retrieval.parsers.builder import Builder
+from chains.retrieval.parsers.builder import DocumentBuilder
 from chains.retrieval.parsers.plain import stem
 
-# What programs write where nobody gave a title.
+# Titles that programs write if the author gave none.
 _NO_TITLES = {"", "untitled", "untitled document", "(untitled)", "unknown", "none"}
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of each oddity that it copes with
 
 
 def parse_pdf(name: str, data: bytes) -> ParsedDocument:
-    """PDF: a block a page, numbered from 1; titled by the file's own metadata where it tells, else its name.
+    """Parse PDF: one block per page, numbered from 1; the title is in the metadata, or else the file's name.
 
     Raises:
-        EmptyDocument: no page has a text layer.
-        DamagedDocument: the file is encrypted with a password.
+        EmptyDocument: No page has a text layer.
+        DamagedDocument: The file is encrypted with a password.
     """
     reader = PdfReader(io.BytesIO(data), strict=False)
     if reader.is_encrypted and not reader.decrypt(""):
         raise DamagedDocument(
             f"expected a readable PDF, found {name!r} locked with a password; save it without"
         )
-    builder = Builder(name, "pdf")
+    builder = DocumentBuilder(name, "pdf")
     for number, page in enumerate(reader.pages, start=1):
         builder.page(number)
         builder.add(_tidy(page.extract_text() or ""), "\n\n")
@@ -55,7 +55,7 @@ def _text(value: Any) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Joins words that were hyphenated at a line's end and drops the spaces lines end with."""
+    """Join words that were hyphenated at the end of a line, and drop spaces at the ends of lines."""
     lines = [line.rstrip() for line in text.split("\n")]
     joined: list[str] = []
     for line in lines:

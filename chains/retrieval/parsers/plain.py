@@ -1,17 +1,8 @@
-r"""Plain text: bytes to characters, and the plain-text parser.
+r"""Plain text, Markdown and reStructuredText, in one linear scan of their lines.
 
-Knows encodings and nothing of structure. Line ends become "\n"; the text is otherwise the file's own, so
-offsets count its lines.
-
-Markdown by a linear scan of its lines: headings (`#` and underlined), fences, front matter.
-
-Keeps the file's own text, so that offsets count its lines; knows nothing of inline markup, which embeds and
-reads well as it is.
-
-reStructuredText by a linear scan: underlined titles, the header fields of a PEP or a field list.
-
-Keeps the file's own text, so that offsets count its lines. docutils is not used: it would lose the offsets,
-and it runs directives (include, raw).
+These formats keep the file's own text, so an offset also gives a line of the file; only line ends become
+"\n". Inline markup stays as it is, because it embeds and reads well. docutils is not used: it would lose the
+offsets, and it runs directives (include, raw).
 """
 
 from __future__ import annotations
@@ -34,18 +25,18 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SNIFF_BYTES = 65_536
-# Classic Mac OS wrote these; in a short text they look as likely as the Windows pages that others wrote.
+# Code pages of classic Mac OS. In a short text they look as likely as the Windows pages that others used.
 _FOREIGN = ["mac_cyrillic", "mac_greek", "mac_iceland", "mac_latin2", "mac_roman", "mac_turkish", "hp_roman8"]
-# Control characters that turn up in text: tab, line feed, form feed, carriage return, escape (terminal logs).
+# Control characters that occur in text: tab, line feed, form feed, carriage return, escape (terminal logs).
 _TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b\x08")
 
 
 def decode(name: str, data: bytes) -> str:
-    """The text of `data`, its encoding detected (byte order mark, UTF-8, then charset-normalizer).
+    """Return `data` as text; the encoding is a byte order mark's, UTF-8, or charset-normalizer's guess.
 
     Raises:
-        EmptyDocument: there is nothing but white space.
-        BinaryDocument: the bytes are no text.
+        EmptyDocument: There is nothing but white space.
+        BinaryDocument: The bytes are not text.
     """
     text = _decode(name, data).replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
@@ -78,7 +69,7 @@ def _detect(name: str, data: bytes) -> str:
     found = from_bytes(data[: 4 * _SNIFF_BYTES], cp_exclusion=_FOREIGN)
     best = found.best()
     western = next((match for match in found if match.encoding == "cp1252"), None)
-    # A short French text looks as good in a Baltic code page; Western Europe's is the likelier one.
+    # A short French text looks as good in a Baltic code page, but the Western European one is more likely.
     if best is not None and western is not None and western.coherence >= best.coherence - 0.1:
         best = western
     if best is None:
@@ -89,7 +80,7 @@ def _detect(name: str, data: bytes) -> str:
 
 
 def looks_binary(head: bytes) -> bool:
-    """Whether the first bytes of a file hold a NUL, or more than 1 in 50 control characters."""
+    """Return whether the first bytes of a file contain a NUL or more than 1 in 50 control characters."""
     if b"\0" in head:
         return True
     controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
@@ -97,12 +88,12 @@ def looks_binary(head: bytes) -> bool:
 
 
 def stem(name: str) -> str:
-    """The file name without folder and suffix: the title of a document that names none."""
+    """Return the file name without folder and suffix, the title of a document that has none."""
     return PurePath(name).stem
 
 
 def parse_text(name: str, data: bytes) -> ParsedDocument:
-    """Plain text: one block, titled by the file's name."""
+    """Parse plain text: one block; the title is the file's name."""
     text = decode(name, data)
     return ParsedDocument(
         text=text, title=stem(name), kind="text", blocks=(Block(start=0, end=len(text)),), metadata={}
@@ -116,10 +107,10 @@ _FRONT_FIELD = re.compile(r"([A-Za-z][\w-]*):[ \t]*(.*)$")
 
 
 def parse_markdown(name: str, data: bytes) -> ParsedDocument:
-    """Markdown: a block a heading; titled by front matter, else the first top heading, else the file name."""
+    """Parse Markdown: one block per heading; the title is in the front matter, or the first top heading."""
     text = decode(name, data)
     front, offset = _front_matter(text)
-    headings = list(_headings(text, offset))
+    headings = list(_markdown_headings(text, offset))
     top = next((h.text for h in headings if h.level == 1), "")
     title = str(front.pop("title", "")) or top or stem(name)
     blocks = sections(headings, len(text), title)
@@ -127,7 +118,7 @@ def parse_markdown(name: str, data: bytes) -> ParsedDocument:
 
 
 def _front_matter(text: str) -> tuple[dict[str, Any], int]:
-    """Scalar fields of a leading `---` block and the offset behind it."""
+    """Return the scalar fields of a leading `---` block, and the offset of the text after it."""
     if not text.startswith("---\n"):
         return {}, 0
     end = text.find("\n---", 3)
@@ -143,9 +134,9 @@ def _front_matter(text: str) -> tuple[dict[str, Any], int]:
     return found, len(text) if after < 0 else after + 1
 
 
-def _headings(text: str, offset: int) -> Iterator[Heading]:
+def _markdown_headings(text: str, offset: int) -> Iterator[Heading]:
     fence = ""
-    previous: tuple[int, str] | None = None  # a line that an underline would make a heading
+    previous: tuple[int, str] | None = None  # a line that becomes a heading if an underline follows
     for start, line in _lines(text, offset):
         if match := _FENCE.match(line):
             mark = match[1]
@@ -158,11 +149,11 @@ def _headings(text: str, offset: int) -> Iterator[Heading]:
         if fence:
             continue
         if match := _ATX.match(line):
-            yield Heading(start, start + len(line) + 1, len(match[1]), _plain(match[2] or ""))
+            yield Heading(start, start + len(line) + 1, len(match[1]), _without_markup(match[2] or ""))
             previous = None
         elif previous and (match := _SETEXT.match(line)):
             level = 1 if match[1][0] == "=" else 2
-            yield Heading(previous[0], start + len(line) + 1, level, _plain(previous[1]))
+            yield Heading(previous[0], start + len(line) + 1, level, _without_markup(previous[1]))
             previous = None
         else:
             usable = line.strip() and not line.startswith(("    ", "\t", ">", "|", "- ", "* ", "+ "))
@@ -177,21 +168,24 @@ def _lines(text: str, offset: int) -> Iterator[tuple[int, str]]:
         offset = end + 1
 
 
-def _plain(heading: str) -> str:
-    """A heading without links and emphasis marks."""
+def _without_markup(heading: str) -> str:
+    """Return a heading without links and emphasis marks."""
     heading = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
     return re.sub(r"[`*]+", "", heading).strip()
 
 
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-_FIELD = re.compile(r":?([A-Za-z][\w-]*):[ \t]+(\S.*)$")
+_RST_FIELD = re.compile(r":?([A-Za-z][\w-]*):[ \t]+(\S.*)$")
 
 
 def parse_rst(name: str, data: bytes) -> ParsedDocument:
-    """reStructuredText: a block a section; titled by a leading `Title:` field, else its first title."""
+    """Parse reStructuredText: one block per section; the title is a `Title:` field or the first title.
+
+    The header fields of a PEP, or a leading field list, are metadata.
+    """
     text = decode(name, data)
-    fields = _fields(text)
-    headings = list(_headings_rst(text))
+    fields = _rst_fields(text)
+    headings = list(_rst_headings(text))
     top = headings[0].text if headings and headings[0].level == 1 and "title" not in fields else ""
     title = str(fields.pop("title", "")) or top or stem(name)
     if "pep" in fields:
@@ -200,12 +194,12 @@ def parse_rst(name: str, data: bytes) -> ParsedDocument:
     return ParsedDocument(text=text, title=title, kind="rst", blocks=blocks, metadata=fields)
 
 
-def _fields(text: str) -> dict[str, Any]:
-    """The RFC 2822 or field-list header at the very top."""
+def _rst_fields(text: str) -> dict[str, Any]:
+    """Return the RFC 2822 header or field list at the very top."""
     found: dict[str, Any] = {}
     key = ""
     for line in text[:20_000].split("\n"):
-        if match := _FIELD.match(line):
+        if match := _RST_FIELD.match(line):
             key = match[1].lower()
             found[key] = match[2].strip()
         elif key and line.startswith((" ", "\t")) and line.strip():
@@ -215,8 +209,8 @@ def _fields(text: str) -> dict[str, Any]:
     return found
 
 
-def _headings_rst(text: str) -> Iterator[Heading]:
-    """Titles by their underline (and overline); a level for each style in the order of appearance."""
+def _rst_headings(text: str) -> Iterator[Heading]:
+    """Find titles by their underline (and overline); each style is a level, in the order of appearance."""
     levels: dict[str, int] = {}
     lines = text.split("\n")
     offsets = [0]

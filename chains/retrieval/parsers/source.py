@@ -1,6 +1,6 @@
-"""Source code, split at its definitions: Python by its syntax tree, others by the look of their lines.
+"""Source code, with one block per definition: Python by its syntax tree, other languages line by line.
 
-Keeps the file's own text, so that offsets count its lines. Code is never run or imported.
+The text is the file's own, so an offset also gives a line of the file. Code is never run or imported.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from chains.retrieval.document import ParsedDocument
 from chains.retrieval.parsers.builder import Heading, sections
 from chains.retrieval.parsers.plain import decode
 
-# A definition that starts at the margin (or one level in, for methods) in the common curly-brace and
-# scripting languages.
+# A definition at the margin, or one level in for methods, in the common curly-brace and scripting languages.
 _MODIFIERS = (
     "export|default|public|private|protected|internal|static|final|abstract|async|unsafe|extern|inline|virtual|"
     r"override|local|data|sealed|open|pub(?:\([a-z]+\))?"
@@ -33,7 +32,7 @@ _DEFINITION = re.compile(
 
 
 def parse_source(name: str, data: bytes) -> ParsedDocument:
-    """Source code: a block a definition, its qualified name the heading."""
+    """Parse source code: one block per definition, with its qualified name as heading."""
     text = decode(name, data)
     headings: list[Heading] | None = None
     if PurePath(name).suffix in {".py", ".pyi"}:
@@ -50,10 +49,10 @@ def parse_source(name: str, data: bytes) -> ParsedDocument:
 
 
 def _python(text: str) -> list[Heading] | None:
-    """Classes, functions and methods of a Python file; None where it does not parse."""
+    """Return the classes, functions and methods of a Python file, or None if it does not parse."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in somebody else's code
+            warnings.simplefilter("ignore")  # the code may have invalid escapes
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
