@@ -1,30 +1,11 @@
-"""What has been asked and what tools have said since: one user's turn of a conversation.
+"""Tool calls of small models: which tool to call, for which part of a message, with which arguments.
 
-Knows messages; refuses to know models and schemas.
-
-Messages that ask for several things at once: which parts, and which tool each part wants.
-
-Knows sentences' joints and the scores of tools; refuses to know grammars and prompts' formats. A small model
-that has written one call does not say by itself whether another is wanted. Parts are asked one by one
-instead, with the very decision that a message of its own gets.
-
-Which tool a small model should call, if any, by log-probabilities.
-
-Knows tools' names and descriptions and a runtime that scores; refuses to know grammars and prompts' formats.
-A 135M model that writes the name picks the right tool in 70 % of cases; asked how probable the message is
-given each tool, it does far better.
-
-Arguments copied from the message: schemas narrowed to spans of a text.
-
-Knows JSON Schema and words; refuses to know models. A small model that writes arguments freely invents them;
-one that may only copy picks well (arguments all right in .65-.70 of 20 cases instead of .55, measured).
-
-Which words of the message become a tool's text arguments: every candidate is scored whole.
-
-Knows a runtime that scores, spans and schemas; refuses to know how calls are written. A small model that
-writes an argument word by word commits itself with the first one ("Send Paul an email": to = "email").
-Scored whole, closing quotation mark included, and no two arguments sharing words, all arguments were right in
-.86 of a tuning half where writing got .70.
+A model of 135 million parameters that writes a tool's name picks the right tool in 70 % of cases. Asked how
+probable the message is given each tool, it does far better. If it writes arguments freely, it invents them;
+if it may only copy spans of the message, it picks well (all arguments right in .65 to .70 of 20 cases
+instead of .55). It also commits itself with the first word of an argument ("Send Paul an email": to =
+"email"). When candidates are scored as a whole, closing quotation mark included, and no two arguments may
+share words, all arguments were right in .86 of a tuning half, where writing reached .70.
 """
 
 from __future__ import annotations
@@ -46,15 +27,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """The last user message and what followed it.
+class UserTurn:
+    """The last user message and the tool results that followed it.
 
     Attributes:
-        question: The user's words.
-        answers: What tools said, errors left out.
-        answered_by: Names of the tools that said it.
-        failures: Number of errors.
-        ends_with: `result`, `error`, or `other` (nothing new from a tool).
+        question: The text of the user message.
+        answers: The results of tools, without errors.
+        answered_by: The names of the tools that gave them.
+        failures: The number of errors.
+        ends_with: `result`, `error`, or `other` if the last message is not from a tool.
     """
 
     question: str
@@ -65,27 +46,31 @@ class Turn:
 
     @property
     def over(self) -> bool:
-        """Whether tools have said what they can: the last one succeeded, or failed for the second time."""
+        """Whether no tool should be called any more: the last call succeeded, or a second one failed."""
         return self.ends_with == "result" or (self.ends_with == "error" and self.failures > 1)
 
     @property
     def text(self) -> str:
-        """What arguments may be copied from: the question, then what tools said."""
+        """The text that arguments may be copied from: the question, then the results of tools."""
         return "\n".join([self.question, *self.answers])
 
 
-def last_turn(messages: Sequence[BaseMessage]) -> Turn:
-    """Return the turn that the last messages belong to."""
+def last_turn(messages: Sequence[BaseMessage]) -> UserTurn:
+    """Return the turn that the last messages belong to.
+
+    >>> last_turn([HumanMessage("What time is it?")]).question
+    'What time is it?'
+    """
     places = [place for place, message in enumerate(messages) if isinstance(message, HumanMessage)]
     if not places:
-        return Turn(question=message_text(messages[-1]))
+        return UserTurn(question=message_text(messages[-1]))
     since = messages[places[-1] + 1 :]
     names = {call["id"]: call["name"] for m in since if isinstance(m, AIMessage) for call in m.tool_calls}
     results = [m for m in since if isinstance(m, ToolMessage)]
     good = [m for m in results if m.status != "error"]
     last = messages[-1]
     ends = ("error" if last.status == "error" else "result") if isinstance(last, ToolMessage) else "other"
-    return Turn(
+    return UserTurn(
         question=message_text(messages[places[-1]]),
         answers=tuple(message_text(m) for m in good),
         answered_by=frozenset(names.get(m.tool_call_id) or m.name or "" for m in good),
@@ -95,12 +80,13 @@ def last_turn(messages: Sequence[BaseMessage]) -> Turn:
 
 
 MARGIN_NATS = 1.0
-"""How much likelier than none a call must be for each part. Of 44 messages, tuning half: 7 of 10 that ask for
-two things got both calls; none of 10 that only look like it, nor any of 44 others, got a second. On the other
-half: 6 of 12 got both, and 2 of 12 that only look like it got a second."""
+"""How much likelier than an answer without a tool a call must be for each part of a message. On the tuning
+half, 7 of 10 messages that ask for two things got both calls, and none of 10 that only look like it nor any
+of 44 others got a second one. On the other half 6 of 12 got both, and 2 of 12 that only look like it got a
+second one."""
 
 MOST_JOINTS = 3
-"""Joints that are tried: each costs two decisions."""
+"""Maximum number of joints that are tried. Each costs two decisions."""
 
 _JOINT = re.compile(
     r"(?:[.;?!,]\s*)?\b(?:and then|and also|and|then|also)\b\s+(?:also\s+|then\s+)?|[.;?!]\s+(?=\w)", re.I
@@ -108,36 +94,44 @@ _JOINT = re.compile(
 _EDGES = " \t\n,;."
 
 
-def requests(runtime: Runtime, question: str, tools: Sequence[Tool]) -> list[tuple[Tool, str]]:
-    """Return each part of a message with the tool it wants; [] where it does not ask for several tools.
+def split_requests(runtime: Runtime, question: str, tools: Sequence[Tool]) -> list[tuple[Tool, str]]:
+    """Return the parts of a message that ask for different tools, each with its tool.
+
+    A small model that has written one call does not say by itself whether another one is needed. So each part
+    is decided like a message of its own.
 
     Args:
         runtime: The model.
         question: The user's message.
-        tools: Candidates; two parts that want the same one are one request.
+        tools: The candidates. Two parts that need the same tool are one request.
+
+    Returns:
+        At least two pairs, or [] if the message does not ask for several tools.
     """
     for left, right in _halves(question):
-        if (first := _wanted(runtime, left, tools)) is None:
+        if (first := _tool_for_part(runtime, left, tools)) is None:
             continue
-        second = _wanted(runtime, right, tools)
+        second = _tool_for_part(runtime, right, tools)
         if second is not None and second is not first:
-            return [(first, left), *(requests(runtime, right, tools) or [(second, right)])]
+            return [(first, left), *(split_requests(runtime, right, tools) or [(second, right)])]
     return []
 
 
 def _halves(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the two sides of each joint, where both have two words or more."""
+    """Yield the two sides of each joint if both have at least two words."""
     found = 0
     for joint in _JOINT.finditer(text):
-        mark = joint[0][0] if joint[0][0] in "?!" else ""  # "How cold is it" reads less like a request
+        mark = (
+            joint[0][0] if joint[0][0] in "?!" else ""
+        )  # "How cold is it" without the mark reads less like a request.
         left, right = text[: joint.start()].strip(_EDGES) + mark, text[joint.end() :].strip(_EDGES)
         if len(left.split()) > 1 and len(right.split()) > 1 and found < MOST_JOINTS:
             found += 1
             yield left, right
 
 
-def _wanted(runtime: Runtime, text: str, tools: Sequence[Tool]) -> Tool | None:
-    """Return the tool that a part wants; None where it may do without one."""
+def _tool_for_part(runtime: Runtime, text: str, tools: Sequence[Tool]) -> Tool | None:
+    """Return the tool that a part of a message needs, or None if it may need none."""
     scores, plain = tool_scores(runtime, text, tools)
     best = max(range(len(tools)), key=scores.__getitem__)
     return tools[best] if scores[best] - plain >= MARGIN_NATS else None
@@ -148,8 +142,8 @@ ToolScorer = Callable[[str, Sequence[str]], Sequence[float]]
 """(message, descriptions of tools) -> similarities in [-1, 1]."""
 
 SIMILARITY_WEIGHT = 80.0
-"""Nats that one unit of similarity is worth. On the tuning half of 100 cases the right tool came first in .98
-of them by log-probability alone, and in all of them with any weight from 40 to 320."""
+"""Nats per unit of similarity. On the tuning half of 100 cases the right tool came first in .98 of them by
+log-probability alone, and in all of them with any weight from 40 to 320."""
 
 CONVERSATION = (
     "chat with the user",
@@ -159,25 +153,26 @@ CONVERSATION = (
     "explain something in words",
     "hold a conversation",
 )
-"""What an answer without a tool may be. Each competes as if it were a tool: with them the decision was right
-in .79 of a labelled tuning half (balanced; .52 against the first alone), with no threshold to tune. The mean
-over three wordings ranked better there (.88 of the pairs instead of .84) but decided no better (.76 to .82
-with trifles of the wording) at three times the cost; subtracting the evidence of messages without content
-(Zhao et al. 2021) changed nothing beyond noise."""
+"""Descriptions of answers without a tool. Each competes as if it were a tool. With all of them the decision
+was right in .79 of a labelled tuning half (balanced), with the first alone in .52, and there is no threshold
+to tune. The mean over three wordings ranked better there (.88 of the pairs instead of .84), but it decided no
+better (.76 to .82 after trivial changes of the wording) at three times the cost. Subtracting the evidence of
+messages without content (Zhao et al. 2021) changed nothing beyond noise."""
 
 _LONGEST = 400
-"""Characters of the message that are scored: what it asks for stands at its ends."""
+"""Number of characters of the message that are scored. A long message makes its request at one of its
+ends."""
 
 
 def describe(tool: Tool) -> str:
-    """Return a tool in one line: its name as words, then its description."""
+    """Return a tool as one line: its name as words, then its description."""
     function = tool["function"]
     words = str(function["name"]).replace("_", " ")
     return f"{words}: {' '.join(str(function.get('description') or '').split())}"
 
 
 def purpose(tool: Tool) -> str:
-    """Return what a tool does, as a verb phrase: the first sentence of its description, else its name."""
+    """Return the purpose of a tool as a verb phrase: the first sentence of its description, or its name."""
     function = tool["function"]
     words = " ".join(str(function.get("description") or "").split())
     first = re.split(r"(?<=[.!?])\s", words, maxsplit=1)[0].rstrip(".!?")
@@ -187,33 +182,34 @@ def purpose(tool: Tool) -> str:
 def tool_scores(
     runtime: Runtime, question: str, tools: Sequence[Tool], *, conversation: bool = True
 ) -> tuple[list[float], float]:
-    """Return (evidence of each tool, evidence of an answer without one), in nats.
+    """Return the evidence for each tool and the evidence for an answer without one, in nats.
 
     Args:
         runtime: The model.
         question: The user's message.
         tools: OpenAI-style tools.
-        conversation: Whether to score answers without a tool; else their evidence is -inf.
+        conversation: Whether to score answers without a tool. If not, their evidence is -inf.
     """
     text = " " + shortened(question)
     kinds = [purpose(tool) for tool in tools] + list(CONVERSATION if conversation else ())
-    scores = [row[0] for row in runtime.score_many([(_wanted_choice(kind), [text]) for kind in kinds])]
+    scores = [row[0] for row in runtime.score_many([(_wish(kind), [text]) for kind in kinds])]
     return scores[: len(tools)], max(scores[len(tools) :], default=-math.inf)
 
 
 def choose_tool(
     runtime: Runtime, question: str, tools: Sequence[Tool], *, must: bool, scorer: ToolScorer | None = None
 ) -> Tool | None:
-    """Return the tool to call; None where the model should answer itself.
+    """Return the tool to call, or None if the model should answer by itself.
 
-    Similarities take part in which tool, not in whether one: they lowered that decision's accuracy.
+    Similarities help to decide which tool is called, but not whether one is called: there they lowered the
+    accuracy.
 
     Args:
         runtime: The model.
         question: The user's message.
-        tools: Candidates, at least one.
+        tools: The candidates, at least one.
         must: Whether a tool has to be called.
-        scorer: Optional similarities.
+        scorer: Optional; computes similarities.
     """
     if must and len(tools) == 1:
         return tools[0]
@@ -227,13 +223,13 @@ def choose_tool(
 
 
 def shortened(text: str) -> str:
-    """Return a text's two ends where it is long."""
+    """Return a text, or its two ends if it is long."""
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
-def _wanted_choice(kind: str) -> str:
-    # "Find flights" is a sentence's first word, "SQL query" is a name.
+def _wish(kind: str) -> str:
+    # The first word of "Find flights" begins a sentence and is lowered; that of "SQL query" is a name.
     lowered = kind[:1].lower() + kind[1:] if kind[1:2].islower() else kind
     return f"The user wants the assistant to {lowered}. The user says:"
 
@@ -241,27 +237,27 @@ def _wanted_choice(kind: str) -> str:
 MAX_WORDS = 80
 MAX_SPAN = 12
 MAX_SPANS = 1500
-"""Bounds on the enumerated spans: 300 of them compile in 8 ms."""
+"""Limits on the number of spans: 300 of them compile in 8 ms."""
 
 _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w])")
 _QUOTES = ("\"'`\u201c\u2018\u00ab\u300c\u300e", "\"'`\u201d\u2019\u00bb\u300d\u300f")
 """Opening and closing quotation marks: ASCII, curly, guillemets, Japanese."""
-_EDGES_spans = " \t\n.,;:!?()[]{}<>\u201e\u3001\u3002\uff0c\uff01\uff1f\uff08\uff09" + "".join(_QUOTES)
+_PUNCTUATION = " \t\n.,;:!?()[]{}<>\u201e\u3001\u3002\uff0c\uff01\uff1f\uff08\uff09" + "".join(_QUOTES)
 _QUOTED = re.compile(f"[{_QUOTES[0]}]([^{_QUOTES[1]}]{{1,200}})[{_QUOTES[1]}]")
 _HELD = re.compile(r"\d").search
 _FREE = {"enum", "const", "pattern", "format", "anyOf", "oneOf", "allOf", "$ref"}
 
 
 def spans(text: str) -> list[str]:
-    """Return what may be copied from a text: runs of its words, without the punctuation around them."""
+    """Return the spans that may be copied from a text: runs of words, without the punctuation around them."""
     words = list(_WORD.finditer(text))[:MAX_WORDS]
     found: dict[str, None] = {}
     for inner in _QUOTED.findall(text):
         found[inner.strip()] = None
     for size in range(1, MAX_SPAN + 1):
         for first in range(len(words) - size + 1):
-            piece = text[words[first].start() : words[first + size - 1].end()].strip(_EDGES_spans)
+            piece = text[words[first].start() : words[first + size - 1].end()].strip(_PUNCTUATION)
             piece = re.sub(r"'s$", "", piece)
             if piece and "\n" not in piece:
                 found[piece] = None
@@ -271,12 +267,16 @@ def spans(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int | float]:
-    """Return the numbers that a text holds."""
+    """Return the numbers in a text.
+
+    >>> numbers("3 nights at 49.50")
+    [3, 49.5]
+    """
     return [float(n) if "." in n else int(n) for n in dict.fromkeys(_NUMBER.findall(text.replace(",", "")))]
 
 
 def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Narrow the top-level strings and numbers of a tool's parameters to what the message holds.
+    """Return the parameters of a tool with its top-level strings and numbers limited to those in a message.
 
     Args:
         schema: An object schema.
@@ -293,7 +293,7 @@ def limited_to_spans(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 
 def _is_map(schema: Any) -> bool:
-    """Tell whether a value is an object of any keys: no words of a message are one."""
+    """Return whether a value is an object with arbitrary keys, which cannot be copied from a message."""
     if not isinstance(schema, Mapping):
         return False
     return any(map(_is_map, schema.get("anyOf", ()))) or (
@@ -302,7 +302,7 @@ def _is_map(schema: Any) -> bool:
 
 
 def _named(schema: Any, text: str) -> Any:
-    """Narrow an enum to the values that the message names, where it names some."""
+    """Limit an enum to the values that the message names, if it names any."""
     if not isinstance(schema, Mapping):
         return schema
     if isinstance(values := schema.get("enum"), list):
@@ -315,7 +315,7 @@ def _named(schema: Any, text: str) -> Any:
 
 
 def _says(text: str, value: str) -> bool:
-    """Tell whether a text has a value as words of its own; two letters ("in") are words too often."""
+    """Return whether a text contains a value as separate words. Values of two letters ("in") do not count."""
     words = re.escape(value.replace("_", " "))
     found = re.search(rf"(?<!\w){words}(?!\w)", text.replace("_", " "), re.IGNORECASE)
     return found is not None and len(value) > 2
@@ -324,13 +324,13 @@ def _says(text: str, value: str) -> bool:
 def candidates(text: str, schema: Mapping[str, Any], argument: Mapping[str, Any] | None = None) -> list[str]:
     """Return the spans that may become a text argument.
 
-    A number goes to the argument that is one: where the tool takes as many numbers as the message holds, "50
-    dollars" gives the amount 50 and never the currency "50 dollars".
+    If the tool takes as many numbers as the message has, spans with digits are left out: "50 dollars" then
+    gives the amount 50, and never the currency "50 dollars".
 
     Args:
         text: The message to copy from.
         schema: The tool's parameters, an object schema.
-        argument: The argument's own schema, for its length bounds.
+        argument: The argument's own schema, for its length limits.
     """
     found = spans(text)
     kinds = [
@@ -377,18 +377,18 @@ def _in_range(number: float, schema: Mapping[str, Any], *, whole: bool) -> bool:
 
 
 SCORED = 24
-"""Candidates an argument that are scored whole: those whose first token is the most probable."""
+"""Number of candidates per argument that are scored as a whole: those with the most probable first token."""
 
 _COMBINATIONS = 512
 _PLAIN = {"type", "title", "description", "minLength", "maxLength"}
 
 
 def copied_arguments(runtime: Runtime, opened: str, function: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Narrow a tool's parameters to what the message holds, each text argument to its best span.
+    """Return the parameters of a tool limited to what the message contains, each text to its best span.
 
     Args:
         runtime: The model.
-        opened: The prompt up to the arguments.
+        opened: The prompt up to the beginning of the arguments.
         function: The tool: its `name`, `description` and `parameters`.
         text: The message to copy from.
     """
@@ -409,7 +409,7 @@ def copied_arguments(runtime: Runtime, opened: str, function: Mapping[str, Any],
 
 
 def _naming(function: Mapping[str, Any]) -> set[str]:
-    """Return the words that name a tool and its arguments: "email" and "subject" are no addressee."""
+    """Return the words that name a tool and its arguments. "email" and "subject" are not addressees."""
     names = [
         function["name"],
         function.get("description") or "",
@@ -419,7 +419,7 @@ def _naming(function: Mapping[str, Any]) -> set[str]:
 
 
 def _without(found: Sequence[str], naming: set[str], text: str) -> list[str]:
-    """Leave out single words that only name the tool, but where the message quotes them."""
+    """Leave out single words that only name the tool, unless the message quotes them."""
 
     def quoted(span: str) -> bool:
         return any(f"{mark}{span}{mark}" in text for mark in "'\"")
@@ -450,14 +450,14 @@ def _scores(
 
 
 def _largest(values: Sequence[float], count: int) -> list[int]:
-    """Return the places of the largest values."""
+    """Return the indices of the largest values."""
     return sorted(range(len(values)), key=lambda i: -values[i])[:count]
 
 
 def _best(scored: Mapping[str, Sequence[tuple[float, str]]], text: str) -> dict[str, str]:
-    """Choose one span an argument, the most probable together among those that share no words.
+    """Choose one span per argument: the most probable combination in which no two spans share words.
 
-    Where every combination shares some, each argument takes its own best.
+    If all combinations share words, each argument takes its own best span.
     """
     most = max(2, int(_COMBINATIONS ** (1 / len(scored))))
     rows = [row[:most] for row in scored.values()]
@@ -471,7 +471,7 @@ def _best(scored: Mapping[str, Sequence[tuple[float, str]]], text: str) -> dict[
 
 
 def _apart(text: str, one: str, other: str) -> bool:
-    """Tell whether two spans can stand at places of the text that do not overlap."""
+    """Return whether two spans occur in the text at places that do not overlap."""
     first, second = ([m.start() for m in re.finditer(re.escape(span), text)] for span in (one, other))
     return any(a + len(one) <= b or b + len(other) <= a for a in first for b in second)
 

@@ -16,7 +16,7 @@ from llms.call import Call, text_call
 from llms.grammar.grammar import LazyConstraint, json_of, union
 from llms.grammar.schema import OPTIONS, check_schema, prepared
 from llms.prompts import message_text
-from llms.small import ToolScorer, choose_tool, copied_arguments, last_turn, requests
+from llms.small import ToolScorer, choose_tool, copied_arguments, last_turn, split_requests
 from llms.tool_calls.format import ToolFormat
 from llms.tool_calls.output import ArgumentsTranslator, CallsTranslator
 
@@ -84,7 +84,7 @@ def plan_tools(
         return answer()
     # A tool that has answered is not asked the same again while another one is left.
     chosen = [tool for tool in chosen if _name(tool) not in turn.answered_by] or chosen
-    if parallel and len(chosen) > 1 and (parts := requests(runtime, turn.question, chosen)):
+    if parallel and len(chosen) > 1 and (parts := split_requests(runtime, turn.question, chosen)):
         return _several(runtime, messages, params, parts, copy=copy)
     tool = choose_tool(runtime, turn.question, chosen, must=choice != "auto", scorer=scorer)
     if tool is None:
