@@ -31,7 +31,7 @@ from llms.decoders.cpu.native import load as load_kernels
 from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
-from llms.models.load import LoadSpec, load
+from llms.models.load import LoadSettings, load
 from llms.models.loaded import LoadedModel
 
 TEXT = "The river rises in the mountains and flows through three countries before it reaches the sea. " * 60
@@ -99,9 +99,9 @@ def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[s
 
 def cpu_decoders(loaded: LoadedModel) -> dict[str, Decoder]:
     """Return the CPU decoder by instruction set, best first; none in an installation without native code."""
-    blocks = BlockFile(loaded.folder) if loaded.folder else None
+    blocks = BlockFile(loaded.checkpoint.folder) if loaded.checkpoint else None
     names = [one.name for one in SETS if not isinstance(load_kernels(one.name), str)]
-    return {name: CpuDecoder(loaded.model, blocks=blocks, instructions=name) for name in names}
+    return {name: CpuDecoder(loaded.weights, blocks=blocks, instructions=name) for name in names}
 
 
 def start(loaded: LoadedModel) -> dict[str, float]:
@@ -111,7 +111,7 @@ def start(loaded: LoadedModel) -> dict[str, float]:
         if not isinstance(kernels := load_kernels(one.name), str):
             once[f"self-test {one.name}"] = seconds(partial(self_test, kernels.forward))
     if once:
-        once["pack"] = seconds(lambda: CpuDecoder(loaded.model))
+        once["pack"] = seconds(lambda: CpuDecoder(loaded.weights))
     return once
 
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder of texts: measure perplexity too")
     parser.add_argument("--texts", type=int, default=24)
     options = parser.parse_args()
-    loaded = load(LoadSpec(model=options.model, dtype=options.dtype, device="cpu"))
+    loaded = load(LoadSettings(model=options.model, dtype=options.dtype, device="cpu"))
     ids = loaded.tokenizer(TEXT)["input_ids"]
     result: dict[str, Any] = {
         "benchmark": "cpu_decode",

@@ -103,11 +103,12 @@ def bare_linears(tokens: int) -> float:
 
 def start_seconds(model: Any, cache: Path) -> tuple[Any, dict[str, float]]:
     """Repack, compile and capture; return the decoder and the parts' times in seconds."""
-    from llms.decoders.cuda import FastDecoder
+    from llms.decoders.cuda.decoder import CudaDecoder
+    from llms.models.weights import weights_of
 
     torch.cuda.synchronize()
     began = time.perf_counter()
-    decoder = FastDecoder(model, max_slots=64, window=8192, cache_tokens=64 * 640, cache=cache)
+    decoder = CudaDecoder(weights_of(model), max_slots=64, window=8192, cache_tokens=64 * 640, cache=cache)
     torch.cuda.synchronize()
     built = time.perf_counter()
     for bucket in decoder.graphs.buckets:

@@ -33,9 +33,9 @@ def measure_acceptance(
     if data is None or not (data / "peps").is_dir():
         raise SystemExit(f"expected --data to name a folder with peps/, found {data}")
     from llms.engine.engine import Engine
-    from llms.models.load import LoadSpec, load, make_decoder
+    from llms.models.load import LoadSettings, load, make_decoder
 
-    loaded = load(LoadSpec(model="smollm2-135m", device="cpu"))
+    loaded = load(LoadSettings(model="smollm2-135m", device="cpu"))
     engine = Engine(make_decoder(loaded, max_slots=BATCH + 2, window=2048))
     return {
         "summaries": _runs(loaded, engine, _summaries(data), seconds / 2, temperature),

@@ -159,11 +159,16 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("expected a CUDA GPU, found none: run this on the machine that has one")
-    from llms.decoders.cuda import FastDecoder
+    from llms.decoders.cuda.decoder import CudaDecoder
     from llms.decoders.cuda.synthetic import synthetic_model
+    from llms.models.weights import weights_of
 
-    decoder: Any = FastDecoder(
-        synthetic_model("cuda"), max_slots=72, window=8192, cache_tokens=64 * 640, cache=options.cache
+    decoder: Any = CudaDecoder(
+        weights_of(synthetic_model("cuda")),
+        max_slots=72,
+        window=8192,
+        cache_tokens=64 * 640,
+        cache=options.cache,
     )
     decode = tokenizer(decoder.vocab_size)
     result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "batch": {}}

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import MistralForCausalLM
 
-    from llms.models.load import LoadSpec, load, make_decoder
+    from llms.models.load import LoadSettings, load, make_decoder
     from llms.quiet import quiet
 
     assert MistralForCausalLM is not None  # imported before the clock starts
@@ -49,7 +50,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     if way in PLAIN:
         model, loaded = plain(args.folder, device, nf4="nf4" in way), None
     else:
-        spec = LoadSpec(
+        spec = LoadSettings(
             model=str(args.folder),
             quantization="nf4" if "nf4" in way else "none",
             device=device,
@@ -72,7 +73,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
             decoder.free(0)
             decoder.prefill(0, tokens)
         decoder.step([0], [[5]])
-        found |= {"decoder": decoder.describe(), "plan": vars(loaded.memory)}
+        found |= {"decoder": decoder.describe(), "plan": asdict(loaded.memory)}
         found |= {"planned_bytes": loaded.memory.total}
     return found | {"peak_bytes": probe.peak(), "logits": logits.tolist()}
 

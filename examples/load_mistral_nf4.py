@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from llms import ChatLocal, ChatMistralNF4
-from llms.models.load import LoadSpec, load
+from llms.models.load import LoadSettings, load
 
 
 def the_usual_recipe(folder: str) -> tuple[Any, Any]:
@@ -37,7 +37,9 @@ def main() -> None:
     """Load both ways, compare the logits of one prompt, then ask a question."""
     name = sys.argv[1] if len(sys.argv) > 1 else "auto"
     logging.disable_progress_bar()
-    ours = load(LoadSpec(model=name, quantization="nf4", notify=lambda line: print(line, file=sys.stderr)))
+    ours = load(
+        LoadSettings(model=name, quantization="nf4", notify=lambda line: print(line, file=sys.stderr))
+    )
     assert ours.memory is not None
     print(
         f"ours: {ours.name}, {ours.quantization} on {ours.device}, window {ours.window:,} tokens, planned "

@@ -13,6 +13,8 @@ __all__ = [
     "LocalLLM",
     "MistralNF4",
     "Scorer",
+    "diagnose",
     "find_scorer",
+    "models",
 ]
 __getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)

@@ -36,12 +36,11 @@ from llms.call import Call, text_call
 from llms.errors import BadRequest
 from llms.grammar.schema import plain_schema
 from llms.models.catalog import AUTO, EMBEDDED, find
-from llms.params import ALIASES, GenerationParams, renamed, stop_strings
+from llms.params import ALIASES, GenerationParams, LoadSettings, renamed, stop_strings
 from llms.structured import ToolsAndSchemas, checked_tools, normal_choice
 
 if TYPE_CHECKING:
     from llms.call import Call
-    from llms.models.load import LoadSpec
     from llms.protocols import Prompt, ScoreRequest
     from llms.runtime import Runtime
 
@@ -185,7 +184,7 @@ class LocalFields(Serializable):
         if self.adopted is not None and model in (None, self.model):
             runtime: Runtime = self.adopted
             return runtime
-        return shared(self.load_spec(model), decoder=self.decoder, max_slots=self.max_slots)
+        return shared(self.load_settings(model), decoder=self.decoder, max_slots=self.max_slots)
 
     def loaded_runtime(self) -> Runtime | None:
         """Return the loaded model where something has needed it already; loads nothing."""
@@ -194,13 +193,11 @@ class LocalFields(Serializable):
         if self.adopted is not None:
             adopted: Runtime = self.adopted
             return adopted
-        return find_shared(self.load_spec(), decoder=self.decoder, max_slots=self.max_slots)
+        return find_shared(self.load_settings(), decoder=self.decoder, max_slots=self.max_slots)
 
-    def load_spec(self, model: str | None = None) -> LoadSpec:
+    def load_settings(self, model: str | None = None) -> LoadSettings:
         """Return what to load, for this model or for another one under the same settings."""
-        from llms.models.load import LoadSpec
-
-        return LoadSpec(
+        return LoadSettings(
             model=model or self.model,
             quantization=self.quantization,
             dtype=self.dtype,

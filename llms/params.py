@@ -1,17 +1,26 @@
-"""Generation parameters: a model's defaults, one call's overrides, checked and turned into engine requests.
+r"""Parameters: which model to load and how (`LoadSettings`), and how to generate (`GenerationParams`).
 
-Knows names, ranges and defaults; refuses to know prompts and outputs. Nothing that is asked for is ignored:
-an option that means nothing here is refused by name.
+Nothing that is asked for is ignored: an option that has no meaning here is refused by name. Importing this
+module imports no torch.
+
+    >>> LoadSettings(model="smollm2-135m", device="cpu", window=4096).quantization
+    'auto'
+    >>> GenerationParams(max_tokens=64).merged({"temperature": 0}, stop=["\n"]).stop
+    ('\n',)
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llms.errors import BadRequest
+from llms.models.catalog import AUTO
+from llms.models.checkpoint import Notify, silent
+from llms.models.embedded import Progress, no_progress
 
 if TYPE_CHECKING:
     from llms.engine.request import Constraint, GenerationRequest
@@ -27,6 +36,51 @@ ALIASES = {
     "stop_sequences": "stop",
 }
 """What OpenAI, `transformers`, Ollama and Anthropic call the same options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """What to load and how. Equal settings share one loaded model, so they are hashable.
+
+    Attributes:
+        model: `auto`, a catalog name, a Hub id, a checkpoint folder or a GGUF file.
+        quantization: `auto`, `nf4`, `fp4`, `int8` or `none`.
+        dtype: `bfloat16`, `float16` or `float32`, for the computation and for weights that are not quantized.
+            None: bfloat16, or float16 on a GPU without it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        revision: Branch, tag or commit of a Hub repository.
+        adapter: Folder of a PEFT adapter.
+        merge_adapter: Fold the adapter into the weights, which is faster and cannot be undone.
+        window: Longest sequence in tokens. None: the longest that the model was made for and memory allows.
+        slots: Number of sequences at the full window that the memory plan makes room for.
+        decoder: `auto`, or the name of the decoder to plan memory for.
+        cache_dir: Root of the cache; None for the platform's.
+        keep_quantized: Whether to keep a 4-bit checkpoint in the cache. None: from a billion weights on.
+        require_gpu: Refuse to run on the CPU.
+        notify: Receives a line for the user.
+        progress: Receives the progress of downloads.
+    """
+
+    model: str = AUTO
+    quantization: str = AUTO
+    dtype: str | None = None
+    device: str = AUTO
+    revision: str | None = None
+    adapter: str | Path | None = None
+    merge_adapter: bool = False
+    window: int | None = None
+    slots: int = 1
+    decoder: str = AUTO
+    cache_dir: Path | None = None
+    keep_quantized: bool | None = None
+    require_gpu: bool = False
+    notify: Notify = field(default=silent, compare=False)
+    progress: Progress = field(default=no_progress, compare=False)
+
+    @property
+    def keeps_adapter(self) -> bool:
+        """Return whether an adapter stays a part of its own."""
+        return self.adapter is not None and not self.merge_adapter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -21,7 +21,11 @@ from langchain_core.messages import (
 )
 
 from llms.errors import BadRequest, TextOnly, UnsupportedModel
+from llms.tokenizer import ModelTokenizer
 from llms.tool_calls.format import ToolFormat, calls_text, detect, result_text, short_id, tool_list_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Turn = dict[str, Any]
 
@@ -39,11 +43,11 @@ class PromptBuilder:
     """Renders messages for one tokenizer.
 
     Args:
-        tokenizer: A `transformers` tokenizer.
+        tokenizer: The model's tokenizer, or one of transformers.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: ModelTokenizer | PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer = ModelTokenizer.wrap(tokenizer)
         self._template = _template_text(tokenizer)
         self.tool_format: ToolFormat = detect(self._template)
         self._system: bool | None = None
@@ -244,17 +248,16 @@ def _merged(turns: list[Turn]) -> list[Turn]:
     return merged
 
 
-def _controls(tokenizer: Any) -> re.Pattern[str] | None:
-    """Return a pattern of the texts that a tokenizer reads as control tokens; None where it has none."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    names = {str(token) for token in added if getattr(token, "special", False)}
-    names |= set(getattr(tokenizer, "all_special_tokens", ()))
+def _controls(tokenizer: ModelTokenizer) -> re.Pattern[str] | None:
+    """Return a pattern of the texts that a tokenizer reads as control tokens; None if it has none."""
+    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    names |= set(tokenizer.all_special_tokens)
     longest_first = sorted((name for name in names if len(name) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
-def _template_text(tokenizer: Any) -> str:
-    template = getattr(tokenizer, "chat_template", None)
+def _template_text(tokenizer: ModelTokenizer) -> str:
+    template = tokenizer.chat_template
     if isinstance(template, Mapping):
         return str(template.get("tool_use") or template.get("default") or next(iter(template.values()), ""))
     return str(template or "")

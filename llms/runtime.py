@@ -20,15 +20,16 @@ from langchain_core.messages import BaseMessage
 from llms.engine.engine import Engine
 from llms.engine.prefix import common_prefix
 from llms.errors import BadRequest
-from llms.models.load import LoadedModel, LoadSpec, load, make_decoder
+from llms.models.load import LoadedModel, load, make_decoder
+from llms.params import LoadSettings
 from llms.prompts import PromptBuilder
 
 if TYPE_CHECKING:
     from llms.grammar.grammar import Grammars
     from llms.protocols import Prompt, ScoreRequest
 
-_SHARED: dict[tuple[LoadSpec, str, int], Runtime] = {}
-_LOCKS: dict[tuple[LoadSpec, str, int], threading.Lock] = {}
+_SHARED: dict[tuple[LoadSettings, str, int], Runtime] = {}
+_LOCKS: dict[tuple[LoadSettings, str, int], threading.Lock] = {}
 _GUARD = threading.Lock()
 _ALL: WeakSet[Runtime] = WeakSet()
 
@@ -47,8 +48,8 @@ class Runtime:
 
     def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
         self.loaded = loaded
-        self.tokenizer = loaded.codec
-        self.prompts = PromptBuilder(loaded.codec)
+        self.tokenizer = loaded.tokenizer
+        self.prompts = PromptBuilder(loaded.tokenizer)
         self.identity = secrets.token_hex(8)
         self._new_engine: Callable[[], Engine] = lambda: Engine(
             make_decoder(loaded, max_slots=max_slots, kind=decoder)
@@ -171,20 +172,20 @@ class Runtime:
         return base[:place], [ids[place:] for ids in full]
 
 
-def shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime:
-    """Return the runtime of a load specification, loading it on first use; other threads wait for it."""
-    key = (spec, decoder, max_slots)
+def shared(settings: LoadSettings, *, decoder: str, max_slots: int) -> Runtime:
+    """Return the runtime of these settings, loaded on first use; other threads wait for it."""
+    key = (settings, decoder, max_slots)
     with _GUARD:
         lock = _LOCKS.setdefault(key, threading.Lock())
     with lock:
         if key not in _SHARED:
-            _SHARED[key] = Runtime(load(spec), decoder=decoder, max_slots=max_slots)
+            _SHARED[key] = Runtime(load(settings), decoder=decoder, max_slots=max_slots)
         return _SHARED[key]
 
 
-def find_shared(spec: LoadSpec, *, decoder: str, max_slots: int) -> Runtime | None:
-    """Return the runtime of a load specification if something has loaded it already."""
-    return _SHARED.get((spec, decoder, max_slots))
+def find_shared(settings: LoadSettings, *, decoder: str, max_slots: int) -> Runtime | None:
+    """Return the runtime of these settings if it is loaded already, else None."""
+    return _SHARED.get((settings, decoder, max_slots))
 
 
 def unload_all() -> None:
@@ -217,12 +218,9 @@ def _check_messages(prompt: Sequence[BaseMessage]) -> None:
 
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Collect end tokens: the tokenizer's, the generation configuration's, and the template's turn end."""
-    tokenizer = loaded.codec
-    found = {tokenizer.eos_token_id}
-    for config in (getattr(loaded.body, "generation_config", None), loaded.body.config):
-        value = getattr(config, "eos_token_id", None)
-        found.update(value if isinstance(value, list | tuple) else [value])
+    """Return the end tokens: the tokenizer's, the model configurations', and the template's end of a turn."""
+    tokenizer = loaded.tokenizer
+    found = {tokenizer.eos_token_id, *loaded.end_ids}
     for text in ("<|im_end|>", "<|eot_id|>", "<|end|>"):
         vocabulary_id = tokenizer.convert_tokens_to_ids(text)
         if vocabulary_id is not None and vocabulary_id != tokenizer.unk_token_id:

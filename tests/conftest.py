@@ -81,9 +81,9 @@ def embedded_dir(embedded_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def embedded(embedded_cache: Path) -> Any:
     """The embedded model in fp32, loaded once: a `LoadedModel`."""
-    from llms.models.load import LoadSpec, load
+    from llms.models.load import LoadSettings, load
 
-    return load(LoadSpec(model="smollm2-135m", dtype="float32", device="cpu", cache_dir=embedded_cache))
+    return load(LoadSettings(model="smollm2-135m", dtype="float32", device="cpu", cache_dir=embedded_cache))
 
 
 @pytest.fixture(scope="session")

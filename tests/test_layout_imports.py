@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,7 +96,9 @@ def test_only_load_imports_the_fast_decoder_and_lazily(module: str) -> None:
         return
     for imported, now in imports_of(MODULES[module], module):
         if imported.startswith("llms.decoders.cuda"):
-            assert module == "llms.models.load" and not now, f"{module} imports {imported}"
+            # Its face tells what it serves and what memory it takes; that imports no torch.
+            face = imported == "llms.decoders.cuda"
+            assert module == "llms.models.load" and (face or not now), f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -215,3 +218,19 @@ def _libraries(module: str, seen: set[str] | None = None) -> Iterator[str]:
             yield from _libraries(imported, seen)
         elif now:
             yield imported
+
+
+COMMANDS = re.compile(r"\bagent (ask|models|doctor|config|docs|ingest)\b|(?<![\w-])--[a-z][a-z-]*")
+RUN_OTHERS = {"llms.decoders.cpu.native", "llms.models.diagnosis", "llms.models.embedded", "llms.models.gpu"}
+"""Files of llms that run or name pip, nvidia-smi or a compiler, with their options."""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("llms")])
+def test_messages_of_llms_name_arguments_and_no_options_of_a_command_line(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            found = COMMANDS.search(node.value)
+            ours = found and not (module in RUN_OTHERS and found[0].startswith("--"))
+            assert not ours, f"{module}:{node.lineno} names {found and found[0]}"

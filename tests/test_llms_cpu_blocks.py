@@ -18,6 +18,7 @@ from llms.decoders.cpu.decoder import CpuDecoder
 from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
+from llms.models.weights import weights_of
 
 
 @pytest.fixture(scope="module", name="model")
@@ -41,7 +42,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @needs_kernels
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
 def test_batches_of_any_size_give_the_reference_s_logits(model: Any, count: int) -> None:
-    decoder, reference = CpuDecoder(model, max_slots=8), ReferenceDecoder(model, max_slots=8)
+    decoder, reference = CpuDecoder(weights_of(model), max_slots=8), ReferenceDecoder(model, max_slots=8)
     assert "4-bit" in decoder.describe()
     slots, prompts = list(range(count)), [[(5 * i + j) % 250 for i in range(3 + j)] for j in range(count)]
     for tokens in (prompts, [[7 + slot] for slot in slots], [[9, 11] for _ in slots]):
@@ -54,7 +55,7 @@ def test_batches_of_any_size_give_the_reference_s_logits(model: Any, count: int)
 @needs_kernels
 @pytest.mark.parametrize("length", [1, 4, 5, 6, 40])
 def test_a_prompt_cached_but_for_its_last_token_goes_on_with_the_same_bits(model: Any, length: int) -> None:
-    decoder, prompt = CpuDecoder(model, max_slots=4), [(5 * i) % 250 for i in range(length)]
+    decoder, prompt = CpuDecoder(weights_of(model), max_slots=4), [(5 * i) % 250 for i in range(length)]
     first = decoder.step([0], [prompt], [Sampling()])
     again = [decoder.step([0], [[token]]).logits for token in (3, 4)]
     decoder.fork(0, 2, length - 1)
@@ -70,14 +71,14 @@ def test_the_next_process_reads_the_codes_that_this_one_found(
     model: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = [1, 2, 3]
-    found = CpuDecoder(model, blocks=BlockFile(checkpoint)).prefill(0, prompt)
+    found = CpuDecoder(weights_of(model), blocks=BlockFile(checkpoint)).prefill(0, prompt)
     assert sorted(path.suffix for path in checkpoint.iterdir()) == [".json", ".safetensors"]
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("the packed weights are at hand")
 
     monkeypatch.setattr("llms.decoders.cpu.weights.four_bit_codes", refuse)
-    again = CpuDecoder(model, blocks=BlockFile(checkpoint)).prefill(0, prompt)
+    again = CpuDecoder(weights_of(model), blocks=BlockFile(checkpoint)).prefill(0, prompt)
     assert torch.equal(found, again)
 
 
@@ -88,7 +89,7 @@ HARMS = ["cut", "empty", "noise", "other weights", "another layout", "folder"]
 @pytest.mark.parametrize("harm", HARMS)
 def test_codes_of_no_use_are_found_anew(model: Any, checkpoint: Path, harm: str) -> None:
     def logits() -> torch.Tensor:
-        return CpuDecoder(model, blocks=BlockFile(checkpoint)).prefill(0, [1, 2, 3])
+        return CpuDecoder(weights_of(model), blocks=BlockFile(checkpoint)).prefill(0, [1, 2, 3])
 
     expected, file = logits(), BlockFile(checkpoint)
     whole = file.path.read_bytes()
@@ -112,14 +113,14 @@ def test_codes_of_no_use_are_found_anew(model: Any, checkpoint: Path, harm: str)
 def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = CpuDecoder(model, blocks=BlockFile(tmp_path / "gone"))
+    decoder = CpuDecoder(weights_of(model), blocks=BlockFile(tmp_path / "gone"))
     assert decoder.prefill(0, [1, 2, 3]).isfinite().all() and not list(tmp_path.iterdir())
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llms.decoders.cpu.weights.save_file", full)
-    decoder = CpuDecoder(model, blocks=BlockFile(tmp_path))
+    decoder = CpuDecoder(weights_of(model), blocks=BlockFile(tmp_path))
     assert decoder.prefill(0, [1, 2, 3]).isfinite().all()
     assert not list(tmp_path.iterdir())
 
@@ -127,10 +128,10 @@ def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
 @needs_kernels
 def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> None:
     from llms.models.checkpoint import damage
-    from llms.models.load import LoadSpec, load, make_decoder
+    from llms.models.load import LoadSettings, load, make_decoder
 
-    loaded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
+    loaded = load(LoadSettings(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
     make_decoder(loaded).prefill(0, [1, 2, 3])
-    assert loaded.folder is not None
-    assert BlockFile(loaded.folder).read() is not None
-    assert damage(loaded.folder) is None
+    assert loaded.checkpoint.folder is not None
+    assert BlockFile(loaded.checkpoint.folder).read() is not None
+    assert damage(loaded.checkpoint.folder) is None

@@ -15,19 +15,19 @@ from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llms.decoders import cpu
+from llms.decoders import cpu, reference_plan
 from llms.decoders.base import Decoder
-from llms.decoders.cpu.decoder import CpuDecoder, unsupported
+from llms.decoders.cpu.decoder import CpuDecoder, other_architecture, unsupported
 from llms.decoders.reference import ReferenceDecoder
-from llms.errors import UnsupportedModel
-from llms.models.checkpoint import read
-from llms.models.load import LoadSpec, adopt, load, make_decoder
-from llms.models.memory import Setting, reference
+from llms.errors import BadRequest, UnsupportedModel
+from llms.models.checkpoint import Checkpoint
+from llms.models.load import LoadSettings, adopt, load, make_decoder
+from llms.models.weights import weights_of
 
 
 @pytest.fixture(scope="module", name="in_bf16")
 def embedded_in_bf16(embedded_cache: Path) -> Any:
-    return load(LoadSpec(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
+    return load(LoadSettings(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
 
 
 @needs_kernels
@@ -38,7 +38,7 @@ class TestCpuDecoderOnTheEmbeddedModel(EmbeddedContract):
 
     @pytest.fixture
     def decoder(self, in_bf16: Any) -> Decoder:
-        return CpuDecoder(in_bf16.body, window=512, max_slots=16)
+        return CpuDecoder(in_bf16.weights, window=512, max_slots=16)
 
 
 def tiny_llama(**changes: Any) -> Any:
@@ -80,7 +80,7 @@ def assert_near(found: Any, exact: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers_in_every_batch_shape(name: str) -> None:
     model = MODELS[name]()
-    decoder = CpuDecoder(model, max_slots=6)
+    decoder = CpuDecoder(weights_of(model), max_slots=6)
     texts = [[(7 * i + 3 * j) % 96 for i in range(24 + 5 * j)] for j in range(5)]  # 3 windows and more
     expected = [plain(model, ids) for ids in texts]
     slots = [4, 0, 3, 1, 2]
@@ -100,7 +100,7 @@ def test_logits_are_those_of_transformers_in_every_batch_shape(name: str) -> Non
 @pytest.mark.parametrize("name", MODELS)
 def test_one_token_at_a_time_and_all_at_once_agree(name: str) -> None:
     model = MODELS[name]()
-    decoder, ids = CpuDecoder(model, max_slots=2), [(11 * i) % 96 for i in range(40)]
+    decoder, ids = CpuDecoder(weights_of(model), max_slots=2), [(11 * i) % 96 for i in range(40)]
     expected = plain(model, ids)
     together = decoder.prefill(0, ids)
     assert_near(together, expected[-1])
@@ -114,13 +114,13 @@ def test_one_token_at_a_time_and_all_at_once_agree(name: str) -> None:
 def test_a_long_prompt_goes_in_chunks() -> None:
     model = model_of(None, max_position_embeddings=4096)
     ids = [(i * i) % 259 for i in range(2500)]
-    found = CpuDecoder(model).prefill(0, ids)
+    found = CpuDecoder(weights_of(model)).prefill(0, ids)
     assert_near(found, plain(model, ids)[-1])
 
 
 @needs_kernels
 def test_what_other_slots_hold_changes_nothing() -> None:
-    decoder = CpuDecoder(model_of(None), max_slots=4)
+    decoder = CpuDecoder(weights_of(model_of(None)), max_slots=4)
     decoder.step([0, 1, 2], [[1, 2, 3], [4, 5], [6]])
     first = torch.as_tensor(decoder.step([0, 1, 2], [[7], [8], [9]]).logits)[0]
     decoder.free(0)
@@ -142,7 +142,7 @@ def test_forced_tokens_of_bf16_weights_are_as_probable_as_in_fp32(embedded: Any,
         return torch.cat(rows)[:-1].log_softmax(-1).gather(1, taken)[:, 0]
 
     exact = log_probs(ReferenceDecoder(embedded.model))
-    decoder = CpuDecoder(in_bf16.body)
+    decoder = CpuDecoder(in_bf16.weights)
     assert "4-bit" in decoder.describe()
     bound = 2 * (log_probs(ReferenceDecoder(in_bf16.model)) - exact).abs().mean()
     assert (log_probs(decoder) - exact).abs().mean() <= bound
@@ -150,7 +150,7 @@ def test_forced_tokens_of_bf16_weights_are_as_probable_as_in_fp32(embedded: Any,
 
 @needs_kernels
 def test_a_window_and_names_for_people() -> None:
-    decoder = CpuDecoder(model_of(None), window=16, max_slots=1)
+    decoder = CpuDecoder(weights_of(model_of(None)), window=16, max_slots=1)
     assert decoder.window == 16
     assert decoder.describe().startswith("lean (native code for AVX")
     assert decoder.describe().endswith(", 16-bit weights) on cpu")
@@ -206,6 +206,10 @@ def other_class() -> Any:
     )  # fmt: skip
 
 
+def refusal(model: Any) -> str | None:
+    return other_architecture(model) or unsupported(weights_of(model))
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
@@ -225,19 +229,22 @@ def other_class() -> Any:
 )
 def test_what_it_does_not_take_it_names(build: Any, reason: str) -> None:
     model = build()
-    assert reason in str(unsupported(model))
-    with pytest.raises(UnsupportedModel, match="CPU decoder serves, found"):
-        CpuDecoder(model)
+    assert reason in str(refusal(model))
+    with pytest.raises((UnsupportedModel, BadRequest), match=r"(lean decoder serves|on a device), found"):
+        make_decoder(adopt(model, tiny_tokenizer()), kind="lean")
+    if other_architecture(model) is None:
+        with pytest.raises(UnsupportedModel, match="CPU decoder serves, found"):
+            CpuDecoder(weights_of(model))
 
 
 def test_angles_that_depend_on_the_length_are_not_taken() -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
-    assert "'dynamic'" in str(unsupported(tiny_model(rope_parameters=rope)))
+    assert "'dynamic'" in str(refusal(tiny_model(rope_parameters=rope)))
 
 
 def test_models_that_gain_nothing_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llms.decoders.cpu.decoder.LARGEST", 1000)
-    assert "more than 1,000" in str(unsupported(model_of(None)))
+    assert "more than 1,000" in str(refusal(model_of(None)))
 
 
 @needs_kernels
@@ -267,22 +274,24 @@ def test_what_will_be_served_is_told_from_the_checkpoint(
     embedded_dir: Path, changes: dict[str, str], expected: bool
 ) -> None:
     how = {"quantization": "none", "dtype": "bfloat16", "device": "cpu", **changes}
-    facts, setting = read(embedded_dir), Setting(**how, window=512)  # type: ignore[arg-type]
-    assert cpu.expects(facts, setting) is expected
+    reason = cpu.supports(Checkpoint.open(embedded_dir), LoadSettings(**how))  # type: ignore[arg-type]
+    assert (reason is None) is expected
 
 
 @pytest.mark.parametrize("stage", ["any bf16", "of a GGUF file", "blocks at hand"])
 def test_what_it_takes_beside_the_weights_is_planned(embedded_dir: Path, tmp_path: Path, stage: str) -> None:
-    facts = replace(read(embedded_dir), folder=tmp_path)
+    checkpoint = replace(Checkpoint.open(embedded_dir), folder=tmp_path)
     if stage in ("of a GGUF file", "blocks at hand"):
         (tmp_path / "manifest.json").write_text("{}")
     if stage == "blocks at hand":
         (tmp_path / cpu.BLOCKS).write_bytes(bytes(1000))
-    setting = Setting(quantization="none", dtype="bfloat16", device="cpu", window=8192)
-    copies = cpu.footprint(facts, setting).total + cpu.UNBUILT - reference(facts, setting).total
+    settings = LoadSettings(quantization="none", dtype="bfloat16", device="cpu")
+    ours, reference = (plan.memory(checkpoint, settings, 8192) for plan in (cpu, reference_plan))
+    assert (ours.cache, ours.workspace) == (reference.cache, reference.workspace)
+    copies = ours.overhead + cpu.UNBUILT - reference.overhead
     low, high = {  # bytes a weight
         "any bf16": (1.99, 2.01),
         "of a GGUF file": (0.65, 0.75),  # 4 bits, 8 of the head, and scales
         "blocks at hand": (-1.6, -1.5),  # all that is not the embedding stays on the disk
     }[stage]
-    assert low * facts.parameters <= copies <= high * facts.parameters
+    assert low * checkpoint.parameters <= copies <= high * checkpoint.parameters

@@ -19,7 +19,8 @@ from llms.decoders.cpu.decoder import CpuDecoder, unsupported
 from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
-from llms.models.load import LoadSpec, adopt, load, make_decoder
+from llms.models.load import LoadSettings, adopt, load, make_decoder
+from llms.models.weights import weights_of
 
 
 @every_set()
@@ -38,14 +39,14 @@ class TestKernels(DecoderContract):
 
     @pytest.fixture
     def decoder(self, model: Any, instructions: str) -> Decoder:
-        decoder = CpuDecoder(model, max_slots=16, instructions=instructions)
+        decoder = CpuDecoder(weights_of(model), max_slots=16, instructions=instructions)
         assert f"native code for {instructions}," in decoder.describe()
         return decoder
 
 
 @pytest.fixture(scope="module", name="in_bf16")
 def embedded_in_bf16(embedded_cache: Path) -> Any:
-    return load(LoadSpec(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
+    return load(LoadSettings(model="smollm2-135m", dtype="bfloat16", device="cpu", cache_dir=embedded_cache))
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ def test_logits_are_those_of_transformers_in_fp32_and_the_same_bits_in_any_batch
     name: str, kind: Any, instructions: str
 ) -> None:
     model = model_of(kind, **MODELS[name])
-    decoder = CpuDecoder(model, max_slots=6, instructions=instructions)
+    decoder = CpuDecoder(weights_of(model), max_slots=6, instructions=instructions)
     texts = [[(7 * i + 3 * j) % 250 for i in range(24 + 5 * j)] for j in range(5)]
     alone = []
     for ids in texts:
@@ -97,7 +98,7 @@ def test_logits_are_those_of_transformers_in_fp32_and_the_same_bits_in_any_batch
 
 @needs_kernels
 def test_the_last_logits_of_a_ragged_batch_and_none_at_all(model: Any) -> None:
-    decoder = CpuDecoder(model, max_slots=4)
+    decoder = CpuDecoder(weights_of(model), max_slots=4)
     texts = [[1, 2, 3, 4], [5], [6, 7]]
     all_of_them = decoder.step([0, 1, 2], texts, all_logits=True).logits
     for slot in range(3):
@@ -108,7 +109,10 @@ def test_the_last_logits_of_a_ragged_batch_and_none_at_all(model: Any) -> None:
 
 @every_set()
 def test_the_number_of_threads_changes_no_bit(model: Any, instructions: str) -> None:
-    decoder, threads = CpuDecoder(model, max_slots=2, instructions=instructions), torch.get_num_threads()
+    decoder, threads = (
+        CpuDecoder(weights_of(model), max_slots=2, instructions=instructions),
+        torch.get_num_threads(),
+    )
     found = []
     try:
         for count in (1, 2, 3):
@@ -122,7 +126,7 @@ def test_the_number_of_threads_changes_no_bit(model: Any, instructions: str) -> 
 
 @needs_kernels
 def test_the_same_seed_draws_the_same_alone_and_in_a_batch(model: Any) -> None:
-    decoder = CpuDecoder(model, max_slots=8)
+    decoder = CpuDecoder(weights_of(model), max_slots=8)
     prompts = [[(5 * i + j) % 250 for i in range(4 + j)] for j in range(6)]
     how = [Sampling(temperature=1.0, top_p=0.95, seed=seed) for seed in range(6)]
     together = decoder.step(list(range(6)), prompts, how).tokens
@@ -142,7 +146,7 @@ def test_the_same_seed_draws_the_same_alone_and_in_a_batch(model: Any) -> None:
 def test_damage_shows_in_the_logits(kind: Any, value: float, layer: int, instructions: str) -> None:
     model = model_of(kind)
     model.model.layers[layer].mlp.down_proj.weight.data[3, 40] = value
-    assert not CpuDecoder(model, instructions=instructions).prefill(0, [1, 2, 3]).isfinite().any()
+    assert not CpuDecoder(weights_of(model), instructions=instructions).prefill(0, [1, 2, 3]).isfinite().any()
 
 
 @every_set()
@@ -153,7 +157,7 @@ def test_one_activation_of_another_size_costs_no_precision(size: float, instruct
     for layer in model.model.layers:
         layer.post_attention_layernorm.weight.data[5::32] *= size
     ids = [(7 * i) % 250 for i in range(40)]
-    found = CpuDecoder(model, instructions=instructions).prefill(0, ids)
+    found = CpuDecoder(weights_of(model), instructions=instructions).prefill(0, ids)
     with torch.inference_mode():
         exact = model.float()(torch.tensor([ids]), use_cache=False).logits[0, -1]
     assert (found - exact).norm() <= 0.012 * exact.norm()
@@ -165,7 +169,7 @@ def test_a_long_row_of_scores_keeps_its_softmax(instructions: str) -> None:
     for layer in model.model.layers:
         layer.self_attn.q_proj.weight.data *= 400  # scores in the thousands
     ids = [(i * i) % 259 for i in range(1500)]
-    found = CpuDecoder(model, instructions=instructions).prefill(0, ids)
+    found = CpuDecoder(weights_of(model), instructions=instructions).prefill(0, ids)
     with torch.inference_mode():
         exact = model.float()(torch.tensor([ids]), use_cache=False).logits[0, -1]
     assert found.isfinite().all() and (found - exact).norm() <= 0.2 * exact.norm()
@@ -176,7 +180,7 @@ def test_shapes_that_the_kernels_do_not_support_are_refused() -> None:
     assert not suits(odd.config.to_dict()) and suits(tiny_model(head_dim=32).config.to_dict())
     assert not suits(tiny_model(head_dim=16).config.to_dict())
     assert not suits(tiny_model(head_dim=160).config.to_dict())
-    assert unsupported(odd) == "sizes that the kernels do not support"
+    assert unsupported(weights_of(odd)) == "sizes that the kernels do not support"
     made = make_decoder(adopt(odd, tiny_tokenizer()), max_slots=2)
     assert type(made) is ReferenceDecoder and "sizes that the kernels" in made.describe()
 
@@ -186,7 +190,9 @@ def test_after_a_chat_s_markers_it_is_nearer_to_fp32_than_transformers_in_bf16(
     embedded: Any, in_bf16: Any, instructions: str
 ) -> None:
     """Markers have activations a thousand times the others': 8 bits for those lost the answer."""
-    decoder = CpuDecoder(in_bf16.body, blocks=BlockFile(in_bf16.folder), instructions=instructions)
+    decoder = CpuDecoder(
+        in_bf16.weights, blocks=BlockFile(in_bf16.checkpoint.folder), instructions=instructions
+    )
     for question in ("What is the capital of France?", "How do I boil an egg?"):
         text = in_bf16.tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
@@ -209,5 +215,7 @@ def test_forced_tokens_are_as_probable_as_in_fp32(embedded: Any, in_bf16: Any, i
         rows = torch.as_tensor(decoder.step([0], [ids], all_logits=True).logits[0])
         return float(rows[:-1].log_softmax(-1).gather(1, taken).mean())
 
-    decoder = CpuDecoder(in_bf16.body, blocks=BlockFile(in_bf16.folder), instructions=instructions)
+    decoder = CpuDecoder(
+        in_bf16.weights, blocks=BlockFile(in_bf16.checkpoint.folder), instructions=instructions
+    )
     assert abs(mean(decoder) - mean(ReferenceDecoder(embedded.model))) <= 0.01

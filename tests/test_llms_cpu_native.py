@@ -20,8 +20,9 @@ from llms.decoders.cpu.native import EXPECTED, FOLDER, SETS, STEPS, MadeUpLayer,
 from llms.decoders.reference import ReferenceDecoder
 from llms.errors import UnsupportedModel
 from llms.models.diagnosis import judge
-from llms.models.load import LoadSpec, adopt, make_decoder
+from llms.models.load import LoadSettings, adopt, make_decoder
 from llms.models.load import load as load_model
+from llms.models.weights import weights_of
 
 AVX2 = SETS[-1]
 
@@ -72,18 +73,20 @@ def test_without_compiler_or_instructions_there_is_no_code(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(native, name, value)
-            assert reason in str(native.missing()) and reason in str(unsupported(model))
+            assert reason in str(native.missing()) and reason in str(unsupported(weights_of(model)))
             made = make_decoder(adopt(model, tiny_tokenizer()), max_slots=2)
             assert type(made) is ReferenceDecoder and reason in made.describe()
             assert bool(native.notice()) == ("native code" in reason)
             with pytest.raises(UnsupportedModel, match="CPU decoder serves, found"):
-                CpuDecoder(model)
+                CpuDecoder(weights_of(model))
 
 
 def test_one_line_says_what_is_missing_and_how_to_get_it(without_native_code: None, tmp_path: Path) -> None:
     """In words of the library: the fix is a step, and no option of a command line is named."""
     said: list[str] = []
-    spec = LoadSpec(model=str(tiny_checkpoint(tmp_path / "m", head_dim=32)), device="cpu", notify=said.append)
+    spec = LoadSettings(
+        model=str(tiny_checkpoint(tmp_path / "m", head_dim=32)), device="cpu", notify=said.append
+    )
     loaded = load_model(spec)
     (line,) = said
     assert "install a C++ compiler (g++ or clang++), then install the package again" in line
@@ -98,24 +101,26 @@ def test_nothing_is_said_of_native_code_that_would_not_serve(
 ) -> None:
     said: list[str] = []
     folder = tiny_checkpoint(tmp_path / "m", head_dim=32)
-    load_model(LoadSpec(model=str(folder), device="cpu", dtype="float32", notify=said.append))
-    load_model(LoadSpec(model=str(folder), device="cpu", decoder="reference", notify=said.append))
+    load_model(LoadSettings(model=str(folder), device="cpu", dtype="float32", notify=said.append))
+    load_model(LoadSettings(model=str(folder), device="cpu", decoder="reference", notify=said.append))
     assert said == []
 
 
 @needs_kernels
 def test_a_set_that_is_asked_for_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in AVAILABLE:
-        assert f"native code for {name}," in CpuDecoder(model_of(Q4), instructions=name).describe()
+        assert (
+            f"native code for {name}," in CpuDecoder(weights_of(model_of(Q4)), instructions=name).describe()
+        )
     monkeypatch.setattr(native, "cpu_flags", lambda: AVX2.needs)
-    assert "native code for AVX2," in CpuDecoder(model_of(Q4)).describe()
+    assert "native code for AVX2," in CpuDecoder(weights_of(model_of(Q4))).describe()
     with pytest.raises(UnsupportedModel, match="a CPU without AVX512-BF16"):
-        CpuDecoder(model_of(Q4), instructions="AVX512-BF16")
+        CpuDecoder(weights_of(model_of(Q4)), instructions="AVX512-BF16")
 
 
 def test_a_set_that_nobody_knows_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"AVX512-BF16, AVX512-VNNI, AVX2, or None; found 'avx2'"):
-        CpuDecoder(model_of(Q4), instructions="avx2")
+        CpuDecoder(weights_of(model_of(Q4)), instructions="avx2")
 
 
 @needs_kernels

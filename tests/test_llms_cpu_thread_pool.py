@@ -46,8 +46,10 @@ OUT_OF_MEMORY = """
 import resource, sys, torch
 from cpu_models import Q4, model_of
 from llms.decoders.cpu.decoder import CpuDecoder
+from llms.models.weights import weights_of
 torch.set_num_threads(int(sys.argv[1]))
-decoder = CpuDecoder(model_of(Q4, intermediate_size=4096, max_position_embeddings=4096), max_slots=2)
+model = model_of(Q4, intermediate_size=4096, max_position_embeddings=4096)
+decoder = CpuDecoder(weights_of(model), max_slots=2)
 decoder.prefill(1, [1, 2, 3])
 ids = [(7 * i) % 250 for i in range(1000)]
 decoder.step([0], [ids[:1]])

@@ -11,7 +11,7 @@ from tiny_models import tiny_checkpoint
 
 from llms.models import diagnosis, gpu
 from llms.models.diagnosis import diagnose, judge
-from llms.models.load import LoadSpec
+from llms.models.load import LoadSettings
 
 
 def test_a_diagnosis_names_every_part_and_a_mend_for_what_is_wrong() -> None:
@@ -92,15 +92,15 @@ def test_bitsandbytes_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyP
 
 def test_the_model_and_the_decoder_that_would_run_are_named(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
-    model, decoder = judge(LoadSpec(model=str(folder), device="cpu", cache_dir=tmp_path, window=128))
+    model, decoder = judge(LoadSettings(model=str(folder), device="cpu", cache_dir=tmp_path, window=128))
     assert model.state == "ok" and "tiny (bfloat16) on cpu, window 128 tokens" in model.detail
     assert decoder.name == "decoder" and decoder.detail.split(":")[0].split(";")[0] in ("lean", "reference")
     assert "CUDA GPU" in decoder.detail
 
 
 def test_auto_without_its_checkpoint_names_the_command_and_fetches_nothing(tmp_path: Path) -> None:
-    (found,) = judge(LoadSpec(cache_dir=tmp_path, device="cpu"))
-    assert found.state == "missing" and "agent models pull smollm2-135m" in found.fix
+    (found,) = judge(LoadSettings(cache_dir=tmp_path, device="cpu"))
+    assert found.state == "missing" and 'llms.models.pull("smollm2-135m")' in found.fix
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_loaded_is_broken_with_the_reason(
     tmp_path: Path, settings: dict[str, object], words: str
 ) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
-    (found,) = judge(LoadSpec(**{"model": str(folder), "cache_dir": tmp_path, **settings}))  # type: ignore[arg-type]
+    (found,) = judge(LoadSettings(**{"model": str(folder), "cache_dir": tmp_path, **settings}))  # type: ignore[arg-type]
     assert found.state == "broken" and words in found.detail
 
 
@@ -126,6 +126,5 @@ def test_the_fast_decoder_is_named_with_the_limit_it_is_held_against(monkeypatch
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: h100)
     said = diagnosis._decoder("fast", "cuda:0", 4_130_000_000)
     assert "fast: own NF4 kernels" in said and "(3.35 TB/s) allows one sequence about 812 tokens/s" in said
-    assert "`agent ask --verbose` says which share" in said
     assert "`fast` serves" in diagnosis._decoder("reference", "cuda:0", 1)
     assert "needs a CUDA" in diagnosis._decoder("lean", "cpu", 1)

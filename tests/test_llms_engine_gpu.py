@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from llms.decoders.cuda import FastDecoder
+from llms.decoders.cuda.decoder import CudaDecoder
 from llms.decoders.cuda.synthetic import synthetic_model
 from llms.decoders.sampling import Sampling, sample
 from llms.engine.engine import Engine
 from llms.engine.request import GenerationRequest, Stream
 from llms.engine.speculation import AcceptanceTracker
+from llms.models.weights import weights_of
 
 pytestmark = pytest.mark.gpu
 
@@ -26,18 +27,17 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def decoder(kernels: Path) -> FastDecoder:
-    return FastDecoder(
-        synthetic_model("cuda", **SIZES), max_slots=66, window=1024, cache=kernels, cache_tokens=9000
-    )
+def decoder(kernels: Path) -> CudaDecoder:
+    weights = weights_of(synthetic_model("cuda", **SIZES))
+    return CudaDecoder(weights, max_slots=66, window=1024, cache=kernels, cache_tokens=9000)
 
 
-def random_ids(decoder: FastDecoder, count: int, seed: int = 0) -> list[int]:
+def random_ids(decoder: CudaDecoder, count: int, seed: int = 0) -> list[int]:
     random = torch.Generator().manual_seed(seed)
     return [int(i) for i in torch.randint(0, decoder.vocab_size, (count,), generator=random)]
 
 
-def asked(decoder: FastDecoder, seed: int, count: int = 40, **more: Any) -> GenerationRequest:
+def asked(decoder: CudaDecoder, seed: int, count: int = 40, **more: Any) -> GenerationRequest:
     def text(ids: list[int]) -> str:
         return "".join(chr(0x4E00 + i) for i in ids)
 
@@ -64,7 +64,7 @@ class Even:
         return []
 
 
-def engine_tokens(decoder: FastDecoder, ahead: bool, masked: bool) -> list[list[int]]:
+def engine_tokens(decoder: CudaDecoder, ahead: bool, masked: bool) -> list[list[int]]:
     """Eight requests at once, of which one is left after ten tokens and two meet an end token."""
     for slot in range(66):
         decoder.free(slot)
@@ -86,13 +86,13 @@ def engine_tokens(decoder: FastDecoder, ahead: bool, masked: bool) -> list[list[
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_engine_gives_ahead_of_the_host_what_it_gives_in_turn(decoder: FastDecoder, masked: bool) -> None:
+def test_the_engine_gives_ahead_of_the_host_what_it_gives_in_turn(decoder: CudaDecoder, masked: bool) -> None:
     ahead, turn = (engine_tokens(decoder, how, masked) for how in (True, False))
     assert ahead == turn and all(len(row) == 40 for row in ahead[1:])
     assert not masked or not any(token % 2 for token in ahead[7])
 
 
-def test_launching_steps_waits_for_nothing(decoder: FastDecoder) -> None:
+def test_launching_steps_waits_for_nothing(decoder: CudaDecoder) -> None:
     """Neither where tokens are given on the device, nor where a slot gets a page or a bias."""
     for slot in range(4):
         decoder.free(slot)
@@ -113,7 +113,7 @@ def test_launching_steps_waits_for_nothing(decoder: FastDecoder) -> None:
 
 def test_a_full_pool_makes_requests_wait_and_ends_none(kernels: Path) -> None:
     model = synthetic_model("cuda", **SIZES)
-    decoder = FastDecoder(model, max_slots=12, window=512, cache=kernels, cache_tokens=64)
+    decoder = CudaDecoder(weights_of(model), max_slots=12, window=512, cache=kernels, cache_tokens=64)
     decoder.max_draft = 0  # type: ignore[misc]
     engine = Engine(decoder, max_batch=8)
     streams = [engine.submit(asked(decoder, i, 200)) for i in range(8)]
@@ -124,7 +124,7 @@ def test_a_full_pool_makes_requests_wait_and_ends_none(kernels: Path) -> None:
 
 @pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.7, seed=5, repetition_penalty=1.2)])
 def test_guesses_are_verified_on_the_device_and_change_no_token(
-    decoder: FastDecoder, how: Sampling, monkeypatch: pytest.MonkeyPatch
+    decoder: CudaDecoder, how: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight columns of one slot decide what eight steps of eight columns, each of one token, decide."""
     for slot in range(66):

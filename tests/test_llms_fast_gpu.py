@@ -10,10 +10,12 @@ import torch
 from decoder_contract import DecoderContract
 
 from llms.decoders.base import Decoder
-from llms.decoders.cuda import FastDecoder, why_not
-from llms.decoders.cuda.prompt import _slices
+from llms.decoders.cuda.decoder import CudaDecoder
+from llms.decoders.cuda.prompt import packed_slices
 from llms.decoders.cuda.synthetic import SMOLLM_135M, synthetic_model
+from llms.decoders.cuda.weights import unsupported
 from llms.decoders.sampling import Sampling, sample
+from llms.models.weights import weights_of
 
 pytestmark = pytest.mark.gpu
 
@@ -33,11 +35,11 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=list(SIZES))
-def pair(request: pytest.FixtureRequest, kernels: Path) -> tuple[Any, FastDecoder]:
+def pair(request: pytest.FixtureRequest, kernels: Path) -> tuple[Any, CudaDecoder]:
     model = synthetic_model("cuda", **SIZES[request.param])
-    assert why_not(model) is None
-    return model, FastDecoder(
-        model, max_slots=66, window=1024, cache=kernels, release=False, cache_tokens=9000
+    assert unsupported(weights_of(model)) is None
+    return model, CudaDecoder(
+        weights_of(model), max_slots=66, window=1024, cache=kernels, release=False, cache_tokens=9000
     )
 
 
@@ -48,7 +50,7 @@ def logprobs(model: Any, ids: list[int]) -> torch.Tensor:
     return torch.as_tensor(logits).float().log_softmax(-1)
 
 
-def random_ids(decoder: FastDecoder, count: int, seed: int = 0) -> list[int]:
+def random_ids(decoder: CudaDecoder, count: int, seed: int = 0) -> list[int]:
     random = torch.Generator().manual_seed(seed)
     return [int(i) for i in torch.randint(0, decoder.vocab_size, (count,), generator=random)]
 
@@ -83,11 +85,11 @@ class TestFastContract(DecoderContract):
         assert batch.tolist() == other.tolist()[::-1]
 
     @pytest.fixture
-    def model(self, pair: tuple[Any, FastDecoder]) -> Any:
+    def model(self, pair: tuple[Any, CudaDecoder]) -> Any:
         return pair[0]
 
     @pytest.fixture
-    def decoder(self, pair: tuple[Any, FastDecoder]) -> Decoder:
+    def decoder(self, pair: tuple[Any, CudaDecoder]) -> Decoder:
         return pair[1]
 
     @pytest.fixture
@@ -111,7 +113,7 @@ def bnb_spread(model: Any, ids: list[int], start: int) -> float:
     return worst
 
 
-def forced(decoder: FastDecoder, ids: list[int], start: int, columns: int) -> torch.Tensor:
+def forced(decoder: CudaDecoder, ids: list[int], start: int, columns: int) -> torch.Tensor:
     """fp32 [k]: log-probabilities of the tokens from start + 1 on, forced `columns` at a time."""
     decoder.free(0)
     decoder.prefill(0, ids[:start])
@@ -126,7 +128,7 @@ def forced(decoder: FastDecoder, ids: list[int], start: int, columns: int) -> to
 
 @pytest.mark.parametrize("columns", [1, 11])
 def test_forced_tokens_lie_within_the_spread_of_bitsandbytes(
-    pair: tuple[Any, FastDecoder], columns: int
+    pair: tuple[Any, CudaDecoder], columns: int
 ) -> None:
     """The largest difference over 4 x 99 forced tokens, against bitsandbytes' own between M = 1 and 16."""
     model, decoder = pair
@@ -140,7 +142,7 @@ def test_forced_tokens_lie_within_the_spread_of_bitsandbytes(
     assert worst <= spread, f"fast {worst:.4f}, bitsandbytes against itself {spread:.4f}"
 
 
-def test_dequantized_weights_are_those_of_bitsandbytes(pair: tuple[Any, FastDecoder]) -> None:
+def test_dequantized_weights_are_those_of_bitsandbytes(pair: tuple[Any, CudaDecoder]) -> None:
     import bitsandbytes.functional as bnb
 
     model, decoder = pair
@@ -150,17 +152,17 @@ def test_dequantized_weights_are_those_of_bitsandbytes(pair: tuple[Any, FastDeco
         (layer.qkv, [a.q_proj, a.k_proj, a.v_proj]), (layer.out, [a.o_proj]), (layer.down, [m.down_proj]),
     ):  # fmt: skip
         own = torch.cat([bnb.dequantize_4bit(x.weight.data, x.weight.quant_state) for x in linears])
-        found = [decoder._prefill.dequantize(packed, *part).clone() for part in _slices(packed)]
+        found = [decoder._prefill.dequantize(packed, *part).clone() for part in packed_slices(packed)]
         assert torch.equal(torch.cat(found), own)
     gate, up = (bnb.dequantize_4bit(x.weight.data, x.weight.quant_state) for x in (m.gate_proj, m.up_proj))
-    for first, count in _slices(layer.gate_up):
+    for first, count in packed_slices(layer.gate_up):
         rows = slice(first * 8, (first + count) * 8)
         part = decoder._prefill.dequantize(layer.gate_up, first, count, len(gate))
         assert torch.equal(part, torch.cat([gate[rows], up[rows]]))
 
 
 @pytest.mark.parametrize("batch", [2, 5, 8, 13, 16, 31, 64])
-def test_a_slot_does_not_see_what_others_hold(pair: tuple[Any, FastDecoder], batch: int) -> None:
+def test_a_slot_does_not_see_what_others_hold(pair: tuple[Any, CudaDecoder], batch: int) -> None:
     _, decoder = pair
     outputs = []
     for seed in (1, 2):
@@ -174,7 +176,7 @@ def test_a_slot_does_not_see_what_others_hold(pair: tuple[Any, FastDecoder], bat
 
 
 @pytest.mark.parametrize("length", [70, 300, 1000])
-def test_long_and_chunked_prompts(pair: tuple[Any, FastDecoder], length: int) -> None:
+def test_long_and_chunked_prompts(pair: tuple[Any, CudaDecoder], length: int) -> None:
     model, decoder = pair
     ids = random_ids(decoder, length)
     expected = logprobs(model, ids)[-1]
@@ -187,7 +189,7 @@ def test_long_and_chunked_prompts(pair: tuple[Any, FastDecoder], length: int) ->
     assert (chunked - expected).abs().max() < 0.4 and (at_once - expected).abs().max() < 0.4
 
 
-def test_a_step_of_a_long_list_gives_what_prefill_and_short_steps_give(pair: tuple[Any, FastDecoder]) -> None:
+def test_a_step_of_a_long_list_gives_what_prefill_and_short_steps_give(pair: tuple[Any, CudaDecoder]) -> None:
     model, decoder = pair
     ids, short = random_ids(decoder, 150), random_ids(decoder, 5, 1)
     for slot in range(2):
@@ -205,7 +207,7 @@ def test_beside_weights_and_cache_at_most_600_mb_are_taken(kernels: Path) -> Non
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
     model = synthetic_model("cuda", num_hidden_layers=4, vocab_size=32_768)
-    decoder = FastDecoder(model, max_slots=64, window=8192, cache=kernels, cache_tokens=16_384)
+    decoder = CudaDecoder(weights_of(model), max_slots=64, window=8192, cache=kernels, cache_tokens=16_384)
     for bucket in decoder.graphs.buckets:
         decoder.graphs.capture(bucket)
     decoder.prefill(0, random_ids(decoder, 4096))
@@ -217,7 +219,9 @@ def test_beside_weights_and_cache_at_most_600_mb_are_taken(kernels: Path) -> Non
 def test_kernels_without_overlap_compute_the_same(kernels: Path) -> None:
     model = synthetic_model("cuda", **SIZES["mistral-7b"])
     two = [
-        FastDecoder(model, max_slots=16, window=256, cache=kernels, release=False, overlap=overlap)
+        CudaDecoder(
+            weights_of(model), max_slots=16, window=256, cache=kernels, release=False, overlap=overlap
+        )
         for overlap in (True, False)
     ]
     ids = random_ids(two[0], 40)
@@ -227,7 +231,7 @@ def test_kernels_without_overlap_compute_the_same(kernels: Path) -> None:
         assert torch.equal(rows[0], rows[1])
 
 
-def test_sampling_on_the_device_follows_the_rules(pair: tuple[Any, FastDecoder]) -> None:
+def test_sampling_on_the_device_follows_the_rules(pair: tuple[Any, CudaDecoder]) -> None:
     _, decoder = pair
     for slot in range(66):
         decoder.free(slot)
@@ -248,7 +252,7 @@ def test_sampling_on_the_device_follows_the_rules(pair: tuple[Any, FastDecoder])
     assert wrong <= 1, "of 360; exp2 of the GPU rounds otherwise"
 
 
-def test_steps_run_ahead_of_the_host(pair: tuple[Any, FastDecoder]) -> None:
+def test_steps_run_ahead_of_the_host(pair: tuple[Any, CudaDecoder]) -> None:
     _, decoder = pair
     for slot in range(3):
         decoder.free(slot)

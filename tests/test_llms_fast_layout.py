@@ -12,7 +12,8 @@ from torch import Tensor
 from llms.decoders.cuda import layout, machine
 from llms.decoders.cuda.compiler import FOLDER
 from llms.decoders.cuda.synthetic import synthetic_model
-from llms.decoders.cuda.weights import extract, matrix, why_not
+from llms.decoders.cuda.weights import extract, matrix, unsupported
+from llms.models.weights import weights_of
 
 SHAPES = [(64, 256), (48, 512), (32, 64), (16, 576), (160, 320)]
 
@@ -149,9 +150,9 @@ def test_a_bitsandbytes_model_is_taken_over_bit_for_bit() -> None:
         "head_dim": 64,
     }
     model = synthetic_model("cpu", num_hidden_layers=2, num_key_value_heads=2, vocab_size=512, **sizes)
-    reason = why_not(model)
+    reason = unsupported(weights_of(model))
     assert reason is not None and "CUDA" in reason
-    weights = extract(model, positions=16, release=False)
+    weights = extract(weights_of(model), positions=16, release=False)
     assert weights.shape.nested
     for layer, packed in zip(model.model.layers, weights.layers, strict=True):
         a, m = layer.self_attn, layer.mlp
@@ -162,10 +163,10 @@ def test_a_bitsandbytes_model_is_taken_over_bit_for_bit() -> None:
             (packed.down, [m.down_proj]),
         ):
             codes, absmax = layout.unpack(joined)
-            own = [matrix(linear, True) for linear in linears]
+            own = [matrix(linear.weight, True) for linear in linears]
             assert torch.equal(codes, torch.cat([x.codes for x in own]))
             assert torch.equal(absmax, torch.cat([x.absmax for x in own]))
     before = weights.nbytes
-    released = extract(model, positions=16, release=True)
+    released = extract(weights_of(model), positions=16, release=True)
     assert released.nbytes == before
     assert model.model.layers[0].mlp.down_proj.weight.numel() == 0

@@ -12,13 +12,13 @@ import torch
 from llms.decoders.cuda.attend import attention
 from llms.decoders.cuda.layout import Packed
 from llms.decoders.cuda.machine import Machine
-from llms.decoders.cuda.weights import Shape
+from llms.decoders.cuda.weights import ModelShape
 
-MISTRAL = Shape(
+MISTRAL = ModelShape(
     layers=32, width=4096, inner=14336, heads=32, kv_heads=8, head_dim=128, vocabulary=32768, eps=1e-5,
     sliding=0, nested=True,
 )  # fmt: skip
-SMOLLM = Shape(
+SMOLLM = ModelShape(
     layers=30, width=576, inner=1536, heads=9, kv_heads=3, head_dim=64, vocabulary=49152, eps=1e-5,
     sliding=0, nested=False,
 )  # fmt: skip
@@ -52,7 +52,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tupl
     return GPUS[request.param]
 
 
-def build(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> tuple[Machine, dict[str, int]]:
+def build(shape: ModelShape, monkeypatch: pytest.MonkeyPatch) -> tuple[Machine, dict[str, int]]:
     asked: dict[str, int] = {}
     monkeypatch.setattr(Machine, "_module", lambda *arguments: FakeModule(asked))
     return Machine(shape, torch.device("cuda"), Path("unused")), asked
@@ -60,7 +60,7 @@ def build(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> tuple[Machine, dict[
 
 @pytest.mark.parametrize("shape", [MISTRAL, SMOLLM], ids=["mistral", "smollm"])
 def test_every_kernel_fits_a_multiprocessor(
-    shape: Shape, gpu: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    shape: ModelShape, gpu: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine, asked = build(shape, monkeypatch)
     assert max(asked.values()) <= gpu[3], asked

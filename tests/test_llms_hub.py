@@ -21,8 +21,7 @@ from hub_standin import Hub, Repo, serving
 
 from llms.errors import UnknownModel, UnsupportedModel
 from llms.models import hub
-from llms.models import hub as hub_cache
-from llms.models.load import LoadSpec, load
+from llms.models.load import LoadSettings, load
 
 
 def test_a_pull_brings_what_loads_and_nothing_else_and_works_offline(files: Path, tmp_path: Path) -> None:
@@ -40,12 +39,12 @@ def test_a_pull_brings_what_loads_and_nothing_else_and_works_offline(files: Path
     }
     assert answer["reports"][-1] == [REPO, answer["size"], answer["size"]]
     assert any("fetching" in line for line in answer["lines"])
-    assert [found.repo for found in hub_cache.pulled(cache)] == [REPO]
+    assert [found.repo for found in hub.pulled(cache)] == [REPO]
     for revision in (None, "main", answer["commit"]):
-        assert hub_cache.locate(REPO, revision, cache) == folder
-    assert hub_cache.locate(REPO, "v2", cache) is None
-    loaded = load(LoadSpec(model=REPO, device="cpu", cache_dir=cache))
-    assert (loaded.name, loaded.folder) == (REPO, folder)
+        assert hub.locate(REPO, revision, cache) == folder
+    assert hub.locate(REPO, "v2", cache) is None
+    loaded = load(LoadSettings(model=REPO, device="cpu", cache_dir=cache))
+    assert (loaded.name, loaded.checkpoint.folder) == (REPO, folder)
 
 
 def test_a_second_pull_fetches_no_file_again(files: Path, tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ def test_a_new_revision_is_fetched_and_replaces_what_main_means(files: Path, tmp
         second = pull(server.url, tmp_path)
         assert len(server.sent("model.safetensors")) == 1, "the weights did not change"
     assert first["commit"] != second["commit"]
-    assert hub_cache.locate(REPO, None, tmp_path) == Path(second["folder"])
+    assert hub.locate(REPO, None, tmp_path) == Path(second["folder"])
 
 
 def test_a_pull_that_is_killed_goes_on_where_it_stopped(files: Path, tmp_path: Path) -> None:
@@ -80,9 +79,9 @@ def test_a_pull_that_is_killed_goes_on_where_it_stopped(files: Path, tmp_path: P
         child.wait()
         arrived = half_there(tmp_path)
         assert size // 3 <= arrived < size
-        assert hub_cache.locate(REPO, None, tmp_path) is None, "a half pull is never used"
-        with pytest.raises(UnknownModel, match="agent models pull"):
-            load(LoadSpec(model=REPO, device="cpu", cache_dir=tmp_path))
+        assert hub.locate(REPO, None, tmp_path) is None, "a half pull is never used"
+        with pytest.raises(UnknownModel, match=r"llms\.models\.pull"):
+            load(LoadSettings(model=REPO, device="cpu", cache_dir=tmp_path))
         server.repos[REPO].bytes_per_s = None
         answer = pull(server.url, tmp_path)
         ranges = server.sent("model.safetensors")
@@ -124,7 +123,7 @@ def test_bytes_that_change_on_the_way_are_refused_and_fetched_again(files: Path,
     with serving(owner__tiny=Repo(files, garble=True)) as server:
         answer = pull(server.url, tmp_path)
         assert (answer["error"], "sha256" in answer["message"]) == ("HashMismatch", True)
-        assert hub_cache.locate(REPO, None, tmp_path) is None
+        assert hub.locate(REPO, None, tmp_path) is None
         server.repos[REPO].garble = False
         assert "folder" in pull(server.url, tmp_path)
 
@@ -134,20 +133,20 @@ def test_a_damaged_file_is_seen_and_mended_by_the_next_pull(files: Path, tmp_pat
         weights = Path(pull(server.url, tmp_path)["folder"]) / "model.safetensors"
         with weights.open("r+b") as file:
             file.truncate(1000)
-        assert hub_cache.locate(REPO, None, tmp_path) is None
+        assert hub.locate(REPO, None, tmp_path) is None
         pull(server.url, tmp_path)
     assert weights.read_bytes() == (files / "model.safetensors").read_bytes()
-    assert hub_cache.locate(REPO, None, tmp_path) == weights.parent
+    assert hub.locate(REPO, None, tmp_path) == weights.parent
 
 
 def test_removing_frees_the_space_and_leaves_the_others(files: Path, tmp_path: Path) -> None:
     with serving(owner__tiny=Repo(files), owner__other=Repo(files)) as server:
         size = pull(server.url, tmp_path)["size"]
         pull(server.url, tmp_path, "owner/other")
-    assert hub_cache.remove(REPO, tmp_path) >= size
-    assert hub_cache.locate(REPO, None, tmp_path) is None
-    assert [found.repo for found in hub_cache.pulled(tmp_path)] == ["owner/other"]
-    assert hub_cache.remove(REPO, tmp_path) == 0
+    assert hub.remove(REPO, tmp_path) >= size
+    assert hub.locate(REPO, None, tmp_path) is None
+    assert [found.repo for found in hub.pulled(tmp_path)] == ["owner/other"]
+    assert hub.remove(REPO, tmp_path) == 0
 
 
 def test_the_weights_that_an_index_names_are_chosen() -> None:

@@ -18,7 +18,7 @@ from hub_pulls import (
 )
 from hub_standin import Repo, serving
 
-from llms.models import hub as hub_cache
+from llms.models import hub
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_what_does_not_exist_is_named(
     assert answer["error"] == error
     for word in words:
         assert word in answer["message"]
-    assert hub_cache.pulled(tmp_path) == []
+    assert hub.pulled(tmp_path) == []
 
 
 @pytest.mark.parametrize("token", ["", "hf_wrong"])
@@ -54,7 +54,7 @@ def test_a_hub_that_refuses_is_quoted(files: Path, tmp_path: Path, status: int) 
     with serving(owner__tiny=Repo(files, status=status)) as server:
         answer = pull(server.url, tmp_path)
     assert answer["error"] == ("GatedModel" if status == 403 else "FetchFailed")
-    assert hub_cache.pulled(tmp_path) == []
+    assert hub.pulled(tmp_path) == []
 
 
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_configuration_that_asks_for_code_is_refused_before_the_weights_come(
         assert server.sent("model.safetensors") == []
         assert server.sent("modeling_tiny.py") == []
     assert (answer["error"], "auto_map" in answer["message"]) == ("UnsupportedModel", True)
-    assert hub_cache.locate(REPO, None, tmp_path) is None
+    assert hub.locate(REPO, None, tmp_path) is None
 
 
 def test_a_disk_without_room_is_refused_before_the_weights_come(

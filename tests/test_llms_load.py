@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ from llms.errors import (
     BadRequest,
     UnknownModel,
 )
-from llms.models.checkpoint import read
-from llms.models.load import LoadedModel, LoadSpec, adopt, load, make_decoder
+from llms.models.checkpoint import Checkpoint
+from llms.models.load import LoadedModel, LoadSettings, adopt, load, make_decoder
 from llms.quiet import quiet
 
 PROMPT = "The capital of France is"
@@ -29,8 +30,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "tiny")
 
 
-def spec(model: Path | str, **settings: Any) -> LoadSpec:
-    return LoadSpec(**{"model": str(model), "device": "cpu", **settings})
+def spec(model: Path | str, **settings: Any) -> LoadSettings:
+    return LoadSettings(**{"model": str(model), "device": "cpu", **settings})
 
 
 def logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
@@ -40,7 +41,7 @@ def logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
 
 
 def test_a_hub_model_that_was_not_pulled_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(UnknownModel, match=r"agent models pull mistral-7b` \(14\.5 GB\)"):
+    with pytest.raises(UnknownModel, match=r"\(14\.5 GB\); run `llms\.models\.pull\(\"mistral-7b\"\)`"):
         load(spec("mistral-7b", cache_dir=tmp_path))
 
 
@@ -51,7 +52,7 @@ def test_a_folder_loads_with_every_setting(checkpoint: Path) -> None:
         assert (loaded.quantization, loaded.window, loaded.parameters) == (
             "none",
             256,
-            read(checkpoint).parameters,
+            Checkpoint.open(checkpoint).parameters,
         )
         assert not loaded.model.training
     assert load(spec(checkpoint, window=100)).window == 100
@@ -117,7 +118,7 @@ def test_the_embedded_model_knows_where_paris_is(embedded: LoadedModel) -> None:
     tokens = embedded.tokenizer(PROMPT)["input_ids"]
     best = int(logits(embedded, tokens).argmax())
     assert embedded.tokenizer.decode([best]).strip() == "Paris"
-    assert embedded.tokenizer.eos_token == "<|im_end|>"
+    assert embedded.tokenizer.special_tokens_map["eos_token"] == "<|im_end|>"
     assert embedded.parameters == 134_515_008
 
 
@@ -135,7 +136,7 @@ def test_nf4_gives_the_logits_of_from_pretrained_with_the_recipe_of_the_paper(em
             str(embedded_dir), quantization_config=recipe, device_map="cpu", dtype=torch.bfloat16
         )
     ours = load(spec(embedded_dir, quantization="nf4", keep_quantized=False))
-    tokens = ours.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    tokens = torch.tensor([ours.tokenizer(PROMPT)["input_ids"]])
     with torch.inference_mode():
         assert torch.equal(ours.model(tokens).logits, plain(tokens).logits)
 
@@ -148,10 +149,10 @@ def test_loading_opens_no_socket_and_runs_without_a_network(embedded_cache: Path
         "    if event.startswith('socket.') and event != 'socket.gethostname':\n"
         "        raise SystemExit(f'socket: {event} {args}')\n"
         "sys.addaudithook(hook)\n"
-        "from llms.models.load import load, LoadSpec\n"
+        "from llms.models.load import load, LoadSettings\n"
         "cache = pathlib.Path(sys.argv[1])\n"
         "for quantization in ('none', 'nf4'):\n"
-        "    print(load(LoadSpec(model='smollm2-135m', quantization=quantization, device='cpu',\n"
+        "    print(load(LoadSettings(model='smollm2-135m', quantization=quantization, device='cpu',\n"
         "                        cache_dir=cache)).quantization)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
@@ -170,8 +171,17 @@ def test_loading_opens_no_socket_and_runs_without_a_network(embedded_cache: Path
 def test_importing_the_room_s_front_doors_imports_no_torch() -> None:
     code = (
         "import sys, llms.models.catalog, llms.models.embedded, llms.models.load, llms.models.hub\n"
-        "import llms.models.adapter, llms.models.gpu, llms.models.weights\n"
+        "import llms.models.adapter, llms.models.gpu, llms.models.weights, llms.models.pretrained\n"
         "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_error_carries_the_call_that_mends_it(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        load(spec("mistral-7b", cache_dir=tmp_path))
+    assert caught.value.hint == 'llms.models.pull("mistral-7b")'
+    assert str(caught.value).endswith(f"; run `{caught.value.hint}`")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again), again.hint) == (UnknownModel, str(caught.value), caught.value.hint)

@@ -14,7 +14,7 @@ from llms.errors import ContextOverflow, NotEnoughMemory
 from llms.models import gpu
 from llms.models import load as choose
 from llms.models.diagnosis import diagnose
-from llms.models.load import LoadedModel, LoadSpec, adopt, load, make_decoder
+from llms.models.load import LoadedModel, LoadSettings, adopt, load, make_decoder
 from llms.quiet import quiet
 
 pytestmark = pytest.mark.gpu
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(folder: Path, cache: Path, **settings: Any) -> LoadedModel:
-    return load(LoadSpec(model=str(folder), cache_dir=cache, **{"quantization": "nf4", **settings}))
+    return load(LoadSettings(model=str(folder), cache_dir=cache, **{"quantization": "nf4", **settings}))
 
 
 def article_model(folder: Path) -> Any:

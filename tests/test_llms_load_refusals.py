@@ -15,7 +15,7 @@ from llms.errors import (
     DamagedCheckpoint,
     UnsupportedModel,
 )
-from llms.models.load import LoadSpec, load
+from llms.models.load import LoadSettings, load
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "tiny")
 
 
-def spec(model: Path | str, **settings: Any) -> LoadSpec:
-    return LoadSpec(**{"model": str(model), "device": "cpu", **settings})
+def spec(model: Path | str, **settings: Any) -> LoadSettings:
+    return LoadSettings(**{"model": str(model), "device": "cpu", **settings})
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 2_000, -1_000])

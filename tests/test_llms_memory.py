@@ -6,18 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
-from llms.decoders import cpu
+from llms.decoders import cpu, cuda, reference_plan
 from llms.errors import ContextOverflow, NotEnoughMemory
-from llms.models import memory
-from llms.models import memory as footprint
-from llms.models.checkpoint import Facts, Tensor, read
-from llms.models.load import adopt, make_decoder
-from llms.models.memory import Setting, plan, token_bytes, weight_bytes
+from llms.models.checkpoint import Checkpoint, TensorHeader
+from llms.models.load import DecoderPlan, LoadSettings, adopt, make_decoder
+from llms.models.memory import IDLE_CACHE_BYTES, MemoryPlan, kv_bytes, plan_memory, weight_bytes
 
 MEASURE = """
 import json, sys
@@ -28,14 +27,14 @@ from llms.quiet import quiet
 with quiet():
     import accelerate, bitsandbytes
 import llms.decoders.reference
-from llms.models.load import LoadSpec, load, make_decoder
+from llms.models.load import LoadSettings, load, make_decoder
 def status(key):
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 before = status("VmRSS")
 window = int(sys.argv[3])
-loaded = load(LoadSpec(model="smollm2-135m", quantization=sys.argv[2], window=window, device="cpu",
+loaded = load(LoadSettings(model="smollm2-135m", quantization=sys.argv[2], window=window, device="cpu",
                        cache_dir=Path(sys.argv[1])))
 decoder = make_decoder(loaded, max_slots=1)
 tokens = [(7919 * i) % 40_000 + 20 for i in range(window - 4)]
@@ -52,7 +51,7 @@ print(json.dumps({"measured": status("VmHWM") - before, "planned": loaded.memory
 """
 
 
-def mistral_7b(layers: int = 32) -> Facts:
+def mistral_7b(layers: int = 32) -> Checkpoint:
     """Mistral-7B-Instruct v0.3 as its headers describe it, or so many layers of it."""
     hidden, inner, kv, vocabulary = 4096, 14_336, 1024, 32_768
     shapes = {
@@ -66,13 +65,13 @@ def mistral_7b(layers: int = 32) -> Facts:
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),
     }
-    tensors = [
-        Tensor(name=f"model.layers.{layer}.{name}.weight", shape=shape, dtype="BF16")
+    headers = [
+        TensorHeader(name=f"model.layers.{layer}.{name}.weight", shape=shape, dtype="BF16")
         for layer in range(layers)
         for name, shape in shapes.items()
     ]
-    tensors += [
-        Tensor(name=name, shape=shape, dtype="BF16")
+    headers += [
+        TensorHeader(name=name, shape=shape, dtype="BF16")
         for name, shape in (
             ("model.embed_tokens.weight", (vocabulary, hidden)),
             ("lm_head.weight", (vocabulary, hidden)),
@@ -89,37 +88,35 @@ def mistral_7b(layers: int = 32) -> Facts:
         "vocab_size": vocabulary,
         "max_position_embeddings": 32_768,
     }
-    return Facts(
+    return Checkpoint(
         folder=Path("mistral"),
         config=config,
-        tensors=tuple(tensors),
-        weight_bytes=2 * sum(tensor.elements for tensor in tensors),
+        headers=tuple(headers),
+        weight_bytes=2 * sum(header.elements for header in headers),
         tokenizer=True,
         chat_template=True,
     )
 
 
-def planned(free_gb: float, **settings: object) -> memory.Plan:
-    decoder = settings.pop("footprint", footprint.reference)
-    how = {"quantization": "nf4", "dtype": "bfloat16", "device": "cuda:0", "window": 32_768} | settings
-    return plan(
+def planned(free_gb: float, decoder: DecoderPlan = reference_plan, **settings: Any) -> MemoryPlan:
+    how = {"quantization": "nf4", "dtype": "bfloat16", "device": "cuda:0"} | settings
+    return plan_memory(
         mistral_7b(),
-        Setting(**how),  # type: ignore[arg-type]
+        LoadSettings(**how),
+        decoder.memory,
         longest=32_768,
-        narrow="window" not in settings,
         name="mistral-7b",
         free=int(free_gb * 1e9),
-        footprint=decoder,  # type: ignore[arg-type]
     )
 
 
 def test_mistral_7b_has_the_sizes_that_are_known() -> None:
-    facts = mistral_7b()
-    assert facts.parameters == 7_248_023_552
-    assert token_bytes(facts, "bfloat16") == 131_072
+    checkpoint = mistral_7b()
+    assert checkpoint.parameters == 7_248_023_552
+    assert kv_bytes(checkpoint.config, "bfloat16") == 131_072
     # 4.14 GB was measured on an H100 for the 4-bit checkpoint.
-    assert weight_bytes(facts, "nf4", "bfloat16") == pytest.approx(4.14e9, rel=0.01)
-    assert weight_bytes(facts, "none", "bfloat16") == 2 * facts.parameters
+    assert weight_bytes(checkpoint, "nf4", "bfloat16") == pytest.approx(4.14e9, rel=0.01)
+    assert weight_bytes(checkpoint, "none", "bfloat16") == 2 * checkpoint.parameters
 
 
 def test_the_longest_window_is_taken_where_it_fits() -> None:
@@ -150,7 +147,7 @@ def test_more_slots_take_more() -> None:
 def test_weights_that_do_not_fit_name_what_would() -> None:
     with pytest.raises(NotEnoughMemory, match="nf4 fits"):
         planned(12, quantization="none")
-    with pytest.raises(NotEnoughMemory, match="--model smollm2-135m"):
+    with pytest.raises(NotEnoughMemory, match='model="smollm2-135m"'):
         planned(3)
 
 
@@ -179,24 +176,19 @@ def test_the_plan_is_within_a_tenth_of_the_measured_peak(
 @pytest.mark.parametrize(
     ("layers", "decoder", "window", "measured_mb"),
     [
-        (8, footprint.reference, 4_096, 2_051),
-        (8, footprint.reference, 32_000, 3_938),
-        (32, footprint.reference, 4_096, 5_648),
-        (32, footprint.reference, 32_000, 13_097),
+        (8, reference_plan, 4_096, 2_051),
+        (8, reference_plan, 32_000, 3_938),
+        (32, reference_plan, 4_096, 5_648),
+        (32, reference_plan, 32_000, 13_097),
     ],
 )
 def test_a_gpu_s_plan_is_within_a_tenth_of_what_an_h100_measured(
-    layers: int, decoder: footprint.Footprint, window: int, measured_mb: int
+    layers: int, decoder: DecoderPlan, window: int, measured_mb: int
 ) -> None:
     """`max_memory_reserved` after a prompt that fills the window, from benchmarks/load.py --gpu."""
-    found = plan(
-        mistral_7b(layers),
-        Setting(quantization="nf4", dtype="bfloat16", device="cuda:0", window=window),
-        longest=32_768,
-        narrow=False,
-        free=84 * 10**9,
-        ready=True,
-        footprint=decoder,
+    settings = LoadSettings(quantization="nf4", dtype="bfloat16", device="cuda:0", window=window)
+    found = plan_memory(
+        mistral_7b(layers), settings, decoder.memory, longest=32_768, free=84 * 10**9, ready=True
     )
     assert found.total == pytest.approx(measured_mb * 1e6, rel=0.1)
 
@@ -210,17 +202,17 @@ def test_what_the_fast_decoder_takes_beside_weights_and_cache_is_what_an_h100_me
     The longer one was measured before matrices were unpacked in slices; less what that spares, and less the
     27 MB a layer that packing left unusable then.
     """
-    setting = Setting(quantization="nf4", dtype="bfloat16", device="cuda:0", window=window)
-    use = footprint.fast(mistral_7b(), setting)
-    assert use.workspace + use.overhead == pytest.approx(measured_mb * 1e6, rel=0.1)
+    settings = LoadSettings(quantization="nf4", dtype="bfloat16", device="cuda:0", window=window)
+    found = cuda.memory(mistral_7b(), settings, window)
+    assert found.workspace + found.overhead == pytest.approx(measured_mb * 1e6, rel=0.1)
 
 
 def test_a_gpu_with_room_to_spare_gets_a_cache_for_a_batch() -> None:
-    wide = planned(80, window=2_048, footprint=footprint.fast)
-    tight = planned(7.5, window=2_048, footprint=footprint.fast)
-    token = token_bytes(mistral_7b(), "bfloat16")
-    assert wide.cache == footprint.FAST_BATCH * token
-    assert 2_048 * token + footprint.IDLE_BYTES <= tight.cache < wide.cache
+    wide = planned(80, window=2_048, decoder=cuda)
+    tight = planned(7.5, window=2_048, decoder=cuda)
+    token = kv_bytes(mistral_7b().config, "bfloat16")
+    assert wide.cache == cuda.BATCH_TOKENS * token
+    assert 2_048 * token + IDLE_CACHE_BYTES <= tight.cache < wide.cache
     assert tight.total <= 0.95 * 7.5e9
 
 
@@ -259,5 +251,5 @@ def test_a_growing_conversation_stops_at_the_window_with_an_error_that_says_so(t
 
 
 def test_a_folder_in_the_facts_is_read_once(tmp_path: Path) -> None:
-    facts = read(tiny_checkpoint(tmp_path / "tiny", sliding_window=64))
-    assert (facts.sliding_window, facts.context, facts.stored_dtype) == (64, 256, "float32")
+    found = Checkpoint.open(tiny_checkpoint(tmp_path / "tiny", sliding_window=64))
+    assert (found.sliding_window, found.context, found.stored_dtype) == (64, 256, "float32")

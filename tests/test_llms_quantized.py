@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint
 
 from llms.errors import NoSpace, QuantizationUnavailable
-from llms.models import checkpoint
-from llms.models import weights as quantized
-from llms.models.load import LoadedModel, LoadSpec, load
+from llms.models import checkpoint, pretrained
+from llms.models.load import LoadedModel, LoadSettings, load
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 
@@ -27,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 def nf4(folder: Path, cache: Path, lines: list[str] | None = None, quantization: str = "nf4") -> LoadedModel:
     notify = (lines if lines is not None else []).append
     return load(
-        LoadSpec(
+        LoadSettings(
             model=str(folder),
             quantization=quantization,
             device="cpu",
@@ -81,7 +80,7 @@ def test_another_version_of_bitsandbytes_is_another_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nf4(folder, tmp_path)
-    monkeypatch.setattr("llms.models.weights.importlib.metadata.version", lambda _name: "9.9")
+    monkeypatch.setattr("llms.models.pretrained.importlib.metadata.version", lambda _name: "9.9")
     nf4(folder, tmp_path)
     assert len(made(tmp_path)) == 2
 
@@ -124,7 +123,7 @@ def test_a_disk_without_room_costs_the_checkpoint_not_the_model(
     def full(*_args: object) -> None:
         raise NoSpace("no room")
 
-    monkeypatch.setattr(quantized, "require_space", full)
+    monkeypatch.setattr(pretrained, "require_space", full)
     lines: list[str] = []
     loaded = nf4(folder, tmp_path, lines)
     assert loaded.quantization == "nf4"
@@ -133,7 +132,7 @@ def test_a_disk_without_room_costs_the_checkpoint_not_the_model(
 
 
 def test_small_models_are_not_kept_unasked(folder: Path, tmp_path: Path) -> None:
-    load(LoadSpec(model=str(folder), quantization="nf4", device="cpu", cache_dir=tmp_path))
+    load(LoadSettings(model=str(folder), quantization="nf4", device="cpu", cache_dir=tmp_path))
     assert made(tmp_path) == []
 
 
@@ -142,7 +141,7 @@ def test_a_folder_that_is_quantized_already_loads_as_it_is(folder: Path, tmp_pat
     stored = made(tmp_path)[0]
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / name, stored / name)
-    loaded = load(LoadSpec(model=str(stored), device="cpu", cache_dir=tmp_path / "other"))
+    loaded = load(LoadSettings(model=str(stored), device="cpu", cache_dir=tmp_path / "other"))
     assert loaded.quantization == "nf4"
     assert torch.equal(logits(loaded), expected)
 
@@ -153,6 +152,6 @@ def test_without_bitsandbytes_the_error_names_it(
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("llms.models.weights.importlib.metadata.version", version)
+    monkeypatch.setattr("llms.models.pretrained.importlib.metadata.version", version)
     with pytest.raises(QuantizationUnavailable, match="pip install bitsandbytes"):
         nf4(folder, tmp_path)

@@ -11,10 +11,10 @@ import pytest
 from tiny_models import tiny_checkpoint, tiny_gguf
 
 from llms.errors import BadRequest, CacheNotWritable, UnknownModel
-from llms.models import registry as model_rows
+from llms.models import registry as registry_file
 from llms.models.catalog import resolve
-from llms.models.load import LoadSpec, load
-from llms.models.registry import Registry, Row, announce, fits, running
+from llms.models.load import LoadSettings, load
+from llms.models.registry import ModelRow, Registry, announce, fits, running
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "tiny")
 
 
-def row(registry: Registry, name: str) -> Row:
+def row(registry: Registry, name: str) -> ModelRow:
     return next(row for row in registry.rows() if row.name == name)
 
 
@@ -147,13 +147,13 @@ def test_choices_that_are_no_json_count_as_none(registry: Registry, wishes: Path
     ("gpu_gb", "host_gb", "where"), [(8, 16, "gpu"), (0, 16, "cpu"), (4, 16, "cpu"), (0, 2, "no")]
 )
 def test_where_mistral_fits(gpu_gb: int, host_gb: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_rows, "free_gpu_bytes", lambda: gpu_gb * 10**9)
-    monkeypatch.setattr(model_rows, "free_bytes", lambda _device: host_gb * 10**9)
+    monkeypatch.setattr(registry_file, "free_gpu_bytes", lambda: gpu_gb * 10**9)
+    monkeypatch.setattr(registry_file, "free_bytes", lambda _device: host_gb * 10**9)
     assert fits(7_248_023_552, "nf4") == where
 
 
 def test_what_is_loaded_is_listed_while_its_process_lives(registry: Registry, folder: Path) -> None:
-    load(LoadSpec(model=str(folder), device="cpu", cache_dir=registry.cache))
+    load(LoadSettings(model=str(folder), device="cpu", cache_dir=registry.cache))
     (found,) = registry.loaded()
     assert (found.name, found.device, found.quantization, found.window) == ("tiny", "cpu", "none", 256)
     assert found.memory > 0 and found.rss > 0

@@ -16,8 +16,7 @@ from test_llms_mistral_format import TEMPLATE_V1
 from tiny_models import TEMPLATE, tiny_checkpoint, tiny_tokenizer
 
 from llms.models.load import LoadedModel
-from llms.models.weights import read_tokenizer
-from llms.tokenizer import ChatTemplate, PlainTokenizer, plain_tokenizer
+from llms.tokenizer import ChatTemplate, ModelTokenizer, read_pretrained_tokenizer
 
 TURNS: list[dict[str, Any]] = [
     {"role": "system", "content": "Answer <briefly> & well."},
@@ -50,9 +49,8 @@ TEMPLATES = {
 
 
 @pytest.fixture(scope="module")
-def plain(embedded: LoadedModel) -> PlainTokenizer:
-    assert isinstance(embedded.codec, PlainTokenizer)
-    return embedded.codec
+def plain(embedded: LoadedModel) -> ModelTokenizer:
+    return embedded.tokenizer
 
 
 def outcome(render: Any) -> str:
@@ -63,8 +61,8 @@ def outcome(render: Any) -> str:
 
 
 @given(text=st.text(), special=st.booleans())
-def test_texts_become_the_same_ids_and_back(plain: PlainTokenizer, text: str, special: bool) -> None:
-    whole = plain.whole()
+def test_texts_become_the_same_ids_and_back(plain: ModelTokenizer, text: str, special: bool) -> None:
+    whole = plain.pretrained()
     ids = plain(text, add_special_tokens=special, verbose=False)["input_ids"]
     assert ids == whole(text, add_special_tokens=special)["input_ids"]
     for skip in (False, True):
@@ -84,22 +82,22 @@ def test_texts_become_the_same_ids_and_back(plain: PlainTokenizer, text: str, sp
         "don't",
     ],
 )
-def test_control_tokens_are_read_the_same(plain: PlainTokenizer, text: str) -> None:
-    whole = plain.whole()
+def test_control_tokens_are_read_the_same(plain: ModelTokenizer, text: str) -> None:
+    whole = plain.pretrained()
     ids = plain(text)["input_ids"]
     assert ids == whole(text)["input_ids"]
     assert plain.decode(ids, skip_special_tokens=True) == whole.decode(ids, skip_special_tokens=True)
 
 
-def test_ids_decode_the_same_in_any_order(plain: PlainTokenizer) -> None:
-    whole = plain.whole()
+def test_ids_decode_the_same_in_any_order(plain: ModelTokenizer) -> None:
+    whole = plain.pretrained()
     ids = [(7919 * i) % 49_152 for i in range(2_000)]
     assert plain.decode(ids) == whole.decode(ids)
     assert plain.decode(ids, skip_special_tokens=True) == whole.decode(ids, skip_special_tokens=True)
 
 
-def test_it_names_the_same_tokens(plain: PlainTokenizer) -> None:
-    whole = plain.whole()
+def test_it_names_the_same_tokens(plain: ModelTokenizer) -> None:
+    whole = plain.pretrained()
     for name in (
         "all_special_tokens", "all_special_ids", "bos_token_id", "eos_token_id", "unk_token_id",
         "special_tokens_map", "chat_template",
@@ -129,8 +127,8 @@ def test_a_template_renders_the_same_text(name: str, tools: Any, prompt: bool) -
     assert "name" in TURNS[1], "the conversation itself stays as it was"
 
 
-def test_the_embedded_model_s_prompts_are_the_same(plain: PlainTokenizer) -> None:
-    whole = plain.whole()
+def test_the_embedded_model_s_prompts_are_the_same(plain: ModelTokenizer) -> None:
+    whole = plain.pretrained()
     for turns in (TURNS, TURNS[1:2], TURNS[1:]):
         expected = whole.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         assert plain.apply_chat_template(turns, add_generation_prompt=True) == expected
@@ -139,7 +137,7 @@ def test_the_embedded_model_s_prompts_are_the_same(plain: PlainTokenizer) -> Non
 @pytest.mark.parametrize("odd", [np.int64(3), datetime(2026, 1, 1), ("a",), np.str_("x")])
 def test_objects_that_are_no_json_are_left_to_transformers(tmp_path: Path, odd: Any) -> None:
     whole = tiny_tokenizer()
-    ours = plain_tokenizer(tiny_checkpoint(tmp_path / "tiny"), lambda: whole)
+    ours = ModelTokenizer.read_plain(tiny_checkpoint(tmp_path / "tiny"))
     assert ours is not None
     turns = [{"role": "user", "content": odd}]
     expected = whole.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -152,9 +150,9 @@ def test_objects_that_are_no_json_are_left_to_transformers(tmp_path: Path, odd: 
 )
 def test_a_template_that_needs_more_is_left_to_transformers(tmp_path: Path, template: str) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
-    assert plain_tokenizer(folder, object) is not None
+    assert ModelTokenizer.read_plain(folder) is not None
     (folder / "chat_template.jinja").write_text(template)
-    assert plain_tokenizer(folder, object) is None
+    assert ModelTokenizer.read_plain(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def test_a_setting_that_may_matter_is_left_to_transformers(tmp_path: Path, chang
     folder = tiny_checkpoint(tmp_path / "tiny")
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert plain_tokenizer(folder, object) is None
+    assert ModelTokenizer.read_plain(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -194,19 +192,55 @@ def test_a_tokenizer_file_that_transformers_would_change_is_left_to_it(
     folder = tiny_checkpoint(tmp_path / "tiny")
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert plain_tokenizer(folder, object) is None
+    assert ModelTokenizer.read_plain(folder) is None
 
 
 @pytest.mark.parametrize("name", ["special_tokens_map.json", "added_tokens.json"])
 def test_a_legacy_file_is_left_to_transformers(tmp_path: Path, name: str) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
     (folder / name).write_text("{}")
-    assert plain_tokenizer(folder, object) is None
+    assert ModelTokenizer.read_plain(folder) is None
 
 
 def test_a_plain_folder_gives_the_tokenizer_that_transformers_reads(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
-    ours, whole = plain_tokenizer(folder, object), read_tokenizer(folder)
+    ours, whole = ModelTokenizer.read_plain(folder), read_pretrained_tokenizer(folder)
     assert ours is not None
     assert ours("Hé <|im_end|> 漢")["input_ids"] == whole("Hé <|im_end|> 漢")["input_ids"]
     assert ours.special_tokens_map == whole.special_tokens_map
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_tokenizer_of_transformers_gives_the_same_when_it_is_wrapped(name: str) -> None:
+    whole = tiny_tokenizer(TEMPLATES[name])
+    whole.add_special_tokens({"additional_special_tokens": ["[TOOL]"]})
+    whole.backend_tokenizer.enable_truncation(4)
+    ours = ModelTokenizer.wrap(whole)
+    assert ModelTokenizer.wrap(ours) is ours
+    text = "Hé <|im_end|> [TOOL] 漢, and more than four tokens"
+    ids = ours(text)["input_ids"]
+    assert ids == whole(text)["input_ids"] and len(ids) > 4
+    assert ours.decode(ids) == whole.decode(ids)
+    assert (ours.all_special_tokens, ours.all_special_ids) == (
+        whole.all_special_tokens,
+        whole.all_special_ids,
+    )
+    assert ours.get_vocab() == whole.get_vocab()
+    how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+    expected = outcome(lambda: whole.apply_chat_template(TURNS, tools=TOOLS, **how))
+    assert outcome(lambda: ours.apply_chat_template(TURNS, tools=TOOLS, **how)) == expected
+
+
+@pytest.mark.parametrize("template", ["{% set x = namespace(a=1) %}{{ x.a }}", "{{ dict(a=1) }}"])
+def test_a_template_that_needs_more_is_rendered_by_transformers(template: str) -> None:
+    whole = tiny_tokenizer(template)
+    expected = whole.apply_chat_template(TURNS, tokenize=False)
+    assert ModelTokenizer.wrap(whole).apply_chat_template(TURNS) == expected
+
+
+def test_a_folder_that_is_not_plain_gives_the_same_tokenizer_by_way_of_transformers(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "tiny")
+    (folder / "special_tokens_map.json").write_text("{}")
+    ours, whole = ModelTokenizer.read(folder), read_pretrained_tokenizer(folder)
+    assert ours("Hé <|im_end|> 漢")["input_ids"] == whole("Hé <|im_end|> 漢")["input_ids"]
+    assert ours.eos_token_id == whole.eos_token_id

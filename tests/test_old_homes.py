@@ -55,7 +55,7 @@ from chains.retrieval import DocumentStore, Hit
 from chains.retrieval.search import SearchOptions
 from chains.summarize import Style
 from llms.models.embedded import embedded_path
-from llms.models.load import LoadSpec, load, make_decoder
+from llms.models.load import LoadSettings, load, make_decoder
 from sandbox import RunResult
 
 DATA = Path(__file__).parent / "data" / "home_0_1"
@@ -484,7 +484,7 @@ def test_a_kept_checkpoint_is_loaded_and_not_made_again(old: OldHome, quantizati
     folder = old.cache / ("quantized" if quantization == "nf4" else "gguf")
     before, lines = _files(folder), list[str]()
     loaded = load(
-        LoadSpec(
+        LoadSettings(
             model="owner/tiny" if quantization == "nf4" else str(old.gguf),
             quantization=quantization,
             dtype="bfloat16",

@@ -13,7 +13,7 @@ from gguf.constants import GGMLQuantizationType
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from llms.models.catalog import Entry, Wheel
+from llms.models.catalog import CatalogEntry, Wheel
 from llms.quiet import quiet
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -149,7 +149,7 @@ def _permuted(name: str, weight: torch.Tensor, config: MistralConfig) -> torch.T
     )
 
 
-def tiny_wheel(folder: Path, gguf: Path) -> Entry:
+def tiny_wheel(folder: Path, gguf: Path) -> CatalogEntry:
     """Pack a GGUF into a wheel that pip accepts; return the catalog entry that names it."""
     filename, member = "tiny_gguf-1.0-py3-none-any.whl", f"tiny_gguf/{gguf.name}"
     path = folder / filename
@@ -170,7 +170,7 @@ def tiny_wheel(folder: Path, gguf: Path) -> Entry:
         size=path.stat().st_size,
         member=member,
     )
-    return Entry(
+    return CatalogEntry(
         name="tiny",
         title="A tiny model",
         repo="nobody/tiny",

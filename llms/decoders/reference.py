@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from llms.decoders.base import SlotChecks, StepResult, rows_of
+from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
 from llms.threads import bound_spinning
@@ -172,10 +173,6 @@ class SlotStore:
             # An idle decoder gives its memory back.
             self.keys = self.keys[:, :0, :, :0].clone()
             self.values = self.values[:, :0, :, :0].clone()
-
-
-PREFILL_CHUNK = 1024
-"""Tokens a prefill pass takes at once: attention memory stays flat, matrix products are full-sized."""
 
 
 class ReferenceDecoder(SlotChecks):

@@ -23,6 +23,7 @@ from llms.engine.scheduler import Scheduler, not_enough, out_of_memory
 from llms.engine.score import CHUNK_TOKENS, ScoreItem, ScoreJob, packed
 from llms.engine.steps import PREFILL_TOKENS, PendingSteps, StepRunner
 from llms.errors import BadRequest, ContextOverflow
+from llms.models.memory import IDLE_CACHE_BYTES
 
 __all__ = ["Engine", "GenerationRequest", "Stream", "TokenInfo"]
 
@@ -153,7 +154,7 @@ class Engine:
     """
 
     def __init__(
-        self, decoder: Decoder, *, max_batch: int | None = None, cache_bytes: int = 512 * 2**20
+        self, decoder: Decoder, *, max_batch: int | None = None, cache_bytes: int = IDLE_CACHE_BYTES
     ) -> None:
         self.decoder = decoder
         self.max_batch = max(1, min(max_batch or decoder.max_slots * 3 // 4, decoder.max_slots))

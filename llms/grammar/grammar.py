@@ -21,7 +21,7 @@ from torch import Tensor
 from llms.errors import UnsupportedModel, UnsupportedSchema
 from llms.grammar.close import MAX_PATH, Closer, JsonState
 from llms.grammar.schema import OPTIONS, Schema, prepared
-from llms.tokenizer import PlainTokenizer
+from llms.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -236,12 +236,8 @@ def union(schemas: Sequence[Schema]) -> Schema:
     return schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
 
 
-def _read(tokenizer: Any, words: int, ends: list[int]) -> LLTokenizer:
-    """Hand a tokenizer to the grammar library."""
-    if isinstance(tokenizer, PlainTokenizer):
-        from llguidance import LLTokenizer
+def _read(tokenizer: ModelTokenizer, vocabulary: int, end_ids: list[int]) -> LLTokenizer:
+    """Return a tokenizer as the grammar library has it."""
+    from llguidance import LLTokenizer
 
-        return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=words, eos_token=ends)
-    from llguidance.hf import from_tokenizer
-
-    return from_tokenizer(tokenizer, n_vocab=words, eos_token=ends)
+    return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=vocabulary, eos_token=end_ids)

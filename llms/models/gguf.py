@@ -1,15 +1,11 @@
-"""GGUF -> a safetensors checkpoint that `transformers` loads like any other.
+"""GGUF files: each is converted once to a safetensors checkpoint in the cache, and found by path and time.
 
-Knows GGUF files, through the packages `gguf` (is the file whole?) and `transformers` (weights, tokenizer).
-Refuses to know where files come from and where checkpoints belong: the caller gives both paths.
+    >>> from pathlib import Path
+    >>> folder = converted(Path("model.Q4_K_M.gguf"), cache)  # doctest: +SKIP
 
-Llama's and Mistral's decoder layers are the same computation when neither has biases, a scaled rotary
-embedding or a sliding window, so such a file is written as `model_type: mistral` and takes the very path of
-Mistral-7B.
-
-Converted GGUF files: each becomes a safetensors checkpoint once, and is found by path and time.
-
-Knows where such checkpoints lie in the cache. Refuses to know how a GGUF is read (`llms.models.gguf`).
+The package `gguf` tells whether a file is whole, and transformers reads its weights and tokenizer. Layers of
+Llama and Mistral are the same computation if they have no biases, no scaled rotary embedding and no sliding
+window. Such a file is written as `model_type: mistral`, so that it takes the same path as Mistral-7B.
 """
 
 from __future__ import annotations
@@ -30,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SHARD = "4GB"
-# llama.cpp's pre-tokenizers that cut every digit apart before GPT-2's rule; transformers 5.23 has no entry
-# for them and falls back to GPT-2's rule alone, which splits the white space before a number differently.
+# llama.cpp's pre-tokenizers that separate all digits before they apply GPT-2's rule. transformers 5.23 does
+# not know them and applies only GPT-2's rule, which splits the white space before a number differently.
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 _MISTRAL_FIELDS = (
     "vocab_size",
@@ -53,16 +49,16 @@ _MISTRAL_FIELDS = (
 
 
 def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a GGUF file's weights, dequantized, and its tokenizer as a safetensors checkpoint.
+    """Write a GGUF file's dequantized weights and its tokenizer as a safetensors checkpoint.
 
     Args:
         gguf: The file.
         folder: An existing folder that receives config.json, the weights and the tokenizer.
-        dtype: What the weights are stored in; None for bfloat16.
+        dtype: The dtype of the stored weights; None for bfloat16.
 
     Raises:
-        DamagedCheckpoint: The file is cut short or is no GGUF.
-        UnsupportedModel: Its quantization or architecture is one that cannot be read.
+        DamagedCheckpoint: The file is cut short or is not a GGUF file.
+        UnsupportedModel: Its quantization or architecture cannot be read.
         OSError: The folder cannot be written.
     """
     import torch
@@ -82,12 +78,12 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype | None = None) -> 
                 )
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # tokenizers raises bare Exception on a vocabulary it cannot use
+        except Exception as error:  # tokenizers raises a bare Exception for a vocabulary that it cannot use
             raise UnsupportedModel(
                 f"expected a GGUF that transformers can read, found architecture {facts['architecture']!r} "
                 f"in {str(gguf)!r}: {error}; take the original safetensors repository instead"
             ) from error
-        _mend_tokenizer(tokenizer, facts)
+        _fix_tokenizer(tokenizer, facts)
         model = _as_mistral(model)
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         with disk_errors(folder):
@@ -96,14 +92,14 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype | None = None) -> 
 
 
 def inspect_gguf(gguf: Path) -> dict[str, Any]:
-    """Read a GGUF's header and check that the file is whole and of a quantization that can be undone.
+    """Return the facts of a GGUF's header; refuse a file that is cut short or cannot be dequantized.
 
     Returns:
         `architecture`, `pre_tokenizer` (llama.cpp's name, or None), `context` (tokens, or None),
         `parameters` and `quantization` (the type that holds most weights, such as "Q4_K").
 
     Raises:
-        DamagedCheckpoint: The file is cut short, or is no GGUF.
+        DamagedCheckpoint: The file is cut short, or is not a GGUF file.
         UnsupportedModel: A tensor has a type that the package `gguf` cannot dequantize.
     """
     from gguf import GGUFReader
@@ -112,7 +108,7 @@ def inspect_gguf(gguf: Path) -> dict[str, Any]:
     size = gguf.stat().st_size
     try:
         reader = GGUFReader(gguf)
-    except Exception as error:  # the reader trusts the file: a cut one fails anywhere, with anything
+    except Exception as error:  # the reader trusts the file, so a short one fails anywhere, with any error
         if "GGMLQuantizationType" in str(error):
             raise UnsupportedModel(
                 f"expected a GGUF quantization that the package gguf knows, found {error} in {str(gguf)!r}; "
@@ -144,7 +140,7 @@ def inspect_gguf(gguf: Path) -> dict[str, Any]:
 
 @contextmanager
 def _no_bar() -> Iterator[None]:
-    # This module of transformers draws its bar with tqdm itself, past the library's own switch.
+    # This module of transformers calls tqdm directly, so the library's own switch has no effect on its bar.
     import transformers.modeling_gguf_pytorch_utils as module
 
     bar = getattr(module, "tqdm", None)
@@ -176,7 +172,7 @@ def _cut_short(gguf: Path, size: int, reason: object) -> str:
     )
 
 
-def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, facts: dict[str, Any]) -> None:
+def _fix_tokenizer(tokenizer: PreTrainedTokenizerBase, facts: dict[str, Any]) -> None:
     from tokenizers import pre_tokenizers
 
     if facts["pre_tokenizer"] in _DIGITS_APART:
@@ -216,19 +212,19 @@ def _computes_like_mistral(config: PretrainedConfig) -> bool:
 
 
 def converted_path(gguf: Path, cache: Path) -> Path:
-    """Return where a GGUF file's checkpoint belongs; a file of another size or time has another one."""
+    """Return the place of a GGUF file's checkpoint; it depends on the file's path, size and time."""
     stat = gguf.stat()
     key = hashlib.sha256(f"{gguf.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:8]
     return cache / "gguf" / f"{gguf.stem}-{key}"
 
 
 def converted(gguf: Path, cache: Path, *, notify: Notify = silent) -> Path:
-    """Return a GGUF file's checkpoint folder, converting it first where it is missing or damaged.
+    """Return a GGUF file's checkpoint folder; it is converted first if it is missing or damaged.
 
     Raises:
-        DamagedCheckpoint: The file is cut short, or is no GGUF.
+        DamagedCheckpoint: The file is cut short, or is not a GGUF file.
         UnsupportedModel: Its quantization or architecture cannot be read.
-        NoSpace: No room for the bfloat16 weights.
+        NoSpace: There is no room for the bfloat16 weights.
         CacheNotWritable: The cache cannot be written.
     """
     target = converted_path(gguf, cache)

@@ -1,7 +1,9 @@
-"""The GPUs as this process sees them, and why there are none.
+"""The GPUs that this process can use, and the reason if there are none.
 
-Knows torch's view of CUDA and nvidia-smi's. Refuses to know models, and to judge (`llms.models.diagnosis`).
-torch is imported on the first call.
+    >>> [gpu.name for gpu in gpus()] or why_none()  # doctest: +SKIP
+    'no NVIDIA GPU or driver found'
+
+Importing this module does not import torch; the first call does.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from functools import cache
 from typing import Any
 
 ENOUGH_GB = 6.0
-"""Mistral-7B in NF4: 4.14 GB of weights, 0.54 GB of KV cache for 4,096 tokens, workspace, CUDA context."""
+"""Free memory for Mistral-7B in NF4: 4.14 GB of weights, 0.54 GB of KV cache for 4,096 tokens, workspace and
+the CUDA context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class Gpu:
         index: Its number in this process.
         name: Its product name.
         total: Its memory in bytes.
-        free: What is free of it in bytes, now.
+        free: Its free memory in bytes, at the time of the call.
         bf16: Whether it computes in bfloat16.
     """
 
@@ -36,7 +39,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """List the CUDA GPUs that torch can use; empty where it has none."""
+    """Return the CUDA GPUs that torch can use."""
     import torch
 
     if not torch.cuda.is_available():
@@ -51,7 +54,7 @@ def gpus() -> list[Gpu]:
 
 
 def bandwidth(device: object) -> float:
-    """Return what a CUDA GPU's memory moves at most, in bytes a second: two transfers a clock."""
+    """Return the highest bandwidth of a CUDA GPU's memory in bytes per second: two transfers per clock."""
     import torch
 
     found: Any = torch.cuda.get_device_properties(device)  # type: ignore[arg-type]
@@ -59,7 +62,7 @@ def bandwidth(device: object) -> float:
 
 
 def free_gpu_bytes() -> int:
-    """Return the free memory of the emptiest NVIDIA GPU in bytes, 0 where there is none, without torch."""
+    """Return the free memory of the emptiest NVIDIA GPU in bytes, without torch; 0 if there is none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0
@@ -72,7 +75,7 @@ def free_gpu_bytes() -> int:
 
 
 def why_none() -> str:
-    """Say in a few words why torch has no GPU: the line beside a fallback to the CPU."""
+    """Return in a few words why torch has no GPU, for the notice about a fallback to the CPU."""
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
@@ -82,9 +85,9 @@ def why_none() -> str:
 
 @cache
 def driver() -> str | None:
-    """Return what nvidia-smi says of the first GPU and its driver; None where it says nothing.
+    """Return nvidia-smi's line about the first GPU and its driver; None if it has none.
 
-    It answers without torch, so it tells a missing GPU from a torch without CUDA.
+    nvidia-smi does not need torch, so it distinguishes a missing GPU from a torch without CUDA.
     """
     tool = shutil.which("nvidia-smi")
     if tool is None:

@@ -1,21 +1,18 @@
-"""One file of a Hub repository, fetched so that an interrupted download goes on where it stopped.
+"""Models of the Hugging Face Hub: fetched once, whole or not at all, and found again without the network.
 
-Knows the Hub client's HTTP functions and its errors, and turns these into this package's. Refuses to know
-which files a model needs. `hf_hub_download` of huggingface_hub 1.x starts a file again after a kill (it
-writes to a name of its own each time); a shard of Mistral-7B has 5 GB, so the partial file here keeps its
-name, and the caller's lock keeps others away from it.
+`pull` takes only safetensors, configuration and tokenizer files, and refuses a configuration that asks for
+code before the weights are fetched. `locate` finds what is here with a few `stat` calls: this application's
+own cache, then the Hub's common cache, which other programs fill and which is never changed here.
 
-The Hub's models on this machine: where they lie, which are whole, and what the record says of them.
+    >>> from llms.models.catalog import cache_dir
+    >>> found = pull("mistralai/Mistral-7B-Instruct-v0.3", None, cache_dir())  # doctest: +SKIP
+    >>> locate(found.repo, None, cache_dir()) == found.folder                  # doctest: +SKIP
+    True
 
-Knows folders and one record a repository. Refuses to use the network, and to import torch: `locate` costs a
-few `stat` calls. Besides this application's own cache it finds what other programs left in the Hub's common
-one, which it never changes.
-
-Pulling a model from the Hugging Face Hub: once, whole or not at all, going on where it stopped.
-
-Knows the Hub's client and which files a checkpoint needs. Refuses everything but safetensors, configuration
-and tokenizer files, and a configuration that asks for code, before the weights come. What is here already is
-`llms.models.hub`'s to know.
+An interrupted download resumes. `hf_hub_download` of huggingface_hub 1.x starts a file again after a kill,
+because it writes to a new temporary name each time. A shard of Mistral-7B has 5 GB, so `fetch_file` keeps the
+name of a partial file, and the caller's lock keeps other processes away from it. Importing this module does
+not import torch.
 """
 
 from __future__ import annotations
@@ -63,7 +60,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class HubFile:
     """A file of a repository, as the Hub announces it.
 
     Attributes:
@@ -71,7 +68,7 @@ class Wanted:
         name: The file's name in the repository.
         commit: The commit to take it from.
         size: Its size in bytes.
-        sha256: Its hash, where the Hub announces one (large files); None elsewhere.
+        sha256: Its hash; None if the Hub announces none, as for small files.
     """
 
     repo: str
@@ -82,21 +79,21 @@ class Wanted:
 
     @property
     def part(self) -> str:
-        """Name of the file that keeps its beginning."""
+        """Return the name of the partial file."""
         return f"{self.sha256 or self.commit}-{self.name.replace('/', '--')}.incomplete"
 
 
-def fetch_file(wanted: Wanted, *, folder: Path, parts: Path, token: str | None) -> Path:
-    """Bring one file into a folder; nothing stands under its name until it is whole.
+def fetch_file(wanted: HubFile, *, folder: Path, parts: Path, token: str | None) -> Path:
+    """Fetch one file into a folder, under its name only once it is whole; return its path.
 
     Args:
         wanted: The file.
-        folder: Where it belongs.
-        parts: Where its beginning is kept meanwhile.
+        folder: The folder that receives it.
+        parts: The folder of partial files.
         token: Access token; None for the one that the Hub's client has stored.
 
     Raises:
-        HashMismatch: It arrived with another size or hash; what arrived is deleted.
+        HashMismatch: The file has another size or hash than announced; it is deleted.
         Exception: The Hub client's own errors (`hub_errors` translates them).
     """
     target = folder / wanted.name
@@ -110,15 +107,15 @@ def fetch_file(wanted: Wanted, *, folder: Path, parts: Path, token: str | None) 
         _append(wanted, part, token)
     finally:
         if part.stat().st_size == 0 < wanted.size:
-            part.unlink()  # refused before the first byte: nothing to go on from
+            part.unlink()  # refused before the first byte, so there is nothing to resume
     _check(wanted, part)
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)
     return target
 
 
-def _append(wanted: Wanted, part: Path, token: str | None) -> None:
-    """Append what is missing of a file, and see it onto the disk."""
+def _append(wanted: HubFile, part: Path, token: str | None) -> None:
+    """Fetch the rest of a partial file, and flush it to the disk."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not re-exported
@@ -136,7 +133,7 @@ def _append(wanted: Wanted, part: Path, token: str | None) -> None:
         os.fsync(file.fileno())
 
 
-def _check(wanted: Wanted, part: Path) -> None:
+def _check(wanted: HubFile, part: Path) -> None:
     found = part.stat().st_size
     wrong = f"{found:,} bytes, expected {wanted.size:,}" if found != wanted.size else ""
     if not wrong and wanted.sha256 is not None and (digest := sha256_file(part)) != wanted.sha256:
@@ -144,14 +141,14 @@ def _check(wanted: Wanted, part: Path) -> None:
     if wrong:
         part.unlink()
         raise HashMismatch(
-            f"{wanted.name} of {wanted.repo!r} arrived with {wrong}; run `agent models pull {wanted.repo}` "
-            "again"
+            f"{wanted.name} of {wanted.repo!r} arrived with {wrong}; fetch it again",
+            hint=f'llms.models.pull("{wanted.repo}")',
         )
 
 
 @contextmanager
 def _no_bar() -> Iterator[None]:
-    # The client draws its bar unless this logger is silent; the caller reports progress by itself.
+    # The client draws a progress bar unless it is disabled; progress is reported to the caller here.
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -169,17 +166,17 @@ def _no_bar() -> Iterator[None]:
 
 @contextmanager
 def hub_errors(repo: str, revision: str, home: Path) -> Iterator[None]:
-    """Translate the Hub client's errors into this package's, with the page to visit or the command to run.
+    """Translate the Hub client's errors into this package's, with the page to visit or the next step.
 
     Args:
         repo: Hub id.
-        revision: What was asked for.
+        revision: The branch, tag or commit that was asked for.
         home: The repository's folder in the cache, for a copy by hand.
 
     Raises:
-        UnknownModel: No such repository or revision.
+        UnknownModel: There is no such repository or revision.
         GatedModel: The licence is not accepted, or the token is missing or refused.
-        FetchFailed: No network, or the Hub refused or broke off.
+        FetchFailed: There is no network, or the Hub refused or broke off.
     """
     import httpx
     from huggingface_hub import errors
@@ -238,8 +235,7 @@ def _said(error: Exception) -> str:
 def _no_network(repo: str, home: Path, error: Exception) -> str:
     return (
         f"could not fetch {repo!r}: {_said(error)}; check the network (and that HF_HUB_OFFLINE is not set) "
-        f"and pull again, it goes on where it stopped; or copy {str(home)!r} from a machine that has pulled "
-        "it"
+        f"and pull again, which resumes; or copy {str(home)!r} from a machine that has pulled it"
     )
 
 
@@ -247,13 +243,13 @@ _RECORD = "pulled.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pulled:
+class PulledModel:
     """A model that was pulled.
 
     Attributes:
         repo: Its Hub id.
-        revision: What was asked for: a branch, tag or commit.
-        commit: The commit that it stood for.
+        revision: The branch, tag or commit that was asked for.
+        commit: The commit that it meant at that time.
         folder: The checkpoint.
         size: Its size in bytes.
     """
@@ -266,12 +262,12 @@ class Pulled:
 
 
 def locate(repo: str, revision: str | None, cache: Path) -> Path | None:
-    """Return the folder of a model that is on this machine, whole; None where it is not. No network is used.
+    """Return the folder of a model that is whole on this machine, else None. The network is not used.
 
     Args:
         repo: Hub id.
         revision: Branch, tag or commit; None for `main`.
-        cache: The cache's root; the Hub's common cache is looked at after it.
+        cache: The cache's root; the Hub's common cache is searched after it.
     """
     home, asked = home_of(repo, cache), revision or "main"
     for name, entry in read_records(home).items():
@@ -282,32 +278,31 @@ def locate(repo: str, revision: str | None, cache: Path) -> Path | None:
     return locate_common(repo, asked)
 
 
-def pulled(cache: Path) -> list[Pulled]:
-    """List what was pulled into this application's cache, by Hub id."""
+def pulled(cache: Path) -> list[PulledModel]:
+    """Return the models in this application's cache, sorted by Hub id."""
     found = []
     for home in sorted((cache / "hub").glob("models--*")):
         for name, entry in read_records(home).items():
             folder = home / "snapshots" / entry["commit"]
             size = sum(known["size"] for known in entry["files"].values())
             found.append(
-                Pulled(repo=entry["repo"], revision=name, commit=entry["commit"], folder=folder, size=size)
+                PulledModel(
+                    repo=entry["repo"], revision=name, commit=entry["commit"], folder=folder, size=size
+                )
             )
     return found
 
 
 def remove(repo: str, cache: Path, revision: str | None = None) -> int:
-    """Delete a pulled model from this application's cache; the Hub's common cache is never touched.
+    """Delete a pulled model from this application's cache; return the freed bytes.
 
     Args:
         repo: Hub id.
-        cache: The cache's root.
+        cache: The cache's root. The Hub's common cache stays as it is.
         revision: The one revision to delete; None for all of them.
 
-    Returns:
-        The bytes freed; 0 where there was nothing.
-
     Raises:
-        CacheNotWritable: It cannot be deleted.
+        CacheNotWritable: The files cannot be deleted.
     """
     home = home_of(repo, cache)
     if not home.exists():
@@ -321,25 +316,25 @@ def remove(repo: str, cache: Path, revision: str | None = None) -> int:
             if gone and all(entry["commit"] != gone for entry in others.values()):
                 shutil.rmtree(home / "snapshots" / gone)
             return size - folder_bytes(home)
-        # The record goes first: a deletion that breaks off then leaves nothing that looks whole.
+        # The record is deleted first, so that an interrupted deletion leaves nothing that looks whole.
         (home / _RECORD).unlink(missing_ok=True)
         shutil.rmtree(home)
     return size
 
 
 def home_of(repo: str, cache: Path) -> Path:
-    """Return a repository's folder in this application's cache, whether or not it is there."""
+    """Return a repository's folder in this application's cache, whether or not it exists."""
     return cache / "hub" / f"models--{repo.replace('/', '--')}"
 
 
 def is_there(folder: Path, name: str, size: int) -> bool:
-    """Tell whether a file is whole, by its size in bytes."""
+    """Return whether a file exists with this size in bytes."""
     path = folder / name
     return path.is_file() and path.stat().st_size == size
 
 
 def read_records(home: Path) -> dict[str, Any]:
-    """Read what was pulled of a repository: revision -> repo, commit and files (size, sha256)."""
+    """Return the record of a repository: revision -> repo, commit and files (size, sha256)."""
     try:
         found = json.loads((home / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -350,7 +345,7 @@ def read_records(home: Path) -> dict[str, Any]:
 def add_record(
     home: Path, repo: str, revision: str, commit: str, files: dict[str, int], hashes: dict[str, str]
 ) -> None:
-    """Write down that a revision is here, whole, with its files' sizes and hashes."""
+    """Record that a revision is whole on this machine, with its files' sizes and hashes."""
     known = {name: {"size": size, "sha256": hashes.get(name)} for name, size in files.items()}
     _write_records(home, {**read_records(home), revision: {"repo": repo, "commit": commit, "files": known}})
 
@@ -365,7 +360,7 @@ def _write_records(home: Path, records: dict[str, Any]) -> None:
 
 
 def locate_common(repo: str, revision: str) -> Path | None:
-    """Return a checkpoint that another program left in the Hub's common cache; None where it is not whole."""
+    """Return a checkpoint that another program put into the Hub's common cache; None if it is not whole."""
     from huggingface_hub import constants
 
     home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -402,24 +397,25 @@ def pull(
     notify: Notify = silent,
     progress: Progress = no_progress,
     token: str | None = None,
-) -> Pulled:
-    """Fetch a repository's safetensors, configuration and tokenizer; an interrupted pull is resumed.
+) -> PulledModel:
+    """Fetch a repository's safetensors, configuration and tokenizer; an interrupted pull resumes.
 
     Args:
         repo: Hub id.
         revision: Branch, tag or commit; None for `main`.
         cache: The cache's root.
-        notify: Takes a line before each slow step.
-        progress: Told of the bytes that have arrived.
+        notify: Receives a line before each slow step.
+        progress: Receives the number of bytes that have arrived.
         token: Access token; None for the one that the Hub's client has stored.
 
     Raises:
         UnknownModel: No such repository or revision.
         GatedModel: The licence is not accepted, or the token is missing or refused.
-        UnsupportedModel: No safetensors, no tokenizer, no decoder, or a configuration that asks for code.
-        FetchFailed: No network, or the Hub broke off.
-        HashMismatch: A file arrived with another size than the Hub announced.
-        NoSpace: The disk has no room for it.
+        UnsupportedModel: There are no safetensors or no tokenizer, it is not a causal decoder, or its
+            configuration asks for code.
+        FetchFailed: There is no network, or the Hub broke off.
+        HashMismatch: A file arrived with another size or hash than the Hub announced.
+        NoSpace: The disk has too little free space.
         CacheNotWritable: The cache cannot be written.
     """
     asked = revision or "main"
@@ -430,7 +426,7 @@ def pull(
         commit, siblings = str(info.sha), info.siblings or []
         if (common := locate_common(repo, commit)) is not None:
             notify(f"{repo} is whole in the Hub's common cache ({common}); nothing to fetch")
-            return Pulled(repo=repo, revision=asked, commit=commit, folder=common, size=_size(common))
+            return PulledModel(repo=repo, revision=asked, commit=commit, folder=common, size=_size(common))
         files = select(repo, {item.rfilename: int(item.size or 0) for item in siblings})
         hashes = {item.rfilename: item.lfs.sha256 for item in siblings if item.lfs is not None}
         folder = home / "snapshots" / commit
@@ -441,7 +437,7 @@ def pull(
             for name in _in_order(files):
                 if name == _first_large(files):
                     _announce(home, folder, repo, files, notify)
-                wanted = Wanted(
+                wanted = HubFile(
                     repo=repo, name=name, commit=commit, size=files[name], sha256=hashes.get(name)
                 )
                 path = fetch_file(wanted, folder=folder, parts=home / "parts", token=token)
@@ -449,18 +445,18 @@ def pull(
                     check_config(json.loads(path.read_text(encoding="utf-8")), f"{repo}/{name}")
         add_record(home, repo, asked, commit, files, hashes)
         shutil.rmtree(home / "parts")
-    return Pulled(repo=repo, revision=asked, commit=commit, folder=folder, size=sum(files.values()))
+    return PulledModel(repo=repo, revision=asked, commit=commit, folder=folder, size=sum(files.values()))
 
 
 def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
-    """Choose what a checkpoint needs from a repository's files.
+    """Return the files of a repository that a checkpoint needs, with their sizes.
 
     Args:
         repo: Hub id, for the message.
         sizes: Every file's name and size in bytes.
 
     Raises:
-        UnsupportedModel: No safetensors, configuration or tokenizer.
+        UnsupportedModel: There are no safetensors, configuration or tokenizer.
     """
     if INDEX in sizes:
         weights = {name for name in sizes if name == INDEX or (fnmatch(name, SHARDS) and "/" not in name)}
@@ -476,7 +472,7 @@ def select(repo: str, sizes: dict[str, int]) -> dict[str, int]:
     if "config.json" not in sizes:
         raise UnsupportedModel(
             f"expected config.json in {repo!r}, found none; is it an adapter? Then pull its base model and "
-            "give the adapter's folder with --adapter"
+            "give the adapter's folder as adapter="
         )
     if not any(name in sizes for name in TOKENIZERS):
         raise UnsupportedModel(
@@ -493,7 +489,7 @@ def _info(repo: str, revision: str, token: str | None) -> ModelInfo:
 
 
 def _in_order(files: dict[str, int]) -> list[str]:
-    # Configurations first, as they may be refused; then small before large.
+    # Configurations come first, because they may be refused; then small files before large ones.
     return sorted(files, key=lambda name: (name not in CONFIGS, files[name], name))
 
 
@@ -512,7 +508,7 @@ def _announce(home: Path, folder: Path, repo: str, files: dict[str, int], notify
 
 
 def _reuse(home: Path, folder: Path, files: dict[str, int], hashes: dict[str, str]) -> None:
-    """Link files that an earlier revision has already, and drop what has another size than announced."""
+    """Link files that an earlier revision has, and delete files with another size than announced."""
     for name, size in files.items():
         if not is_there(folder, name, size):
             (folder / name).unlink(missing_ok=True)
@@ -530,7 +526,7 @@ def _size(folder: Path) -> int:
 
 @contextmanager
 def _reported(home: Path, folder: Path, repo: str, total: int, progress: Progress) -> Iterator[None]:
-    """Report the size of what has arrived, complete or not, until the block ends."""
+    """Report how much has arrived, partial files included, until the block ends."""
     done = threading.Event()
 
     def watch() -> None:

@@ -1,254 +1,208 @@
-"""Which decoder runs a loaded model: the kinds that there are, best first, and what each has against a model.
+"""Load a model: from a name to weights on a device, with the decoder that will run them.
 
-Knows names, order and refusals. Refuses to import any decoder: a `Kind` imports its own when it is asked
-(`llms.models.load` lists them), so that what serves one machine costs nothing on another.
+    >>> from llms.models.load import load, make_decoder
+    >>> from llms.params import LoadSettings
+    >>> loaded = load(LoadSettings(model="smollm2-135m", device="cpu"))  # doctest: +SKIP
+    >>> decoder = make_decoder(loaded, max_slots=4)                      # doctest: +SKIP
 
-Which model, on which device, quantized how: the decisions that `auto` stands for.
-
-Knows the catalog, the GPUs and what is in the cache. Refuses to load or fetch anything; nothing of 14 GB is
-ever downloaded because `auto` was asked.
-
-What to load and how, and all that is decided about it before the first weight is read.
-
-Knows the order of the decisions: model and device, source, checkpoint, quantization, type, decoder, memory.
-Refuses to read weights (`llms.models.load`). `agent doctor` asks here what would run. Importing it does not
-import torch.
-
-From a model's name to a model that can decode: the one place where the pieces of this room meet.
-
-Knows the order of the steps, from what was prepared over the weights to the adapter, and which decoders there
-are. Refuses to know how a step is done, to know text and templates (`llms.chat`), and to fetch more than the
-embedded model on its own. Importing it does not import torch; loading opens no socket once the checkpoint is
-on this machine.
+Everything is decided before the first weight is read (`plan_load`): model and device, source, checkpoint,
+quantization, dtype, decoder, memory. Only the embedded model is fetched unasked; `auto` never fetches 14 GB.
+Each decoder says what it serves and what memory it takes (`DecoderPlan`); `DECODERS` lists them. Importing
+this module imports no torch, and loading opens no socket once the checkpoint is on this machine.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from safetensors import SafetensorError
 
-from llms.decoders import cpu
-from llms.errors import BadRequest, DamagedCheckpoint, GPURequired, NotEnoughMemory, UnsupportedModel
-from llms.models import memory as footprint
+from llms.decoders import cpu, cuda, reference_plan
+from llms.errors import BadRequest, GPURequired, NotEnoughMemory, UnsupportedModel
 from llms.models.catalog import AUTO, EMBEDDED, PREFERRED, SMALL, Source, cache_dir, find, resolve
-from llms.models.checkpoint import Facts, Notify, manifest, read, silent, verify
-from llms.models.embedded import Progress, no_progress
+from llms.models.checkpoint import Checkpoint
 from llms.models.gpu import ENOUGH_GB, Gpu, gpus, why_none
-from llms.models.loaded import LoadedModel, adopt, describe
-from llms.models.memory import FAST_BATCH, IDLE_BYTES, Footprint, Plan, Setting, free_bytes, plan, reference
+from llms.models.loaded import LoadedModel, adopt, from_pretrained, from_weights
+from llms.models.memory import DecoderMemory, MemoryPlan, plan_memory
 from llms.models.registry import announce
-from llms.models.skeleton import fits, read_skeleton
-from llms.models.sources import checkpoint_folder
-from llms.models.weights import is_kept, keeps, quantized_weights
-from llms.tokenizer import plain_tokenizer
+from llms.models.sources import checkpoint_folder, locate_source
+from llms.models.weights import has_plain_layout, read_weights
+from llms.params import LoadSettings
+from llms.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     from llms.decoders.base import Decoder
-    from llms.models.checkpoint import Facts
-    from llms.models.loaded import LoadedModel
-    from llms.models.memory import Plan
 
-__all__ = ["KINDS", "LoadSpec", "LoadedModel", "adopt", "load", "make_decoder"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """One implementation of the `Decoder` seam.
-
-    Attributes:
-        name: What a user calls it.
-        why_not: The reason in a few words why it does not serve a model; None where it does. It must be cheap
-            where the answer is plain (another device), and must not change the model.
-        build: Makes the decoder from the model, the most sequences at once, and the longest sequence in
-            tokens.
-        expects: Tells from a checkpoint and how it would be run, before anything is loaded, whether this kind
-            will serve it: what memory is planned for.
-        footprint: How it spends memory.
-    """
-
-    name: str
-    why_not: Callable[[LoadedModel], str | None]
-    build: Callable[[LoadedModel, int, int], Decoder]
-    expects: Callable[[Facts, Setting], bool] = lambda facts, setting: True
-    footprint: Footprint = reference
-
-
-def expected(kinds: Sequence[Kind], facts: Facts, setting: Setting, asked: str = AUTO) -> list[Kind]:
-    """Return the kinds that may come to serve a checkpoint, the likeliest first.
-
-    Args:
-        kinds: All there are, best first; the last serves every model.
-        facts: The checkpoint.
-        setting: How it would be run.
-        asked: A kind's name, or `auto`.
-
-    Raises:
-        BadRequest: No such kind.
-    """
-    if asked != AUTO:
-        return [_named(kinds, asked)]
-    return [kind for kind in kinds if kind.expects(facts, setting)]
-
-
-def pick(kinds: Sequence[Kind], loaded: LoadedModel, asked: str = AUTO) -> Kind:
-    """Return the kind that was asked for; for `auto` the first that serves the model.
-
-    Where memory was planned for one of them, `auto` looks no further up than that one.
-
-    Args:
-        kinds: All there are, best first; the last serves every model.
-        loaded: The model.
-        asked: A kind's name, or `auto`.
-
-    Raises:
-        BadRequest: No such kind.
-        UnsupportedModel: The kind that was asked for does not serve this model or device.
-    """
-    if asked == AUTO:
-        planned = kinds.index(_named(kinds, loaded.decoder)) if loaded.decoder else 0
-        return next(kind for kind in kinds[planned:] if kind.why_not(loaded) is None)
-    kind = _named(kinds, asked)
-    if reason := kind.why_not(loaded):
-        raise UnsupportedModel(
-            f"expected a model that the {asked} decoder serves, found: {reason}; use decoder 'auto' or "
-            f"{kinds[-1].name!r}"
-        )
-    return kind
-
-
-def _named(kinds: Sequence[Kind], name: str) -> Kind:
-    for kind in kinds:
-        if kind.name == name:
-            return kind
-    names = [AUTO, *(kind.name for kind in kinds)]
-    raise BadRequest(f"expected decoder to be one of {', '.join(names)}, found {name!r}")
-
+__all__ = [
+    "DECODERS",
+    "LoadPlan",
+    "LoadSettings",
+    "LoadedModel",
+    "adopt",
+    "load",
+    "make_decoder",
+    "plan_load",
+]
 
 DTYPES = ("bfloat16", "float16", "float32")
-QUANTIZATIONS = ("auto", "nf4", "fp4", "int8", "none")
+QUANTIZATIONS = (AUTO, "nf4", "fp4", "int8", "none")
+
+
+class DecoderPlan(Protocol):
+    """What a decoder says of itself, in a module next to it that imports no torch.
+
+    Attributes:
+        NAME: The name that `decoder=` takes.
+    """
+
+    NAME: str
+
+    def supports(self, checkpoint: Checkpoint, settings: LoadSettings) -> str | None:
+        """Return why the decoder will not serve a checkpoint under decided settings; None if it will."""
+        ...
+
+    def supports_loaded(self, loaded: LoadedModel) -> str | None:
+        """Return why the decoder does not serve a loaded model; None if it does. Changes nothing."""
+        ...
+
+    def memory(self, checkpoint: Checkpoint, settings: LoadSettings, window: int) -> DecoderMemory:
+        """Return the memory that it takes in addition to the weights, for a window in tokens."""
+        ...
+
+
+DECODERS: tuple[DecoderPlan, ...] = (cuda, cpu, reference_plan)
+"""Every decoder, best first. The last one serves every model."""
+
+
+# ---- Decisions --------------------------------------------------------------------------------
+
+
+class Fallback(NamedTuple):
+    """Why a load does not get the best model or device, and the step that would give it."""
+
+    reason: str
+    remedy: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The model and the device that were chosen.
+class LoadPlan:
+    """Everything that is decided before the first weight is read.
 
     Attributes:
-        model: A name that `llms.models.catalog.resolve` takes.
-        device: "cuda:N" or "cpu".
-        why: Why it is not a better one, in a few words; empty where nothing better was possible or asked for.
-        better: The command or step that gets the better one.
+        settings: The settings, with model, device, quantization, dtype and decoder decided.
+        cache: Root of the cache.
+        source: The model's source.
+        checkpoint: Its checkpoint.
+        memory: The memory plan.
+        fallback: Why it is not a better model or device; None if nothing better was possible or asked for.
+        remark: What else the user should know, such as missing native code; may be empty.
     """
 
-    model: str
-    device: str
-    why: str = ""
-    better: str = ""
+    settings: LoadSettings
+    cache: Path
+    source: Source
+    checkpoint: Checkpoint
+    memory: MemoryPlan
+    fallback: Fallback | None = None
+    remark: str = ""
+
+    @property
+    def weights(self) -> str:
+        """Return how the weights are stored, for people: `nf4, bfloat16`."""
+        s = self.settings
+        return str(s.dtype) if s.quantization == "none" else f"{s.quantization}, {s.dtype}"
+
+    @property
+    def notice(self) -> str:
+        """Return one line for the user about model, device and window; empty if all is as expected."""
+        longest = longest_window(self.source, self.checkpoint)
+        parts = [f"model: {self.source.name} ({self.weights}) on {self.settings.device}"]
+        if self.fallback:
+            parts.append(f": {self.fallback.reason}; for better: {self.fallback.remedy}")
+        if self.memory.window < longest:
+            parts.append(f"; window {self.memory.window:,} of {longest:,} tokens")
+        about = "".join(parts) if self.fallback or self.memory.narrowed else ""
+        return "; ".join(filter(None, [about, self.remark]))
 
 
-def choose(model: str, device: str, *, require_gpu: bool, cache: Path) -> Choice:
-    """Choose the model where `auto` was asked, and the device.
-
-    Args:
-        model: `auto` or a model's name.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        require_gpu: Refuse instead of falling back to the CPU.
-        cache: The cache's root, where a pulled model would be.
+def plan_load(settings: LoadSettings, decoders: Sequence[DecoderPlan] = DECODERS) -> LoadPlan:
+    """Return all decisions about a load. The embedded model is fetched if it is missing; no weight is read.
 
     Raises:
-        BadRequest: The device is none of these, or contradicts `require_gpu`.
-        GPURequired: A GPU was asked for and there is none that can be used.
+        LLMError: What `load` raises before it reads weights.
     """
-    gpu = _gpu(device, require_gpu)
-    where = f"cuda:{gpu.index}" if gpu else "cpu"
-    if model != AUTO:
-        why = "" if gpu or device == "cpu" else why_none()
-        return Choice(model=model, device=where, why=why, better="see `agent doctor`" if why else "")
+    if settings.window is not None and settings.window < 1:
+        raise BadRequest(f"expected window to be at least 1 token, found {settings.window!r}")
+    if settings.slots < 1:
+        raise BadRequest(f"expected slots to be at least 1, found {settings.slots!r}")
+    cache = cache_of(settings)
+    chosen, fallback = choose_model(settings, cache)
+    source = resolve(chosen.model, chosen.revision)
+    folder = checkpoint_folder(source, cache, notify=settings.notify, progress=settings.progress)
+    checkpoint = Checkpoint.open(folder)
+    quantization = choose_quantization(
+        settings.quantization, parameters=checkpoint.parameters, stored=checkpoint.stored_quantization
+    )
+    dtype = choose_dtype(settings.dtype, quantization, chosen.device)
+    chosen = replace(chosen, quantization=quantization, dtype=dtype)
+    decoder, memory = _plan_for_best(decoders, checkpoint, chosen, source, cache)
+    remark = ""
+    if settings.decoder == AUTO and cpu.lacks_native_code(checkpoint, chosen):
+        remark = cpu.native.notice()
+    return LoadPlan(
+        settings=replace(chosen, decoder=decoder.NAME),
+        cache=cache,
+        source=source,
+        checkpoint=checkpoint,
+        memory=memory,
+        fallback=fallback,
+        remark=remark,
+    )
+
+
+def cache_of(settings: LoadSettings) -> Path:
+    """Return the root of the cache."""
+    return Path(settings.cache_dir) if settings.cache_dir else cache_dir()
+
+
+def choose_model(settings: LoadSettings, cache: Path) -> tuple[LoadSettings, Fallback | None]:
+    """Return the settings with a model and a device in place of `auto`, and why they are not the best ones.
+
+    Raises:
+        BadRequest: The device does not exist as a name, or contradicts `require_gpu`.
+        GPURequired: A GPU was asked for, and none can be used.
+    """
+    gpu = _choose_gpu(settings.device, settings.require_gpu)
+    on_cpu = settings.device == "cpu"
+    chosen = replace(settings, device=f"cuda:{gpu.index}" if gpu else "cpu")
+    if settings.model != AUTO:
+        if gpu or on_cpu:
+            return chosen, None
+        return chosen, Fallback(why_none(), "see `llms.diagnose()`")
+    small, pull = replace(chosen, model=EMBEDDED), f'`llms.models.pull("{PREFERRED}")`'
     if gpu is None:
-        why = "the CPU was asked for" if device == "cpu" else why_none()
-        better = f"with an NVIDIA GPU of {ENOUGH_GB:g} GB, `agent models pull {PREFERRED}`"
-        return Choice(model=EMBEDDED, device=where, why=why, better=better)
+        reason = "the CPU was asked for" if on_cpu else why_none()
+        return small, Fallback(reason, f"with an NVIDIA GPU of {ENOUGH_GB:g} GB, {pull}")
     if not in_cache(PREFERRED, cache):
-        why = f"{PREFERRED} is not on this machine"
-        return Choice(model=EMBEDDED, device=where, why=why, better=f"`agent models pull {PREFERRED}`")
+        return small, Fallback(f"{PREFERRED} is not on this machine", pull)
     if gpu.free < ENOUGH_GB * 1e9:
-        why = f"{gpu.name} has {gpu.free / 1e9:.1f} GB free, {PREFERRED} wants {ENOUGH_GB:g} GB"
-        return Choice(model=EMBEDDED, device=where, why=why, better="end other GPU programs (`nvidia-smi`)")
-    return Choice(model=PREFERRED, device=where)
+        reason = f"{gpu.name} has {gpu.free / 1e9:.1f} GB free, {PREFERRED} needs {ENOUGH_GB:g} GB"
+        return small, Fallback(reason, "end other GPU programs (`nvidia-smi`)")
+    return replace(chosen, model=PREFERRED), None
 
 
 def in_cache(name: str, cache: Path) -> bool:
-    """Tell whether a catalog model's weights are on this machine, fetched whole."""
-    from llms.models.sources import here
-
-    return find(name) is not None and here(resolve(name), cache) is not None
+    """Return whether a catalog model's weights are whole on this machine."""
+    return find(name) is not None and locate_source(resolve(name), cache) is not None
 
 
-def choose_quantization(asked: str, *, parameters: int, stored: str | None) -> str:
-    """Turn `auto` into a quantization: what is stored already, else NF4 from a billion parameters on.
-
-    Raises:
-        BadRequest: No such quantization, or another one than the checkpoint is stored in.
-    """
-    if asked not in QUANTIZATIONS:
-        raise BadRequest(f"expected quantization to be one of {', '.join(QUANTIZATIONS)}, found {asked!r}")
-    if stored is not None:
-        if asked not in ("auto", stored):
-            raise BadRequest(
-                f"expected quantization 'auto' or {stored!r}, which this checkpoint is stored in, found "
-                f"{asked!r}; for another one start from the unquantized weights"
-            )
-        return stored
-    if asked != "auto":
-        return asked
-    return "none" if parameters < SMALL else "nf4"
-
-
-def choose_dtype(asked: str | None, quantization: str, device: str) -> str:
-    """Choose what is computed in where nothing was asked: bfloat16 wherever the device has it.
-
-    Raises:
-        BadRequest: No such type.
-    """
-    if asked is not None:
-        if asked not in DTYPES:
-            raise BadRequest(f"expected dtype to be one of {', '.join(DTYPES)}, found {asked!r}")
-        return asked
-    if quantization == "int8":
-        return "float16"  # bitsandbytes' 8-bit product casts everything else to it
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        return "bfloat16" if any(gpu.bf16 for gpu in gpus() if gpu.index == index) else "float16"
-    return "bfloat16"
-
-
-def longest_window(source: Source, context: int) -> int:
-    """Return the longest sequence of a source in tokens, `context` being what its checkpoint says.
-
-    The catalog knows better where a published configuration promises more than the model was trained for.
-    """
-    return min(context, source.entry.context) if source.entry else context
-
-
-def notice(name: str, choice: Choice, quantization: str, dtype: str, memory: Plan, longest: int) -> str:
-    """Return the one line about model, device and window; empty where all is as one would expect."""
-    weights = dtype if quantization == "none" else f"{quantization}, {dtype}"
-    parts = [f"model: {name} ({weights}) on {choice.device}"]
-    if choice.why:
-        parts.append(f": {choice.why}; for better: {choice.better}")
-    if memory.window < longest:
-        parts.append(f"; window {memory.window:,} of {longest:,} tokens")
-    return "".join(parts) if choice.why or memory.narrowed else ""
-
-
-def _gpu(device: str, require_gpu: bool) -> Gpu | None:
+def _choose_gpu(device: str, require_gpu: bool) -> Gpu | None:
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+    if kind not in (AUTO, "cpu", "cuda") or (index and not index.isdigit()):
         raise BadRequest(f"expected device to be auto, cpu, cuda or cuda:N, found {device!r}")
     if kind == "cpu":
         if require_gpu:
@@ -262,320 +216,239 @@ def _gpu(device: str, require_gpu: bool) -> Gpu | None:
     if require_gpu or kind == "cuda":
         which = device if index else "a GPU"
         raise GPURequired(
-            f"expected {which}, found none that can be used: {why_none()}; `agent doctor` says what to mend, "
-            f"without --require-gpu and with device='auto' the CPU serves"
+            f"expected {which}, found none that can be used: {why_none()}; without require_gpu=True and with "
+            'device="auto" the model runs on the CPU; to see what to mend',
+            hint="llms.diagnose()",
         )
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadSpec:
-    """What to load and how; equal specs share one loaded model, so it is hashable.
+def choose_quantization(asked: str, *, parameters: int, stored: str | None) -> str:
+    """Return the quantization: the stored one if there is one; for `auto`, NF4 from a billion weights on.
 
-    Attributes:
-        model: `auto`, a catalog name, a Hub id, a checkpoint folder or a GGUF file.
-        quantization: `auto`, `nf4`, `fp4`, `int8` or `none`.
-        dtype: `bfloat16`, `float16` or `float32`: what is not quantized, and the computation; None for
-            bfloat16
-            (float16 on a GPU without it).
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        revision: Branch, tag or commit of a Hub repository.
-        adapter: Folder of a PEFT adapter to put on top.
-        merge_adapter: Fold the adapter into the weights (faster, but not undone).
-        window: Longest sequence in tokens; None for the longest that the model knows and memory allows.
-        slots: How many sequences at the full window the memory plan makes room for.
-        decoder: The kind of decoder that will run it, for the plan: `auto` or a name in
-            `llms.models.load.KINDS`.
-        cache_dir: The cache's root; None for the platform's.
-        keep_quantized: Keep a 4-bit checkpoint in the cache; None: from a billion parameters on.
-        require_gpu: Refuse to run on the CPU.
-        notify: Takes a line for the user.
-        progress: Told of downloads.
-    """
-
-    model: str = AUTO
-    quantization: str = "auto"
-    dtype: str | None = None
-    device: str = "auto"
-    revision: str | None = None
-    adapter: str | Path | None = None
-    merge_adapter: bool = False
-    window: int | None = None
-    slots: int = 1
-    decoder: str = AUTO
-    cache_dir: Path | None = None
-    keep_quantized: bool | None = None
-    require_gpu: bool = False
-    notify: Notify = field(default=silent, compare=False)
-    progress: Progress = field(default=no_progress, compare=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """All that was decided before the first weight is read.
-
-    Attributes:
-        spec: What was asked for.
-        cache: The cache's root.
-        source: Where the model comes from.
-        facts: What its checkpoint says of itself.
-        quantization: `nf4`, `fp4`, `int8` or `none`.
-        dtype: What is not quantized, and the KV cache.
-        device: `cpu` or `cuda:N`.
-        decoder: The kind of decoder that memory was planned for.
-        memory: The plan.
-        notice: The one line for the user about model, device, window and missing native code; may be empty.
-    """
-
-    spec: LoadSpec
-    cache: Path
-    source: Source
-    facts: Facts
-    quantization: str
-    dtype: str
-    device: str
-    decoder: str
-    memory: Plan
-    notice: str
-
-
-def prepare(spec: LoadSpec, kinds: Sequence[Kind]) -> Prepared:
-    """Decide everything, fetching the embedded model first where it is missing; no weight is read.
-
-    Args:
-        spec: What to load and how.
-        kinds: The decoders there are, best first.
+    >>> choose_quantization("auto", parameters=7_248_023_552, stored=None)
+    'nf4'
 
     Raises:
-        LLMError: What `llms.models.load.load` raises before it reads weights.
+        BadRequest: There is no such quantization, or the checkpoint is stored in another one.
     """
-    if spec.window is not None and spec.window < 1:
-        raise BadRequest(f"expected window to be at least 1 token, found {spec.window!r}")
-    if spec.slots < 1:
-        raise BadRequest(f"expected slots to be at least 1, found {spec.slots!r}")
-    cache = Path(spec.cache_dir) if spec.cache_dir else cache_dir()
-    choice = choose(spec.model, spec.device, require_gpu=spec.require_gpu, cache=cache)
-    source = resolve(choice.model, spec.revision)
-    facts = read(checkpoint_folder(source, cache, notify=spec.notify, progress=spec.progress))
-    quantization = choose_quantization(
-        spec.quantization, parameters=facts.parameters, stored=facts.stored_quantization
-    )
-    dtype = choose_dtype(spec.dtype, quantization, choice.device)
-    longest = longest_window(source, facts.context)
-    ready = keeps(facts, quantization, spec.keep_quantized) and is_kept(
-        source, facts, quantization, dtype, cache
-    )
-    setting = Setting(
-        quantization=quantization,
-        dtype=dtype,
-        device=choice.device,
-        window=spec.window or longest,
-        slots=spec.slots,
-        adapter=spec.adapter is not None and not spec.merge_adapter,
-    )
-    likely = expected(kinds, facts, setting, spec.decoder)
-    kind, memory = _planned(likely, facts, setting, spec.window is None, longest, source.name, ready)
-    notices = [notice(source.name, choice, quantization, dtype, memory, longest)]
-    if spec.decoder == AUTO and cpu.lacks_native_code(facts, setting):
-        notices.append(cpu.native.notice())
-    return Prepared(
-        spec=spec,
-        cache=cache,
-        source=source,
-        facts=facts,
-        quantization=quantization,
-        dtype=dtype,
-        device=choice.device,
-        decoder=kind.name,
-        memory=memory,
-        notice="; ".join(filter(None, notices)),
-    )
+    if asked not in QUANTIZATIONS:
+        raise BadRequest(f"expected quantization to be one of {', '.join(QUANTIZATIONS)}, found {asked!r}")
+    if stored is not None:
+        if asked not in (AUTO, stored):
+            raise BadRequest(
+                f"expected quantization 'auto' or {stored!r}, in which this checkpoint is stored, found "
+                f"{asked!r}; for another one start from the unquantized weights"
+            )
+        return stored
+    if asked != AUTO:
+        return asked
+    return "none" if parameters < SMALL else "nf4"
 
 
-def _planned(
-    kinds: Sequence[Kind],
-    facts: Facts,
-    setting: Setting,
-    narrow: bool,
-    longest: int,
-    name: str,
-    ready: bool,
-) -> tuple[Kind, Plan]:
-    """Plan for the best decoder that has room; where none has, the last one's refusal has the numbers."""
-    for kind in kinds:
+def choose_dtype(asked: str | None, quantization: str, device: str) -> str:
+    """Return the dtype of the computation: by default bfloat16 if the device has it.
+
+    Raises:
+        BadRequest: There is no such dtype.
+    """
+    if asked is not None:
+        if asked not in DTYPES:
+            raise BadRequest(f"expected dtype to be one of {', '.join(DTYPES)}, found {asked!r}")
+        return asked
+    if quantization == "int8":
+        return "float16"  # bitsandbytes' 8-bit product casts everything else to it
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        return "bfloat16" if any(gpu.bf16 for gpu in gpus() if gpu.index == index) else "float16"
+    return "bfloat16"
+
+
+def longest_window(source: Source, checkpoint: Checkpoint) -> int:
+    """Return the longest sequence of a model in tokens.
+
+    The catalog is right if a published configuration promises more than the model was trained for.
+    """
+    return min(checkpoint.context, source.entry.context) if source.entry else checkpoint.context
+
+
+def _plan_for_best(
+    decoders: Sequence[DecoderPlan],
+    checkpoint: Checkpoint,
+    settings: LoadSettings,
+    source: Source,
+    cache: Path,
+) -> tuple[DecoderPlan, MemoryPlan]:
+    """Return the best decoder that fits in memory, and its plan; the last one's refusal has the numbers."""
+    from llms.models.pretrained import is_kept, keeps
+
+    quantization, dtype = settings.quantization, str(settings.dtype)
+    ready = keeps(checkpoint, quantization, settings.keep_quantized) and is_kept(
+        source, checkpoint, quantization, dtype, cache
+    )
+    longest = longest_window(source, checkpoint)
+    candidates = expected_decoders(decoders, checkpoint, settings)
+    for decoder in candidates:
         try:
-            return kind, plan(
-                facts,
-                setting,
-                longest=longest,
-                narrow=narrow,
-                name=name,
-                ready=ready,
-                footprint=kind.footprint,
+            return decoder, plan_memory(
+                checkpoint, settings, decoder.memory, longest=longest, name=source.name, ready=ready
             )
         except NotEnoughMemory:
-            if kind is kinds[-1]:
+            if decoder is candidates[-1]:
                 raise
-    raise AssertionError("the last kind serves every model")
+    raise AssertionError("the last decoder serves every model")
 
 
-def load(spec: LoadSpec) -> LoadedModel:
-    """Load a model, fetching the embedded one first where it is missing.
+# ---- Loading ----------------------------------------------------------------------------------
+
+
+def load(settings: LoadSettings) -> LoadedModel:
+    """Load a model; the embedded one is fetched first if it is missing.
+
+    >>> load(LoadSettings(model="smollm2-135m", device="cpu")).window  # doctest: +SKIP
+    8192
 
     Raises:
         BadRequest: A setting is out of range.
-        UnknownModel: No such model, or a Hub model that was not pulled.
-        GPURequired: A GPU was asked for and there is none.
+        UnknownModel: There is no such model, or a Hub model was not pulled.
+        GPURequired: A GPU was asked for, and there is none.
         DamagedCheckpoint: The checkpoint is cut short or altered.
         UnsupportedModel: Its architecture, file format or configuration cannot be used.
         NotEnoughMemory: It does not fit; the message says what would.
-        QuantizationUnavailable: bitsandbytes is missing or refuses.
+        QuantizationUnavailable: bitsandbytes is missing or does not run here.
         AdapterMismatch: The adapter belongs to another base model.
         FetchError: The embedded model could not be fetched.
     """
     began = time.perf_counter()
-    job = prepare(spec, KINDS)
-    tokenizer = _tokenizer(job.facts.folder)  # before the weights, as it costs little to find it missing
-    if job.notice:
-        spec.notify(job.notice)
-    model = _adapted(job, _weights(job))
+    plan = plan_load(settings)
+    # The tokenizer comes before the weights, because a missing one is then found quickly.
+    tokenizer = ModelTokenizer.read(plan.checkpoint.folder)
+    if plan.notice:
+        settings.notify(plan.notice)
+    loaded = _read_by_name(plan, tokenizer) or _read_pretrained(plan, tokenizer)
     announce(
-        job.cache,
-        name=job.source.name,
-        device=job.device,
-        quantization=job.quantization,
-        window=job.memory.window,
-        memory=job.memory.total,
+        plan.cache,
+        name=plan.source.name,
+        device=plan.settings.device,
+        quantization=plan.settings.quantization,
+        window=plan.memory.window,
+        memory=plan.memory.total,
     )
-    return replace(
-        describe(model, tokenizer, job.source.name, job.memory.window),
-        source=job.source,
-        quantization=job.quantization,
-        parameters=job.facts.parameters,
-        decoder=job.decoder,
-        memory=job.memory,
-        folder=job.facts.folder,
-        notice=job.notice,
-        load_s=time.perf_counter() - began,
-    )
+    loaded.source, loaded.checkpoint, loaded.memory = plan.source, plan.checkpoint, plan.memory
+    loaded.quantization, loaded.decoder = plan.settings.quantization, plan.settings.decoder
+    loaded.parameters, loaded.notice = plan.checkpoint.parameters, plan.notice
+    loaded.load_s = time.perf_counter() - began
+    return loaded
+
+
+def _read_by_name(plan: LoadPlan, tokenizer: ModelTokenizer) -> LoadedModel | None:
+    """Return the model with its weights read by name; None if transformers has to read it."""
+    settings = plan.settings
+    if settings.decoder != cpu.NAME or (settings.quantization, settings.device) != ("none", "cpu"):
+        return None
+    if settings.adapter is not None or not has_plain_layout(plan.checkpoint):
+        return None
+    try:
+        weights = read_weights(plan.checkpoint, str(plan.settings.dtype))
+    except (OSError, SafetensorError):
+        return None  # transformers then says what is wrong
+    return from_weights(weights, plan.checkpoint, tokenizer, plan.source.name, plan.memory.window)
+
+
+def _read_pretrained(plan: LoadPlan, tokenizer: ModelTokenizer) -> LoadedModel:
+    from llms.models.pretrained import keeps, quantized_model, read_model
+
+    settings, checkpoint = plan.settings, plan.checkpoint
+    quantization, dtype, device = settings.quantization, str(settings.dtype), settings.device
+    model: Any
+    if keeps(checkpoint, quantization, settings.keep_quantized):
+        model = quantized_model(
+            plan.source, checkpoint, quantization, dtype, device, plan.cache, settings.notify
+        )
+    else:
+        model = read_model(checkpoint, quantization=quantization, dtype=dtype, device=device)
+    if settings.adapter is not None:
+        from llms.models.adapter import apply_adapter
+
+        model = apply_adapter(model, Path(settings.adapter), plan.source, merge=settings.merge_adapter)
+    return from_pretrained(model, tokenizer, plan.source.name, plan.memory.window)
+
+
+# ---- Decoders ---------------------------------------------------------------------------------
 
 
 def make_decoder(
-    loaded: LoadedModel, *, max_slots: int = 64, window: int | None = None, kind: str = "auto"
+    loaded: LoadedModel, *, max_slots: int = 64, window: int | None = None, kind: str = AUTO
 ) -> Decoder:
-    """Build the decoder that fits a loaded model.
+    """Return the best decoder that serves a loaded model.
+
+    >>> make_decoder(loaded, max_slots=4, kind="reference").describe()  # doctest: +SKIP
+    'reference (forward passes of transformers) on cpu'
 
     Args:
         loaded: The model.
         max_slots: Most sequences at once.
         window: Longest sequence in tokens; None for the model's.
-        kind: The name of one of `KINDS`, or `auto`: the first of them that serves this model and device.
+        kind: The name of one of `DECODERS`, or `auto`.
 
     Raises:
-        BadRequest: No such kind.
-        UnsupportedModel: The kind that was asked for does not serve this model or device.
+        BadRequest: There is no such decoder.
+        UnsupportedModel: The decoder that was asked for does not serve this model or device.
     """
-    return pick(KINDS, loaded, kind).build(loaded, max_slots, window or loaded.window)
-
-
-def _expects_fast(facts: Facts, setting: Setting) -> bool:
-    known = facts.config.get("model_type") in ("mistral", "llama") and not setting.adapter
-    return known and (setting.quantization, setting.dtype, setting.device[:4]) == ("nf4", "bfloat16", "cuda")
-
-
-def _why_not_fast(loaded: LoadedModel) -> str | None:
-    if loaded.device.type != "cuda":
-        return f"it needs a CUDA GPU, the model is on {loaded.device}"
-    if getattr(loaded.model, "peft_config", None):
-        return "it reads the base model's weights alone, and there is an adapter; merge that (merge_adapter)"
-    if loaded.source is None and free_bytes(str(loaded.device)) < 2 * loaded.model.get_memory_footprint():
-        return "the model is its owner's, and there is no room for a second copy of its weights"
-    from llms.decoders import cuda as fast
-
-    return fast.supports(loaded)
-
-
-def _fast(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
-    from llms.decoders import cuda as fast
-
-    token = footprint.kv_bytes(loaded.model.config.to_dict(), "bfloat16")
-    cache = loaded.memory.cache if loaded.memory else token * max(window, FAST_BATCH) + IDLE_BYTES
-    return fast.build(
-        loaded, max_slots, window, cache_tokens=cache // token, release=loaded.source is not None
-    )
-
-
-def _why_not_cpu(loaded: LoadedModel) -> str | None:
-    from llms.decoders.cpu.decoder import unsupported
-
-    return unsupported(loaded.body)
-
-
-def _cpu(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
-    from llms.decoders.cpu.decoder import CpuDecoder
-    from llms.decoders.cpu.weights import BlockFile
-
-    ours = loaded.folder and loaded.source and loaded.source.kind in ("embedded", "gguf")
-    blocks = BlockFile(loaded.folder) if ours and loaded.folder else None
-    return CpuDecoder(loaded.body, window=window, max_slots=max_slots, blocks=blocks)
-
-
-def _reference(loaded: LoadedModel, max_slots: int, window: int) -> Decoder:
+    chosen, window = choose_decoder(DECODERS, loaded, kind), window or loaded.window
+    if chosen is cuda:
+        return cuda.build(loaded, max_slots, window)
+    if chosen is cpu:
+        return cpu.build(loaded, max_slots, window)
     from llms.decoders.reference import ReferenceDecoder
 
-    reason = _why_not_cpu(loaded) if loaded.device.type == "cpu" else _why_not_fast(loaded)
-    return ReferenceDecoder(loaded.model, window=window, max_slots=max_slots, why=reason or "")
+    faster = cpu if loaded.device.type == "cpu" else cuda
+    why = faster.supports_loaded(loaded) or ""
+    return ReferenceDecoder(loaded.model, window=window, max_slots=max_slots, why=why)
 
 
-KINDS = (
-    Kind(name="fast", why_not=_why_not_fast, build=_fast, expects=_expects_fast, footprint=footprint.fast),
-    Kind(
-        name="lean",
-        why_not=_why_not_cpu,
-        build=_cpu,
-        expects=cpu.expects,
-        footprint=cpu.footprint,
-    ),
-    Kind(name="reference", why_not=lambda loaded: None, build=_reference),
-)
-"""Every decoder, best first; the last serves every model."""
+def expected_decoders(
+    decoders: Sequence[DecoderPlan], checkpoint: Checkpoint, settings: LoadSettings
+) -> list[DecoderPlan]:
+    """Return the decoders that may serve a checkpoint, best first.
+
+    Raises:
+        BadRequest: There is no decoder of the name that was asked for.
+    """
+    if settings.decoder != AUTO:
+        return [_named(decoders, settings.decoder)]
+    return [decoder for decoder in decoders if decoder.supports(checkpoint, settings) is None]
 
 
-def _tokenizer(folder: Path) -> Any:
-    from llms.models.weights import read_tokenizer
+def choose_decoder(decoders: Sequence[DecoderPlan], loaded: LoadedModel, asked: str = AUTO) -> DecoderPlan:
+    """Return the decoder that was asked for; for `auto`, the first that serves the model.
 
-    whole = partial(read_tokenizer, folder)
-    return plain_tokenizer(folder, whole) or whole()
+    If memory was planned for one of them, `auto` takes no better one than that.
 
+    Args:
+        decoders: All decoders, best first; the last serves every model.
+        loaded: The model.
+        asked: The name of one of them, or `auto`.
 
-def _weights(job: Prepared) -> Any:
-    facts, quantization, dtype, device = job.facts, job.quantization, job.dtype, job.device
-    if keeps(facts, quantization, job.spec.keep_quantized):
-        return quantized_weights(job.source, facts, quantization, dtype, device, job.cache, job.spec.notify)
-    whole = partial(_whole, job)
-    if job.decoder == "lean" and job.spec.adapter is None and fits(facts):
-        try:
-            return read_skeleton(facts, dtype, whole)
-        except (OSError, SafetensorError):
-            return whole()  # which says what is wrong
-    return whole()
-
-
-def _whole(job: Prepared) -> Any:
-    """Load the weights as a `transformers` model; where that fails, say which file is damaged, if one is."""
-    from llms.models.weights import read_weights
-
-    try:
-        return read_weights(job.facts, quantization=job.quantization, dtype=job.dtype, device=job.device)
-    except DamagedCheckpoint:
-        if manifest(job.facts.folder) is not None:
-            verify(job.facts.folder)  # says which file, where the hashes tell
-        raise
+    Raises:
+        BadRequest: There is no such decoder.
+        UnsupportedModel: The decoder that was asked for does not serve this model or device.
+    """
+    if asked == AUTO:
+        first = decoders.index(_named(decoders, loaded.decoder)) if loaded.decoder else 0
+        return next(decoder for decoder in decoders[first:] if decoder.supports_loaded(loaded) is None)
+    decoder = _named(decoders, asked)
+    if reason := decoder.supports_loaded(loaded):
+        raise UnsupportedModel(
+            f"expected a model that the {asked} decoder serves, found: {reason}; use decoder 'auto' or "
+            f"{decoders[-1].NAME!r}"
+        )
+    return decoder
 
 
-def _adapted(job: Prepared, model: Any) -> Any:
-    if job.spec.adapter is None:
-        return model
-    from llms.models.adapter import apply_adapter
-
-    return apply_adapter(model, Path(job.spec.adapter), job.source, merge=job.spec.merge_adapter)
+def _named(decoders: Sequence[DecoderPlan], name: str) -> DecoderPlan:
+    for decoder in decoders:
+        if decoder.NAME == name:
+            return decoder
+    names = [AUTO, *(decoder.NAME for decoder in decoders)]
+    raise BadRequest(f"expected decoder to be one of {', '.join(names)}, found {name!r}")

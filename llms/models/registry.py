@@ -1,17 +1,12 @@
-"""Which models are loaded on this machine, by which process: a small file per model, for `agent models ps`.
+"""The models of this machine: list, show, fetch and remove them, choose a default, see which are loaded.
 
-Knows processes and files. Refuses to know models. A file whose process is gone is ignored, and removed by the
-next look; an unwritable cache costs the listing, never the model.
+    >>> from llms.models.registry import Registry, default_registry
+    >>> [row.name for row in default_registry().rows()][:1]
+    ['mistral-7b']
 
-What `agent models` says about one model: its line in the list, its details, and where it would fit.
-
-Knows words and sizes. Refuses to look for models (`llms.models.registry` does), and to import torch.
-
-The models of this machine, for `agent models`: what there is, what it takes, which one is the default.
-
-Knows the catalog, the cache and the user's wishes (default and aliases). Refuses to load
-anything, and to import torch: listing costs milliseconds. Names go through `resolve` first, so aliases work
-wherever a model is named.
+This file has data and actions; `agent models` prints them. Nothing is loaded here and torch is not imported,
+so listing takes milliseconds. Names go through `Registry.resolve`, so a user's aliases work wherever a model
+is named.
 """
 
 from __future__ import annotations
@@ -26,124 +21,49 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import psutil
 
 from llms.errors import BadRequest, FetchFailed, LLMError, UnknownModel
-from llms.models import checkpoint as reading
-from llms.models import hub
-from llms.models import hub as hub_cache
-from llms.models import weights as quantized
-from llms.models.catalog import AUTO, CATALOG, SMALL, Source, Wishes, find, resolve
-from llms.models.checkpoint import Facts, Notify, disk_errors, folder_bytes, silent
+from llms.models import hub, pretrained
+from llms.models.catalog import (
+    APPLICATION,
+    AUTO,
+    CATALOG,
+    SMALL,
+    Source,
+    UserModels,
+    cache_dir,
+    find,
+    resolve,
+)
+from llms.models.checkpoint import Checkpoint, Notify, disk_errors, folder_bytes, silent
 from llms.models.embedded import Progress, embedded_checkpoint, no_progress
 from llms.models.gguf import converted, converted_path
 from llms.models.gpu import free_gpu_bytes
-from llms.models.memory import free_bytes, token_bytes, weight_bytes
-from llms.models.sources import here
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """A model that a process has loaded.
-
-    Attributes:
-        pid: The process.
-        started: When that process started, in seconds since 1970: pids are used again.
-        name: The model.
-        device: Where it is.
-        quantization: How its weights are stored.
-        window: Longest sequence in tokens.
-        memory: Expected peak in bytes; what the process really has is `rss`.
-        since: When it was loaded, in seconds since 1970.
-    """
-
-    pid: int
-    started: float
-    name: str
-    device: str
-    quantization: str
-    window: int
-    memory: int
-    since: float
-
-    @property
-    def rss(self) -> int:
-        """Return the process's resident memory in bytes; 0 where it has ended."""
-        try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
-
-
-def announce(cache: Path, *, name: str, device: str, quantization: str, window: int, memory: int) -> None:
-    """Write down that this process has loaded a model; the entry goes when the process ends."""
-    process = psutil.Process()
-    entry = Running(
-        pid=process.pid,
-        started=process.create_time(),
-        name=name,
-        device=device,
-        quantization=quantization,
-        window=window,
-        memory=memory,
-        since=time.time(),
-    )
-    path = cache / "running" / f"{process.pid}-{name.replace('/', '--')}-{quantization}.json"
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(entry)), encoding="utf-8")
-        atexit.register(_forget, path, os.getpid())
-
-
-def running(cache: Path) -> list[Running]:
-    """List the models that living processes have loaded, oldest first."""
-    found = []
-    for path in (cache / "running").glob("*.json"):
-        try:
-            entry = Running(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue
-        if _alive(entry):
-            found.append(entry)
-        else:
-            with suppress(OSError):
-                path.unlink()
-    return sorted(found, key=lambda entry: entry.since)
-
-
-def _alive(entry: Running) -> bool:
-    try:
-        return abs(psutil.Process(entry.pid).create_time() - entry.started) < 1
-    except psutil.Error:
-        return False
-
-
-def _forget(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not in a forked child
-        with suppress(OSError):
-            path.unlink()
-
+from llms.models.memory import free_bytes, kv_bytes, weight_bytes
+from llms.models.sources import locate_source
 
 _OVERHEAD = 1_000_000_000
-"""KV cache for 4,096 tokens of a 7B model and workspace, in bytes: what "fits" allows beside the weights."""
+"""Bytes that `fits` adds to the weights: KV cache for 4,096 tokens of a 7B model, and workspace."""
 _NF4_BYTES = 0.57
-"""Bytes a weight in NF4 over a whole Mistral-7B, embeddings in bf16: 4.14 GB / 7.25e9."""
+"""Bytes per weight of Mistral-7B in NF4, with the embeddings in bf16: 4.14 GB / 7.25e9."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of `agent models list`.
+class ModelRow:
+    """One model of the list.
 
     Attributes:
-        name: What `--model` takes.
-        title: What people call it.
-        parameters: Number of weights; None where it is not known before it is pulled.
-        quantization: What `auto` loads it in.
-        size: Bytes on this disk; 0 where it is not here.
-        context: Longest sequence in tokens; None where it is not known.
-        fits: `gpu`, `cpu` or `no`: where it can run now; empty where that is not known.
+        name: The name that `model=` takes.
+        title: The name in prose.
+        parameters: Number of weights; None if that is not known before the model is pulled.
+        quantization: The quantization that `auto` chooses.
+        size: Bytes on this disk; 0 if it is not on this machine.
+        context: Longest sequence in tokens; None if it is not known.
+        fits: `gpu`, `cpu` or `no`: the device that it fits on now; empty if that is not known.
         default: Whether it is the default.
-        aliases: Other names for it.
+        aliases: Other names of it.
     """
 
     name: str
@@ -158,19 +78,19 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Details:
-    """What `agent models show` tells about one model.
+class ModelDetails:
+    """Everything about one model.
 
     Attributes:
-        row: Its line of the list.
-        source: Where it comes from.
-        folder: Its checkpoint; None where it is not here.
-        facts: What the checkpoint says of itself: architecture, layers, heads, window, stored type, files.
-        quantized: 4-bit checkpoints made from it.
-        problem: What is wrong with the checkpoint; empty where nothing is.
+        row: Its row of the list.
+        source: Its source.
+        folder: Its checkpoint; None if it is not on this machine.
+        facts: The checkpoint's own account: architecture, layers, heads, window, stored type, sizes.
+        quantized: 4-bit checkpoints that were made from it.
+        problem: The damage of the checkpoint; empty if there is none.
     """
 
-    row: Row
+    row: ModelRow
     source: Source
     folder: Path | None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +99,7 @@ class Details:
 
 
 def fits(parameters: int, quantization: str) -> str:
-    """Tell where a model of this size can run now: `gpu`, `cpu` or `no`."""
+    """Return where a model of this size can run now: `gpu`, `cpu` or `no`."""
     needed = parameters * (_NF4_BYTES if quantization == "nf4" else 2)
     needed += _OVERHEAD if parameters >= SMALL else _OVERHEAD / 4
     if needed <= free_gpu_bytes():
@@ -187,31 +107,35 @@ def fits(parameters: int, quantization: str) -> str:
     return "cpu" if needed <= free_bytes("cpu") else "no"
 
 
-def summary(facts: Facts) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, in the words that `agent models show` prints."""
-    config = facts.config
-    quantization = facts.stored_quantization or ("nf4" if facts.parameters >= SMALL else "none")
+def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a checkpoint's own account, with the sizes that it takes in memory."""
+    config = checkpoint.config
+    quantization = checkpoint.stored_quantization or ("nf4" if checkpoint.parameters >= SMALL else "none")
     return {
-        "architecture": facts.architecture,
-        "parameters": facts.parameters,
+        "architecture": checkpoint.architecture,
+        "parameters": checkpoint.parameters,
         "layers": config.get("num_hidden_layers"),
         "hidden_size": config.get("hidden_size"),
         "heads": config.get("num_attention_heads"),
         "kv_heads": config.get("num_key_value_heads") or config.get("num_attention_heads"),
         "vocabulary": config.get("vocab_size"),
-        "context": facts.context,
-        "sliding_window": facts.sliding_window,
-        "stored_as": facts.stored_quantization or facts.stored_dtype,
-        "bytes": facts.weight_bytes,
-        "tokenizer": facts.tokenizer,
-        "chat_template": facts.chat_template,
-        "needs_bytes": weight_bytes(facts, quantization, "bfloat16"),
-        "kv_bytes_a_token": token_bytes(facts, "bfloat16"),
+        "context": checkpoint.context,
+        "sliding_window": checkpoint.sliding_window,
+        "stored_as": checkpoint.stored_quantization or checkpoint.stored_dtype,
+        "bytes": checkpoint.weight_bytes,
+        "tokenizer": checkpoint.tokenizer,
+        "chat_template": checkpoint.chat_template,
+        "needs_bytes": weight_bytes(checkpoint, quantization, "bfloat16"),
+        "kv_bytes_a_token": kv_bytes(config, "bfloat16"),
     }
 
 
 class Registry:
     """The models of one cache, with the user's default and aliases.
+
+        >>> registry = Registry(Path("cache"), Path("config"))
+        >>> registry.default, registry.resolve("smollm2")
+        ('auto', 'smollm2')
 
     Args:
         cache: The cache's root.
@@ -220,32 +144,32 @@ class Registry:
 
     def __init__(self, cache: Path, config: Path) -> None:
         self.cache = cache
-        self._wishes = Wishes(config / "models.json")
+        self._user = UserModels(config / "models.json")
 
     @property
     def default(self) -> str:
-        """Return the model that the user chose, `auto` where none was."""
-        return self._wishes.default
+        """Return the model that the user chose; `auto` if none was chosen."""
+        return self._user.default
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Return the user's aliases: name -> what it stands for."""
-        return self._wishes.aliases
+        """Return the user's aliases: name -> the model that it stands for."""
+        return self._user.aliases
 
     def resolve(self, name: str) -> str:
-        """Turn an alias into what it stands for; other names come back as they are."""
+        """Return the model that an alias stands for; other names are returned unchanged."""
         return self.aliases.get(name, name)
 
-    def rows(self) -> list[Row]:
-        """List the catalog, what was pulled besides, and what aliases point to."""
+    def rows(self) -> list[ModelRow]:
+        """Return the catalog, other models that were pulled, and models that aliases stand for."""
         names = [entry.name for entry in CATALOG]
-        for found in hub_cache.pulled(self.cache):
+        for found in hub.pulled(self.cache):
             if found.revision != "main":
                 names.append(f"{found.repo}@{found.revision}")
             elif find(found.repo) is None:
                 names.append(found.repo)
         names += list(self.aliases.values())
-        rows: dict[str, Row] = {}
+        rows: dict[str, ModelRow] = {}
         for name in names:
             try:
                 source = resolve(name)
@@ -254,25 +178,25 @@ class Registry:
             rows.setdefault(source.name, self._row(source))
         return list(rows.values())
 
-    def show(self, name: str) -> Details:
-        """Describe one model.
+    def show(self, name: str) -> ModelDetails:
+        """Return everything about one model.
 
         Raises:
-            UnknownModel: No such model.
+            UnknownModel: There is no such model.
         """
         source = resolve(self.resolve(name))
         folder, facts, problem = self.folder(source), {}, ""
         if folder is not None:
             try:
-                facts = summary(reading.read(folder))
+                facts = checkpoint_facts(Checkpoint.open(folder))
             except LLMError as error:
                 problem = str(error)
-        return Details(
+        return ModelDetails(
             row=self._row(source),
             source=source,
             folder=folder,
             facts=facts,
-            quantized=tuple(quantized.kept(source, self.cache)),
+            quantized=tuple(pretrained.kept(source, self.cache)),
             problem=problem,
         )
 
@@ -285,7 +209,7 @@ class Registry:
         progress: Progress = no_progress,
         token: str | None = None,
     ) -> Path:
-        """Bring a model to this machine; return its checkpoint.
+        """Fetch a model and return its checkpoint.
 
         Raises:
             BadRequest: It is a folder, which is here already.
@@ -311,37 +235,35 @@ class Registry:
             return found
 
     def remove(self, name: str) -> int:
-        """Delete a model from the cache, its 4-bit checkpoints and converted copies included.
+        """Delete a model, its 4-bit checkpoints and converted copies from the cache; return the freed bytes.
 
-        A default that names it goes back to `auto`. The user's own folders and files are never touched.
-
-        Returns:
-            The bytes freed.
+        A default that names it goes back to `auto`. The user's own folders and files stay as they are.
 
         Raises:
-            UnknownModel: No such model, or nothing of it is in the cache.
-            CacheNotWritable: It cannot be deleted.
+            UnknownModel: There is no such model, or nothing of it is in the cache.
+            CacheNotWritable: The files cannot be deleted.
         """
         source = resolve(self.resolve(name))
-        freed = hub_cache.remove(source.location, self.cache, source.revision) if source.kind == "hub" else 0
+        freed = hub.remove(source.location, self.cache, source.revision) if source.kind == "hub" else 0
         for folder in self._made_here(source):
             freed += folder_bytes(folder)
             with disk_errors(folder):
                 shutil.rmtree(folder)
         if freed == 0:
             raise UnknownModel(
-                f"expected {source.name!r} in the cache {str(self.cache)!r}, found nothing of it; `agent "
-                "models list` shows what is there"
+                f"expected {source.name!r} in the cache {str(self.cache)!r}, found nothing of it; to see "
+                "what is there",
+                hint="llms.models.ls()",
             )
         if self.default != AUTO and resolve(self.resolve(self.default)).name == source.name:
             self.set_default(AUTO)
         return freed
 
     def set_default(self, name: str) -> None:
-        """Choose the model that is used where none is named; `auto` leaves the choice to each start.
+        """Choose the model that is used if none is named; `auto` leaves the choice to each start.
 
         Raises:
-            UnknownModel: No such model, or it is not on this machine.
+            UnknownModel: There is no such model, or it is not on this machine.
             CacheNotWritable: The settings cannot be written.
         """
         if name != AUTO and name not in self.aliases:
@@ -351,17 +273,17 @@ class Registry:
             source = resolve(self.resolve(name))
             if source.kind != "embedded" and self.folder(source) is None:
                 raise UnknownModel(
-                    f"expected a model that is on this machine, found {name!r}, which is not; run "
-                    f"`agent models pull {name}` first"
+                    f"expected a model that is on this machine, found {name!r}, which is not; fetch it first",
+                    hint=f'llms.models.pull("{name}")',
                 )
-        self._wishes.keep(default=name)
+        self._user.save(default=name)
 
     def set_alias(self, name: str, target: str | None) -> None:
-        """Let a name stand for a model, or, with None, for nothing any more.
+        """Let a name stand for a model; with None, delete the alias.
 
         Raises:
-            BadRequest: The catalog has that name, or nothing is called so.
-            UnknownModel: The target is no model.
+            BadRequest: The catalog has that name, or there is no such alias.
+            UnknownModel: The target is not a model.
             CacheNotWritable: The settings cannot be written.
         """
         aliases = self.aliases
@@ -378,29 +300,29 @@ class Registry:
                 )
             source = resolve(self.resolve(target))
             aliases[name] = source.location if source.kind in ("folder", "gguf") else source.name
-        self._wishes.keep(aliases=aliases)
+        self._user.save(aliases=aliases)
 
-    def loaded(self) -> list[Running]:
-        """List what this machine's processes have loaded, for `agent models ps`."""
+    def loaded(self) -> list[RunningModel]:
+        """Return the models that this machine's processes have loaded."""
         return running(self.cache)
 
     def folder(self, source: Source) -> Path | None:
-        """Return a source's checkpoint where it is here and whole."""
-        return here(source, self.cache)
+        """Return a source's checkpoint if it is whole on this machine, else None."""
+        return locate_source(source, self.cache)
 
-    def _row(self, source: Source) -> Row:
+    def _row(self, source: Source) -> ModelRow:
         entry, folder = source.entry, self.folder(source)
         parameters = entry.parameters if entry else None
         context = entry.context if entry else None
         if folder is not None and entry is None:
             try:
-                facts = reading.read(folder)
-                parameters, context = facts.parameters, facts.context
+                found = Checkpoint.open(folder)
+                parameters, context = found.parameters, found.context
             except LLMError:
-                pass  # `show` says what is wrong with it
+                pass  # `show` has the damage
         quantization = "nf4" if parameters and parameters >= SMALL else "none"
         aliases = [name for name, target in self.aliases.items() if target in (source.name, source.location)]
-        return Row(
+        return ModelRow(
             name=source.name,
             title=entry.title if entry else source.location,
             parameters=parameters,
@@ -413,7 +335,7 @@ class Registry:
         )
 
     def _made_here(self, source: Source) -> list[Path]:
-        made = quantized.kept(source, self.cache)
+        made = pretrained.kept(source, self.cache)
         if source.kind == "embedded":
             made += [path for path in (self.cache / "models").glob(f"{source.name}-*") if path.is_dir()]
         if source.kind == "gguf":
@@ -422,7 +344,138 @@ class Registry:
 
 
 def _bytes_on_disk(folder: Path | None) -> int:
-    # A folder of the Hub's common cache holds links to the files themselves.
+    # A folder of the Hub's common cache holds links, so the sizes of their targets count.
     if folder is None:
         return 0
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def default_registry(folder: Path | None = None) -> Registry:
+    """Return the registry of a cache folder (None: the platform's) with the platform's folder of settings."""
+    config = platformdirs.user_config_dir(APPLICATION, appauthor=False)
+    return Registry(folder or cache_dir(), Path(config))
+
+
+def pull(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    notify: Notify = silent,
+    progress: Progress = no_progress,
+) -> Path:
+    """Fetch a model into the cache, whole or not at all, and return its checkpoint folder.
+
+        >>> import llms
+        >>> llms.models.pull("mistral-7b")  # doctest: +SKIP
+
+    Raises:
+        LLMError: What `Registry.pull` raises.
+    """
+    registry = default_registry(cache_dir)
+    return registry.pull(name, revision=revision, notify=notify, progress=progress)
+
+
+def remove(name: str, *, cache_dir: Path | None = None) -> int:
+    """Delete a model from the cache and return the freed bytes; see `Registry.remove`."""
+    return default_registry(cache_dir).remove(name)
+
+
+def show(name: str, *, cache_dir: Path | None = None) -> ModelDetails:
+    """Return everything about one model; see `Registry.show`."""
+    return default_registry(cache_dir).show(name)
+
+
+def ls(*, cache_dir: Path | None = None) -> list[ModelRow]:
+    """Return the catalog and the models of this machine.
+
+    >>> import llms
+    >>> [row.name for row in llms.models.ls()][:1]
+    ['mistral-7b']
+    """
+    return default_registry(cache_dir).rows()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningModel:
+    """A model that a process has loaded.
+
+    Attributes:
+        pid: The process.
+        started: Start of that process, in seconds since 1970, because pids are used again.
+        name: The model.
+        device: The device of the weights.
+        quantization: The quantization of the weights.
+        window: Longest sequence in tokens.
+        memory: Expected peak in bytes; `rss` is the actual size of the process.
+        since: Time of loading, in seconds since 1970.
+    """
+
+    pid: int
+    started: float
+    name: str
+    device: str
+    quantization: str
+    window: int
+    memory: int
+    since: float
+
+    @property
+    def rss(self) -> int:
+        """Return the process's resident memory in bytes; 0 if it has ended."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+
+def announce(cache: Path, *, name: str, device: str, quantization: str, window: int, memory: int) -> None:
+    """Record that this process has loaded a model, until the process ends.
+
+    A cache that cannot be written costs the entry, not the model.
+    """
+    process = psutil.Process()
+    entry = RunningModel(
+        pid=process.pid,
+        started=process.create_time(),
+        name=name,
+        device=device,
+        quantization=quantization,
+        window=window,
+        memory=memory,
+        since=time.time(),
+    )
+    path = cache / "running" / f"{process.pid}-{name.replace('/', '--')}-{quantization}.json"
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(entry)), encoding="utf-8")
+        atexit.register(_remove_entry, path, os.getpid())
+
+
+def running(cache: Path) -> list[RunningModel]:
+    """Return the models that living processes have loaded, oldest first; delete the entries of dead ones."""
+    found = []
+    for path in (cache / "running").glob("*.json"):
+        try:
+            entry = RunningModel(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        if _alive(entry):
+            found.append(entry)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return sorted(found, key=lambda entry: entry.since)
+
+
+def _alive(entry: RunningModel) -> bool:
+    try:
+        return abs(psutil.Process(entry.pid).create_time() - entry.started) < 1
+    except psutil.Error:
+        return False
+
+
+def _remove_entry(path: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not in a forked child
+        with suppress(OSError):
+            path.unlink()

@@ -1,7 +1,11 @@
-"""From a source to the folder with its weights: what is fetched, converted, or already there.
+"""From a source to the folder with its weights, which is fetched, converted or already there.
 
-Knows which part serves which kind of source. Refuses to open a checkpoint, and to fetch more than the
-embedded model: 14 GB come when they are asked for by name (`agent models pull`).
+Only the embedded model is fetched here. A model of 14 GB is fetched when it is asked for by name
+(`llms.models.pull`).
+
+    >>> from llms.models.catalog import cache_dir, resolve
+    >>> checkpoint_folder(resolve("smollm2-135m"), cache_dir())  # doctest: +SKIP
+    PosixPath('.../models/smollm2-135m-bcc81830-r1')
 """
 
 from __future__ import annotations
@@ -9,15 +13,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from llms.errors import UnknownModel
-from llms.models.catalog import Source
+from llms.models.catalog import EMBEDDED, Source
 from llms.models.checkpoint import Notify, damage, silent
 from llms.models.embedded import Progress, embedded_checkpoint, embedded_path, no_progress
 from llms.models.gguf import converted, converted_path
 from llms.models.hub import locate
 
 
-def here(source: Source, cache: Path) -> Path | None:
-    """Return a source's checkpoint where it is on this machine and whole; fetches and converts nothing."""
+def locate_source(source: Source, cache: Path) -> Path | None:
+    """Return a source's checkpoint if it is whole on this machine, else None. Nothing is fetched."""
     if source.kind == "hub":
         return locate(source.location, source.revision, cache)
     if source.kind == "folder":
@@ -32,10 +36,10 @@ def here(source: Source, cache: Path) -> Path | None:
 def checkpoint_folder(
     source: Source, cache: Path, *, notify: Notify = silent, progress: Progress = no_progress
 ) -> Path:
-    """Return the folder with a source's weights, fetching the embedded model and converting a GGUF.
+    """Return the folder with a source's weights; fetch the embedded model and convert a GGUF file if needed.
 
     Raises:
-        UnknownModel: A Hub model that is not on this machine; the message has the command that brings it.
+        UnknownModel: A Hub model is not on this machine; the hint is the call that fetches it.
         LLMError: What fetching or converting raises.
     """
     if source.kind == "embedded":
@@ -49,7 +53,8 @@ def checkpoint_folder(
         at = f" at revision {source.revision!r}" if source.revision else ""
         size = f" ({source.entry.download_bytes / 1e9:.1f} GB)" if source.entry else ""
         raise UnknownModel(
-            f"expected {source.location!r}{at} on this machine, found nothing in {str(cache / 'hub')!r}; run "
-            f"`agent models pull {source.name}`{size}, or use `--model smollm2-135m`"
+            f"expected {source.location!r}{at} on this machine, found nothing in {str(cache / 'hub')!r}; use "
+            f'model="{EMBEDDED}", or fetch it{size}',
+            hint=f'llms.models.pull("{source.name}")',
         )
     return found

@@ -1,7 +1,7 @@
 """The CPU decoder: small Mistral- and Llama-like models, run by kernels compiled for the CPU.
 
 `decoder` is the implementation, `weights` packs weights for the kernels, and `native` finds and calls the
-compiled kernels. This file decides before anything is loaded whether the decoder will serve a checkpoint and
+compiled kernels. This file tells before anything is loaded whether the decoder will serve a checkpoint and
 how much memory it takes. It imports no torch.
 
     >>> from llms.decoders.cpu import suits
@@ -13,23 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llms.decoders import reference_plan
 from llms.decoders.cpu import native
-from llms.models.checkpoint import MANIFEST, Facts
-from llms.models.memory import Setting, Use, reference
-from llms.models.skeleton import fits
+from llms.models.checkpoint import MANIFEST
+from llms.models.memory import DecoderMemory
+from llms.models.weights import has_plain_layout
+
+if TYPE_CHECKING:
+    from llms.decoders.cpu.decoder import CpuDecoder
+    from llms.models.checkpoint import Checkpoint
+    from llms.models.loaded import LoadedModel
+    from llms.params import LoadSettings
 
 __all__ = [
     "BLOCKS",
     "LARGEST",
+    "NAME",
     "PAGE_AROUND",
     "UNBUILT",
-    "expects",
-    "footprint",
+    "build",
     "lacks_native_code",
+    "memory",
     "suits",
+    "supports",
+    "supports_loaded",
 ]
+
+NAME = "lean"
 
 LARGEST = 1_000_000_000
 """Weights of the largest model that the decoder takes. With more of them only memory traffic counts, and a
@@ -48,14 +60,58 @@ UNBUILT = 20_000_000
 to 20 MB at windows of 512 to 4,096 tokens."""
 
 
-def expects(facts: Facts, setting: Setting) -> bool:
-    """Return whether the decoder will serve a checkpoint that is run in this way."""
-    return _serves(facts, setting) and native.missing() is None
+def supports(checkpoint: Checkpoint, settings: LoadSettings) -> str | None:
+    """Return why the decoder will not serve a checkpoint that is loaded with these settings; None if it will.
+
+    Args:
+        checkpoint: The checkpoint.
+        settings: Settings in which device, quantization and dtype are decided.
+    """
+    return _unsuitable(checkpoint, settings) or native.missing()
 
 
-def lacks_native_code(facts: Facts, setting: Setting) -> bool:
+def supports_loaded(loaded: LoadedModel) -> str | None:
+    """Return why the decoder does not serve a loaded model; None if it does."""
+    from llms.decoders.cpu.decoder import other_architecture, unsupported
+
+    if loaded.is_pretrained and (reason := other_architecture(loaded.model)):
+        return reason
+    return unsupported(loaded.weights)
+
+
+def lacks_native_code(checkpoint: Checkpoint, settings: LoadSettings) -> bool:
     """Return whether only the kernels are missing, and could be installed, for the decoder to serve it."""
-    return _serves(facts, setting) and native.notice() != ""
+    return _unsuitable(checkpoint, settings) is None and native.notice() != ""
+
+
+def memory(checkpoint: Checkpoint, settings: LoadSettings, window: int) -> DecoderMemory:
+    """Return the memory that the decoder takes in addition to the weights.
+
+    That is what the reference decoder takes, plus the packed weights. Once these lie next to the checkpoint,
+    the matrices that they were made from are never read again and do not count.
+    """
+    found = reference_plan.memory(checkpoint, settings, window)
+    unbuilt = UNBUILT if has_plain_layout(checkpoint) else 0
+    layers = sum(header.elements for header in checkpoint.linears)
+    head = checkpoint.config["vocab_size"] * checkpoint.config["hidden_size"]
+    if (blocks := checkpoint.folder / BLOCKS).is_file():
+        unread = 2 * layers + max(0, 2 * head - PAGE_AROUND * window * settings.slots)
+        packed = blocks.stat().st_size - unread
+    elif (checkpoint.folder / MANIFEST).is_file():
+        packed = layers * 5 // 8 + head * 17 // 16
+    else:
+        packed = 2 * (layers + head)
+    return replace(found, overhead=found.overhead - unbuilt + packed)
+
+
+def build(loaded: LoadedModel, max_slots: int, window: int) -> CpuDecoder:
+    """Return the decoder of a loaded model; packed weights are kept next to a converted checkpoint."""
+    from llms.decoders.cpu.decoder import CpuDecoder
+    from llms.decoders.cpu.weights import BlockFile
+
+    converted = loaded.source is not None and loaded.source.kind in ("embedded", "gguf")
+    blocks = BlockFile(loaded.checkpoint.folder) if converted and loaded.checkpoint else None
+    return CpuDecoder(loaded.weights, window=window, max_slots=max_slots, blocks=blocks)
 
 
 def suits(config: Mapping[str, Any]) -> bool:
@@ -67,30 +123,15 @@ def suits(config: Mapping[str, Any]) -> bool:
     return dim <= 128 and all(width % 32 == 0 for width in (dim, *widths)) and columns % 16 == 0
 
 
-def footprint(facts: Facts, setting: Setting) -> Use:
-    """Return the memory that the decoder takes.
-
-    That is what the reference decoder takes, plus the packed weights. Once these lie next to the checkpoint,
-    the matrices that they were made from are never read again and do not count.
-    """
-    use = reference(facts, setting)
-    if fits(facts):
-        use = replace(use, overhead=use.overhead - UNBUILT)
-    layers = sum(tensor.elements for tensor in facts.linears)
-    head = facts.config["vocab_size"] * facts.config["hidden_size"]
-    if (blocks := facts.folder / BLOCKS).is_file():
-        unread = 2 * layers + max(0, 2 * head - PAGE_AROUND * setting.window * setting.slots)
-        return replace(use, overhead=use.overhead + blocks.stat().st_size - unread)
-    packed = layers * 5 // 8 + head * 17 // 16 if (facts.folder / MANIFEST).is_file() else 2 * (layers + head)
-    return replace(use, overhead=use.overhead + packed)
-
-
-def _serves(facts: Facts, setting: Setting) -> bool:
-    how = (setting.quantization, setting.device, setting.dtype)
-    return (
-        facts.config.get("model_type") in ("mistral", "llama")
-        and how == ("none", "cpu", "bfloat16")
-        and not setting.adapter
-        and facts.parameters <= LARGEST
-        and suits(facts.config)
-    )
+def _unsuitable(checkpoint: Checkpoint, settings: LoadSettings) -> str | None:
+    """Return why the kernels do not support a checkpoint that is loaded with these settings."""
+    if (kind := checkpoint.config.get("model_type")) not in ("mistral", "llama"):
+        return f"it runs mistral and llama layers, the model is {kind}"
+    how = (settings.quantization, settings.device, settings.dtype)
+    if how != ("none", "cpu", "bfloat16"):
+        return f"it runs unquantized bfloat16 on the CPU, found {settings.quantization} in {settings.dtype}"
+    if settings.keeps_adapter:
+        return "it does not run adapters; merge it (merge_adapter=True)"
+    if (size := checkpoint.parameters) > LARGEST:
+        return f"{size:,} weights, more than {LARGEST:,}"
+    return None if suits(checkpoint.config) else "sizes that the kernels do not support"

@@ -29,10 +29,11 @@ from llms.decoders.cpu.native import (
     ModelStruct,
 )
 from llms.decoders.cpu.weights import HEAD, BlockFile, pack_model
-from llms.decoders.reference import PREFILL_CHUNK, Shape, SlotStore
+from llms.decoders.reference import Shape, SlotStore
+from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
-from llms.models.skeleton import Skeleton
+from llms.models.weights import ModelWeights
 from llms.threads import bound_spinning
 
 CLASSES = ("MistralForCausalLM", "LlamaForCausalLM")
@@ -46,6 +47,9 @@ MODULES = (
 )
 """Where the modules of such a layer are defined; a Linear must be PyTorch's own."""
 
+NORMS = ("input_layernorm", "post_attention_layernorm")
+"""The norms of a layer, in the order of the computation."""
+
 ROTARY = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position only."""
 
@@ -53,13 +57,14 @@ ROTARY = ("default", "linear", "llama3", "yarn")
 class CpuDecoder(SlotChecks):
     """Decode a small model on the CPU; `llms.decoders.base.Decoder` describes the methods.
 
-        >>> from llms.models.load import LoadSpec, load
-        >>> decoder = CpuDecoder(load(LoadSpec(model="smollm2-135m", device="cpu")).body, max_slots=2)
+        >>> from llms.models.load import LoadSettings, load
+        >>> loaded = load(LoadSettings(model="smollm2-135m", device="cpu"))
+        >>> decoder = CpuDecoder(loaded.weights, max_slots=2)
         >>> logits = decoder.prefill(0, [1, 4093, 198])
         >>> logits = decoder.step([0], [[int(logits.argmax())]]).logits
 
     Args:
-        model: A model that `unsupported` has nothing against. Later changes of its weights have no effect.
+        weights: Weights that `unsupported` has nothing against. Later changes of them have no effect.
         window: Longest sequence that a slot holds, in tokens; by default the model's
             `max_position_embeddings`.
         max_slots: Number of slots.
@@ -74,27 +79,27 @@ class CpuDecoder(SlotChecks):
 
     def __init__(
         self,
-        model: Any,
+        weights: ModelWeights,
         *,
         window: int | None = None,
         max_slots: int = 64,
         blocks: BlockFile | None = None,
         instructions: str | None = None,
     ) -> None:
-        reason, kernels = unsupported(model), native.load(instructions)
+        reason, kernels = unsupported(weights), native.load(instructions)
         if reason or isinstance(kernels, str):
             raise UnsupportedModel(f"expected a model that the CPU decoder serves, found {reason or kernels}")
-        config = model.config
+        config = weights.config
         bound_spinning()
-        self.vocab_size = int(model.lm_head.weight.shape[0])
-        self.window = int(window or config.max_position_embeddings)
+        self.vocab_size = int(weights.head.shape[0])
+        self.window = int(window or config["max_position_embeddings"])
         self.max_slots = max_slots
         self.device = torch.device("cpu")
         self._instructions = kernels.instructions.name
-        self._kernels = CpuKernels(kernels.forward, model, packed_weights(model, blocks), self.window)
+        self._kernels = CpuKernels(kernels.forward, weights, packed_weights(weights, blocks), self.window)
         shape = Shape(
-            layers=config.num_hidden_layers,
-            heads=config.num_key_value_heads,
+            layers=config["num_hidden_layers"],
+            heads=config["num_key_value_heads"],
             key_dim=self._kernels.head_dim,
             value_dim=self._kernels.head_dim,
             dtype=torch.bfloat16,
@@ -206,39 +211,41 @@ class CpuKernels:
 
     Args:
         forward: The compiled code.
-        model: A Mistral-like model in bf16.
-        blocks: Its packed weights, from `pack_model`.
+        weights: The weights, in bf16.
+        blocks: The packed weights, from `pack_model`.
         window: Number of positions.
     """
 
-    def __init__(self, forward: Forward, model: Any, blocks: Mapping[str, Tensor], window: int) -> None:
+    def __init__(
+        self, forward: Forward, weights: ModelWeights, blocks: Mapping[str, Tensor], window: int
+    ) -> None:
         self._forward, self._alive = forward, list(blocks.values())
-        inner, config = model.model, model.config
-        self._vocabulary, self._padded = int(model.lm_head.weight.shape[0]), blocks[HEAD].shape[0] * LANES
+        config = weights.config
+        self._vocabulary, self._padded = int(weights.head.shape[0]), blocks[HEAD].shape[0] * LANES
         self.bits = min(BITS[tensor.shape[2]] for tensor in blocks.values())
-        embedding = self._keep(inner.embed_tokens.weight)
-        cos, sin = (self._keep(angles) for angles in _rotation(inner.rotary_emb, embedding, window))
+        embedding = self._keep(weights.embedding)
+        cos, sin = (self._keep(angles) for angles in _rotation(weights, window))
         self.head_dim = cos.shape[1]
-        self._layers = (LayerStruct * len(inner.layers))(
+        count = config["num_hidden_layers"]
+        self._layers = (LayerStruct * count)(
             *(
                 LayerStruct(
                     *(_matrix(blocks[f"{index}.{name}"]) for name in ("qkv", "out", "gate_up", "down")),
-                    self._gain(layer.input_layernorm),
-                    self._gain(layer.post_attention_layernorm),
+                    *(self._gain(gain) for gain in weights.layer(index, *NORMS)),
                 )
-                for index, layer in enumerate(inner.layers)
+                for index in range(count)
             )
         )
         self._model = ModelStruct(
-            layers=len(inner.layers),
-            width=config.hidden_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
+            layers=count,
+            width=config["hidden_size"],
+            heads=config["num_attention_heads"],
+            kv_heads=config["num_key_value_heads"],
             head_dim=self.head_dim,
-            sliding_window=_sliding_window(config),
-            epsilon=inner.norm.variance_epsilon,
+            sliding_window=weights.sliding_window,
+            epsilon=float(config["rms_norm_eps"]),
             layer=self._layers,
-            norm=self._gain(inner.norm),
+            norm=self._gain(weights["model.norm"]),
             head=_matrix(blocks[HEAD]),
             embedding=embedding.data_ptr(),
             cos=cos.data_ptr(),
@@ -280,8 +287,8 @@ class CpuKernels:
         self._forward(self._model, batch)
         return logits[:, : self._vocabulary]
 
-    def _gain(self, norm: Any) -> int:
-        return self._keep(norm.weight.float()).data_ptr()
+    def _gain(self, gain: Tensor) -> int:
+        return self._keep(gain.float()).data_ptr()
 
     def _keep(self, tensor: Tensor) -> Tensor:
         """Return a contiguous tensor that lives as long as this object, which holds addresses only."""
@@ -289,32 +296,30 @@ class CpuKernels:
         return self._alive[-1]
 
 
-def packed_weights(model: Any, blocks: BlockFile | None = None) -> Mapping[str, Tensor]:
-    """Return the packed weights of a model: those in the file, else new ones, which are written to it."""
+def packed_weights(weights: ModelWeights, blocks: BlockFile | None = None) -> Mapping[str, Tensor]:
+    """Return the packed weights: those in the file, else new ones, which are written to it."""
     found = blocks.read() if blocks else None
     if found:
         return found
-    found = pack_model(model)
+    found = pack_model(weights)
     if blocks:
         blocks.write(found)
     return found
 
 
-def unsupported(model: Any) -> str | None:
-    """Return why the CPU decoder does not take a model, in a few words; None if it does."""
-    if not isinstance(model, Skeleton) and (reason := _other_architecture(model)):
-        return reason
-    dtypes = {p.dtype for p in model.parameters()}
+def unsupported(weights: ModelWeights) -> str | None:
+    """Return why the CPU decoder does not take weights of its layout, in a few words; None if it does."""
+    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
     if dtypes != {torch.bfloat16}:
         return f"weights in {', '.join(sorted(map(str, dtypes)))}, not all in bfloat16"
-    if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
+    if (size := weights.parameters) > LARGEST:
         return f"{size:,} weights, more than {LARGEST:,}"
-    if not suits(model.config.to_dict()):
+    if not suits(weights.config):
         return "sizes that the kernels do not support"
     return native.missing()
 
 
-def _other_architecture(model: Any) -> str | None:
+def other_architecture(model: Any) -> str | None:
     """Return how a transformers model differs from those that the kernels implement."""
     kind = type(model).__name__
     if kind not in CLASSES:
@@ -347,18 +352,12 @@ def _other_layer(layer: Any) -> str | None:
     return None
 
 
-def _sliding_window(config: Any) -> int:
-    if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
-        return 0
-    return int(getattr(config, "sliding_window", None) or 0)
-
-
 @torch.inference_mode()
-def _rotation(rotary: Any, embedding: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def _rotation(weights: ModelWeights, window: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines bf16 [window, head dim]; the first half of the sines is negated."""
-    cos, sin = rotary(embedding[:1], torch.arange(window)[None])
-    low, high = sin[0].chunk(2, -1)
-    return cos[0], torch.cat([-low, high], -1)
+    cos, sin = weights.rotary(window)
+    low, high = sin.chunk(2, -1)
+    return cos, torch.cat([-low, high], -1)
 
 
 def _matrix(blocks: Tensor) -> MatrixStruct:

@@ -15,7 +15,6 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +24,7 @@ from torch import Tensor
 from llms.decoders.cpu import BLOCKS
 from llms.decoders.cpu.native import BLOCK, LANES
 from llms.models.checkpoint import MANIFEST
+from llms.models.weights import ModelWeights
 
 HEAD = "head"
 """Name of the packed output head."""
@@ -44,17 +44,20 @@ EIGHT_BIT_ERROR = 0.003
 rounding other weights to 8 bits leaves 0.006."""
 
 
-def pack_model(model: Any) -> dict[str, Tensor]:
-    """Return the packed matrices of a Mistral-like model in bf16: `head`, and four by layer, like `0.qkv`."""
-    found = {HEAD: pack([model.lm_head.weight])}
-    for index, layer in enumerate(model.model.layers):
-        attention, mlp = layer.self_attn, layer.mlp
-        found |= {
-            f"{index}.qkv": pack([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
-            f"{index}.out": pack([attention.o_proj.weight]),
-            f"{index}.gate_up": pack([mlp.gate_proj.weight, mlp.up_proj.weight]),
-            f"{index}.down": pack([mlp.down_proj.weight]),
-        }
+JOINED = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+"""The matrices that each product of a layer joins."""
+
+
+def pack_model(weights: ModelWeights) -> dict[str, Tensor]:
+    """Return the packed matrices of weights in bf16: `head`, and four for each layer, like `0.qkv`."""
+    found = {HEAD: pack([weights.head])}
+    for index in range(weights.config["num_hidden_layers"]):
+        found |= {f"{index}.{name}": pack(weights.layer(index, *parts)) for name, parts in JOINED.items()}
     return found
 
 

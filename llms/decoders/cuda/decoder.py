@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,22 +20,23 @@ from llms.decoders.cuda.graphs import Graphs
 from llms.decoders.cuda.machine import PAGE, Machine
 from llms.decoders.cuda.pages import Pages
 from llms.decoders.cuda.prompt import Prefill
-from llms.decoders.cuda.weights import Weights, extract
+from llms.decoders.cuda.weights import CudaWeights, extract
 from llms.decoders.sampling import Sampling
 from llms.errors import NotEnoughMemory
 from llms.models.catalog import cache_dir
 from llms.models.gpu import bandwidth
+from llms.models.weights import ModelWeights
 
 HEADROOM = 600 * 2**20
 """GPU memory left free for scratch matrices, graphs and cuBLAS, in bytes."""
 
 
-class FastDecoder(SlotChecks):
+class CudaDecoder(SlotChecks):
     """Decode with own kernels on one CUDA GPU.
 
     Args:
-        model: A `transformers` model that `why_not` has nothing against. Its layers' weights are taken over:
-            it serves no forward pass afterwards, unless `release` is false.
+        source: Weights that `weights.unsupported` has nothing against. Those of its layers are taken over: a
+            model that they belong to can run no forward pass afterwards, unless `release` is false.
         max_slots: Number of slots.
         window: Longest sequence a slot holds, in tokens.
         cache_tokens: Tokens the KV cache holds over all slots; default: what all slots need, or what fits.
@@ -55,7 +55,7 @@ class FastDecoder(SlotChecks):
 
     def __init__(
         self,
-        model: Any,
+        source: ModelWeights,
         *,
         max_slots: int = 64,
         window: int | None = None,
@@ -65,10 +65,10 @@ class FastDecoder(SlotChecks):
         overlap: bool | None = None,
         extra: Mapping[str, int] | None = None,
     ) -> None:
-        self.device = torch.device(model.device)
-        self.window = int(window or model.config.max_position_embeddings)
+        self.device = source.device
+        self.window = int(window or source.config["max_position_embeddings"])
         self.max_slots = max_slots
-        self.weights: Weights = extract(model, positions=self.window, release=release)
+        self.weights: CudaWeights = extract(source, positions=self.window, release=release)
         if release:
             torch.cuda.empty_cache()
         s = self.weights.shape

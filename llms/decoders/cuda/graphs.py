@@ -16,7 +16,7 @@ from torch import Tensor
 from llms.decoders.cuda.layout import Packed
 from llms.decoders.cuda.machine import PAGE, Ahead, Attention, Embed, Linear, Machine, Norm
 from llms.decoders.cuda.sampler import Sampler
-from llms.decoders.cuda.weights import Weights
+from llms.decoders.cuda.weights import CudaWeights
 
 FIELDS = (
     "token", "slot", "pos", "group_first", "group_count",
@@ -47,7 +47,7 @@ class Graphs:
         sampled: int64 [64].
     """
 
-    def __init__(self, machine: Machine, weights: Weights, pool: Tensor, tables: Tensor) -> None:
+    def __init__(self, machine: Machine, weights: CudaWeights, pool: Tensor, tables: Tensor) -> None:
         s, device, most = weights.shape, machine.device, machine.columns
         self.machine, self.weights, self.pool, self.tables = machine, weights, pool, tables
 
@@ -210,7 +210,7 @@ class Graphs:
         return most
 
 
-def _products(weights: Weights) -> Iterator[Packed]:
+def _products(weights: CudaWeights) -> Iterator[Packed]:
     layer = weights.layers[0]
     yield from (layer.qkv, layer.out, layer.gate_up, layer.down)
 

@@ -17,7 +17,7 @@ import torch
 from llms.decoders.cuda.attend import Attend, attention
 from llms.decoders.cuda.compiler import Kernel, Module
 from llms.decoders.cuda.layout import Packed, record_bytes
-from llms.decoders.cuda.weights import Shape
+from llms.decoders.cuda.weights import ModelShape
 
 PAGE = 64
 """Tokens a page of the KV cache: half a page is lost per conversation, and 16-key tiles never cross one."""
@@ -90,7 +90,7 @@ class Machine:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: ModelShape,
         device: torch.device,
         cache: Path,
         *,

@@ -1,8 +1,8 @@
-"""Prefill: a chunk of one slot's prompt through all layers, with cuBLAS over dequantized weights.
+"""Prefill: runs a chunk of one slot's prompt through all layers, with cuBLAS over dequantized weights.
 
-Knows matrices and the pages of one slot. Refuses to know graphs, sampling and scheduling. One scratch matrix
-holds the weights of a slice of each product as bf16 in turn: a chunk costs one pass over the codes, so chunks
-are long, and a slice of 2,048 to 7,168 rows is enough for cuBLAS and spares most of the scratch memory.
+One scratch matrix holds a slice of each product's weights as bf16 in turn. A chunk costs one pass over the
+codes, so chunks are long. A slice of 2,048 to 7,168 rows is enough for cuBLAS and saves most of the scratch
+memory.
 """
 
 from __future__ import annotations
@@ -11,16 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from llms.decoders.cuda import prefill_chunk, tile_slices
 from llms.decoders.cuda.layout import Packed
 from llms.decoders.cuda.machine import PAGE, AddNorm, Machine, Product, Rotate, Unpack
-from llms.decoders.cuda.weights import Layer, Weights
-
-CHUNK = 4096
-"""Most tokens a pass."""
-SLICE = 28 * 2**20
-"""Most weights dequantized at once: 56 MiB as bf16."""
-WIDE = 58_720_256
-"""Most values in the hidden activations of a pass: models wider than Mistral-7B get shorter chunks."""
+from llms.decoders.cuda.weights import CudaWeights, Layer
 
 
 class Prefill:
@@ -32,17 +26,17 @@ class Prefill:
         pool: bf16 [layers, pages, 2, kv_heads, PAGE, head_dim], the KV cache.
     """
 
-    def __init__(self, machine: Machine, weights: Weights, pool: Tensor) -> None:
+    def __init__(self, machine: Machine, weights: CudaWeights, pool: Tensor) -> None:
         self._machine, self._weights, self._pool = machine, weights, pool
         s, device = weights.shape, machine.device
         self._qkv_rows = (s.heads + 2 * s.kv_heads) * s.head_dim
-        self.chunk = max(256, min(CHUNK, WIDE // max(s.inner, self._qkv_rows)))
+        self.chunk = prefill_chunk(inner=s.inner, qkv_rows=self._qkv_rows)
         layer = weights.layers[0]
-        parts = [_slices(p)[0][1] * 16 * p.width for p in (layer.out, layer.gate_up, layer.down)]
+        parts = [packed_slices(p)[0][1] * 16 * p.width for p in (layer.out, layer.gate_up, layer.down)]
         self._scratch = torch.empty(
             max(*parts, layer.qkv.rows * layer.qkv.width), dtype=torch.bfloat16, device=device
         )
-        widest = max(_slices(layer.gate_up)[0][1] * 16, self._qkv_rows)
+        widest = max(packed_slices(layer.gate_up)[0][1] * 16, self._qkv_rows)
         self._wide = torch.empty(self.chunk * widest, dtype=torch.bfloat16, device=device)
         # The hidden activations, or what attention gives.
         self._hidden = torch.empty(
@@ -109,7 +103,7 @@ class Prefill:
 
     def _product(self, x: Tensor, p: Packed, out: Tensor) -> Tensor:
         """Write x [n, width] times a matrix into out [n, rows], a slice of the rows at a time."""
-        for first, count in _slices(p):
+        for first, count in packed_slices(p):
             part = out[:, first * 16 : (first + count) * 16]
             torch.mm(x, self.dequantize(p, first, count).t(), out=part)
         return out
@@ -153,7 +147,7 @@ class Prefill:
         """Return what the two products around SiLU add to the residual stream, in the memory of x."""
         s, n = self._weights.shape, len(x)
         act = self._hidden[: n * s.inner].view(n, s.inner)
-        for first, count in _slices(layer.gate_up):
+        for first, count in packed_slices(layer.gate_up):
             rows = count * 16
             joined = self._wide[: n * rows].view(n, rows)
             torch.mm(x, self.dequantize(layer.gate_up, first, count, s.inner).t(), out=joined)
@@ -163,9 +157,6 @@ class Prefill:
         return self._product(act, layer.down, x)
 
 
-def _slices(p: Packed) -> list[tuple[int, int]]:
-    """Cut a matrix into runs of tiles (first, count) of at most SLICE weights each."""
-    tiles = p.records.shape[0]
-    most = max(1, SLICE // (16 * p.width))
-    count = -(-tiles // -(-tiles // most))
-    return [(first, min(count, tiles - first)) for first in range(0, tiles, count)]
+def packed_slices(p: Packed) -> list[tuple[int, int]]:
+    """Return a packed matrix as runs of tiles (first, count) that are unpacked one at a time."""
+    return tile_slices(p.records.shape[0], p.width)

@@ -1,7 +1,7 @@
-"""From a loaded bitsandbytes model to packed weights, and the reasons why a model cannot be taken.
+"""Packed weights from a model in bitsandbytes' NF4, and the reasons why a model cannot be packed.
 
-Knows transformers' module names and bitsandbytes' quantization state. Refuses to know kernels and slots.
-Codes and absmax bytes are taken over as they are; nothing is quantized again.
+The weights are read by their names in a checkpoint (`ModelWeights`), with bitsandbytes' quantization states.
+Codes and absmax bytes are used unchanged; nothing is quantized again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llms.decoders.cuda import ARCHITECTURES
 from llms.decoders.cuda.layout import (
     BLOCK,
     GROUP,
@@ -23,13 +24,11 @@ from llms.decoders.cuda.layout import (
     plain_runs,
     qkv_runs,
 )
-
-KINDS = ("mistral", "llama")
-"""Architectures whose layer this decoder implements; what differs inside one is checked by `why_not`."""
+from llms.models.weights import ATTENTION, MLP, ModelWeights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ModelShape:
     """Sizes of a model.
 
     Attributes:
@@ -62,7 +61,7 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class CudaWeights:
     """All that a step reads.
 
     Attributes:
@@ -73,7 +72,7 @@ class Weights:
         rope: fp32 [positions, head_dim / 2, 2], cosine and sine as the model itself rounds them.
     """
 
-    shape: Shape
+    shape: ModelShape
     layers: list[Layer]
     embedding: Tensor
     head: Tensor
@@ -95,20 +94,17 @@ class Weights:
         return packed + self.head.numel() * 2
 
 
-def why_not(model: Any) -> str | None:
-    """Return in one line what keeps the fast decoder from taking a model; None where nothing does."""
-    reason = _device_reason(model) or _shape_reason(model)
-    if reason:
+def unsupported(weights: ModelWeights) -> str | None:
+    """Return why the decoder does not take these weights, in one line; None if it does."""
+    if reason := _device_reason(weights.device) or _shape_reason(weights):
         return reason
-    for layer in model.model.layers:
-        for linear in _linears(layer):
-            if reason := _linear_reason(linear):
-                return reason
-    return None
+    if any(name.endswith("_proj.bias") for name in weights.tensors):
+        return "it does not take layers with a bias"
+    reasons = (_matrix_reason(one) for index in range(_layers(weights)) for one in _matrices(weights, index))
+    return next((reason for reason in reasons if reason), None)
 
 
-def _device_reason(model: Any) -> str | None:
-    device = torch.device(getattr(model, "device", "cpu"))
+def _device_reason(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"it runs on CUDA GPUs, the model is on {device.type}"
     if torch.version.hip:
@@ -123,67 +119,67 @@ def _device_reason(model: Any) -> str | None:
     return None
 
 
-def _shape_reason(model: Any) -> str | None:
-    c = model.config
-    if getattr(c, "model_type", None) not in KINDS or not hasattr(model, "model"):
-        return f"it knows {' and '.join(KINDS)} layers, the model is {getattr(c, 'model_type', '?')}"
-    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    group = c.num_attention_heads // c.num_key_value_heads
-    rope = (getattr(c, "rope_parameters", None) or {}).get("rope_type", "default")
+def _shape_reason(weights: ModelWeights) -> str | None:
+    c, dim = weights.config, weights.head_dim
+    if c.get("model_type") not in ARCHITECTURES:
+        return f"it runs {' and '.join(ARCHITECTURES)} layers, the model is {c.get('model_type', '?')}"
+    hidden, inner, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
+    group = heads // c["num_key_value_heads"]
+    rope = (c.get("rope_parameters") or {}).get("rope_type", "default")
     checks = [
-        (c.hidden_act == "silu", f"hidden_act={c.hidden_act!r}"),
+        (c["hidden_act"] == "silu", f"hidden_act={c['hidden_act']!r}"),
         (dim in (64, 96, 128), f"head_dim={dim!r}"),
         (group <= 16, f"{group} query heads per KV head"),
-        (c.hidden_size % BLOCK == 0 and c.intermediate_size % BLOCK == 0, f"width {c.hidden_size}"),
+        (hidden % BLOCK == 0 and inner % BLOCK == 0, f"width {hidden}"),
         (rope in ("default", "linear", "llama3", "yarn"), f"rope_type={rope!r}"),
-        (model.get_input_embeddings().weight.dtype == torch.bfloat16, "weights that are not bfloat16"),
-        (max(c.hidden_size, c.intermediate_size, c.num_attention_heads * dim) <= 36_864, "rows too long"),
+        (weights.dtype == torch.bfloat16, "weights that are not bfloat16"),
+        (max(hidden, inner, heads * dim) <= 36_864, "rows too long"),
     ]
     return next((f"it does not take {what}" for good, what in checks if not good), None)
 
 
-def _linear_reason(linear: Any) -> str | None:
-    state = getattr(linear.weight, "quant_state", None)
+def _matrix_reason(weight: Any) -> str | None:
+    state = getattr(weight, "quant_state", None)
     if state is None or state.quant_type != "nf4" or state.blocksize != BLOCK:
-        return f"it takes layers in NF4 with blocks of {BLOCK}, found {type(linear).__name__}"
-    if linear.bias is not None:
-        return "it does not take layers with a bias"
+        return f"it takes layers in NF4 with blocks of {BLOCK}, found {weight.dtype} or other blocks"
     if getattr(state, "state2", None) is not None and state.state2.blocksize != GROUP:
         return f"it takes nested blocks of {GROUP}, found {state.state2.blocksize!r}"
     return None
 
 
-def _linears(layer: Any) -> list[Any]:
-    a, m = layer.self_attn, layer.mlp
-    return [a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj]
+def _layers(weights: ModelWeights) -> int:
+    return int(weights.config["num_hidden_layers"])
 
 
-def shape_of(model: Any) -> Shape:
-    """Read a model's sizes."""
-    c = model.config
-    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    states = [linear.weight.quant_state for layer in model.model.layers for linear in _linears(layer)]
+def _matrices(weights: ModelWeights, index: int) -> list[Any]:
+    """Return a layer's seven matrices with their quantization states, q, k, v, o, gate, up, down."""
+    return list(weights.layer(index, *ATTENTION, *MLP))
+
+
+def shape_of(weights: ModelWeights) -> ModelShape:
+    """Return a model's sizes."""
+    c = weights.config
+    states = [one.quant_state for index in range(_layers(weights)) for one in _matrices(weights, index)]
     whole = all(s.shape[1] % (4 * BLOCK) == 0 for s in states)
-    kinds = set(getattr(c, "layer_types", None) or ())
-    return Shape(
-        layers=c.num_hidden_layers,
-        width=c.hidden_size,
-        inner=c.intermediate_size,
-        heads=c.num_attention_heads,
-        kv_heads=c.num_key_value_heads,
-        head_dim=dim,
-        vocabulary=model.get_output_embeddings().weight.shape[0],
-        eps=c.rms_norm_eps,
-        sliding=0 if kinds == {"full_attention"} else getattr(c, "sliding_window", None) or 0,
+    return ModelShape(
+        layers=c["num_hidden_layers"],
+        width=c["hidden_size"],
+        inner=c["intermediate_size"],
+        heads=c["num_attention_heads"],
+        kv_heads=c["num_key_value_heads"],
+        head_dim=weights.head_dim,
+        vocabulary=weights.head.shape[0],
+        eps=c["rms_norm_eps"],
+        sliding=weights.sliding_window,
         nested=whole and all(s.nested for s in states),
     )
 
 
-def matrix(linear: Any, nested: bool) -> Matrix:
-    """Take a bitsandbytes layer's codes and absmax over; where not `nested`, absmax as fp32 values."""
-    state = linear.weight.quant_state
+def matrix(weight: Any, nested: bool) -> Matrix:
+    """Return the codes and absmax of a matrix of bitsandbytes; if not `nested`, absmax as fp32 values."""
+    state = weight.quant_state
     rows, width = state.shape
-    codes = linear.weight.data.view(torch.uint8).reshape(rows, width // 2)
+    codes = weight.data.view(torch.uint8).reshape(rows, width // 2)
     if nested:
         offset = float(state.offset)
         absmax = state.absmax.reshape(rows, width // BLOCK)
@@ -197,25 +193,26 @@ def matrix(linear: Any, nested: bool) -> Matrix:
 
 
 @torch.inference_mode()
-def extract(model: Any, *, positions: int, release: bool = True) -> Weights:
-    """Pack a model's weights, layer by layer.
+def extract(source: ModelWeights, *, positions: int, release: bool = True) -> CudaWeights:
+    """Return a model's weights, packed layer by layer.
 
     Args:
-        model: A model that `why_not` has nothing against.
-        positions: How many positions the rotary table covers.
-        release: Drop each layer's bitsandbytes weights once packed, so that both never exist at once; the
-            model then serves no forward pass any more.
+        source: Weights that `unsupported` has nothing against.
+        positions: Number of positions of the rotary table.
+        release: Free each layer's bitsandbytes weights once they are packed, so that both never exist at the
+            same time. The model can then run no forward pass.
     """
-    shape = shape_of(model)
+    shape = shape_of(source)
     qkv_order = qkv_runs(shape.heads, shape.kv_heads, shape.head_dim)
     gate_up_order, plain_order = gate_up_runs(shape.inner), plain_runs(shape.width)
-    state = model.model.layers[0].mlp.down_proj.weight.quant_state
+    state = _matrices(source, 0)[-1].quant_state
     device = state.absmax.device
     code2 = state.state2.code.float().clone() if shape.nested else torch.zeros(256, device=device)
     codes = state.code.float().clone()
     layers = []
-    for layer in model.model.layers:
-        q, k, v, o, gate, up, down = (matrix(x, shape.nested) for x in _linears(layer))
+    for index in range(shape.layers):
+        q, k, v, o, gate, up, down = (matrix(one, shape.nested) for one in _matrices(source, index))
+        attention_gain, mlp_gain = source.layer(index, "input_layernorm", "post_attention_layernorm")
         qkv, out, gate_up, last = _pack_layer(
             [([q, k, v], qkv_order), ([o], plain_order), ([gate, up], gate_up_order), ([down], plain_order)]
         )
@@ -225,25 +222,25 @@ def extract(model: Any, *, positions: int, release: bool = True) -> Weights:
                 out=out,
                 gate_up=gate_up,
                 down=last,
-                attention_gain=layer.input_layernorm.weight.detach().to(torch.bfloat16),
-                mlp_gain=layer.post_attention_layernorm.weight.detach().to(torch.bfloat16),
+                attention_gain=attention_gain.to(torch.bfloat16),
+                mlp_gain=mlp_gain.to(torch.bfloat16),
             )
         )
         del q, k, v, o, gate, up, down
         if release:
-            _release(layer)
+            _release(source, index)
             if device.type == "cuda":
-                # Or the next layer's small matrices split what this one leaves: 27 MB a layer.
+                # Otherwise small matrices of the next layer split the freed blocks: 27 MB a layer.
                 torch.cuda.empty_cache()
-    return Weights(
+    return CudaWeights(
         shape=shape,
         layers=layers,
-        embedding=model.get_input_embeddings().weight.detach(),
-        head=model.get_output_embeddings().weight.detach(),
-        gain=model.model.norm.weight.detach().to(torch.bfloat16),
+        embedding=source.embedding,
+        head=source.head,
+        gain=source["model.norm"].to(torch.bfloat16),
         code2=code2,
         codes=codes,
-        rope=_rope(model, positions),
+        rope=_rope(source, positions),
     )
 
 
@@ -256,14 +253,13 @@ def _pack_layer(parts: list[tuple[list[Matrix], Tensor]]) -> list[Packed]:
     return [pack(matrices, runs, place) for (matrices, runs), place in zip(parts, places, strict=True)]
 
 
-def _release(layer: Any) -> None:
-    for linear in _linears(layer):
-        linear.weight.data = linear.weight.data.new_empty(0)
-        linear.weight.quant_state = None
+def _release(source: ModelWeights, index: int) -> None:
+    for weight in _matrices(source, index):
+        weight.data = weight.data.new_empty(0)
+        weight.quant_state = None
 
 
-def _rope(model: Any, positions: int) -> Tensor:
-    like = model.get_input_embeddings().weight[:1]
-    cos, sin = model.model.rotary_emb(like, torch.arange(positions, device=like.device)[None])
+def _rope(source: ModelWeights, positions: int) -> Tensor:
+    cos, sin = source.rotary(positions)
     half = cos.shape[-1] // 2
-    return torch.stack([cos[0, :, :half].float(), sin[0, :, :half].float()], -1).contiguous()
+    return torch.stack([cos[:, :half].float(), sin[:, :half].float()], -1).contiguous()

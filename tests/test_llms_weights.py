@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llms.decoders.cpu.decoder import CpuDecoder
 from llms.errors import DamagedCheckpoint
-from llms.models.checkpoint import read
-from llms.models.load import LoadSpec, load, make_decoder
-from llms.models.skeleton import Skeleton, fits, read_skeleton
+from llms.models.checkpoint import Checkpoint
+from llms.models.load import LoadSettings, load, make_decoder
+from llms.models.weights import has_plain_layout, read_weights, weights_of
 from llms.quiet import quiet
 
 PROMPT = [5, 6, 7, 300, 8, 9, 10, 11, 12]
@@ -30,8 +30,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "tiny", head_dim=32)  # which the CPU decoder's kernels support
 
 
-def spec(model: Path, **settings: Any) -> LoadSpec:
-    return LoadSpec(**{"model": str(model), "device": "cpu", **settings})
+def spec(model: Path, **settings: Any) -> LoadSettings:
+    return LoadSettings(**{"model": str(model), "device": "cpu", **settings})
 
 
 def reconfigure(checkpoint: Path, *removed: str, **changes: Any) -> None:
@@ -50,8 +50,8 @@ def test_logits_have_the_bits_of_those_over_transformers_model(
     tmp_path: Path, changes: dict[str, Any], stored: torch.dtype
 ) -> None:
     loaded = load(spec(tiny_checkpoint(tmp_path / "tiny", **({"head_dim": 32} | changes), dtype=stored)))
-    assert isinstance(loaded.body, Skeleton)
-    whole = CpuDecoder(loaded.model, window=loaded.window)
+    assert not loaded.is_pretrained
+    whole = CpuDecoder(weights_of(loaded.model), window=loaded.window)
     ours = make_decoder(loaded)
     assert isinstance(ours, CpuDecoder)
     assert torch.equal(ours.prefill(0, PROMPT), whole.prefill(0, PROMPT))
@@ -68,13 +68,12 @@ def test_weights_are_those_that_transformers_loads(checkpoint: Path) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             name = str(dtype).removeprefix("torch.")
             loaded = load(spec(checkpoint, dtype=name, decoder="reference"))
-            body = read_skeleton(read(checkpoint), name, lambda loaded=loaded: loaded.model)
-            ours, theirs = list(body.parameters()), dict(loaded.model.named_parameters())
-            assert {tensor.dtype for tensor in ours} == {loaded.dtype} == {dtype}
-            assert sum(tensor.numel() for tensor in ours) == loaded.parameters
-            layer, other = body.model.layers[1], theirs["model.layers.1.mlp.up_proj.weight"]
-            assert torch.equal(layer.mlp.up_proj.weight, other)
-            assert torch.equal(body.model.norm.weight, theirs["model.norm.weight"])
+            ours, theirs = read_weights(Checkpoint.open(checkpoint), name), weights_of(loaded.model)
+            assert {tensor.dtype for tensor in ours.tensors.values()} == {loaded.dtype} == {dtype}
+            assert ours.parameters == theirs.parameters == loaded.parameters
+            assert ours.tensors.keys() == theirs.tensors.keys()
+            assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
+            assert all(map(torch.equal, ours.rotary(64), theirs.rotary(64)))
 
 
 @needs_kernels
@@ -97,9 +96,9 @@ def test_llama_and_an_older_configuration_are_read_too(tmp_path: Path) -> None:
         if older:
             reconfigure(folder, "rope_parameters", rope_theta=50_000.0, rope_scaling=None, head_dim=None)
         loaded = load(spec(folder))
-        assert isinstance(loaded.body, Skeleton)
+        assert not loaded.is_pretrained
         assert type(loaded.model).__name__ == "LlamaForCausalLM"
-        whole = CpuDecoder(loaded.model, window=loaded.window)
+        whole = CpuDecoder(weights_of(loaded.model), window=loaded.window)
         assert torch.equal(make_decoder(loaded).prefill(0, PROMPT), whole.prefill(0, PROMPT))
 
 
@@ -129,9 +128,9 @@ def test_llama_and_an_older_configuration_are_read_too(tmp_path: Path) -> None:
 def test_what_is_not_exactly_the_layout_is_left_to_transformers(
     checkpoint: Path, changes: dict[str, Any]
 ) -> None:
-    assert fits(read(checkpoint))
+    assert has_plain_layout(Checkpoint.open(checkpoint))
     reconfigure(checkpoint, **changes)
-    assert not fits(read(checkpoint))
+    assert not has_plain_layout(Checkpoint.open(checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_what_is_not_exactly_the_layout_is_left_to_transformers(
 )
 def test_what_transformers_would_fill_in_is_left_to_it(checkpoint: Path, name: str) -> None:
     reconfigure(checkpoint, name)
-    assert not fits(read(checkpoint))
+    assert not has_plain_layout(Checkpoint.open(checkpoint))
 
 
 @pytest.mark.parametrize("change", ["missing", "more", "shape", "type"])
@@ -163,7 +162,7 @@ def test_other_tensors_than_the_layout_s_are_left_to_transformers(checkpoint: Pa
     else:
         tensors["model.norm.weight"] = torch.ones(64, dtype=torch.int8)
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert not fits(read(checkpoint))
+    assert not has_plain_layout(Checkpoint.open(checkpoint))
 
 
 def test_a_header_that_safetensors_refuses_ends_in_the_usual_error(checkpoint: Path) -> None:
@@ -177,32 +176,36 @@ def test_a_header_that_safetensors_refuses_ends_in_the_usual_error(checkpoint: P
     changed = json.dumps(header, separators=(",", ":")).encode().ljust(length)
     weights.write_bytes(data[:8] + changed[:length] + data[8 + length :])
     assert len(changed) <= length
-    assert fits(read(checkpoint))
+    assert has_plain_layout(Checkpoint.open(checkpoint))
     with pytest.raises(DamagedCheckpoint, match="do not load"):
         load(spec(checkpoint))
 
 
 @needs_kernels
 def test_adapters_and_other_decoders_get_transformers_model(checkpoint: Path) -> None:
-    assert isinstance(load(spec(checkpoint)).body, Skeleton)
-    assert not isinstance(load(spec(checkpoint, decoder="reference")).body, Skeleton)
+    assert not load(spec(checkpoint)).is_pretrained
+    assert load(spec(checkpoint, decoder="reference")).is_pretrained
     loaded = load(spec(checkpoint))
     reference = make_decoder(loaded, kind="reference")
     assert "reference" in reference.describe()
     assert torch.allclose(make_decoder(loaded).prefill(0, PROMPT), reference.prefill(0, PROMPT), atol=1e-2)
 
 
-def test_transformers_model_is_made_once_and_when_it_is_asked_for(checkpoint: Path) -> None:
-    made = []
+@needs_kernels
+def test_transformers_model_is_made_once_and_when_it_is_asked_for(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
 
-    def whole() -> Any:
-        made.append(1)
+    def read_model(checkpoint: Checkpoint, **how: Any) -> Any:
+        made.append(how)
         return object()
 
-    skeleton = read_skeleton(read(checkpoint), "float32", whole)
+    monkeypatch.setattr("llms.models.pretrained.read_model", read_model)
+    loaded = load(spec(checkpoint))
     assert made == []
-    assert skeleton.whole() is skeleton.whole()
-    assert made == [1]
+    assert loaded.model is loaded.model
+    assert made == [{"quantization": "none", "dtype": "bfloat16", "device": "cpu"}]
 
 
 @pytest.mark.parametrize("ends", [None, 7, [7, 8]])
@@ -219,8 +222,8 @@ def test_ends_of_a_text_are_the_generation_configuration_s_too(checkpoint: Path,
 
 @needs_kernels
 def test_the_embedded_model_is_read_so_and_still_is_a_mistral(embedded_cache: Path) -> None:
-    embedded = load(LoadSpec(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
-    assert isinstance(embedded.body, Skeleton)
+    embedded = load(LoadSettings(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
+    assert not embedded.is_pretrained
     assert type(embedded.model).__name__ == "MistralForCausalLM"
 
 
