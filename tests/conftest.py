@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from llms.threads import configure_threads
 
@@ -38,9 +39,22 @@ def pytest_configure(config: pytest.Config) -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }
     configure_threads()
+    _build_native_code()
     spec = importlib.util.spec_from_file_location("outside_socket_guard", GUARD / "sitecustomize.py")
     assert spec is not None and spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))  # the hook, as in children
+
+
+def _build_native_code() -> None:
+    """Compile the CPU decoder's kernels if one is missing or older than its sources, as after a pull."""
+    folder = ROOT / "llms" / "decoders" / "cpu"
+    sources = [ROOT / "setup.py", *folder.glob("*.cpp"), *folder.glob("*.h")]
+    newest = max(path.stat().st_mtime_ns for path in sources)
+    objects = list(folder.glob("*.so"))
+    if len(objects) < 3 or min(path.stat().st_mtime_ns for path in objects) < newest:
+        with FileLock(ROOT / ".pytest_cache" / "native.lock"):
+            command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
