@@ -9,9 +9,9 @@ from fakes import ScriptedChat
 
 from chains.code import code_chain
 from chains.code.chain import sampled
-from chains.code.fixups import fit_signature
+from chains.code.fixups import fit_signature, under_name
 from chains.code.result import Check
-from chains.code.source import code_of, under_name
+from chains.code.source import code_of
 from sandbox import Limits, Sandbox
 
 RUN = Sandbox(Limits(wall_s=10)).run

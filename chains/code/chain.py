@@ -1,50 +1,139 @@
-"""Asks the model: for a signature, for code, for a repair. Knows the prompts; runs nothing.
+"""code_chain: writes code for a request, runs it, repairs it, and says truthfully what was seen.
 
-code_chain: a request in, code that was run out.
-
-Knows the order of the steps (plan, write, run, repair, choose); each lives in a file of its own. The claim it
-makes about the code is `result.CodeResult.status`, and that is read off the runs alone, never off the model.
+The steps are plan (a signature), write, run, repair, and choose among the versions. `CodeResult.status`
+follows from the runs alone, never from what the model says.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from chains.code import checks
+from chains.code import checks, fixups
 from chains.code.checks import Run
-from chains.code.fixups import fit_signature, with_missing_imports
-from chains.code.request import Request, completed, parses_as_stub, read_request, stated_properties
+from chains.code.request import CodeRequest, completed, parses_as_stub, read_request
 from chains.code.result import USERS_OWN, CodeEvent, CodeResult, CodeRun, CodeStatus
-from chains.code.source import (
-    code_of,
-    fallback,
-    function_in,
-    under_name,
-    under_stub,
-    without_demonstrations,
-)
+from chains.code.source import code_of, fallback, function_in
 from chains.errors import OptionError
 from chains.options import require_model, require_whole
 from chains.prompts import load_prompt
 from chains.runnable import generator_chain
 from llms.protocols import Seeded, find
 
+CodeInput = str | Mapping[str, Any]
 Model = Runnable[LanguageModelInput, Any]
-_PROBLEM = 1200
-_OTHERS_TEMPERATURE = 0.8
+SAMPLING_TEMPERATURE = 0.8
+"""Temperature of versions that must differ from an earlier one."""
+PROBLEM_CHARS = 1200
+"""Most characters of an error that a repair prompt quotes."""
 
 
-def plan(model: Model, request: Request, config: RunnableConfig) -> tuple[str, str | None]:
-    """(stub, function name): the user's own where there is one, else the first line the model proposes.
+def code_chain(
+    llm: Model, run: Run, *, repairs: int = 2, candidates: int = 1
+) -> Runnable[CodeInput, CodeResult]:
+    """Return a chain that writes code for a request and runs it.
 
-    A proposal that is no Python is dropped: the model then chooses while it writes.
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from sandbox import Sandbox
+    >>> replies = ["def double(n: int) -> int:", "def double(n): return n * 2"]
+    >>> chain = code_chain(FakeListChatModel(responses=replies), Sandbox().run)
+    >>> result = chain.invoke({"request": "Write a function that doubles", "examples": ["double(2) == 4"]})
+    >>> result.status, result.explanation
+    ('examples', 'It was run, and your example passed.')
+
+    Args:
+        llm: Any LangChain chat model or LLM.
+        run: Runs a program and returns its result, as `sandbox.Sandbox(...).run` does.
+        repairs: How often a version that fails goes back to the model with its error, 0 to 10. If it comes
+            back unchanged, another version is written at temperature 0.8.
+        candidates: Number of versions that are written independently, 1 to 16; the later ones at temperature
+            0.8. The first that passes everything ends the search, else the one that passes most is returned.
+
+    Returns:
+        A Runnable from a request, or {"request", "examples", "signature"}, to a `CodeResult`. Examples are
+        expressions that must be true ("f(2) == 4"). A signature is kept word for word, with its docstring.
+        The stream yields a `CodeEvent` for each step, then the `CodeResult`.
+
+    Raises:
+        OptionError: An option is out of range.
+        InputError: (when run) There is no request, a key is unknown, or an example or the signature is not
+            Python.
+    """
+    require_whole("repairs", repairs, 0, 10)
+    require_whole("candidates", candidates, 1, 16)
+    if not callable(run):
+        raise OptionError(f"expected run to be a function that runs code, found {run!r}: pass Sandbox().run")
+    pipeline = _CodePipeline(llm=require_model(llm), run=run, repairs=repairs, candidates=candidates)
+    return generator_chain(pipeline.stream, name="code_chain", result=CodeResult)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CodePipeline:
+    llm: Model
+    run: Run
+    repairs: int
+    candidates: int
+
+    def stream(self, given: CodeInput, config: RunnableConfig) -> Iterator[CodeEvent | CodeResult]:
+        request = read_request(given)
+        stub, name = plan(self.llm, request, config)
+        yield CodeEvent(step="plan", text=_planned(request, stub))
+        if name and not request.name:
+            request = replace(request, name=name)
+        runs: list[CodeRun] = []
+        for candidate in range(self.candidates):
+            for event in self._one(request, stub, candidate, config):
+                if event.run is not None:
+                    runs.append(event.run)
+                yield event
+            if runs[-1].passed:
+                break
+        yield from _chosen(request, runs, stub)
+
+    def _one(
+        self, request: CodeRequest, stub: str, candidate: int, config: RunnableConfig
+    ) -> Iterator[CodeEvent]:
+        """Write one candidate, run it, and repair it until it passes or no repairs are left."""
+        model = self._model(candidate)
+        code = write(model, request, stub, config)
+        yield CodeEvent(step="write", text=code or "no code that parses", candidate=candidate)
+        tried: set[str] = set()
+        for attempt in range(self.repairs + 1):
+            last = self._checked(request, code, candidate, attempt)
+            yield CodeEvent(step="run", text=_seen(last), candidate=candidate, attempt=attempt, run=last)
+            if last.passed or attempt == self.repairs:
+                return
+            tried.add(code)
+            code = repair(model, request, stub, last, config)
+            if not code or code in tried:  # a version that failed would fail again
+                other = sampled(self.llm, seed=candidate * 100 + attempt + 1)
+                code = write(other, request, stub, config)
+            text = code or "no code that parses"
+            yield CodeEvent(step="repair", text=text, candidate=candidate, attempt=attempt + 1)
+
+    def _checked(self, request: CodeRequest, code: str, candidate: int, attempt: int) -> CodeRun:
+        if not code:
+            return CodeRun(candidate=candidate, attempt=attempt, code="", status="no code")
+        return checks.check(self.run, request, code, candidate=candidate, attempt=attempt)
+
+    def _model(self, candidate: int) -> Model:
+        """Return the model itself for the first candidate, and a sampled one for the others, to differ."""
+        return self.llm if candidate == 0 else sampled(self.llm, seed=candidate * 100)
+
+
+# Asking the model.
+
+
+def plan(model: Model, request: CodeRequest, config: RunnableConfig) -> tuple[str, str | None]:
+    """Return the stub and the name of the function: the user's, or those that the model proposes.
+
+    A proposal that is not Python is dropped; the model then chooses a signature while it writes.
     """
     if request.stub or not request.wants_function:
         return request.stub, request.name
@@ -53,72 +142,55 @@ def plan(model: Model, request: Request, config: RunnableConfig) -> tuple[str, s
     line = line if line.endswith(":") else line + ":"
     if not parses_as_stub(line):
         return "", request.name
-    if stated_properties(request, "f", needs_arguments=False):  # it states its numbers, so it takes none
-        line = re.sub(r"\(.*?\)", "()", line, count=1)
-    if request.name is not None:  # the user's examples call it by another name
-        line = re.sub(r"def \w+\(", f"def {request.name}(", line, count=1)
-        line = fit_signature(line, request.checks)
+    line = fixups.fix_signature(line, request)
     function = function_in(line + "\n    pass", None)
     return line, function.name if function else request.name
 
 
-def write(model: Model, request: Request, stub: str, config: RunnableConfig) -> str:
-    """A first version; "" if the reply held nothing that parses."""
+def write(model: Model, request: CodeRequest, stub: str, config: RunnableConfig) -> str:
+    """Return a first version, or "" if the reply contains nothing that parses."""
     if not request.wants_function:
-        return with_missing_imports(
-            code_of(_text(model.invoke(_prompt("script", request=request.text), config)))
-        )
-    signature = stub or f"def {request.name or 'solution'}(...):"
-    prompt = _prompt("write", signature=signature, request=_asked(request), examples=_examples(request))
-    return with_missing_imports(fitted(_text(model.invoke(prompt, config)), request, stub))
+        prompt = _prompt("script", request=request.text)
+    else:
+        signature = stub or f"def {request.name or 'solution'}(...):"
+        prompt = _prompt("write", signature=signature, request=_asked(request), examples=_examples(request))
+    return _code(model.invoke(prompt, config), request)
 
 
-def repair(model: Model, request: Request, stub: str, last: CodeRun, config: RunnableConfig) -> str:
-    """The next version, the last one's error in the prompt; "" if nothing parses."""
+def repair(model: Model, request: CodeRequest, stub: str, last: CodeRun, config: RunnableConfig) -> str:
+    """Return the next version, for which the prompt quotes the last error; "" if nothing parses."""
     code = last.code or fallback(stub, request.name)
     prompt = _prompt(
         "repair",
         code=code.rstrip(),
-        problem=last.problem()[:_PROBLEM],
+        problem=last.problem()[:PROBLEM_CHARS],
         request=_asked(request),
         examples=_examples(request),
     )
-    reply = _text(model.invoke(prompt, config))
-    return with_missing_imports(fitted(reply, request, stub) if request.wants_function else code_of(reply))
+    return _code(model.invoke(prompt, config), request)
 
 
 def sampled(model: Model, seed: int) -> Model:
-    """The model at a temperature at which replies differ; with a field `seed`, each seed's stay the same."""
+    """Return the model at a temperature at which replies differ, with `seed` if it takes one."""
     if not hasattr(model, "bind"):
         return model
-    options: dict[str, Any] = {"temperature": _OTHERS_TEMPERATURE}
+    options: dict[str, Any] = {"temperature": SAMPLING_TEMPERATURE}
     if find(model, Seeded) is not None:
         options["seed"] = seed
     return model.bind(**options)
 
 
-def fitted(reply: str, request: Request, stub: str) -> str:
-    """The code of a reply under the user's signature; "" if it lacks the function."""
-    code = code_of(reply)
-    if request.stub and request.name:
-        return under_stub(code, request.stub, request.name) if code else ""
-    if not code or not request.wants_function:
-        return code
-    function = function_in(code, request.name) or function_in(code, None)
-    if function is None:
-        return ""
-    if request.name and function.name != request.name:
-        code = under_name(code, function.name, request.name)
-    return without_demonstrations(code) if request.checks else code
+def _code(reply: Any, request: CodeRequest) -> str:
+    return fixups.fix_code(code_of(_text(reply)), request)
 
 
-def _asked(request: Request) -> str:
-    """The request without the code that the signature shows already."""
+def _asked(request: CodeRequest) -> str:
+    """Return the request without the code that the signature shows already."""
     rest = request.text.replace(request.stub, "").strip() if request.stub else request.text
     return rest or "write the body of this function as its docstring says"
 
 
-def _examples(request: Request) -> str:
+def _examples(request: CodeRequest) -> str:
     own = [one.source.strip() for one in request.checks if one.kind == "example"]
     return "\nThese must be true:\n" + "\n".join(own) if own else ""
 
@@ -132,111 +204,25 @@ def _text(reply: Any) -> str:
     return text() if callable(text) and not isinstance(text, str) else str(text)
 
 
-CodeInput = str | Mapping[str, Any]
+# Saying what was seen.
 
 
-def code_chain(
-    llm: Model, run: Run, *, repairs: int = 2, candidates: int = 1
-) -> Runnable[CodeInput, CodeResult]:
-    """Write code for a request, run it, and say truthfully what was seen.
-
-    Args:
-        llm: any LangChain chat model or LLM.
-        run: runs a program and returns its result: `sandbox.Sandbox(...).run`.
-        repairs: how often a version that fails goes back to the model with its error, 0 to 10; where it comes
-            back unchanged, another is written at temperature 0.8 instead.
-        candidates: how many versions are written independently, 1 to 16; the later ones at temperature 0.8.
-            The first that passes everything ends the search, else the one that passes most is returned.
-
-    Returns:
-        A Runnable of `str | {"request", "examples", "signature"}` to `CodeResult`: examples are expressions
-        that must be true ("f(2) == 4"), a signature is kept word for word, docstring included. The
-        stream yields a `CodeEvent` a step, then the `CodeResult`.
-
-    Raises:
-        OptionError: an option is out of its range.
-        InputError: (when run) no request, or one with an unknown key; an example or a signature that is not
-            Python.
-    """
-    require_whole("repairs", repairs, 0, 10)
-    require_whole("candidates", candidates, 1, 16)
-    if not callable(run):
-        raise OptionError(f"expected run to be a function that runs code, found {run!r}: pass Sandbox().run")
-    steps = _Steps(llm=require_model(llm), run=run, repairs=repairs, candidates=candidates)
-    return generator_chain(steps.stream, name="code_chain", result=CodeResult)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Steps:
-    llm: Model
-    run: Run
-    repairs: int
-    candidates: int
-
-    def stream(self, given: CodeInput, config: RunnableConfig) -> Iterator[CodeEvent | CodeResult]:
-        request = read_request(given)
-        stub, name = plan(self.llm, request, config)
-        yield CodeEvent(step="plan", text=_planned(request, stub))
-        if name and not request.name:
-            request = Request(**{**vars(request), "name": name})
-        runs: list[CodeRun] = []
-        for candidate in range(self.candidates):
-            for event in self._one(request, stub, candidate, config):
-                if event.run is not None:
-                    runs.append(event.run)
-                yield event
-            if runs[-1].passed:
-                break
-        yield from _chosen(request, runs, stub)
-
-    def _one(
-        self, request: Request, stub: str, candidate: int, config: RunnableConfig
-    ) -> Iterator[CodeEvent]:
-        """Write one candidate, run it, and repair it until it passes or the repairs are used up."""
-        model = self._model(candidate)
-        code = write(model, request, stub, config)
-        yield CodeEvent(step="write", text=code or "no code that parses", candidate=candidate)
-        tried: set[str] = set()
-        for attempt in range(self.repairs + 1):
-            last = self._checked(request, code, candidate, attempt)
-            told = _told(last)
-            yield CodeEvent(step="run", text=told, candidate=candidate, attempt=attempt, run=last)
-            if last.passed or attempt == self.repairs:
-                return
-            tried.add(code)
-            code = repair(model, request, stub, last, config)
-            if not code or code in tried:  # what failed would fail again: a small model mostly repeats itself
-                other = sampled(self.llm, seed=candidate * 100 + attempt + 1)
-                code = write(other, request, stub, config)
-            text = code or "no code that parses"
-            yield CodeEvent(step="repair", text=text, candidate=candidate, attempt=attempt + 1)
-
-    def _checked(self, request: Request, code: str, candidate: int, attempt: int) -> CodeRun:
-        if not code:
-            return CodeRun(candidate=candidate, attempt=attempt, code="", status="no code")
-        return checks.check(self.run, request, code, candidate=candidate, attempt=attempt)
-
-    def _model(self, candidate: int) -> Model:
-        """The model itself first; later candidates must differ, so they are sampled."""
-        return self.llm if candidate == 0 else sampled(self.llm, seed=candidate * 100)
-
-
-def _planned(request: Request, stub: str) -> str:
+def _planned(request: CodeRequest, stub: str) -> str:
     what = completed(stub, "...") if stub else "a function" if request.wants_function else "a program"
     own = [one.source.strip() for one in request.checks]
     return what + ("\nchecks: " + "; ".join(own) if own else "")
 
 
-def _told(run: CodeRun) -> str:
+def _seen(run: CodeRun) -> str:
     if not run.code:
         return run.problem()
     passed = sum(one.passed for one in run.checks)
-    told = f"{passed} of {len(run.checks)} checks passed"
-    return told if run.passed else f"{told}: {run.problem()}"
+    counts = f"{passed} of {len(run.checks)} checks passed"
+    return counts if run.passed else f"{counts}: {run.problem()}"
 
 
-def _chosen(request: Request, runs: list[CodeRun], stub: str) -> Iterator[CodeEvent | CodeResult]:
-    """The version that passes most, the earlier of equal ones."""
+def _chosen(request: CodeRequest, runs: list[CodeRun], stub: str) -> Iterator[CodeEvent | CodeResult]:
+    """Yield the version that passes most, the earliest of equal ones."""
     best = max(runs, key=lambda run: (run.passed, run.counts(), bool(run.code), -run.candidate, -run.attempt))
     status = _status(request, best)
     if len(runs) > 1:
@@ -246,8 +232,8 @@ def _chosen(request: Request, runs: list[CodeRun], stub: str) -> Iterator[CodeEv
     yield CodeResult(code=code, status=status, runs=tuple(runs), explanation=_explained(status, best))
 
 
-def _status(request: Request, best: CodeRun) -> CodeStatus:
-    """What was seen, and no more: every one of the user's own checks, by name, must be among those passed."""
+def _status(request: CodeRequest, best: CodeRun) -> CodeStatus:
+    """Return what was seen. For "examples", each of the user's own checks must be among those that passed."""
     if not best.passed:
         return "failed"
     passed = {one.check for one in best.checks if one.passed}
@@ -257,7 +243,7 @@ def _status(request: Request, best: CodeRun) -> CodeStatus:
 
 
 def _what_ran(best: CodeRun) -> str:
-    """What was called, and how that went: code that only loaded did not run."""
+    """Say what was called and how that went; code that only loaded did not run."""
     calls = [one for one in best.checks if one.check.made_up]
     if not calls:
         loaded = any(one.check.source.startswith("callable(") for one in best.checks)

@@ -1,4 +1,8 @@
-"""Runs code against checks in a sandbox, and reads off what passed. Knows the harness, no model."""
+"""Running code against checks in a sandbox.
+
+The harness (`harness.py`) runs in the sandbox next to the code and reports each check that ran to its end.
+The code itself prints to the same output, so a report counts only if it carries a random token.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,17 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, Protocol
 
-from chains.code.request import Request, stated_properties
+from chains.code.request import CodeRequest, stated_properties
 from chains.code.result import Check, CheckRun, CodeRun
 from chains.code.source import function_in, made_up_arguments, needs_arguments
 
 
 class RunResultLike(Protocol):
-    """What is read of a run: `sandbox.RunResult` has it."""
+    """The fields of a run that are read here; `sandbox.RunResult` has them."""
 
     @property
     def status(self) -> str:
-        """How it ended: ok, error, timeout and so on."""
+        """How it ended: "ok", "error", "timeout" and so on."""
 
     @property
     def stdout(self) -> str:
@@ -35,8 +39,8 @@ Run = Callable[..., RunResultLike]
 """`sandbox.Sandbox(...).run`: run(code, files=..., stdin=...)."""
 
 
-def check(run: Run, request: Request, code: str, *, candidate: int, attempt: int) -> CodeRun:
-    """Run one version of the code against everything there is to check it against."""
+def check(run: Run, request: CodeRequest, code: str, *, candidate: int, attempt: int) -> CodeRun:
+    """Run one version of the code against all checks that there are for it."""
     checks = checks_for(request, code)
     if not request.wants_function and not checks:
         return _run_program(run, code, candidate, attempt)
@@ -62,8 +66,8 @@ def check(run: Run, request: Request, code: str, *, candidate: int, attempt: int
     )
 
 
-def checks_for(request: Request, code: str) -> tuple[Check, ...]:
-    """The user's checks, then what the request states, then the chain's own (marked as such)."""
+def checks_for(request: CodeRequest, code: str) -> tuple[Check, ...]:
+    """Return the user's checks, then those of what the request states, then the chain's own."""
     function = function_in(code, request.name)
     if function is None:
         return request.checks
@@ -98,13 +102,13 @@ def _run_program(run: Run, code: str, candidate: int, attempt: int) -> CodeRun:
 
 
 def _split(stdout: str, token: str) -> tuple[str, list[dict[str, Any]]]:
-    """(what the code printed itself, the harness's reports)."""
+    """Return what the code printed itself, and the harness's reports."""
     own, reports = [], []
     for line in stdout.split("\n"):
         if line.startswith(token + " "):
             try:
                 reports.append(json.loads(line[len(token) + 1 :]))
-            except ValueError:  # cut off at the output limit
+            except ValueError:  # the line was cut off at the output limit
                 continue
         else:
             own.append(line)
@@ -113,7 +117,7 @@ def _split(stdout: str, token: str) -> tuple[str, list[dict[str, Any]]]:
 
 def _outcome(number: int, one: Check, reports: list[dict[str, Any]], done: RunResultLike) -> CheckRun:
     found = [report for report in reports if report.get("check") == number]
-    if len(found) != 1:  # none, or the code knows the token and writes reports of its own
+    if len(found) != 1:  # the check did not end, or the code found the token and wrote reports of its own
         return CheckRun(check=one, passed=False, detail=_ended(done))
     return CheckRun(
         check=one, passed=found[0].get("passed") is True, detail=str(found[0].get("detail") or "")

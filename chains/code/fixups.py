@@ -1,35 +1,111 @@
-"""The imports a small model forgets: modules of the standard library that the code uses and nothing binds.
+r"""Corrections for the slips of a weak model, which writes nearly the right signature and code.
 
-Knows Python's syntax and the names of the standard library. Adds only what is certain: a name that is used as
-`module.attribute` and bound nowhere in the code, or one of typing's own names. Everything else is left to the
-run, whose error the model gets to see.
+The chain applies `fix_signature` to the signature that the model proposes and `fix_code` to each reply.
+Only what is certain is corrected: an import that is
+missing, a signature that the user's examples contradict, a function under another name, examples of use after
+it. Everything else is left to the run, whose error the model sees.
 
-A proposed signature, fitted to the examples that the code must pass.
-
-Knows Python's syntax and what calls in examples tell: how many arguments there are, and of which types they
-and the result are. A small model proposes `count(text: str, sep: str) -> str` for `count("a b") == 2`, and
-then keeps to it.
+    >>> print(with_missing_imports("def area(r):\n    return math.pi * r * r\n"))
+    import math
+    <BLANKLINE>
+    def area(r):
+        return math.pi * r * r
+    <BLANKLINE>
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
 
+from chains.code.request import CodeRequest, stated_properties
 from chains.code.result import Check
-from chains.code.source import function_in
+from chains.code.source import function_in, is_demonstration, parses, under_stub
+
+
+def fix_signature(line: str, request: CodeRequest) -> str:
+    """Return the proposed line `def name(...):` as the request needs it.
+
+    A request that states its numbers needs no parameters. The user's examples give the name of the function,
+    and the number and types of its arguments.
+    """
+    if stated_properties(request, "f", needs_arguments=False):
+        line = re.sub(r"\(.*?\)", "()", line, count=1)
+    if request.name is not None:
+        line = re.sub(r"def \w+\(", f"def {request.name}(", line, count=1)
+        line = fit_signature(line, request.checks)
+    return line
+
+
+def fix_code(code: str, request: CodeRequest) -> str:
+    """Return the code of a reply as the request needs it, or "" if it lacks the function.
+
+    Args:
+        code: Python that parses, or "".
+        request: If it has a stub, the body of the function is put under it.
+    """
+    if not code or not request.wants_function:
+        return with_missing_imports(code)
+    if request.stub and request.name:
+        return with_missing_imports(under_stub(code, request.stub, request.name))
+    function = function_in(code, request.name) or function_in(code, None)
+    if function is None:
+        return ""
+    if request.name and function.name != request.name:
+        code = under_name(code, function.name, request.name)
+    return with_missing_imports(without_demonstrations(code) if request.checks else code)
+
+
+# The name and what follows the function.
+
+
+def under_name(code: str, written: str, wanted: str) -> str:
+    """Return `code` with the function `written` under the name `wanted`.
+
+    The function is renamed. If the code already uses that name, it is assigned to the function instead.
+    """
+    bound = {one.arg for one in ast.walk(ast.parse(code)) if isinstance(one, ast.arg)}
+    bound |= {
+        one.id
+        for one in ast.walk(ast.parse(code))
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    }
+    if wanted in bound:
+        return f"{code}\n\n{wanted} = {written}\n"
+    return re.sub(rf"\b{re.escape(written)}\b", wanted, code)
+
+
+def without_demonstrations(code: str) -> str:
+    """Return `code` without examples of its use, which may fail although the function is right."""
+    tree = ast.parse(code).body
+    lines = code.splitlines(keepends=True)
+    for place in reversed(range(len(tree))):
+        if is_demonstration(tree[place]):
+            above = tree[place - 1].end_lineno or 0 if place else 0
+            first = tree[place].lineno - 1
+            while first > above and lines[first - 1].lstrip().startswith("#"):  # such as "# Example:"
+                first -= 1
+            del lines[first : tree[place].end_lineno]
+    text = "".join(lines).strip("\n") + "\n"
+    return text if parses(text) and ast.parse(text).body else code
+
+
+# Imports.
 
 _TYPING = frozenset(typing.__all__)
 
 
 def with_missing_imports(code: str) -> str:
-    """Return Python code with the standard library's modules imported that it uses and does not bind.
+    """Return `code` with imports of the modules of the standard library that it uses and does not bind.
+
+    A module counts as used if the code has `module.attribute`; names of `typing` are imported too.
 
     Args:
-        code: Code that parses; "" stays "".
+        code: Code that parses, or "".
     """
     if not code:
         return code
@@ -53,7 +129,7 @@ def with_missing_imports(code: str) -> str:
 
 
 def _bound(tree: ast.Module) -> set[str]:
-    """Return every name that is bound anywhere, by whatever means; scopes are not told apart."""
+    """Return every name that is bound anywhere in `tree`, whatever its scope."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -70,7 +146,7 @@ def _bound(tree: ast.Module) -> set[str]:
 
 
 def _after_header(tree: ast.Module) -> int:
-    """Return how many lines the docstring and the `from __future__` imports take."""
+    """Return the number of lines that the docstring and the `from __future__` imports take."""
     place = 0
     for index, node in enumerate(tree.body):
         text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and index == 0
@@ -81,19 +157,26 @@ def _after_header(tree: ast.Module) -> int:
     return place
 
 
+# Signatures.
+
 _WIDE = frozenset(
     {"any", "callable", "float", "iterable", "mapping", "object", "optional", "sequence", "union"}
 )
 
 
 def fit_signature(line: str, checks: Sequence[Check]) -> str:
-    """Return the line `def name(...):` such that the examples' calls of that name can be made.
+    """Return the line `def name(...):` with parameters and types that the calls in `checks` can use.
 
-    Parameters beyond those that every call gives are taken off, missing ones are added, and annotations that
-    the examples contradict are replaced or taken off. What no example tells is kept.
+    Parameters that no call passes are removed, missing ones are added, and annotations that the examples
+    contradict are replaced. A small model proposes `count(text: str, sep: str) -> str` for `count("a b") ==
+    2`, and then keeps to it:
+
+    >>> one_argument = Check(kind="example", source="count('a') == 2")
+    >>> fit_signature("def count(text: str, sep: str) -> str:", [one_argument])
+    'def count(text: str) -> int:'
 
     Args:
-        line: The first line of a function, its colon included.
+        line: The first line of a function, with its colon.
         checks: The user's own checks.
     """
     function = function_in(f"{line}\n    pass", None)
@@ -124,7 +207,7 @@ def _fit_parameters(given: ast.arguments, calls: Sequence[ast.Call]) -> None:
 
 
 def _fitted(annotation: ast.expr | None, values: Sequence[ast.expr]) -> ast.expr | None:
-    """The annotation, or the type of the literals where all are of one type and it names another."""
+    """Return the annotation, or the one type of all literal `values` if it contradicts the annotation."""
     types = {type(one) for one in map(_value, values) if one is not None}
     if annotation is None or len(types) != 1:
         return annotation
@@ -143,7 +226,7 @@ def _calls(checks: Sequence[Check], name: str) -> Iterator[ast.Call]:
 
 
 def _results(checks: Sequence[Check], name: str) -> list[ast.expr]:
-    """What calls are compared with, `f(2) == 4`; a call by itself, or after `not`, tells of a truth value."""
+    """Return what calls of `name` are compared with (4 in `f(2) == 4`), or True for a call by itself."""
     found: list[ast.expr] = []
     for check in checks:
         node = ast.parse(check.source.strip()).body[0]
@@ -168,7 +251,7 @@ def _is_starred(node: ast.expr) -> bool:
 
 
 def _value(node: ast.expr) -> object:
-    """The value of a literal, None where it is none."""
+    """Return the value of a literal, or None for any other expression."""
     try:
         value: object = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

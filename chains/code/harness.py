@@ -1,8 +1,9 @@
-"""The program that checks code inside the sandbox. Self-contained: it runs as `main.py` beside `solution.py`.
+"""The program that checks code inside the sandbox.
 
-Standard input: a line with a random token, then the checks as JSON. For each check that was run to its end it
-writes one line, the token and then JSON, to standard output; the code's own output goes there too, without
-the token. A check without such a line was not run: leaving early (`sys.exit`, `os._exit`) passes nothing.
+It runs as `main.py` next to `solution.py`, so it imports the standard library only. Standard input is a line
+with a random token, then the checks as JSON. For each check that ran to its end, one line with the token and
+JSON goes to standard output, where the code's own output goes too, without the token. A check without such a
+line did not run, so code that leaves early (`sys.exit`, `os._exit`) passes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         solution = importlib.import_module("solution")
     except BaseException as error:
-        report(loaded=False, detail=_told(error))
+        report(loaded=False, detail=_described(error))
         sys.stdout.flush()
         os._exit(1)
     report(loaded=True, detail="")
@@ -44,7 +45,7 @@ def main() -> None:
         passed, detail = _run(check, scope)
         report(check=number, passed=passed, detail=detail[:_DETAIL])
     sys.stdout.flush()
-    os._exit(0)  # threads and exit handlers of the code have no say
+    os._exit(0)  # skips threads and exit handlers of the code
 
 
 def _run(check: dict[str, Any], scope: dict[str, Any]) -> tuple[bool, str]:
@@ -55,17 +56,17 @@ def _run(check: dict[str, Any], scope: dict[str, Any]) -> tuple[bool, str]:
             return _called(check["source"], scope)
         return _expression(check["source"], scope)
     except BaseException as error:
-        return False, _told(error)
+        return False, _described(error)
 
 
 def _expression(source: str, scope: dict[str, Any]) -> tuple[bool, str]:
-    """An expression that must be true; of `left == right` both values are shown if they differ."""
+    """Check that an expression is true; if it is `left == right`, report both values."""
     sides = _sides(source)
     if sides is None:
         value = eval(compile(source, "<check>", "eval"), scope)
         return bool(value), f"expected something true, found {value!r}"
     left, right = (eval(compile(side, "<check>", "eval"), scope) for side in sides)
-    # A class of the solution's own could call itself equal to anything.
+    # A class that the solution defines could compare equal to anything.
     foreign = type(left).__module__ == "solution" and type(right).__module__ != "solution"
     same = bool(left == right) and not foreign
     return same, "" if same else f"expected {right!r}, found {left!r}"
@@ -88,7 +89,7 @@ def _doctest(source: str, want: str, scope: dict[str, Any]) -> tuple[bool, str]:
         got = out.getvalue()
     except Exception as error:
         got = f"Traceback (most recent call last):\n{type(error).__name__}: {error}\n"
-        if want.startswith("Traceback"):  # doctest compares the last line only
+        if want.startswith("Traceback"):  # doctest compares only the last line
             want = "Traceback (most recent call last):\n" + want.rstrip().rpartition("\n")[2] + "\n"
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     same = doctest.OutputChecker().check_output(want, got, flags)
@@ -96,16 +97,16 @@ def _doctest(source: str, want: str, scope: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _called(source: str, scope: dict[str, Any]) -> tuple[bool, str]:
-    """Call with made-up arguments: an error that they may have caused is told, but is no failure."""
+    """Call with made-up arguments; an error that they may have caused is reported, but is not a failure."""
     try:
         eval(compile(source, "<check>", "eval"), scope)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return True, _told(error)
+        return True, _described(error)
     return True, ""
 
 
-def _told(error: BaseException) -> str:
-    """The error with the lines of the solution that led to it."""
+def _described(error: BaseException) -> str:
+    """Return the error with the last three lines of the solution that led to it."""
     frames = [
         one for one in traceback.extract_tb(error.__traceback__) if one.filename.endswith("solution.py")
     ]

@@ -1,7 +1,11 @@
-"""Reads a request: the signature, docstring, doctests, examples and properties that it states.
+"""Requests for code: the signature, docstring, doctests, examples and properties that a request states.
 
-Knows Python's syntax and a few turns of phrase; calls no model. What it does not recognise it leaves to the
-model.
+No model is called. Python is recognized by its syntax, and an example in prose by a few phrases; the model
+gets the whole request, so what is not recognized is not lost.
+
+    >>> request = read_request("Write a function that doubles a number, so that double(2) returns 4.")
+    >>> request.name, [check.source for check in request.checks]
+    ('double', ['double(2) == 4'])
 """
 
 from __future__ import annotations
@@ -29,15 +33,15 @@ _WANTS_FUNCTION = re.compile(r"\b(function|def|method|returns?)\b", re.IGNORECAS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked, and what can be checked of it.
+class CodeRequest:
+    """A request for code, and what of it can be checked.
 
     Attributes:
-        text: the request as given.
-        stub: code given by the user up to and with the signature and docstring, "" if there is none.
-        name: of the function, None if it is not known (or no function is asked for).
-        checks: the user's examples and doctests.
-        wants_function: a function, not a program.
+        text: The request as it was passed.
+        stub: Code of the user's up to the signature and docstring of a function, or "".
+        name: Name of the function, or None if it is unknown or no function is asked for.
+        checks: The user's examples and doctests.
+        wants_function: True if a function is asked for, False for a program.
     """
 
     text: str
@@ -47,16 +51,17 @@ class Request:
     wants_function: bool
 
 
-def read_request(given: str | Mapping[str, Any]) -> Request:
-    """The request in a text, or in {"request", "examples"?, "signature"?}.
+def read_request(given: str | Mapping[str, Any]) -> CodeRequest:
+    """Return the request in a text, or in a mapping with "request" and perhaps "examples" and "signature".
 
     Raises:
-        chains.errors.InputError: no text, an unknown key, or an example or signature that is not Python.
+        chains.errors.InputError: There is no text, a key is unknown, or an example or the signature is not
+            Python.
     """
     if not isinstance(given, Mapping):
         given = {"request": given}
     if unknown := [key for key in given if key not in _KEYS]:
-        # "example" for "examples" would leave the code unchecked, and nobody would know.
+        # With "example" for "examples" the code would silently stay unchecked.
         raise InputError(f"expected the keys {', '.join(_KEYS)}, found {unknown[0]!r}: rename or remove it")
     text = require_text("a request for code", given.get("request"))
     stub = _stub(str(given.get("signature") or "") or text)
@@ -65,12 +70,12 @@ def read_request(given: str | Mapping[str, Any]) -> Request:
             f"signature: expected Python like 'def f(x):', found {given['signature']!r}; write the whole line"
         )
     examples = _given_examples(given.get("examples") or ())
-    # A docstring by itself: read with the code around it, its closing quotes would be a doctest's output.
+    # The docstring is read by itself, because its closing quotes would count as the output of a doctest.
     texts = (_docstrings(stub), _outside_stub(text, stub))
     found = [*examples, *(one for text in texts for one in (*_doctests(text), *_examples_in(text)))]
     name = _defined_name(stub) or _called_name(found)
     wants = bool(stub or name or _WANTS_FUNCTION.search(text))
-    return Request(text=text, stub=stub, name=name, checks=_unique(found), wants_function=wants)
+    return CodeRequest(text=text, stub=stub, name=name, checks=_unique(found), wants_function=wants)
 
 
 def _unique(checks: list[Check]) -> tuple[Check, ...]:
@@ -90,33 +95,33 @@ def _given_examples(examples: str | Sequence[str]) -> list[Check]:
 
 
 def _expressions(example: str) -> list[str]:
-    """The expressions of an example: `f(2) == 4`, `assert f(2) == 4, "why"`, `f(2) -> 4`, or several of them.
+    """Return the expressions of an example: `f(2) == 4`, `assert f(2) == 4, "why"`, `f(2) -> 4`, or several.
 
-    Several between commas are several: as they stand they would be a tuple, which is always true.
+    Expressions between commas are taken one by one; together they are a tuple, which is always true.
     """
     source = example.strip()
     try:
-        held = [one for node in ast.parse(source).body for one in _held(node)]
+        claims = [one for node in ast.parse(source).body for one in _claims(node)]
     except (SyntaxError, ValueError) as error:
-        held, why = [], str(error)
+        claims, why = [], str(error)
     else:
         why = "it says nothing of what the code does"
-    if held and all(map(_says_something, held)):
-        return [ast.get_source_segment(source, one) or ast.unparse(one) for one in held if one]
-    if ";" not in source and len(told := _examples_in(source)) == 1:
-        return [told[0].source]
+    if claims and all(map(_can_be_false, claims)):
+        return [ast.get_source_segment(source, one) or ast.unparse(one) for one in claims if one]
+    if ";" not in source and len(in_prose := _examples_in(source)) == 1:
+        return [in_prose[0].source]
     raise _no_example(example, why)
 
 
-def _says_something(claim: ast.expr | None) -> bool:
-    """Whether it could be false: it names something, and is no list or lambda, which are true of any code."""
+def _can_be_false(claim: ast.expr | None) -> bool:
+    """Return True if `claim` names something and is not a list, lambda or the like, which is always true."""
     if claim is None or isinstance(claim, _ALWAYS_TRUE):
         return False
     return any(isinstance(one, ast.Name) for one in ast.walk(claim))
 
 
-def _held(node: ast.stmt) -> list[ast.expr | None]:
-    """What a statement claims; None for one that claims nothing, such as an import."""
+def _claims(node: ast.stmt) -> list[ast.expr | None]:
+    """Return what a statement claims, or [None] if it claims nothing, such as an import."""
     if isinstance(node, ast.Assert):
         return [node.test]
     if not isinstance(node, ast.Expr):
@@ -132,7 +137,7 @@ def _no_example(example: str, why: str) -> InputError:
 
 
 def _docstrings(stub: str) -> str:
-    """The docstrings of a stub's functions."""
+    """Return the docstrings of the functions in `stub`."""
     tree = ast.parse(completed(stub) if stub else "")
     functions = [one for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
     return "\n\n".join(ast.get_docstring(one) or "" for one in functions)
@@ -141,7 +146,7 @@ def _docstrings(stub: str) -> str:
 def _doctests(text: str) -> list[Check]:
     try:
         found = doctest.DocTestParser().get_examples(text)
-    except ValueError:  # a prompt in prose that only looks like a doctest
+    except ValueError:  # prose that only looks like a doctest
         return []
     return [
         Check(kind="example", source=one.source.strip())
@@ -152,7 +157,7 @@ def _doctests(text: str) -> list[Check]:
 
 
 def _examples_in(text: str) -> list[Check]:
-    """Lines or clauses like `f(2) == 4`, `f(2) -> 4`, `f(2) returns 4`, all of it literals."""
+    """Return the examples in prose: `f(2) == 4`, `f(2) -> 4` or `f(2) returns 4`, with literals only."""
     checks = []
     for line in re.split(r"\n|;|`|(?<=[)\]\"'\d]) and (?=\w+\()|[.,](?=\s|$)(?![^(\[]*[)\]])", text):
         match = _EXAMPLE.search(line.strip().rstrip("."))
@@ -177,7 +182,7 @@ def _is_comparison_with_literal(source: str) -> bool:
 
 
 def _stub(text: str) -> str:
-    """The code that the request gives: what parses as a stub from its first import or def on."""
+    """Return the code in the request, from its first import or def to the last line that still parses."""
     match = _DEF.search(text)
     if match is None:
         return ""
@@ -191,7 +196,7 @@ def _stub(text: str) -> str:
 
 
 def _start_of_code(text: str, at: int) -> int:
-    """Imports and helpers right before the first def belong to the stub."""
+    """Return the offset of the imports and helpers right before the first def, which belong to the stub."""
     lines = text[:at].splitlines(keepends=True)
     kept = 0
     for line in reversed(lines):
@@ -202,7 +207,7 @@ def _start_of_code(text: str, at: int) -> int:
 
 
 def parses_as_stub(stub: str) -> bool:
-    """Whether it parses, its last function perhaps without a body."""
+    """Return True if `stub` parses and ends with a function, which need not have a body."""
     for ending in ("", "\n    pass", "\n        pass", ":\n    pass"):
         try:
             tree = ast.parse(stub + ending)
@@ -213,7 +218,7 @@ def parses_as_stub(stub: str) -> bool:
 
 
 def completed(stub: str, body: str = "raise NotImplementedError") -> str:
-    """The stub as Python that parses: its last function gets `body` where it has none."""
+    """Return the stub as Python that parses; its last function gets `body` if it has none."""
     for ending in ("", f"\n    {body}", f"\n        {body}", f":\n    {body}"):
         try:
             ast.parse(stub + ending)
@@ -236,7 +241,7 @@ def _defined_name(stub: str) -> str | None:
 
 
 def _called_name(checks: list[Check]) -> str | None:
-    """The function that the examples call and Python does not have."""
+    """Return the name of the function that the examples call and that is not built in."""
     import builtins
 
     for check in checks:
@@ -251,8 +256,8 @@ def _called_name(checks: list[Check]) -> str | None:
     return None
 
 
-def stated_properties(request: Request, name: str, needs_arguments: bool) -> list[Check]:
-    """Checks of what the request says in words about the result of a function called without arguments."""
+def stated_properties(request: CodeRequest, name: str, needs_arguments: bool) -> list[Check]:
+    """Return checks of the result of `name()` that the request states: "a list of 5", "between 1 and 6"."""
     if needs_arguments:
         return []
     checks = []

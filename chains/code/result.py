@@ -1,7 +1,11 @@
-"""What comes out of the code chain: the code, what was run of it and what that showed. Data only.
+"""The result of `code_chain`: the code, the runs of each version, and what the checks showed.
 
-`status` says no more than was seen: "examples" if the user's own examples were there and all passed, "ran" if
-it ran and there was nothing of the user's to check against, "failed" otherwise.
+    >>> held = CheckRun(check=Check(kind="example", source="double(2) == 4"), passed=True)
+    >>> run = CodeRun(candidate=0, attempt=0, code="...", status="ok", checks=(held,))
+    >>> CodeResult(code=run.code, status="examples", runs=(run,)).verified
+    True
+
+Checkpoints name these classes by their module, so they stay in this one.
 """
 
 from __future__ import annotations
@@ -14,19 +18,19 @@ CodeStatus = Literal["examples", "ran", "failed"]
 Step = Literal["plan", "write", "run", "repair", "choose"]
 
 USERS_OWN: tuple[Kind, ...] = ("example", "doctest")
-"""Kinds of checks that the user wrote; a property is read out of the request, a smoke check is ours."""
+"""Kinds of checks that the user wrote. A "property" is read from the request; "smoke" is the chain's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing to try.
+    """A check of the code.
 
     Attributes:
-        kind: whose it is, see `USERS_OWN`.
-        source: an expression that must be true, or for a doctest the statement to run.
-        want: for a doctest, what it must print; else None.
-        made_up: a call with arguments that nobody gave: an error that they may have caused is told, but is no
-            failure.
+        kind: Who wrote it, see `USERS_OWN`.
+        source: An expression that must be true, or the statement of a doctest.
+        want: For a doctest, what it must print; else None.
+        made_up: The check calls the function with arguments that the chain made up. An error that they may
+            have caused is reported, but does not fail the check.
     """
 
     kind: Kind
@@ -37,12 +41,12 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRun:
-    """What became of a check.
+    """The outcome of a check.
 
     Attributes:
-        check: the check.
-        passed: it was run to its end and held. A check that was never reached did not pass.
-        detail: what was found instead, or the error; of a call with made-up arguments, the error it raised.
+        check: The check.
+        passed: True if it ran to its end and held. A check that was not reached has not passed.
+        detail: What was found instead, or the error.
     """
 
     check: Check
@@ -52,16 +56,16 @@ class CheckRun:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeRun:
-    """One version of the code and its run.
+    """The run of one version of the code.
 
     Attributes:
-        candidate: which of the candidates, from 0.
-        attempt: 0 for the first version, then the repairs.
-        code: what was run; empty if the model's reply held nothing that parses.
-        status: of the run ("ok", "error", "timeout", "memory", ...), or "no code".
-        stdout: what the code printed itself. Untrusted.
-        stderr: likewise.
-        checks: the checks, in order.
+        candidate: Number of the candidate, from 0.
+        attempt: 0 for the first version of the candidate, then the number of the repair.
+        code: The code, or "" if the model's reply contained nothing that parses.
+        status: How the run ended ("ok", "error", "timeout", "memory", ...), or "no code".
+        stdout: What the code printed. Untrusted.
+        stderr: What the code printed to standard error. Untrusted.
+        checks: The checks, in order.
     """
 
     candidate: int
@@ -74,16 +78,16 @@ class CodeRun:
 
     @property
     def passed(self) -> bool:
-        """Every check was run and held."""
+        """True if there are checks and all of them passed."""
         return bool(self.checks) and all(one.passed for one in self.checks)
 
     def counts(self) -> tuple[int, ...]:
-        """Checks passed by kind, the user's own first: the order in which versions are preferred."""
+        """Return the number of passed checks by kind, the user's own first, to compare versions."""
         order: tuple[tuple[Kind, ...], ...] = (USERS_OWN, ("property",), ("smoke",))
         return tuple(sum(one.passed and one.check.kind in kinds for one in self.checks) for kinds in order)
 
     def problem(self) -> str:
-        """What went wrong first, for the model and for the user; empty if nothing did."""
+        """Return the first thing that went wrong, for the model and the user, or "" if nothing did."""
         if not self.code:
             return "The reply held no Python code that parses."
         for one in self.checks:
@@ -94,13 +98,14 @@ class CodeRun:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeResult:
-    """The code chain's answer.
+    """Code that was run, and what was seen.
 
     Attributes:
-        code: Python that parses, always.
-        status: see the module's docstring.
-        runs: every version that was tried, in order.
-        explanation: one or two sentences on what was and was not seen.
+        code: Python that always parses.
+        status: "examples" if the user passed examples and all of them held, "ran" if the code ran and there
+            were none, else "failed". It follows from the runs alone, never from what the model says.
+        runs: Every version that was tried, in order.
+        explanation: One or two sentences on what was seen and what was not.
     """
 
     code: str
@@ -110,13 +115,13 @@ class CodeResult:
 
     @property
     def verified(self) -> bool:
-        """Whether the user's own examples were run and passed."""
+        """True if the user's own examples ran and held."""
         return self.status == "examples"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeEvent:
-    """A step of the chain, streamed as it is taken; `event + result` is the result, as LangChain folds it."""
+    """A step of the chain, streamed when it is taken; `event + result` is the result."""
 
     step: Step
     text: str

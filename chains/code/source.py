@@ -1,6 +1,9 @@
-"""Code out of a model's reply: found, cut to what parses, and put under the user's own signature.
+r"""Python in a model's reply: finding it, cutting it to what parses, putting it under the user's signature.
 
-Knows Python's syntax only. What it returns always parses.
+Every function here returns code that parses, or "".
+
+    >>> code_of("Sure!\n\n```python\ndef double(x):\n    return x * 2\n```\nThis doubles x.")
+    'def double(x):\n    return x * 2\n'
 """
 
 from __future__ import annotations
@@ -17,26 +20,27 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def code_of(reply: str) -> str:
-    """The Python in a reply, "" if none parses.
+    """Return the Python in a reply, or "" if none parses.
 
-    Fenced blocks first, together if they parse together; else from the first line that looks like code. A
-    block that was cut off (the token budget) loses its last lines until it parses.
+    Fenced blocks are tried first, all together and then one by one; then the text from the first line that
+    looks like code. A block that was cut off, for example by `max_tokens`, loses its last lines until it
+    parses.
     """
     blocks = [textwrap.dedent(block).strip("\n") for block in _FENCE.findall(reply)]
     start = _FIRST_LINE.search(reply)
     for text in ["\n\n".join(blocks), *blocks, reply[start.start() :] if start else ""]:
         if code := _longest_that_parses(text):
-            return _without_doubles(code)
+            return _without_duplicates(code)
     return ""
 
 
-def _without_doubles(code: str) -> str:
-    """The code without functions that it holds once more, word for word, further down."""
+def _without_duplicates(code: str) -> str:
+    """Return the code without each function that is repeated word for word further down."""
     nodes = ast.parse(code).body
-    told = [ast.dump(one) if isinstance(one, Function) else "" for one in nodes]
+    dumps = [ast.dump(one) if isinstance(one, Function) else "" for one in nodes]
     lines = code.splitlines(keepends=True)
     for place in reversed(range(len(nodes))):
-        if told[place] and told[place] in told[place + 1 :]:
+        if dumps[place] and dumps[place] in dumps[place + 1 :]:
             one = nodes[place]
             first = min([one.lineno, *(mark.lineno for mark in getattr(one, "decorator_list", []))])
             del lines[first - 1 : one.end_lineno]
@@ -53,7 +57,7 @@ def _longest_that_parses(text: str) -> str:
 
 
 def parses(code: str) -> bool:
-    """Whether it is Python (text with NUL characters and too deep nesting are not)."""
+    """Return True if `code` is Python; text with NUL characters or with too deep nesting is not."""
     try:
         ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -62,21 +66,21 @@ def parses(code: str) -> bool:
 
 
 def _does_something(code: str) -> bool:
-    """More than names and text: a sentence of one word parses too."""
+    """Return False if `code` is only names and literals, because a sentence of one word parses too."""
     return any(
         not isinstance(one, ast.Expr) or isinstance(one.value, ast.Call) for one in ast.parse(code).body
     )
 
 
 def function_in(code: str, name: str | None) -> Function | None:
-    """The function of that name, or with no name the last one."""
+    """Return the function called `name`, or the last function if `name` is None."""
     found = [one for one in ast.parse(code).body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
     named = [one for one in found if name is None or one.name == name]
     return named[-1] if named else None
 
 
 def needs_arguments(function: Function) -> bool:
-    """Whether it cannot be called as `f()`."""
+    """Return True if the function cannot be called as `f()`."""
     given = function.args
     positional = len(given.posonlyargs) + len(given.args) - len(given.defaults)
     return positional > 0 or any(one is None for one in given.kw_defaults)
@@ -87,7 +91,7 @@ _MADE_UP |= {"str": "'abc'", "tuple": "(3, 1, 2)", "set": "{3, 1, 2}", "Sequence
 
 
 def made_up_arguments(function: Function) -> list[str]:
-    """A simple value for each parameter without a default, by its annotation (3 where it has none)."""
+    """Return a simple value for each parameter without a default: one of its annotated type, or 3."""
     given = function.args
     positional = [*given.posonlyargs, *given.args]
     needed = positional[: len(positional) - len(given.defaults)]
@@ -104,10 +108,10 @@ def _made_up(parameter: ast.arg) -> str:
 
 
 def under_stub(code: str, stub: str, name: str) -> str:
-    """The model's function body under the user's signature and docstring; "" if there is no such function.
+    """Return the body of the function in `code` under the user's signature and docstring.
 
-    A model that renames the parameters keeps its own names inside, assigned from the user's. A reply that is
-    a bare body (no def) is taken as one.
+    If the model renamed the parameters, its names are assigned from the user's at the start of the body.
+    Other definitions in `code` are kept before the function. Returns "" if `code` has no function.
     """
     written = function_in(code, name) or function_in(code, None)
     if written is None:
@@ -121,7 +125,7 @@ def under_stub(code: str, stub: str, name: str) -> str:
         for one in ast.parse(code).body
         if not (isinstance(one, Function | ast.ClassDef) and one.name in defined)
         and not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
-        and not _is_demonstration(one)
+        and not is_demonstration(one)
     ]
     renamed = _renames(function_in(completed(stub), name), written)
     text = "\n".join([*others, *([""] if others else []), head.rstrip(), renamed + body]) + "\n"
@@ -129,7 +133,7 @@ def under_stub(code: str, stub: str, name: str) -> str:
 
 
 def _split_stub(stub: str, name: str) -> tuple[str, Function]:
-    """The stub up to where the body begins, docstring included."""
+    """Return the stub up to the first line of its body, docstring included, and its function."""
     full = completed(stub, "pass")
     function = function_in(full, name)
     assert function is not None
@@ -142,7 +146,7 @@ def _split_stub(stub: str, name: str) -> tuple[str, Function]:
 
 
 def _body_of(code: str, function: Function) -> str:
-    """The lines of a function's body without its docstring, indented by four."""
+    """Return the lines of a function's body without its docstring, indented by four."""
     body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
     if not body:
         return "    pass"
@@ -154,47 +158,19 @@ def _body_of(code: str, function: Function) -> str:
 def _renames(ours: Function | None, theirs: Function) -> str:
     if ours is None:
         return ""
-    mine, his = ([one.arg for one in (*given.posonlyargs, *given.args)] for given in (ours.args, theirs.args))
-    pairs = [(new, old) for new, old in zip(his, mine, strict=False) if new != old]
-    return "".join(f"    {new} = {old}\n" for new, old in pairs)
+    own, new = ([one.arg for one in (*given.posonlyargs, *given.args)] for given in (ours.args, theirs.args))
+    pairs = [(theirs_name, name) for theirs_name, name in zip(new, own, strict=False) if theirs_name != name]
+    return "".join(f"    {theirs_name} = {name}\n" for theirs_name, name in pairs)
 
 
-def under_name(code: str, written: str, wanted: str) -> str:
-    """The code with its function called as the user calls it: renamed, or named twice where that is taken."""
-    bound = {one.arg for one in ast.walk(ast.parse(code)) if isinstance(one, ast.arg)}
-    bound |= {
-        one.id
-        for one in ast.walk(ast.parse(code))
-        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
-    }
-    if wanted in bound:
-        return f"{code}\n\n{wanted} = {written}\n"
-    return re.sub(rf"\b{re.escape(written)}\b", wanted, code)
-
-
-def without_demonstrations(code: str) -> str:
-    """The code without examples of its use, which may fail where the function does not."""
-    tree = ast.parse(code).body
-    lines = code.splitlines(keepends=True)
-    for place in reversed(range(len(tree))):
-        if _is_demonstration(tree[place]):
-            above = tree[place - 1].end_lineno or 0 if place else 0
-            first = tree[place].lineno - 1
-            while first > above and lines[first - 1].lstrip().startswith("#"):  # "# Example:"
-                first -= 1
-            del lines[first : tree[place].end_lineno]
-    text = "".join(lines).strip("\n") + "\n"
-    return text if parses(text) and ast.parse(text).body else code
-
-
-def _is_demonstration(node: ast.stmt) -> bool:
-    """Calls at the top level and `if __name__ == "__main__"`: examples of use, no part of a function."""
+def is_demonstration(node: ast.stmt) -> bool:
+    """Return True for an example of use: a call at the top level, or `if __name__ == "__main__"`."""
     return isinstance(node, ast.If) or (
         isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
     )
 
 
 def fallback(stub: str, name: str | None) -> str:
-    """Code that parses and refuses, for when no reply held any."""
+    """Return code that raises NotImplementedError, for when no reply contains any code."""
     text = completed(stub) if stub else f"def {name or 'solution'}(*args):\n    raise NotImplementedError"
     return text + "\n"
