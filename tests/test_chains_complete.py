@@ -10,13 +10,13 @@ from fakes import RawModel, ScoringChat, ScriptedChat
 from langchain_core.language_models import FakeListLLM
 
 from chains.complete import complete_chain
+from chains.complete.fixups import open_try
 from chains.complete.model import continuation_of, fim_marks
 from chains.complete.python import (
     block_end,
     closings,
     fitting,
     next_indent,
-    open_try,
     parses,
     says_something,
 )

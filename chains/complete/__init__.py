@@ -1,4 +1,4 @@
-"""Completion of text and code: behind a prefix, or between a prefix and a suffix."""
+"""Completion of text and code, after a prefix or between a prefix and a suffix."""
 
 from chains.complete.chain import Candidate, Completer, complete_chain
 

@@ -1,9 +1,8 @@
-"""complete_chain: a prefix, and maybe a suffix, in; what belongs behind or between them out.
+"""complete_chain: completes text or code after a prefix, or between a prefix and a suffix.
 
-Knows the order of the steps (draw, cut, check, rank) and the stream; how a model continues and what Python
-allows lie in files of their own. Plain text is streamed as the model gives it. Code, gaps and several
-candidates are drawn as a few samples, cut to the block or line, and ranked: what parses first, then by the
-log-probability per character of the completion and of the suffix behind it, where the model scores.
+Plain text is streamed as the model writes it. For code, for a gap, and for several candidates, a few samples
+are drawn, cut to the block or line, and ranked: those that parse come first, then those with the higher
+log-probability per character of the completion and of the suffix after it, if the model scores.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 
-from chains.complete import python
+from chains.complete import fixups, python
 from chains.complete.model import Continuer, Model, fim_marks
 from chains.errors import InputError, OptionError, excerpt, require_text
 from chains.options import require_model, require_whole
@@ -25,16 +24,20 @@ from llms.protocols import Scorer, find
 Kind = Literal["text", "code"]
 Gap = str | Mapping[str, str]
 PREFIX_CHARS = 6000
-"""Of a longer prefix the model sees the end, from a line's start on; the completion still fits the whole."""
+"""The model sees the end of a longer prefix, from the start of a line; the whole prefix must still parse."""
 SUFFIX_CHARS = 200
-"""So much of the suffix is scored behind each candidate."""
+"""Characters of the suffix that are scored after each candidate."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A completion, its score (nats per character, higher is better) and whether it makes the whole parse.
+    """A completion with its score.
 
-    `parses` is None for plain text and for languages other than Python.
+    Attributes:
+        text: The completion.
+        score: Log-probability in nats per character; higher is better. 0 if the model does not score.
+        parses: True if prefix, completion and suffix parse together. None for plain text and for languages
+            other than Python.
     """
 
     text: str
@@ -52,23 +55,28 @@ def complete_chain(
     max_tokens: int = 128,
     single_line: bool = False,
 ) -> Completer:
-    """Complete text or code.
+    """Return a chain that completes text or code.
+
+    >>> from langchain_core.language_models import FakeListLLM
+    >>> fill = complete_chain(FakeListLLM(responses=["r * r"]), kind="code")
+    >>> fill.invoke({"prefix": "def square(r): return ", "suffix": ""})
+    'r * r'
 
     Args:
-        llm: Any LangChain model. A completion model (`LocalLLM`) continues the text as it stands; a chat
-            model is asked to, and what it adds around the continuation is taken off.
-        kind: "text" keeps on in the same voice; "code" stops at the end of the block or function.
-        language: For code; Python is checked by its parser.
-        n: How many candidates `candidates` returns, 1 to 16.
-        samples: How many continuations are drawn for code, gaps and candidates, 1 to 32.
-        max_tokens: The most tokens of a continuation.
+        llm: Any LangChain model. A completion model, such as `LocalLLM`, continues the text as it stands. A
+            chat model is asked to, and what it adds around the continuation is removed.
+        kind: "text" continues in the same voice; "code" stops at the end of the block or function.
+        language: Language of the code. Python is checked by its parser.
+        n: Number of candidates that `candidates` returns, 1 to 16.
+        samples: Number of continuations drawn for code, gaps and candidates, 1 to 32.
+        max_tokens: Most tokens of a continuation.
         single_line: Stop at the end of the line.
 
     Returns:
-        A Runnable of a prefix, or {"prefix", "suffix"}, to the completion; its stream yields pieces of it.
+        A Runnable from a prefix, or {"prefix", "suffix"}, to the completion; its stream yields pieces of it.
 
     Raises:
-        OptionError: an option is out of range.
+        OptionError: An option is out of range.
     """
     if kind not in get_args(Kind):
         raise OptionError(f"expected kind to be one of {get_args(Kind)}, found {kind!r}: choose one of them")
@@ -76,7 +84,7 @@ def complete_chain(
         require_whole(name, value, 1, most)
     if not isinstance(language, str):
         raise OptionError(f"expected language to be a name, found {excerpt(language)}: pass 'python'")
-    steps = _Steps(
+    pipeline = _CompletionPipeline(
         llm=require_model(llm),
         code=kind == "code",
         checked=kind == "code" and language.lower() in ("python", "py"),
@@ -85,25 +93,25 @@ def complete_chain(
         max_tokens=max_tokens,
         single_line=single_line,
     )
-    return Completer(steps)
+    return Completer(pipeline)
 
 
 class Completer(Runnable[Gap, str]):
-    """The Runnable that `complete_chain` makes; `candidates` gives more than the best completion."""
+    """The Runnable that `complete_chain` returns; `candidates` gives more than the best completion."""
 
-    def __init__(self, steps: _Steps) -> None:
-        """Keep the steps, and the Runnable made of them."""
+    def __init__(self, pipeline: _CompletionPipeline) -> None:
+        """Use `complete_chain`, which checks the options."""
         self.name = "complete_chain"
-        self._steps = steps
-        self._chain: Runnable[Gap, str] = generator_chain(steps.run, name="complete_chain", result=str)
+        self._pipeline = pipeline
+        self._chain: Runnable[Gap, str] = generator_chain(pipeline.run, name="complete_chain", result=str)
 
     def __repr__(self) -> str:
-        kind = "code" if self._steps.code else "text"
-        return f"complete_chain({type(self._steps.llm).__name__}, kind={kind!r}, n={self._steps.n})"
+        kind = "code" if self._pipeline.code else "text"
+        return f"complete_chain({type(self._pipeline.llm).__name__}, kind={kind!r}, n={self._pipeline.n})"
 
     def candidates(self, gap: Gap, config: RunnableConfig | None = None) -> list[Candidate]:
         """Return up to `n` different completions, best first, with their scores."""
-        return self._steps.candidates(*read_gap(gap), ensure_config(config))[: self._steps.n]
+        return self._pipeline.candidates(*read_gap(gap), ensure_config(config))[: self._pipeline.n]
 
     def invoke(self, input: Gap, config: RunnableConfig | None = None, **kwargs: Any) -> str:
         """Return the best completion."""
@@ -126,11 +134,11 @@ class Completer(Runnable[Gap, str]):
 
 
 def read_gap(given: Gap) -> tuple[str, str]:
-    """Return prefix and suffix of a chain's input.
+    """Return the prefix and the suffix of a chain's input.
 
     Raises:
-        InputError: a mapping without "prefix".
-        EmptyInputError: the prefix is empty.
+        InputError: The input is a mapping without "prefix".
+        EmptyInputError: The prefix is empty.
     """
     if isinstance(given, Mapping):
         if "prefix" not in given:
@@ -138,14 +146,14 @@ def read_gap(given: Gap) -> tuple[str, str]:
                 f"expected a prefix, or {{prefix, suffix}}, found {sorted(given)!r}: add 'prefix'"
             )
         suffix = given.get("suffix") or ""
-        # A suffix may be white space only: a line's end is one.
+        # A suffix may be white space only, for example the end of a line.
         prefix = require_text("a prefix", given["prefix"])
         return prefix, suffix if str(suffix).isspace() or not suffix else require_text("a suffix", suffix)
     return require_text("a prefix", given), ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Steps:
+class _CompletionPipeline:
     llm: Model
     code: bool
     checked: bool
@@ -164,31 +172,24 @@ class _Steps:
         yield from _at_least_nothing(_first_line(pieces) if self.single_line else pieces)
 
     def candidates(self, prefix: str, suffix: str, config: RunnableConfig) -> list[Candidate]:
-        # At a line's start inside a block the model is held in it: left alone, it begins another function.
+        # At the start of a line inside a block the model would begin another function, so it gets the indent.
         indent = python.next_indent(prefix) if self.checked else ""
         continuer = self._continuer(suffix, bool(indent))
         shown = _shown(prefix) + indent
         raw = [indent + continuer.greedy(shown, suffix, config)]
-        # One completion that fits needs no others to choose among; samples cost several times as long.
+        # If the greedy completion fits, no other is needed; samples take several times as long.
         if self.n > 1 or not self.checked or self._fit(prefix, raw[0], suffix) is None:
-            # Who asks for several wants them to differ.
+            # Several candidates should differ from each other, so they are drawn at a higher temperature.
             heat = 0.6 if self.n == 1 else 0.9
             raw += [indent + one for one in continuer.sampled(shown, suffix, self.samples - 1, config, heat)]
             if self.checked and all(self._fit(prefix, one, suffix) is None for one in raw):
-                raw += self._handled(continuer, prefix, suffix, config)
+                raw += fixups.handlers(
+                    prefix, lambda lead: continuer.greedy(_shown(prefix) + lead, suffix, config)
+                )
         texts = list(dict.fromkeys(self._cut(prefix, one, suffix) for one in raw))
         if self.checked:
             return self._ranked_code(prefix, suffix, raw, texts)
         return self._ranked(prefix, suffix, texts, None)
-
-    def _handled(self, continuer: Continuer, prefix: str, suffix: str, config: RunnableConfig) -> list[str]:
-        """A `try:` that has no handler yet parses with one only: the model writes it, behind its keyword."""
-        held = python.open_try(prefix) if prefix.endswith("\n") else None
-        if held is None:
-            return []
-        lead = f"{held}except"
-        written = continuer.greedy(_shown(prefix) + lead, suffix, config)
-        return [lead + written, f"{lead} Exception:\n{held}    raise"]
 
     def _continuer(self, suffix: str, in_block: bool = False) -> Continuer:
         marks = fim_marks(self.llm) if suffix else None
@@ -216,22 +217,10 @@ class _Steps:
         fits = [self._fit(prefix, one, suffix) for one in raw]
         good = list(dict.fromkeys(one for one in fits if one is not None))
         if not good:
-            good = self._fillers(prefix, suffix)
+            good = fixups.fillers(prefix, suffix)
         if good:
             return self._ranked(prefix, suffix, good, True)
         return self._ranked(prefix, suffix, [one for one in texts if one.strip()] or list(texts), False)
-
-    def _fillers(self, prefix: str, suffix: str) -> list[str]:
-        """Names of the code before, as an expression, a statement or the rest of a call."""
-        if not suffix:
-            return []
-        indent = python.next_indent(prefix)
-        tries = [
-            form.format(name)
-            for name in [*python.names_before(prefix), "None"]
-            for form in (f"{indent}return {{}}", "{}", " {}", "{}:", " {}:", "({})", "({}):", "{})", " = {}")
-        ]
-        return [one for one in tries if python.parses(prefix + one + suffix)][:24]
 
     def _ranked(self, prefix: str, suffix: str, texts: Sequence[str], parse: bool | None) -> list[Candidate]:
         scorer = find(self.llm, Scorer)
@@ -253,17 +242,17 @@ class _Steps:
 
 
 def _at_least_nothing(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield the pieces, or an empty one: where a model adds nothing the completion is "", not None."""
-    some = False
+    """Yield the pieces, or "" if there are none, because the completion then is "" and not None."""
+    nothing = True
     for piece in pieces:
-        some = True
+        nothing = False
         yield piece
-    if not some:
+    if nothing:
         yield ""
 
 
 def _first_line(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield the pieces up to the end of the first line that holds something."""
+    """Yield the pieces up to the end of the first line that is not empty."""
     begun = False
     for piece in pieces:
         text = piece if begun else piece.lstrip("\n")

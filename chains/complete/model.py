@@ -1,7 +1,10 @@
-"""Raw continuations from any LangChain model.
+"""Raw continuations of a text, from any LangChain model.
 
-Knows completion models, which continue a text as it stands, and chat models, which must be asked to; knows
-how several samples are drawn and what of a chat reply is the continuation. Knows no grammar.
+A completion model (`BaseLLM`) continues a text as it stands. A chat model must be asked to, and what it adds
+around the continuation is removed.
+
+    >>> continuation_of("Sure, here is the rest: The end is near.", prefix="The end", suffix="")
+    ' is near.'
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from llms.protocols import Vocabulary, find
 Model = Runnable[LanguageModelInput, Any]
 _PREAMBLE = re.compile(r"(?is)\A(?:sure|certainly|here(?:'s| is))\b[^\n]{0,80}:\s*\n+")
 _FENCE = re.compile(r"```\w*\n(.*?)(?:\n```|\Z)", re.DOTALL)
-# Marks of the models that fill in the middle: prefix, suffix, middle.
+# Marks of models that fill in the middle: before the prefix, the suffix and the middle.
 _FIM = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -58,7 +61,7 @@ def fim_marks(llm: Any) -> tuple[str, str, str] | None:
 
 
 class Continuer:
-    """Continues `prefix` (before `suffix`) with one model."""
+    """Continues a text with one model, in front of a suffix if there is one."""
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class Continuer:
         fim: tuple[str, str, str] | None,
         stop: list[str] | None = None,
     ) -> None:
-        """Keep the model, its fill-in-the-middle marks and what a drawn continuation ends before."""
+        """Prepare a model; `fim` are its fill-in-the-middle marks, and `stop` strings end a continuation."""
         self._stop = stop
         self._llm, self._code, self._max_tokens, self._fim = llm, code, max_tokens, fim
         self._inner, self._options, self._bound = unbound(llm)
@@ -77,7 +80,7 @@ class Continuer:
 
     @property
     def raw(self) -> bool:
-        """Whether the model continues text by itself."""
+        """True if the model continues a text as it stands, False if it must be asked."""
         return self._raw
 
     def stream(self, prefix: str, suffix: str, config: RunnableConfig) -> Iterator[str]:
@@ -89,7 +92,7 @@ class Continuer:
         for piece in self._llm.stream(prompt, config, **self._known(max_tokens=self._max_tokens)):
             text = str(piece)
             if lead and text:
-                # The space that was taken from the prompt's end comes back as the first token's own.
+                # The first token begins with the space that was removed from the end of the prompt.
                 text, lead = text.removeprefix(lead), ""
             if text:
                 yield text
@@ -103,7 +106,7 @@ class Continuer:
     def sampled(
         self, prefix: str, suffix: str, count: int, config: RunnableConfig, temperature: float = 0.6
     ) -> list[str]:
-        """Return `count` sampled continuations, in one batch where the model can."""
+        """Return `count` sampled continuations, in one batch if the model can do that."""
         if not self._raw:
             return [self._asked(prefix, suffix, config) for _ in range(count)]
         if count and self._known(n=1):
@@ -134,7 +137,7 @@ class Continuer:
         if self._fim is not None and suffix:
             before, after, middle = self._fim
             return f"{before}{prefix}{after}{suffix}{middle}", ""
-        # Tokens begin with their space: a prompt that ends with one leaves the model off its tokens.
+        # A token begins with its space, so after a prompt that ends with one the model sees odd tokens.
         stripped = prefix.removesuffix(" ") if self._code else prefix.rstrip(" ")
         return stripped or prefix, " " if len(stripped) < len(prefix) else ""
 
@@ -150,7 +153,7 @@ class Continuer:
 
 
 def continuation_of(reply: str, prefix: str, suffix: str) -> str:
-    """Return what of a chat reply continues `prefix`: no fences, repeated prefix or suffix, or preamble."""
+    """Return the part of a chat reply that continues `prefix`, without fence, preamble, prefix and suffix."""
     fence = _FENCE.search(reply)
     text = fence.group(1) if fence else _PREAMBLE.sub("", reply)
     last = prefix.rstrip().rsplit("\n", 1)[-1]
