@@ -142,9 +142,9 @@ COMMON = "--debug --help --home --quiet -h"
 def test_no_option_of_an_earlier_version_is_lost(verb: str) -> None:
     command = program.get_command(click.Context(program), verb)
     assert command is not None
-    names = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    assert {*OPTIONS[verb].split(), *COMMON.split()} <= names
     context = click.Context(command, info_name=verb)
+    names = {name for param in command.get_params(context) for name in (*param.opts, *param.secondary_opts)}
+    assert {*OPTIONS[verb].split(), *COMMON.split()} <= names
     shown = command.get_help(context)
     assert all((param.get_help_record(context) or ("", ""))[0] in shown for param in command.params)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -30,6 +31,8 @@ def running(verb: str) -> click.Context:
         ("ask", 'fits with quantization="nf4"', "fits with --quantization nf4"),
         ("ask", "raise max_tokens=64, or more", "raise --max-tokens 64, or more"),
         ("ask", "lower `max_tokens=`.", "lower `--max-tokens`."),
+        ("ask", "give that as model=.", "give that as --model."),
+        ("ask", "merge it (merge_adapter=True)", "merge it (--merge-adapter)"),
         ("ask", "set window=4096; then", "set -o window 4096; then"),
         ("ask", "use model='my models/a b'", "use --model 'my models/a b'"),
         ("ask", "drop require_gpu=True or device='cuda'", "drop --require-gpu or --device cuda"),
@@ -59,7 +62,7 @@ def test_arguments_become_options(verb: str, text: str, expected: str) -> None:
         ("see llms.models.list()", "see agent models list"),
         ("store.ingest(paths, reembed=True)", "agent ingest PATHS --reembed"),
         ("store.verify(repair=True)", "agent docs verify --repair"),
-        ("DocumentStore.repair(folder)", "agent docs verify --repair FOLDER"),
+        ("DocumentStore.repair(folder)", "agent docs verify --repair"),
         ("llms.diagnose() says more", "agent doctor says more"),
     ],
 )
@@ -101,6 +104,23 @@ def test_a_hint_is_shown_as_a_command_once() -> None:
     stranger = OSError("no")
     stranger.hint = "llms.diagnose()"  # type: ignore[attr-defined]
     assert library_message(stranger, None) == "no; run `agent doctor`"
+
+
+def hints() -> Iterator[tuple[str, str]]:
+    """Every `hint=` in the libraries, with a name in place of what an f-string fills in."""
+    for room in ("llms", "chains", "tools", "sandbox"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.keyword) and node.arg == "hint":
+                    parts = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
+                    texts = [str(part.value) if isinstance(part, ast.Constant) else "x" for part in parts]
+                    if any(isinstance(part, ast.Constant) for part in parts):
+                        yield f"{path.relative_to(ROOT)}:{node.value.lineno}", "".join(texts)
+
+
+def test_every_hint_of_a_library_is_a_command() -> None:
+    unknown = [(place, hint) for place, hint in hints() if not in_options(hint, None).startswith("agent ")]
+    assert not unknown, "add these calls to COMMANDS of agent/cli/messages.py"
 
 
 @pytest.mark.parametrize("call", sorted(COMMANDS))

@@ -7,32 +7,35 @@ from dataclasses import asdict
 
 from agent.cli import console
 from agent.cli.options import (
+    FILE,
+    JSON,
+    MODEL_OPTIONS,
+    STORE_OPTIONS,
     Args,
-    FileName,
     OneOf,
     action,
     completed_from,
-    model_options,
+    flag,
     number,
     option,
     setting_names,
     settings_from,
-    store_options,
     verb,
     words,
 )
 from agent.errors import RequestError
 
 
-@verb
-@action("path", "set", "show", "unset", default="show")
-@words(
-    "words",
-    metavar="[NAME [VALUE]]",
-    shell_complete=completed_from(setting_names),
-    help="set: a setting and its value; show, unset: settings",
+@verb(
+    action("path", "set", "show", "unset", default="show"),
+    words(
+        "words",
+        metavar="[NAME [VALUE]]",
+        shell_complete=completed_from(setting_names),
+        help="set: a setting and its value; show, unset: settings",
+    ),
+    JSON,
 )
-@option("--json", is_flag=True, help="print one JSON object")
 def config(args: Args) -> int:
     """Show the settings, or change one."""
     if args.action in ("set", "unset"):
@@ -73,9 +76,10 @@ def _change_setting(args: Args) -> int:
     return 0
 
 
-@verb
-@option("--json", is_flag=True, help="print one JSON object")
-@store_options
+@verb(
+    JSON,
+    *STORE_OPTIONS,
+)
 def doctor(args: Args) -> int:
     """Check everything; the exit code is 1 if something is broken."""
     console.note("agent: looking at this machine …")
@@ -83,23 +87,24 @@ def doctor(args: Args) -> int:
 
     findings = []
     for finding in check_all(settings_from(args)):
-        findings.append({**asdict(finding), "fix": console.as_typed(finding.fix)})
+        detail, fix = console.as_typed(finding.detail), console.as_typed(finding.fix)
+        findings.append({**asdict(finding), "detail": detail, "fix": fix})
         if not args.json:
-            fix = f"; {console.as_typed(finding.fix)}" if finding.fix else ""
-            console.line(f"{finding.state:<7} {finding.name:<9} {finding.detail}{fix}")
+            console.line(f"{finding.state:<7} {finding.name:<9} {detail}{f'; {fix}' if fix else ''}")
     if args.json:
         console.write_json({"findings": findings})
     return int(any(finding["state"] == "broken" for finding in findings))
 
 
-@verb
-@words(
-    "shell",
-    nargs=1,
-    type=OneOf(["bash", "fish", "zsh"]),
-    required=True,
-    metavar="SHELL",
-    help="bash, fish or zsh; put the output where your shell reads it",
+@verb(
+    words(
+        "shell",
+        nargs=1,
+        type=OneOf(["bash", "fish", "zsh"]),
+        required=True,
+        metavar="SHELL",
+        help="bash, fish or zsh; put the output where your shell reads it",
+    ),
 )
 def completion(args: Args) -> int:
     """Print a script that makes the shell complete verbs, options, names and paths."""
@@ -113,17 +118,16 @@ def completion(args: Args) -> int:
     return 0
 
 
-@verb
-@action("list", "serve", default="serve")
-@option("--allow", multiple=True, metavar="TOOL", help="serve this tool that acts, too")
-@option("--http", is_flag=True, help="serve over HTTP instead of standard input and output")
-@option("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (127.0.0.1)")
-@option(
-    "--port", type=number(1, 65535, whole=True), default=8765, metavar="N", help="port to listen on (8765)"
+@verb(
+    action("list", "serve", default="serve"),
+    option("--allow", multiple=True, metavar="TOOL", help="serve this tool that acts, too"),
+    flag("--http", help="serve over HTTP instead of standard input and output"),
+    option("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (127.0.0.1)"),
+    option("--port", type=number(1, 65535, whole=True), default=8765, metavar="N", help="port (8765)"),
+    option("--files", multiple=True, type=FILE, metavar="DIR", help="a folder that read_file may read"),
+    *STORE_OPTIONS,
+    *MODEL_OPTIONS,
 )
-@option("--files", multiple=True, type=FileName(), metavar="DIR", help="a folder that read_file may read")
-@store_options
-@model_options
 def mcp(args: Args) -> int:
     """Serve tools until the client goes, or list those of the servers in the settings."""
     console.note("agent: starting …")

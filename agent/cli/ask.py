@@ -3,95 +3,89 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from agent.cli import console
 from agent.cli.options import (
+    FILE,
+    MODEL_OPTIONS,
+    STORE_OPTIONS,
     Args,
-    Decorator,
-    FileName,
     OneOf,
     completed_from,
     filter_from,
-    model_options,
+    flag,
     number,
     option,
+    section,
     settings_from,
-    store_options,
     template_names,
-    together,
     verb,
     words,
     words_of,
 )
 
-
-def _output(*names: str, **attributes: Any) -> Decorator[Any]:
-    return option(*names, section="output", **attributes)
-
-
-def _documents(*names: str, **attributes: Any) -> Decorator[Any]:
-    return option(*names, section="documents asked", **attributes)
-
-
-def _tools(*names: str, **attributes: Any) -> Decorator[Any]:
-    return option(*names, section="tools", **attributes)
-
-
-thread_options = together(
-    option("-c", "--continue", "continued", is_flag=True, help="go on in the last thread"),
+THREAD_OPTIONS = (
+    flag("-c", "--continue", "continued", help="go on in the last thread"),
     option("--thread", metavar="NAME", help="go on in this thread"),
 )
 
-output_options = together(
-    _output("--json", is_flag=True, help="one JSON object a line; the last one is the answer"),
-    _output("--no-stream", is_flag=True, help="print the answer when it is complete"),
-    _output("-x", "--extract", is_flag=True, help="print the answer's first code block only"),
-    _output("--fail-ungrounded", is_flag=True, help="exit with 3 if the documents do not answer"),
-    _output("--trace", is_flag=True, help="print the steps with times and tokens"),
-    _output("--verbose", is_flag=True, help="print model, device, times, tokens and memory"),
-    _output("--no-log", is_flag=True, help="keep neither a thread nor a log entry"),
+OUTPUT_OPTIONS = section(
+    "output",
+    flag("--json", help="one JSON object a line; the last one is the answer"),
+    flag("--no-stream", help="print the answer when it is complete"),
+    flag("-x", "--extract", help="print the answer's first code block only"),
+    flag("--fail-ungrounded", help="exit with 3 if the documents do not answer"),
+    flag("--trace", help="print the steps with times and tokens"),
+    flag("--verbose", help="print model, device, times, tokens and memory"),
+    flag("--no-log", help="keep neither a thread nor a log entry"),
 )
 
-documents_options = together(
-    _documents("--docs", multiple=True, type=FileName(), metavar="PATH",
-               help="ingest this file or folder first"),
-    _documents("--docs-only", is_flag=True, help="answer from the documents or not at all"),
-    _documents("--no-docs", is_flag=True, help="leave the documents alone"),
-    _documents("-k", type=number(1, 50, whole=True), metavar="N", help="passages read for an answer"),
-    _documents("--filter", nargs=2, multiple=True, metavar="FIELD VALUE",
-               help="only documents whose field has this value, or one of several"),
-    _documents("--show-context", is_flag=True, help="print the passages that were found"),
-)  # fmt: skip
+DOCUMENT_OPTIONS = section(
+    "documents asked",
+    option("--docs", multiple=True, type=FILE, metavar="PATH", help="ingest this file or folder first"),
+    flag("--docs-only", help="answer from the documents or not at all"),
+    flag("--no-docs", help="leave the documents alone"),
+    option("-k", type=number(1, 50, whole=True), metavar="N", help="passages read for an answer"),
+    option(
+        "--filter",
+        nargs=2,
+        multiple=True,
+        metavar="FIELD VALUE",
+        help="only documents with this value, or one of several",
+    ),
+    flag("--show-context", help="print the passages that were found"),
+)
 
-tools_options = together(
-    _tools("--tools/--no-tools", default=True, help="offer the tools (default), or none"),
-    _tools("--td", "tool_debug", is_flag=True, help="show the route, tool calls and results"),
-    _tools("--approve", type=OneOf(["ask", "deny", "never-ask"]), help="what becomes of tools that act"),
-    _tools("--planner", type=OneOf(["auto", "routed", "free"]), help="who plans: the router or the model"),
-    _tools("--files", multiple=True, type=FileName(), metavar="DIR", help="a folder that read_file may read"),
+TOOL_OPTIONS = section(
+    "tools",
+    flag("--tools/--no-tools", default=True, help="offer the tools (default), or none"),
+    flag("--td", "tool_debug", help="show the route, tool calls and results"),
+    option("--approve", type=OneOf(["ask", "deny", "never-ask"]), help="what becomes of tools that act"),
+    option("--planner", type=OneOf(["auto", "routed", "free"]), help="who plans: the router or the model"),
+    option("--files", multiple=True, type=FILE, metavar="DIR", help="a folder that read_file may read"),
 )
 
 
-@verb
-@words("question", metavar="[QUESTION]...", help="the question; text on standard input is put before it")
-@thread_options
-@option("-f", "--file", multiple=True, type=FileName(), metavar="FILE", help="put a text file before it")
-@option(
-    "-t",
-    "--template",
-    metavar="NAME",
-    shell_complete=completed_from(template_names),
-    help="fill this template with the question",
+@verb(
+    words("question", metavar="[QUESTION]...", help="the question; text on standard input is put before it"),
+    *THREAD_OPTIONS,
+    option("-f", "--file", multiple=True, type=FILE, metavar="FILE", help="put a text file before it"),
+    option(
+        "-t",
+        "--template",
+        metavar="NAME",
+        shell_complete=completed_from(template_names),
+        help="fill this template with the question",
+    ),
+    option(
+        "-p", "values", nargs=2, multiple=True, metavar="NAME VALUE", help="a value for a gap of the template"
+    ),
+    *OUTPUT_OPTIONS,
+    *STORE_OPTIONS,
+    *DOCUMENT_OPTIONS,
+    *TOOL_OPTIONS,
+    *MODEL_OPTIONS,
 )
-@option(
-    "-p", "values", nargs=2, multiple=True, metavar="NAME VALUE", help="a value for a gap of the template"
-)
-@output_options
-@store_options
-@documents_options
-@tools_options
-@model_options
 def ask(args: Args) -> int:
     """Ask one question and stream the answer."""
     from agent.cli.request import context_for, read_question
@@ -119,15 +113,16 @@ def ask(args: Args) -> int:
     return errors.UNGROUNDED if args.fail_ungrounded and not grounded else errors.DONE
 
 
-@verb
-@words("question", metavar="[QUESTION]...", help="a first question")
-@thread_options
-@option("--tokens", is_flag=True, help="show token counts after each answer")
-@option("--no-log", is_flag=True, help="keep neither the thread nor log entries")
-@store_options
-@documents_options
-@tools_options
-@model_options
+@verb(
+    words("question", metavar="[QUESTION]...", help="a first question"),
+    *THREAD_OPTIONS,
+    flag("--tokens", help="show token counts after each answer"),
+    flag("--no-log", help="keep neither the thread nor log entries"),
+    *STORE_OPTIONS,
+    *DOCUMENT_OPTIONS,
+    *TOOL_OPTIONS,
+    *MODEL_OPTIONS,
+)
 def chat(args: Args) -> int:
     """Talk until /bye or the end of the input."""
     console.note("agent: starting …")

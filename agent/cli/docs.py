@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
 from agent.cli.options import (
+    FILE,
+    JSON,
+    STORE_OPTIONS,
     Args,
-    FileName,
     OneOf,
     action,
+    flag,
     number,
     option,
     settings_from,
-    store_options,
     verb,
     words,
 )
@@ -26,21 +28,22 @@ if TYPE_CHECKING:
     from chains.retrieval.document import SourceRecord
 
 
-@verb
-@words("paths", metavar="PATH...", type=FileName(), required=True, help="a file or a folder")
-@option("--dry-run", is_flag=True, help="say what would change, and change nothing")
-@option("--reembed", is_flag=True, help="embed everything again (another embedder or splitter)")
-@option(
-    "--precision",
-    "embedding_precision",
-    type=OneOf(["float32", "bfloat16"]),
-    help="arithmetic of the embedder: bfloat16 takes 0.6 of the time on a CPU that multiplies it "
-    "(AVX512-BF16, AMX), for nearly the same vectors; a store keeps to what it was made with",
+@verb(
+    words("paths", metavar="PATH...", type=FILE, required=True, help="a file or a folder"),
+    flag("--dry-run", help="say what would change, and change nothing"),
+    flag("--reembed", help="embed everything again (another embedder or splitter)"),
+    option(
+        "--precision",
+        "embedding_precision",
+        type=OneOf(["float32", "bfloat16"]),
+        help="arithmetic of the embedder: bfloat16 takes 0.6 of the time on a CPU that multiplies it "
+        "(AVX512-BF16, AMX), for nearly the same vectors; a store keeps to what it was made with",
+    ),
+    flag("--watch", help="go on with every change until Ctrl-C"),
+    option("--max-bytes", type=number(1, 10**12, whole=True), metavar="N", help="largest file"),
+    flag("--json", help="print the report as one JSON object"),
+    *STORE_OPTIONS,
 )
-@option("--watch", is_flag=True, help="go on with every change until Ctrl-C")
-@option("--max-bytes", type=number(1, 10**12, whole=True), metavar="N", help="largest file")
-@option("--json", is_flag=True, help="print the report as one JSON object")
-@store_options
 def ingest(args: Args) -> int:
     """Ingest files and folders and print the report."""
     console.note("agent: starting …")
@@ -102,12 +105,13 @@ def _step(step: Progress) -> console.Step:
     return console.Step(done=step.files_done, total=step.files_total, text=text)
 
 
-@verb
-@action("export", "list", "remove", "show", "stats", "verify", default="list")
-@words("sources", metavar="[SOURCE]...", type=FileName(), help="a document, as `agent docs list` names it")
-@option("--repair", is_flag=True, help="verify: mend what can be mended")
-@option("--json", is_flag=True, help="print one JSON object")
-@store_options
+@verb(
+    action("export", "list", "remove", "show", "stats", "verify", default="list"),
+    words("sources", metavar="[SOURCE]...", type=FILE, help="a document, as `agent docs list` names it"),
+    flag("--repair", help="verify: mend what can be mended"),
+    JSON,
+    *STORE_OPTIONS,
+)
 def docs(args: Args) -> int:
     """Carry out one action on the store."""
     from agent.build import Parts

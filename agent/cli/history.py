@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from agent.cli import console
 from agent.cli.options import (
+    FILE,
+    JSON,
     Args,
-    FileName,
     action,
     completed_from,
     option,
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from agent.storage.threads import Thread, Threads
 
 
-@verb
-@action("export", "list", "rm", "show", default="list")
-@words("names", metavar="[THREAD]...", help="a thread's name or how it begins")
-@option("--out", type=FileName(), metavar="FILE", help="export: write there instead of stdout")
-@option("--json", is_flag=True, help="print one JSON object")
+@verb(
+    action("export", "list", "rm", "show", default="list"),
+    words("names", metavar="[THREAD]...", help="a thread's name or how it begins"),
+    option("--out", type=FILE, metavar="FILE", help="export: write there instead of stdout"),
+    JSON,
+)
 def threads(args: Args) -> int:
     """Carry out one action on the threads."""
     folders = settings_from(args).folders
@@ -94,11 +96,12 @@ def _thread_names(args: Args) -> list[str]:
     return list(args.names)
 
 
-@verb
-@action("list", "off", "on", "rm", "search", "show", default="list")
-@words("words", help="search: words; show, rm: entry numbers, or `all`")
-@option("-n", "count", type=int, default=20, metavar="N", help="how many entries (20)")
-@option("--json", is_flag=True, help="print one JSON object")
+@verb(
+    action("list", "off", "on", "rm", "search", "show", default="list"),
+    words("words", help="search: words; show, rm: entry numbers, or `all`"),
+    option("-n", "count", type=int, default=20, metavar="N", help="how many entries (20)"),
+    JSON,
+)
 def logs(args: Args) -> int:
     """Carry out one action on the log."""
     settings = settings_from(args)
@@ -189,10 +192,11 @@ def _when(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
 
 
-@verb
-@action("add", "list", "rm", default="list")
-@words("words", metavar="[WORDS]...", help="add: the note; rm: numbers, or `all`")
-@option("--json", is_flag=True, help="print one JSON object")
+@verb(
+    action("add", "list", "rm", default="list"),
+    words("words", metavar="[WORDS]...", help="add: the note; rm: numbers, or `all`"),
+    JSON,
+)
 def notes(args: Args) -> int:
     """Carry out one action on the notes."""
     from agent.storage.notes import add_note, read_notes
@@ -233,15 +237,16 @@ def forget_notes(path: Path, given: list[str]) -> list[str]:
     return [remove_note(path, number) for number in numbers][::-1]
 
 
-@verb
-@action("list", "rm", "save", "show", default="list")
-@words(
-    "words",
-    metavar="[NAME [TEXT]]",
-    shell_complete=completed_from(template_names),
-    help="save: the name, then the text (or stdin)",
+@verb(
+    action("list", "rm", "save", "show", default="list"),
+    words(
+        "words",
+        metavar="[NAME [TEXT]]",
+        shell_complete=completed_from(template_names),
+        help="save: the name, then the text (or stdin)",
+    ),
+    JSON,
 )
-@option("--json", is_flag=True, help="print one JSON object")
 def templates(args: Args) -> int:
     """Carry out one action on the templates."""
     from agent.storage.templates import gaps_of, list_templates, read_template, save_template, template_path

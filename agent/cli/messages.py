@@ -38,7 +38,10 @@ COMMANDS = {
     "store.verify": "docs verify",
     "DocumentStore.repair": "docs verify --repair",
 }
-"""Python calls that messages and hints name, and the commands that do the same."""
+"""Python calls that messages and hints name, and the commands that do the same.
+
+A command with an option does all that the call does, so the call's arguments are dropped.
+"""
 
 OTHER_NAMES = {
     "max_file_bytes": "max_bytes",
@@ -50,7 +53,7 @@ OTHER_NAMES = {
 _CALL = re.compile(r"(?<![\w.])(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*\([^()]*\)")
 _ARGUMENT = re.compile(
     r"""(?<![^\s`(])(?P<name>[a-z][a-z_]*)="""
-    r"""(?P<value>"[^"]*"|'[^']*'|-?\d[\d_]*(?:\.\d+)?|(?:True|False|None)\b|[A-Z][A-Z_]*\b|(?![\w'"=\-/.]))"""
+    r"""(?P<value>"[^"]*"|'[^']*'|-?\d[\d_]*(?:\.\d+)?|(?:True|False|None)\b|[A-Z][A-Z_]*\b|(?![\w'"=/-]|\.\w))"""
 )
 """An argument with a Python literal, an upper-case placeholder, or nothing behind its `=`."""
 
@@ -170,6 +173,8 @@ def _command_for(call: str, ctx: click.Context | None) -> str:
         return call
     if not isinstance(tree, ast.Call) or (command := COMMANDS.get(ast.unparse(tree.func))) is None:
         return call
+    if " -" in command:
+        return f"agent {command}"
     program = ctx.find_root().command if ctx is not None else None
     verb = program.get_command(ctx, command.split()[0]) if ctx and isinstance(program, click.Group) else None
     words = [command, *(shlex.quote(_argument(argument)) for argument in tree.args)]

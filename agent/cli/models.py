@@ -6,24 +6,36 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
-from agent.cli.options import Args, action, completed_from, model_names, option, settings_from, verb, words
+from agent.cli.options import (
+    JSON,
+    Args,
+    action,
+    completed_from,
+    flag,
+    model_names,
+    option,
+    settings_from,
+    verb,
+    words,
+)
 from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from llms.models.registry import Registry
 
 
-@verb
-@action("alias", "default", "list", "ps", "pull", "rm", "show", default="list")
-@words(
-    "names",
-    metavar="[NAME]...",
-    shell_complete=completed_from(model_names),
-    help="a model, also as owner/name@revision; alias: NAME MODEL",
+@verb(
+    action("alias", "default", "list", "ps", "pull", "rm", "show", default="list"),
+    words(
+        "names",
+        metavar="[NAME]...",
+        shell_complete=completed_from(model_names),
+        help="a model, also as owner/name@revision; alias: NAME MODEL",
+    ),
+    flag("--delete", help="alias: forget NAME"),
+    option("--revision", metavar="REV", help="pull: branch, tag or commit"),
+    JSON,
 )
-@option("--delete", is_flag=True, help="alias: forget NAME")
-@option("--revision", metavar="REV", help="pull: branch, tag or commit")
-@option("--json", is_flag=True, help="print one JSON object")
 def models(args: Args) -> int:
     """Carry out one action on the models."""
     from llms.models.registry import Registry

@@ -2,9 +2,10 @@
 
 A verb is a function that takes the parsed options and returns an exit code:
 
-    >>> @verb
-    ... @words("paths", metavar="PATH...", help="a file or a folder")
-    ... @option("--dry-run", is_flag=True, help="change nothing")
+    >>> @verb(
+    ...     words("paths", metavar="PATH...", help="a file or a folder"),
+    ...     flag("--dry-run", help="change nothing"),
+    ... )
     ... def look(args: Args) -> int:
     ...     print(args.paths, args.dry_run)
     ...     return 0
@@ -19,7 +20,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 Args: TypeAlias = SimpleNamespace
 """The parsed options of a verb, as attributes."""
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-Decorator: TypeAlias = Callable[[Function], Function]
 
 SETTINGS = (
     "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature",
@@ -49,9 +47,7 @@ _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
 class VerbOption(click.Option):
     """An option that is listed in a section of the help."""
 
-    def __init__(self, *args: Any, section: str = "options", **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.section = section
+    section = "options"
 
 
 class VerbWords(click.Argument):
@@ -68,44 +64,61 @@ class VerbWords(click.Argument):
         return " ".join(self.get_usage_pieces(ctx)), self.help or ""
 
 
-def _show_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        click.echo(ctx.get_help())
-        ctx.exit()
+def option(*names: str, **attributes: Any) -> VerbOption:
+    """Return an option that takes a value; `attributes` are those of click.Option."""
+    return VerbOption(names, **attributes)
 
 
-def _common(*names: str, **attributes: Any) -> click.Parameter:
-    return VerbOption(names, section="common options", **attributes)
+def flag(*names: str, **attributes: Any) -> VerbOption:
+    """Return an option without a value."""
+    return VerbOption(names, is_flag=True, **attributes)
 
 
-_COMMON = [
-    _common("--debug", is_flag=True, help="show the traceback of an error"),
-    _common("--home", metavar="DIR", help="keep everything of ours under this folder (AGENT_HOME)"),
-    _common("--quiet", is_flag=True, help="no progress and no notices on stderr"),
-    _common(
-        "-h",
-        "--help",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_show_help,
-        help="show this help and exit",
-    ),
-]
+def section(title: str, *options: VerbOption) -> tuple[VerbOption, ...]:
+    """Return the options, listed under `title` in the help of every verb that takes them."""
+    for one in options:
+        one.section = title
+    return options
+
+
+def words(name: str, *, nargs: int = -1, required: bool = False, **attributes: Any) -> VerbWords:
+    """Return the words of a verb: any number of them, or `nargs`."""
+    return VerbWords([name], nargs=nargs, required=required, **attributes)
+
+
+def action(*choices: str, default: str) -> VerbWords:
+    """Return the first word of a verb that has several actions."""
+    listed = f"{', '.join(choices[:-1])} or {choices[-1]} ({default})"
+    return words("action", nargs=1, type=OneOf(choices), default=default, metavar="[ACTION]", help=listed)
+
+
+COMMON_OPTIONS = section(
+    "common options",
+    flag("--debug", help="show the traceback of an error"),
+    option("--home", metavar="DIR", help="keep everything of ours under this folder (AGENT_HOME)"),
+    flag("--quiet", help="no progress and no notices on stderr"),
+)
 
 
 class Verb(click.Command):
-    """A click command whose function takes all options as one object; the common options are added.
+    """A click command whose function takes all options as one object.
 
     Words and options may come in any order, and what follows `--` is words. Words that begin with a dash
     but cannot be options, such as `-5 + 3`, are words too.
     """
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.add_help_option = False  # It is among the common ones.
-        self.context_settings = {"max_content_width": 100, "allow_extra_args": True}
-        self.params += _COMMON
+    def __init__(self, function: Callable[[Args], int], params: Sequence[click.Parameter]) -> None:
+        super().__init__(
+            function.__name__,
+            callback=function,
+            params=[*params, *COMMON_OPTIONS],
+            help=function.__doc__,
+            context_settings={
+                "allow_extra_args": True,  # `parse_args` refuses them in our own words.
+                "help_option_names": ["-h", "--help"],
+                "max_content_width": 100,
+            },
+        )
 
     def invoke(self, ctx: click.Context) -> int:
         """Run the verb and return its exit code."""
@@ -149,48 +162,15 @@ class Verb(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if (record := param.get_help_record(ctx)) is not None:
-                sections.setdefault(getattr(param, "section", "options"), []).append(record)
+                sections.setdefault(getattr(param, "section", "common options"), []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
 
 
-def verb(function: Callable[[Args], int]) -> Verb:
+def verb(*params: click.Parameter) -> Callable[[Callable[[Args], int]], Verb]:
     """Make a command of a function that takes the parsed options and returns the exit code."""
-    return click.command(cls=Verb)(function)
-
-
-def words(name: str, *, nargs: int = -1, **attributes: Any) -> Decorator[Any]:
-    """Add words, any number of them unless `nargs` is given, to a verb."""
-    return click.argument(name, cls=VerbWords, nargs=nargs, **attributes)
-
-
-def action(*choices: str, default: str) -> Decorator[Any]:
-    """Add a first word that names one of the actions of a verb."""
-    return words(
-        "action",
-        nargs=1,
-        type=OneOf(choices),
-        default=default,
-        metavar="[ACTION]",
-        help=f"{', '.join(choices[:-1])} or {choices[-1]} ({default})",
-    )
-
-
-def option(*names: str, **attributes: Any) -> Decorator[Any]:
-    """Add an option to a verb; `section` names its section in the help."""
-    return click.option(*names, cls=VerbOption, **attributes)
-
-
-def together(*decorators: Decorator[Any]) -> Decorator[Any]:
-    """Return one decorator that adds all of these options, in this order."""
-
-    def add(function: Any) -> Any:
-        for decorate in reversed(decorators):
-            function = decorate(function)
-        return function
-
-    return add
+    return lambda function: Verb(function, params)
 
 
 class OneOf(click.Choice):  # type: ignore[type-arg]  # click's types are generic since 8.2 only
@@ -272,39 +252,32 @@ def setting_names() -> list[str]:
     return list(Settings.model_fields)
 
 
-def _model(*names: str, **attributes: Any) -> Decorator[Any]:
-    return option(*names, section="model", **attributes)
+FILE = FileName()
+JSON = flag("--json", help="print one JSON object")
 
-
-model_options = together(
-    _model(
-        "-m",
-        "--model",
-        metavar="NAME",
-        shell_complete=completed_from(model_names),
-        help="model name, Hub id, folder or GGUF file",
-    ),
-    _model("-s", "--system", metavar="TEXT", help="system prompt"),
-    _model("-o", "model_options", nargs=2, multiple=True, metavar="NAME VALUE",
+MODEL_OPTIONS = section(
+    "model",
+    option("-m", "--model", metavar="NAME", shell_complete=completed_from(model_names),
+           help="model name, Hub id, folder or GGUF file"),
+    option("-s", "--system", metavar="TEXT", help="system prompt"),
+    option("-o", "model_options", nargs=2, multiple=True, metavar="NAME VALUE",
            help="any other model option, such as -o top_p 0.9"),
-    _model("--temperature", type=number(0, 5), metavar="T", help="0 is greedy"),
-    _model("--max-tokens", type=number(1, 32768, whole=True), metavar="N", help="longest answer"),
-    _model("--seed", type=number(0, 2**63 - 1, whole=True), metavar="N", help="seed of the sampling"),
-    _model("--quantization", type=OneOf(["auto", "none", "nf4", "fp4", "int8"]), help="form of the weights"),
-    _model("--adapter", type=FileName(), metavar="DIR", help="a PEFT adapter on top of the model"),
-    _model("--merge-adapter", is_flag=True, flag_value=True, default=None,
-           help="fold the adapter into the weights"),
-    _model("--device", metavar="NAME", help="auto, cpu or cuda"),
-    _model("--require-gpu", is_flag=True, flag_value=True, default=None,
-           help="refuse to run without a GPU"),
+    option("--temperature", type=number(0, 5), metavar="T", help="0 is greedy"),
+    option("--max-tokens", type=number(1, 32768, whole=True), metavar="N", help="longest answer"),
+    option("--seed", type=number(0, 2**63 - 1, whole=True), metavar="N", help="seed of the sampling"),
+    option("--quantization", type=OneOf(["auto", "none", "nf4", "fp4", "int8"]), help="form of the weights"),
+    option("--adapter", type=FILE, metavar="DIR", help="a PEFT adapter on top of the model"),
+    flag("--merge-adapter", flag_value=True, default=None, help="fold the adapter into the weights"),
+    option("--device", metavar="NAME", help="auto, cpu or cuda"),
+    flag("--require-gpu", flag_value=True, default=None, help="refuse to run without a GPU"),
 )  # fmt: skip
 """Which model runs, how it is loaded, and how it samples."""
 
-store_options = together(
-    option("--store", "store_dir", section="documents", type=FileName(), metavar="DIR",
-           help="folder of the document store"),
-    option("--chroma", section="documents", metavar="URL", help="a Chroma server that holds the index"),
-)  # fmt: skip
+STORE_OPTIONS = section(
+    "documents",
+    option("--store", "store_dir", type=FILE, metavar="DIR", help="folder of the document store"),
+    option("--chroma", metavar="URL", help="a Chroma server that holds the index"),
+)
 """Which document store is used."""
 
 

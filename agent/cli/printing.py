@@ -53,7 +53,7 @@ class TextPrinter:
         elif isinstance(event, Notice):
             if event.kind == "status" or self._tool_debug:
                 self._break_line()
-                console.note(event.text)
+                console.note(_notice(event))
         elif isinstance(event, ToolCall | ToolResult):
             self._show_tool(event)
         elif isinstance(event, Final):
@@ -116,7 +116,7 @@ class CodePrinter:
             block = re.search(r"```[^\n`]*\n(.*?)(?:```|\Z)", event.text, re.DOTALL)
             console.line((block.group(1) if block else event.text).rstrip("\n"))
         elif isinstance(event, Notice) and event.kind == "status":
-            console.note(event.text)
+            console.note(_notice(event))
 
 
 class JsonPrinter:
@@ -126,7 +126,14 @@ class JsonPrinter:
         """Show one event."""
         values = asdict(event)
         values = {"type": values.pop("type"), **values}
+        if isinstance(event, Notice):
+            values["text"] = _notice(event)
         console.write_json(values)
+
+
+def _notice(event: Notice) -> str:
+    """Return the text of a notice; a status comes from a library and may name arguments and calls."""
+    return console.as_typed(event.text) if event.kind == "status" else event.text
 
 
 def report_passages(parts: Parts, question: str) -> None:

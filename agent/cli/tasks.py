@@ -15,14 +15,16 @@ import click
 
 from agent.cli import console
 from agent.cli.options import (
+    FILE,
+    JSON,
+    MODEL_OPTIONS,
+    STORE_OPTIONS,
     Args,
-    FileName,
     OneOf,
-    model_options,
+    flag,
     number,
     option,
     settings_from,
-    store_options,
     verb,
     words,
     words_of,
@@ -43,24 +45,25 @@ def summary_length(text: str) -> dict[str, int]:
     return {"words" if (match[2] or "s").startswith("w") else "sentences": int(match[1])}
 
 
-@verb
-@words("path", nargs=1, default="-", type=FileName(), metavar="[PATH|-]", help="a file or folder; - is stdin")
-@option("--stored", is_flag=True, help="PATH is a document of the store, as `agent docs list` names it")
-@option(
-    "--length",
-    type=summary_length,
-    metavar="N[w|s]",
-    help='most words ("200 words", 200w) or sentences (5s, or 5)',
+@verb(
+    words("path", nargs=1, default="-", type=FILE, metavar="[PATH|-]", help="a file or folder; - is stdin"),
+    flag("--stored", help="PATH is a document of the store, as `agent docs list` names it"),
+    option(
+        "--length",
+        type=summary_length,
+        metavar="N[w|s]",
+        help='most words ("200 words", 200w) or sentences (5s, or 5)',
+    ),
+    option("--style", type=OneOf(["text", "bullets", "tldr"]), default="text", help="how it looks (text)"),
+    option("--focus", default="", metavar="QUESTION", help="keep to this question"),
+    option("--audience", default="", help="for whom (needs a model that writes)"),
+    option("--language", default="", help="in which language (needs a model that writes)"),
+    flag("--refine", help="read part by part, stdin as it comes, and show each state"),
+    flag("--cite", help="name the part that each sentence comes from"),
+    JSON,
+    *MODEL_OPTIONS,
+    *STORE_OPTIONS,
 )
-@option("--style", type=OneOf(["text", "bullets", "tldr"]), default="text", help="how it looks (text)")
-@option("--focus", default="", metavar="QUESTION", help="keep to this question")
-@option("--audience", default="", help="for whom (needs a model that writes)")
-@option("--language", default="", help="in which language (needs a model that writes)")
-@option("--refine", is_flag=True, help="read part by part, stdin as it comes, and show each state")
-@option("--cite", is_flag=True, help="name the part that each sentence comes from")
-@option("--json", is_flag=True, help="print one JSON object")
-@model_options
-@store_options
 def summarize(args: Args) -> int:
     """Summarize and print."""
     console.note("agent: starting …")
@@ -146,28 +149,29 @@ def _cited(summary: Summary, *, bullets: bool) -> str:
     return "\n".join([text, "", *places])
 
 
-@verb
-@words("text", metavar="[TEXT|-]...", help="the text; - or nothing is standard input")
-@option(
-    "--labels",
-    required=True,
-    metavar="A,B,C|@FILE",
-    help="labels, each with =description if needed; a file holds one a line, or JSON (nested: groups)",
+@verb(
+    words("text", metavar="[TEXT|-]...", help="the text; - or nothing is standard input"),
+    option(
+        "--labels",
+        required=True,
+        metavar="A,B,C|@FILE",
+        help="labels, each with =description if needed; a file holds one a line, or JSON (nested: groups)",
+    ),
+    option("--examples", type=FILE, metavar="FILE.csv", help="labelled examples: columns text and label"),
+    option("--csv", type=FILE, metavar="IN.csv", help="classify a column of this table"),
+    option("--column", default="text", metavar="NAME", help="the column (text)"),
+    option(
+        "--out",
+        type=FILE,
+        metavar="OUT.csv",
+        help="the table with labels; a run that stopped goes on there",
+    ),
+    flag("--multi-label", help="every label that applies"),
+    option("--abstain-below", type=number(0, 1), default=0.0, metavar="P", help="no label below this"),
+    flag("--explain", help="name the sentence that speaks most for it"),
+    JSON,
+    *MODEL_OPTIONS,
 )
-@option("--examples", type=FileName(), metavar="FILE.csv", help="labelled examples: columns text and label")
-@option("--csv", type=FileName(), metavar="IN.csv", help="classify a column of this table")
-@option("--column", default="text", metavar="NAME", help="the column (text)")
-@option(
-    "--out",
-    type=FileName(),
-    metavar="OUT.csv",
-    help="the table with labels; a run that stopped goes on there",
-)
-@option("--multi-label", is_flag=True, help="every label that applies")
-@option("--abstain-below", type=number(0, 1), default=0.0, metavar="P", help="no label below this")
-@option("--explain", is_flag=True, help="name the sentence that speaks most for it")
-@option("--json", is_flag=True, help="print one JSON object")
-@model_options
 def classify(args: Args) -> int:
     """Classify a text or a table and print."""
     if bool(args.csv) != bool(args.out):
@@ -255,15 +259,16 @@ def _classifier(parts: Parts, args: Args, progress: Callable[[int, int], None] |
     )
 
 
-@verb
-@words("prefix", metavar="[TEXT|-]...", help="what to continue; - or nothing is stdin")
-@option("--suffix", default="", metavar="TEXT", help="what stands behind the gap")
-@option("--code", is_flag=True, help="code: stops at the end of the block or function")
-@option("--lang", default="python", help="the language of the code (python)")
-@option("--single-line", is_flag=True, help="stop at the end of the line")
-@option("-n", type=number(1, 16, whole=True), default=1, metavar="N", help="candidates, best first (1)")
-@option("--json", is_flag=True, help="print one JSON object with the candidates")
-@model_options
+@verb(
+    words("prefix", metavar="[TEXT|-]...", help="what to continue; - or nothing is stdin"),
+    option("--suffix", default="", metavar="TEXT", help="what stands behind the gap"),
+    flag("--code", help="code: stops at the end of the block or function"),
+    option("--lang", default="python", help="the language of the code (python)"),
+    flag("--single-line", help="stop at the end of the line"),
+    option("-n", type=number(1, 16, whole=True), default=1, metavar="N", help="candidates, best first (1)"),
+    flag("--json", help="print one JSON object with the candidates"),
+    *MODEL_OPTIONS,
+)
 def complete(args: Args) -> int:
     """Complete and print the completion alone."""
     from agent.cli.request import words_or_stdin
@@ -299,17 +304,18 @@ def complete(args: Args) -> int:
     return 0
 
 
-@verb
-@words("request", metavar="TEXT...", required=True, help="what the code is to do")
-@option("--test", multiple=True, metavar="EXPR", help='must be true: "f(2) == 4"')
-@option("--out", type=FileName(), metavar="FILE", help="write the code there; never over a file")
-@option("--force", is_flag=True, help="let --out write over a file")
-@option("--run", is_flag=True, help="run the code by itself, too, and print its output")
-@option("--lang", type=OneOf(["python"]), default="python", help="the language (python)")
-@option("--repairs", type=number(0, 10, whole=True), default=2, metavar="N", help="repairs (2)")
-@option("--candidates", type=number(1, 16, whole=True), default=1, metavar="N", help="versions (1)")
-@option("--json", is_flag=True, help="print one JSON object")
-@model_options
+@verb(
+    words("request", metavar="TEXT...", required=True, help="what the code is to do"),
+    option("--test", multiple=True, metavar="EXPR", help='must be true: "f(2) == 4"'),
+    option("--out", type=FILE, metavar="FILE", help="write the code there; never over a file"),
+    flag("--force", help="let --out write over a file"),
+    flag("--run", help="run the code by itself, too, and print its output"),
+    option("--lang", type=OneOf(["python"]), default="python", help="the language (python)"),
+    option("--repairs", type=number(0, 10, whole=True), default=2, metavar="N", help="repairs (2)"),
+    option("--candidates", type=number(1, 16, whole=True), default=1, metavar="N", help="versions (1)"),
+    JSON,
+    *MODEL_OPTIONS,
+)
 def code(args: Args) -> int:
     """Write code, run it and print it; the exit code is 4 if the given examples fail."""
     console.note("agent: starting …")
