@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import torch
 from cpu_sets import needs_kernels
 from gguf import quants
 from gguf.constants import GGMLQuantizationType
-from tiny_models import tiny_model
+from safetensors.torch import save_file
+from test_llms_adapter import lora
+from tiny_models import tiny_gguf, tiny_model
 from torch import nn
 
 from llms.decoders.cpu.decoder import CpuDecoder
 from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
+from llms.models.load import LoadSettings, load, make_decoder
 from llms.models.weights import weights_of
 
 
@@ -128,10 +133,39 @@ def test_a_folder_that_is_gone_or_full_costs_nothing_but_the_time(
 @needs_kernels
 def test_the_embedded_model_s_codes_lie_in_the_cache(embedded_cache: Path) -> None:
     from llms.models.checkpoint import damage
-    from llms.models.load import LoadSettings, load, make_decoder
 
     loaded = load(LoadSettings(model="smollm2-135m", device="cpu", cache_dir=embedded_cache))
     make_decoder(loaded).prefill(0, [1, 2, 3])
     assert loaded.checkpoint.folder is not None
     assert BlockFile(loaded.checkpoint.folder).read() is not None
     assert damage(loaded.checkpoint.folder) is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("first", ["the base", "the adapter"])
+def test_a_merged_adapter_neither_reads_nor_writes_the_base_s_packed_weights(
+    tmp_path: Path, first: str
+) -> None:
+    gguf = tiny_gguf(tmp_path / "tiny.gguf", tiny_model(head_dim=32))
+    adapter = lora(tmp_path / "lora", str(gguf), head_dim=32)
+    settings = LoadSettings(model=str(gguf), device="cpu", cache_dir=tmp_path / "cache")
+    merging = replace(settings, adapter=adapter, merge_adapter=True)
+    found = {}
+    for one in (settings, merging) if first == "the base" else (merging, settings):
+        loaded = load(one)
+        decoder = make_decoder(loaded)
+        assert isinstance(decoder, CpuDecoder)
+        found[one is merging] = decoder.prefill(0, [1, 2, 3])
+        exact = ReferenceDecoder(loaded.model).prefill(0, [1, 2, 3])
+        assert (found[one is merging] - exact).norm() <= 0.02 * exact.norm()
+    assert (found[True] - found[False]).norm() > 0.05 * found[False].norm()
+
+
+def test_a_file_of_version_0_1_is_read(checkpoint: Path) -> None:
+    """Its name and its metadata have not changed since."""
+    digest = hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest()
+    blocks = torch.arange(320, dtype=torch.int64).to(torch.uint8).view(1, 1, 320)
+    file = checkpoint / "blocks.safetensors"
+    save_file({"head": blocks}, file, metadata={"of": digest, "layout": "1"})
+    found = BlockFile(checkpoint).read()
+    assert found is not None and torch.equal(found["head"], blocks)

@@ -105,12 +105,17 @@ def memory(checkpoint: Checkpoint, settings: LoadSettings, window: int) -> Decod
 
 
 def build(loaded: LoadedModel, max_slots: int, window: int) -> CpuDecoder:
-    """Return the decoder of a loaded model; packed weights are kept next to a converted checkpoint."""
+    """Return the decoder of a loaded model.
+
+    The packed weights of a converted checkpoint are kept next to it, unless an adapter was merged into the
+    weights: these are then a transformers model's and not the checkpoint's own.
+    """
     from llms.decoders.cpu.decoder import CpuDecoder
     from llms.decoders.cpu.weights import BlockFile
 
     converted = loaded.source is not None and loaded.source.kind in ("embedded", "gguf")
-    blocks = BlockFile(loaded.checkpoint.folder) if converted and loaded.checkpoint else None
+    own = converted and not loaded.is_pretrained
+    blocks = BlockFile(loaded.checkpoint.folder) if own and loaded.checkpoint else None
     return CpuDecoder(loaded.weights, window=window, max_slots=max_slots, blocks=blocks)
 
 
