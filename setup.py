@@ -27,9 +27,10 @@ from setuptools.errors import CompileError, LinkError
 FOLDER = Path("llms", "decoders", "cpu")
 
 OPTIONS = (
-    # Python may have been compiled with -march=native, and setuptools passes its options on. An object must
-    # hold no instruction beyond its set.
-    *("-march=x86-64", "-mtune=generic", "-O3", "-g0", "-std=c++17", "-pthread", "-fvisibility=hidden"),
+    # setuptools passes on the options that Python was compiled with: -fwrapv usually, and -march=native in some
+    # distributions. An object must hold no instruction beyond its set.
+    *("-march=x86-64", "-mtune=generic", "-fno-wrapv", "-g0"),
+    *("-O3", "-std=c++17", "-pthread", "-fvisibility=hidden"),
     # NaN and infinity keep their meaning: a damaged weight must show in the logits.
     *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"),
     *("-ffunction-sections", "-Wno-maybe-uninitialized"),  # g++ 12 warns about its own AVX-512 headers

@@ -119,6 +119,29 @@ def test_a_long_prompt_goes_in_chunks() -> None:
 
 
 @needs_kernels
+def test_a_prompt_whose_second_chunk_fails_leaves_the_slot_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = CpuDecoder(weights_of(model_of(None, max_position_embeddings=4096)), max_slots=2)
+    decoder.prefill(0, [1, 2, 3])
+    expected, ids = decoder.prefill(0, [4]), [(i * i) % 259 for i in range(1500)]
+    decoder.truncate(0, 3)
+    run, passes = decoder._forward, []
+
+    def fails_at_the_second(*arguments: Any) -> torch.Tensor:
+        passes.append(1)
+        if len(passes) == 2:
+            raise MemoryError
+        return run(*arguments)
+
+    for slot, length in ((0, 3), (1, 0)):
+        passes.clear()
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(decoder, "_forward", fails_at_the_second)
+            decoder.prefill(slot, ids)
+        assert decoder.length(slot) == length
+    assert torch.equal(decoder.prefill(0, [4]), expected)
+
+
+@needs_kernels
 def test_what_other_slots_hold_changes_nothing() -> None:
     decoder = CpuDecoder(weights_of(model_of(None)), max_slots=4)
     decoder.step([0, 1, 2], [[1, 2, 3], [4, 5], [6]])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -57,11 +57,10 @@ ROTARY = ("default", "linear", "llama3", "yarn")
 class CpuDecoder(SlotChecks):
     """Decode a small model on the CPU; `llms.decoders.base.Decoder` describes the methods.
 
-        >>> from llms.models.load import LoadSettings, load
-        >>> loaded = load(LoadSettings(model="smollm2-135m", device="cpu"))
-        >>> decoder = CpuDecoder(loaded.weights, max_slots=2)
-        >>> logits = decoder.prefill(0, [1, 4093, 198])
-        >>> logits = decoder.step([0], [[int(logits.argmax())]]).logits
+        >>> decoder = CpuDecoder(load(LoadSettings(model="smollm2-135m")).weights)  # doctest: +SKIP
+        >>> logits = decoder.prefill(0, [1, 4093, 198])  # doctest: +SKIP
+        >>> decoder.step([0], [[int(logits.argmax())]]).logits.shape  # doctest: +SKIP
+        torch.Size([1, 49152])
 
     Args:
         weights: Weights that `unsupported` has nothing against. Later changes of them have no effect.
@@ -119,13 +118,20 @@ class CpuDecoder(SlotChecks):
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
-        """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last."""
-        tokens = list(tokens)
+        """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last.
+
+        If a chunk fails, for want of memory for example, the slot is as it was before the first one.
+        """
+        tokens, before = list(tokens), self.length(slot)
         self._check([slot], [tokens])
         chunks = [tokens[start : start + PREFILL_CHUNK] for start in range(0, len(tokens), PREFILL_CHUNK)]
-        for chunk in chunks[:-1]:
-            self._forward([slot], [chunk], [])
-        return self._forward([slot], [chunks[-1]], [len(chunks[-1]) - 1])[0]
+        try:
+            for chunk in chunks[:-1]:
+                self._forward([slot], [chunk], [])
+            return self._forward([slot], [chunks[-1]], [len(chunks[-1]) - 1])[0]
+        except BaseException:
+            self.truncate(slot, before)
+            raise
 
     @torch.inference_mode()
     def step(
@@ -144,7 +150,7 @@ class CpuDecoder(SlotChecks):
         if sampling is not None:
             self._check_sampling(sampling, len(slots))
         counts = [len(row) for row in lists]
-        ends = [sum(counts[: index + 1]) for index in range(len(counts))]
+        ends = list(accumulate(counts))
         logits = self._forward(slots, lists, range(ends[-1]) if all_logits else [end - 1 for end in ends])
         lengths, held = self._lengths(slots), [self._store.tokens[slot] for slot in slots]
         if all_logits:
