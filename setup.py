@@ -27,8 +27,8 @@ from setuptools.errors import CompileError, LinkError
 FOLDER = Path("llms", "decoders", "cpu")
 
 OPTIONS = (
-    # setuptools passes on the options that Python was compiled with: -fwrapv usually, and -march=native in some
-    # distributions. An object must hold no instruction beyond its set.
+    # setuptools passes on the options that Python was compiled with: usually -fwrapv, and -march=native in
+    # some distributions. An object must hold no instruction beyond its set.
     *("-march=x86-64", "-mtune=generic", "-fno-wrapv", "-g0"),
     *("-O3", "-std=c++17", "-pthread", "-fvisibility=hidden"),
     # NaN and infinity keep their meaning: a damaged weight must show in the logits.
