@@ -22,9 +22,10 @@ import agent_stage
 import ormsgpack
 import pytest
 from agent_command import Run, command_line
-from agent_fakes import scripted
+from agent_fakes import calls, scripted
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Command
@@ -343,6 +344,41 @@ def test_a_killed_turn_goes_on_and_a_waiting_one_is_asked_about(run: Run, thread
         assert any(kind == "ai" and answer in text for kind, text in said[1:-2]), said
 
 
+STEPS = {KILLED: 3, WAITING: 6}
+"""Checkpoints of the turns that a kill ended; each is the state after an earlier kill."""
+
+
+@pytest.mark.parametrize(
+    ("title", "written"), [(title, n) for title, steps in STEPS.items() for n in range(1, steps + 1)]
+)
+def test_a_turn_that_was_killed_at_any_step_is_finished(
+    old: OldHome, run: Run, title: str, written: int
+) -> None:
+    with sqlite3.connect(old.home / "threads.sqlite") as file:
+        ((thread,),) = file.execute("SELECT id FROM threads WHERE title = ?", (title,))
+        stored = file.execute(
+            "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? ORDER BY checkpoint_id", (thread,)
+        ).fetchall()
+        assert len(stored) == STEPS[title]
+        for (checkpoint,) in stored[written:]:
+            for table in ("checkpoints", "writes"):
+                file.execute(f"DELETE FROM {table} WHERE checkpoint_id = ?", (checkpoint,))
+        # What the killed step itself had written is gone with it.
+        file.execute("DELETE FROM writes WHERE checkpoint_id = ?", stored[written - 1])
+    file.close()
+    done = run("ask", "And then?", "--thread", thread, "--no-docs", "--approve", "deny")
+    assert done.code == 0 and "was not finished; it goes on first" in done.err
+    with open_threads(old.home / "threads.sqlite") as threads:
+        messages = threads.messages(threads.find(thread))
+    said = [(message.type, message.text) for message in messages]
+    assert said[0] == ("human", title)
+    assert said[-2:] == [("human", "And then?"), ("ai", "answer to And then? (1 lines)")]
+    assert said[-3][0] in ("ai", "tool") and said[-3][1]
+    assert [kind for kind, _ in said].count("human") == 2
+    asked = [call["id"] for message in messages if message.type == "ai" for call in message.tool_calls]
+    assert asked == [message.tool_call_id for message in messages if message.type == "tool"]
+
+
 def test_a_waiting_approval_can_still_be_given(old: OldHome, threads: Threads) -> None:
     class Quiet(agent.build.Parts):
         @cached_property
@@ -392,6 +428,24 @@ def test_a_turn_whose_steps_are_gone_is_repeated(threads: Threads, title: str) -
     assert not is_stranded(graph, graph.get_state(config_of(thread)))
     close_turn(graph, config_of(thread), "never said")
     assert len(threads.messages(thread)) == 2
+
+
+def test_a_turn_that_ended_with_a_tool_s_result_is_not_stranded() -> None:
+    @tool(return_direct=True)
+    def add(a: int, b: int) -> str:
+        """Add two numbers."""
+        return str(a + b)
+
+    add.metadata = {"kind": "read"}
+    with open_threads(None) as threads:
+        thread = threads.new("sum")
+        graph = build_graph(
+            scripted(calls("add", a=2, b=3)), tools=[add], checkpointer=threads.saver, sandboxed=True
+        )
+        list(stream_events(graph, "2 + 3?", config=config_of(thread)))
+        state = graph.get_state(config_of(thread))
+        assert state.values["messages"][-1].text == "5" and not is_unfinished(state)
+        assert not is_stranded(graph, state)
 
 
 def test_a_turn_in_which_a_tool_acted_is_closed_and_not_repeated() -> None:
