@@ -94,9 +94,8 @@ class Runtime:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of control tokens, which no text may hold."""
-        added = getattr(self.tokenizer, "added_tokens_decoder", {})
-        marked = {i for i, token in added.items() if getattr(token, "special", True)}
-        return frozenset({*self.tokenizer.all_special_ids, *marked})
+        marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset({*(i for i in self.tokenizer.all_special_ids if i is not None), *marked})
 
     @cached_property
     def grammars(self) -> Grammars:

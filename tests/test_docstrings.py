@@ -63,6 +63,8 @@ MODULES = [
     "llms.decoders.cpu.native",
     "llms.decoders.cpu.weights",
     "llms.decoders.cuda",
+    "llms.decoders.cuda.columns",
+    "llms.decoders.cuda.pages",
     "llms.errors",
     "llms.models",
     "llms.models.catalog",

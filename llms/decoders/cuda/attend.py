@@ -1,7 +1,4 @@
-"""How the attention of a step is spread over a GPU: warps and keys of a block.
-
-Knows counts and what was measured on an H100. Refuses to know shared memory, kernels' arguments and weights.
-"""
+"""How the attention of a step is spread over a GPU: warps and keys per block, as measured on an H100."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Attend:
-    """How attention is spread over blocks.
+    """The spread of attention over blocks.
 
     Attributes:
-        warps: Warps a block.
-        splits: Blocks that share the keys of one KV head, at most.
-        least: Keys a block takes at least.
-        soon: Keys that a block asks into L2 before the step's queries are there, where a text has one block.
+        warps: Warps per block.
+        splits: Largest number of blocks that share the keys of one KV head.
+        least: Smallest number of keys per block.
+        soon: Keys that a block prefetches into L2 before the step's queries exist, if a text has one block.
     """
 
     warps: int
@@ -26,12 +23,12 @@ class Attend:
 
 
 def attention(processors: int, kv_heads: int, columns: int) -> Attend:
-    """Return how the keys of `columns` slots are spread.
+    """Return the spread of the keys of `columns` slots.
 
-    A slot's share depends on its own length alone, so that no slot's result depends on the others. Measured
-    on an H100 with 250 tokens a slot, ms a step: at 64 columns, with 64 keys asked for 4.60, none 4.63, all
-    4.81 (they are more than L2 holds), 8 warps 4.79; at 32 columns, 8 warps and one block a text 3.33,
-    4 warps and two 3.44; at 8 columns 2.52 and 2.59.
+    A slot's share depends only on its own length, so no slot's result depends on the others. Measured on an
+    H100 with 250 tokens per slot, in ms per step: at 64 columns, 4.60 with 64 keys prefetched, 4.63 with
+    none, 4.81 with all (more than L2 holds), 4.79 with 8 warps; at 32 columns, 3.33 with 8 warps and one
+    block per text, 3.44 with 4 warps and two blocks; at 8 columns, 2.52 and 2.59.
     """
     blocks = 4 * processors // (kv_heads * columns)
     if columns >= 64:

@@ -1,7 +1,10 @@
-"""What each column of a step is: token, slot, position, attention group, sampling; and its way to the GPU.
+"""The columns of a step (token, slot, position, attention group, sampling) and their upload to the GPU.
 
-Knows integers and one pinned buffer. Refuses to know weights and pages. A step over ragged lists is one
-column a token; columns of one slot that fit one block of attention form a group.
+A step over ragged lists has one column for each token. Columns of one slot that fit into one block of
+attention form a group.
+
+    >>> [(c.token, c.pos, c.group) for c in lay_out([0, 1], [[7, 8], [9]], [5, 0], None, group_tokens=4)]
+    [(7, 5, 2), (8, 6, 0), (9, 0, 1)]
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 from llms.decoders.sampling import Sampling
 
 RING = 8
-"""Uploads under way at once, before the host waits for the oldest to have been read."""
+"""Uploads in flight before the host waits until the oldest one has been read."""
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class Column:
     slot: int
     pos: int
     sampling: Sampling | None
-    group: int  # how many columns the attention group that starts here has; 0: none starts here
+    group: int  # number of columns of the attention group that starts here; 0 if none starts here
 
 
 def lay_out(
@@ -39,15 +42,15 @@ def lay_out(
     group_tokens: int,
     every: bool = False,
 ) -> list[Column]:
-    """Lay a ragged step out as columns, the slots one after the other.
+    """Return the columns of a ragged step, the slots one after the other.
 
     Args:
         slots: n slots.
         lists: n lists of tokens to append.
-        lengths: How many tokens each slot (all slots, by number) holds already.
+        lengths: Number of tokens that each slot holds, by slot number.
         sampling: n settings, for the last column of each slot.
-        group_tokens: Most columns in one group.
-        every: Sample in all columns.
+        group_tokens: Most columns of a group.
+        every: Whether to sample in all columns.
     """
     columns: list[Column] = []
     for index, (slot, tokens) in enumerate(zip(slots, lists, strict=True)):
@@ -60,7 +63,7 @@ def lay_out(
 
 
 def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int]]]:
-    """Cut ragged lists into passes of at most `columns` tokens: [(list, begin, end)], in order."""
+    """Return ragged lists as passes of at most `columns` tokens, each [(list, begin, end)], in order."""
     passes: list[list[tuple[int, int, int]]] = [[]]
     room = columns
     for index, count in enumerate(counts):
@@ -79,7 +82,7 @@ def pieces(counts: Sequence[int], columns: int) -> list[list[tuple[int, int, int
 def encode(columns: Sequence[Column], spare_slot: int, rows: NDArray[np.int32]) -> None:
     """Write int32 [fields, width] for `graphs.FIELDS`, floats as their bits.
 
-    Columns beyond the last belong to the spare slot, whose page table is page 0 throughout.
+    Unused columns belong to the spare slot, whose page table has only page 0.
     """
     rows.fill(0)
     rows[1] = spare_slot
@@ -114,7 +117,7 @@ class Staging:
         self._next = 0
 
     def upload(self, columns: Sequence[Column], spare_slot: int, given: Tensor | None = None) -> None:
-        """Queue the columns on the current stream, before whatever is launched next.
+        """Queue the upload of the columns on the current stream.
 
         Args:
             columns: The step's columns.
@@ -130,7 +133,7 @@ class Staging:
             self._meta[0, : len(given)].copy_(given)
 
     def launched(self) -> None:
-        """Take note that what was uploaded is under way; after the launch, which it would only hold up."""
+        """Record that the upload is in flight. Call it after the launch, which it would only delay."""
         event = self._read[self._next] or torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._read[self._next] = event

@@ -1,7 +1,7 @@
-"""CUDA source -> loaded kernels: NVRTC in process, cubins cached on disk, launches on torch's stream.
+"""Compiles CUDA sources with NVRTC, caches the cubins on disk, and launches the kernels on torch's stream.
 
-Knows files of source, options, driver calls. Refuses to know what the kernels compute. Needs `cuda.bindings`,
-which torch's CUDA builds depend on, and no CUDA toolkit: the sources include no header.
+It needs `cuda.bindings`, on which torch's CUDA builds depend. It does not need a CUDA toolkit, because the
+sources include no header.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHARED = ("common.cuh", "linear.cuh", "multiply.cuh")
 
 
 class CudaError(RuntimeError):
-    """The driver or NVRTC refused; the decoder cannot be used on this machine."""
+    """The driver or NVRTC failed, so the decoder cannot be used on this machine."""
 
 
 class Kernel:
@@ -30,10 +30,10 @@ class Kernel:
 
     Args:
         function: The driver's handle.
-        threads: Threads a block.
-        shared_bytes: Dynamic shared memory a block, in bytes.
-        overlap: Start while the kernel before still runs (programmatic dependent launch); the kernel then
-            waits itself before it reads what that one wrote.
+        threads: Threads per block.
+        shared_bytes: Dynamic shared memory per block, in bytes.
+        overlap: Whether to start while the previous kernel still runs (programmatic dependent launch). The
+            kernel then waits by itself before it reads what that one wrote.
     """
 
     def __init__(self, function: Any, *, threads: int, shared_bytes: int = 0, overlap: bool = False) -> None:
@@ -45,12 +45,12 @@ class Kernel:
         if shared_bytes > 48 * 1024:
             attribute = names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _check(driver.cuFuncSetAttribute(function, attribute, shared_bytes))
-        # One split of L1 and shared memory for all: a multiprocessor must run empty to change it.
+        # All kernels use one split of L1 and shared memory; a multiprocessor must be idle to change it.
         carveout = names.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
         _check(driver.cuFuncSetAttribute(function, carveout, 100))
 
     def __call__(self, grid: tuple[int, ...], arguments: ctypes.Structure) -> None:
-        """Launch on torch's current stream (captured, where that is capturing)."""
+        """Launch on torch's current stream; a capture of that stream records the launch."""
         driver = self._driver
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = (*grid, 1, 1)[:3]
@@ -89,15 +89,15 @@ class Module:
 
 
 def source(name: str) -> str:
-    """Return the whole source of one kernel file, what it shares with others included."""
+    """Return the source of one kernel file, preceded by the files that all kernels share."""
     return "\n".join((FOLDER / part).read_text() for part in (*SHARED, f"{name}.cu"))
 
 
 def cubin(name: str, defines: Mapping[str, int], capability: tuple[int, int], cache: Path) -> bytes:
-    """Return machine code for one kernel file, from the cache folder where it is there.
+    """Return machine code for one kernel file, from the cache folder if it is there.
 
     Raises:
-        CudaError: NVRTC refused the source; the message holds its log.
+        CudaError: NVRTC refused the source; the message has its log.
     """
     from cuda.bindings import nvrtc
 
@@ -113,7 +113,7 @@ def cubin(name: str, defines: Mapping[str, int], capability: tuple[int, int], ca
         if image[:4] == b"\x7fELF":
             return image
     image = _compile(nvrtc, name, text, options)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start
+    with contextlib.suppress(OSError):  # without a writable cache the next start takes a second longer
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
             file.write(image)

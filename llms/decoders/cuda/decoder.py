@@ -1,8 +1,7 @@
-"""The fast `Decoder`: NF4 weights packed for tensor cores, a paged KV cache, a step as one CUDA graph.
+"""The CUDA decoder: NF4 weights packed for tensor cores, a paged KV cache, and a step as one CUDA graph.
 
-Knows tokens, slots, logits. Refuses to know text, end tokens and scheduling. A step never waits for the GPU:
-its inputs go up through pinned memory, and the tokens of the step before may be given back as they are, still
-on their way. See `llms.decoders.base.Decoder` for the contract.
+A step never waits for the GPU. Its inputs are uploaded through pinned memory, and the tokens of the previous
+step may be passed back as a tensor whose values are still being computed.
 """
 
 from __future__ import annotations
@@ -28,22 +27,27 @@ from llms.models.gpu import bandwidth
 from llms.models.weights import ModelWeights
 
 HEADROOM = 600 * 2**20
-"""GPU memory left free for scratch matrices, graphs and cuBLAS, in bytes."""
+"""Bytes of GPU memory that are left free for scratch matrices, graphs and cuBLAS."""
 
 
 class CudaDecoder(SlotChecks):
-    """Decode with own kernels on one CUDA GPU.
+    """Decode on one CUDA GPU; `llms.decoders.base.Decoder` describes the methods.
+
+        >>> from llms.models.weights import weights_of
+        >>> decoder = CudaDecoder(weights_of(model), max_slots=16, window=4096)  # doctest: +SKIP
+        >>> logits = decoder.prefill(0, [1, 2, 3])                              # doctest: +SKIP
 
     Args:
         source: Weights that `weights.unsupported` has nothing against. Those of its layers are taken over: a
             model that they belong to can run no forward pass afterwards, unless `release` is false.
         max_slots: Number of slots.
-        window: Longest sequence a slot holds, in tokens.
-        cache_tokens: Tokens the KV cache holds over all slots; default: what all slots need, or what fits.
-        cache: Folder for compiled kernels; default: in the user's cache.
-        release: Whether to free the model's own weights.
-        overlap: Whether kernels may start before the one ahead has ended; default: where the GPU can.
-        extra: Compile-time choices of the kernels, for measuring.
+        window: Longest sequence that a slot holds, in tokens.
+        cache_tokens: Tokens that the KV cache holds over all slots; by default as many as all slots need, or
+            as fit.
+        cache: Folder for compiled kernels; by default in the user's cache.
+        release: Whether to free the weights that were packed.
+        overlap: Whether kernels may start before the previous one has ended; by default if the GPU can.
+        extra: Compile-time choices of the kernels, for measurements.
 
     Raises:
         NotEnoughMemory: The GPU has no room for a cache of one window.
@@ -104,11 +108,11 @@ class CudaDecoder(SlotChecks):
 
     @property
     def ceiling(self) -> float:
-        """Return the most tokens a second that this GPU's memory allows one sequence."""
+        """Return the highest number of tokens per second that this GPU's memory allows one sequence."""
         return bandwidth(self.device) / self.weights.step_bytes
 
     def describe(self) -> str:
-        """Return one line for people: which decoder this is, and what this GPU's memory allows at most."""
+        """Return one line for people: which decoder this is, and the limit that this GPU's memory sets."""
         size, name = self.weights.step_bytes, torch.cuda.get_device_name(self.device)
         return (
             f"fast (own NF4 kernels, CUDA graphs) on {name}: a token reads {size / 1e9:.2f} GB, so at "
@@ -121,7 +125,7 @@ class CudaDecoder(SlotChecks):
         return self._pages.lengths[slot]
 
     def room(self) -> int:
-        """Return how many more tokens the KV cache holds, over all slots."""
+        """Return the number of tokens for which the KV cache has room, over all slots."""
         return self._pages.free_pages * PAGE
 
     @torch.inference_mode()
@@ -134,7 +138,7 @@ class CudaDecoder(SlotChecks):
         return self._prefill.logits(self._append(slot, tokens)[-1:])[0]
 
     def _append(self, slot: int, tokens: list[int], whole: bool = False) -> Tensor:
-        """Append tokens chunk by chunk; return what `Prefill.run` does, of the last chunk or of all."""
+        """Append tokens chunk by chunk; return the last chunk's residual stream, or all of it if `whole`."""
         self._grow([slot], [len(tokens)])
         table = self._tables[slot]
         parts: list[Tensor] = []
@@ -155,7 +159,7 @@ class CudaDecoder(SlotChecks):
         all_logits: bool = False,
         given: Tensor | None = None,
     ) -> StepResult:
-        """Append 1..k tokens to each slot; returns before the GPU has done it."""
+        """Append 1..k tokens to each slot; return before the GPU has computed the result."""
         slots = list(slots)
         lists, given = rows_of(tokens, given)
         if given is not None and given.device.type == "cpu":
@@ -170,7 +174,7 @@ class CudaDecoder(SlotChecks):
     def _result(
         self, logits: Tensor, sampled: Tensor | None, lists: list[list[int]], every: bool
     ) -> StepResult:
-        """Cut one pass into slots: logits fp32 [columns, V] and sampled int64 [columns]."""
+        """Return one pass's result by slot, from logits fp32 [columns, V] and sampled int64 [columns]."""
         counts = [len(row) for row in lists]
         drawn = list(torch.split(sampled, counts)) if every and sampled is not None else None
         chosen, last = sampled, logits
@@ -187,7 +191,7 @@ class CudaDecoder(SlotChecks):
         every: bool,
         given: Tensor | None,
     ) -> StepResult:
-        """Take more tokens than one pass has columns: long lists as prompts, the rest pass by pass."""
+        """Run more tokens than one pass has columns: long lists as prompts, the rest pass by pass."""
         self._check_room(slots, [len(t) for t in lists])
         rows: list[list[Tensor]] = [[] for _ in slots]
         drawn: list[list[Tensor]] = [[] for _ in slots]
@@ -222,7 +226,7 @@ class CudaDecoder(SlotChecks):
         given: Tensor | None = None,
         every: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """One graph replay: fp32 logits [columns, V] and int64 [columns], what was sampled where asked."""
+        """Replay one graph; return logits fp32 [columns, V] and, with `sampling`, tokens int64 [columns]."""
         counts = [len(t) for t in lists]
         self._grow(slots, counts)
         for slot, how in zip(slots, sampling or (), strict=False):
@@ -239,7 +243,7 @@ class CudaDecoder(SlotChecks):
 
     @torch.inference_mode()
     def fork(self, source: int, target: int, length: int | None = None) -> None:
-        """Make the target a copy of the source's first tokens; whole pages are shared, not copied."""
+        """Make the target a copy of the source's first tokens; they share whole pages."""
         length = self._check_length(source, self.length(source) if length is None else length)
         self._check_slot(target)
         self._pages.fork(source, target, length)
@@ -274,10 +278,10 @@ class CudaDecoder(SlotChecks):
             )
 
     def _upload_table(self, slot: int) -> None:
-        """Copy one slot's page table up."""
+        """Upload one slot's page table."""
         if table := self._pages.tables[slot]:
             self._tables[slot, : len(table)] = self._upload(table, torch.int32)
 
     def _upload(self, values: list[int], dtype: torch.dtype = torch.int64) -> Tensor:
-        """Copy integers up behind what is under way: a copy from pageable memory would wait for all of it."""
+        """Upload integers without waiting; a copy from pageable memory would wait for all work in flight."""
         return torch.tensor(values, dtype=dtype, pin_memory=True).to(self.device, non_blocking=True)

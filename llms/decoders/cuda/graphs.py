@@ -1,7 +1,7 @@
-"""One decode step as one CUDA graph per number of columns.
+"""A decode step as a CUDA graph, one for each number of columns.
 
-Knows buffers, kernels in their order, capture and replay. Refuses to know slots' lengths, text and policy:
-what each column is (token, slot, position, group, sampling) lies in `meta`, which the caller fills.
+The caller describes the columns (token, slot, position, group, sampling) in the buffer `meta`; the graphs
+read everything else from fixed buffers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIELDS = (
     "top_k", "temperature", "top_p", "min_p", "seed_low", "seed_high", "penalty", "biases",
 )  # fmt: skip
 CODE_SCALE = 1.4367
-"""NF4 codes times this lose least when rounded to bf16: 7.8e-4 of normal weights, against 1.36e-3 at 1."""
+"""Factor of NF4 codes that minimizes their loss in bf16: 7.8e-4 of normal weights, against 1.36e-3 at 1."""
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -42,7 +42,7 @@ class Graphs:
         tables: int32 [slots + 1, max_pages], the page tables; the last row is all zero.
 
     Attributes:
-        meta: int32 [fields, 64], what each column is (floats as their bits).
+        meta: int32 [fields, 64], the description of each column (floats as their bits).
         logits: bf16 [64, vocabulary].
         sampled: int64 [64].
     """
@@ -72,17 +72,17 @@ class Graphs:
         self.sampler = Sampler(machine, **size, meta=self.meta, fields=FIELDS)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory = torch.cuda.graph_pool_handle()
-        # One for all captures: cuBLAS keeps 32 MB of workspace for every stream it has seen.
+        # All captures use one stream, because cuBLAS keeps 32 MB of workspace for every stream it has seen.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The numbers of columns that a step can have."""
+        """Return the numbers of columns that a step can have."""
         return tuple(b for b in BUCKETS if b <= self.machine.columns)
 
     @property
     def layers(self) -> int:
-        """Kernels of a layer, for who reads a profile: qkv, attention, out, gate/up, down."""
+        """Return the number of layer kernels, for profiles: five for each layer (see `launch`)."""
         return 5 * self.weights.shape.layers
 
     def replay(self, bucket: int) -> None:
@@ -92,7 +92,7 @@ class Graphs:
         self._graphs[bucket].replay()
 
     def capture(self, bucket: int) -> None:
-        """Record the step for one bucket. The columns must be valid: it runs once before."""
+        """Record the step for one bucket. The step runs once before, over columns of the spare slot."""
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         kept = self.meta.clone()
@@ -119,7 +119,7 @@ class Graphs:
         gains = [layer.attention_gain for layer in w.layers[1:]] + [w.gain]
         after = [m.ahead(layer.qkv, nt) for layer in w.layers[1:]] + [Ahead()]
         for index, (layer, gain, then) in enumerate(zip(w.layers, gains, after, strict=True)):
-            # One column is normalized by who reads it, several by who writes them.
+            # One column is normalized by the kernel that reads it, several by the kernel that writes them.
             own = (layer.attention_gain, layer.mlp_gain) if nt == 0 else (None, None)
             self.linear(
                 "qkv", layer.qkv, self.x, bucket, layer=index, ssq_count=count, gain=own[0],
@@ -155,14 +155,14 @@ class Graphs:
         """Launch one product; return into how many parts it splits the sums of squares of its result.
 
         Args:
-            kind: What becomes of the result.
+            kind: The use of the result, one of `machine.KINDS`.
             p: The weights.
             x: Packed activations.
             bucket: Number of columns.
-            layer: Whose KV cache.
-            gain: Of a norm, see kernels/linear.cuh.
+            layer: The layer whose KV cache receives the result.
+            gain: Gain of a norm, see kernels/linear.cuh.
             ssq_count: Parts of the sums of squares of x.
-            ahead: What to ask into L2 of the product that follows.
+            ahead: The part of the next product's weights to prefetch into L2.
         """
         m, s, w, nt = self.machine, self.weights.shape, self.weights, tiles_of_columns(bucket)
         tiles, units = p.records.shape[:2]

@@ -1,11 +1,10 @@
-"""How NF4 weights lie in memory for the kernels: records, row tiles, and the way back.
+"""The layout of NF4 weights in memory for the kernels (records and row tiles), and the way back.
 
-Knows codes, absmax bytes and row orders, as tensors on any device. Refuses to know models, kernels and CUDA:
-everything here runs on the CPU as well, and unpacking gives back the very bytes that were packed.
+Everything here runs on any device, and unpacking returns exactly the bytes that were packed.
 
-A record is 16 rows x 256 columns: 2,048 bytes of codes in the order in which 32 lanes feed them to
+A record has 16 rows x 256 columns: 2,048 bytes of codes in the order in which 32 lanes feed them to
 `mma.m16n8k16` (see kernels/linear.cuh), then the absmax of 16 rows x 4 blocks of 64 columns. The 16 rows of a
-tile are two runs of 8, so that what belongs together meets in one lane: gate and up, or a rotary pair.
+tile are two runs of 8, so that rows that are used together meet in one lane: gate and up, or a rotary pair.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ BLOCK = 64
 GROUP = 256
 """Absmax values that share one second-level absmax (double quantization)."""
 ZERO = 0x77
-"""Two codes 7, the NF4 value 0: what pads a row to a multiple of 256 columns."""
+"""Two codes 7, the NF4 value 0; it pads a row to a multiple of 256 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """One quantized matrix as bitsandbytes holds it.
+    """A quantized matrix in bitsandbytes' layout.
 
     Attributes:
         codes: uint8 [rows, width / 2], the even column in the high half of a byte.
-        absmax: uint8 [rows, width / 64] where nested, else fp32 of that shape.
-        absmax2: fp32 [ceil(rows * width / 64 / 256)] where nested, else None.
-        offset: What is added to every nested absmax.
+        absmax: uint8 [rows, width / 64] if nested, else fp32 of that shape.
+        absmax2: fp32 [ceil(rows * width / 64 / 256)] if nested, else None.
+        offset: Number that is added to every nested absmax.
     """
 
     codes: Tensor
@@ -50,7 +49,7 @@ class Packed:
         records: uint8 [tiles, units, record bytes].
         tiles: int32 [tiles, 6], the C struct `Tile`: first row of the low and high run, the number of each
             run's first absmax block, and each run's offset (fp32 bits).
-        absmax2: fp32, the matrices' second-level absmax one after the other (one zero where not nested).
+        absmax2: fp32, the matrices' second-level absmax one after the other (one zero if not nested).
         rows: Number of rows of the joined matrix.
         width: Number of columns, without padding.
     """
@@ -63,12 +62,12 @@ class Packed:
 
     @property
     def nested(self) -> bool:
-        """Whether absmax values are bytes."""
+        """Return whether absmax values are bytes."""
         return self.records.shape[-1] == record_bytes(True)
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes of all that a product reads."""
+        """Return the number of bytes that a product reads."""
         return sum(t.numel() * t.element_size() for t in (self.records, self.tiles, self.absmax2))
 
 
@@ -108,13 +107,13 @@ def packed_bytes(tiles: int, width: int, nested: bool) -> int:
 
 
 def pack(matrices: list[Matrix], runs: Tensor, memory: Tensor | None = None) -> Packed:
-    """Join matrices along their rows and lay them out as records.
+    """Return matrices, joined along their rows, as records.
 
     Args:
-        matrices: Same width, all nested or none.
+        matrices: Matrices of the same width, all nested or none.
         runs: int64 [tiles, 2], first rows of the two runs of each tile in the joined matrix; no run may cross
             from one matrix into the next.
-        memory: uint8 [`packed_bytes`], where the records go; default: memory of their own.
+        memory: uint8 [`packed_bytes`] for the records; by default newly allocated.
     """
     nested = matrices[0].absmax2 is not None
     codes = torch.cat([m.codes for m in matrices])
@@ -152,7 +151,7 @@ def unpack(packed: Packed) -> tuple[Tensor, Tensor]:
 
 
 def pack_activations(x: Tensor, wgmma: bool = False) -> Tensor:
-    """Lay activations [m, k] out as B fragments (kernels/common.cuh, `packed`); m is 1 or a multiple of 8."""
+    """Return activations [m, k] as B fragments (kernels/common.cuh, `packed`); m is 1 or a multiple of 8."""
     m, k = x.shape
     if m == 1:
         return x.view(k // 32, 2, 2, 4, 2).permute(0, 3, 1, 2, 4).reshape(-1)
@@ -162,7 +161,7 @@ def pack_activations(x: Tensor, wgmma: bool = False) -> Tensor:
 
 
 def unpack_activations(x: Tensor, m: int, wgmma: bool = False) -> Tensor:
-    """Return the activations [m, k] that `pack_activations` laid out."""
+    """Return the activations [m, k] that `pack_activations` packed."""
     k = x.numel() // m
     if m == 1:
         return x.view(k // 32, 4, 2, 2, 2).permute(0, 2, 3, 1, 4).reshape(1, k)
@@ -176,7 +175,7 @@ def _widen(x: Tensor, width: int, value: int) -> Tensor:
 
 
 def _tiles(matrices: list[Matrix], runs: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    """Build the tile table and the joined second-level absmax."""
+    """Return the tile table and the joined second-level absmax."""
     device = runs.device
     starts, offsets, seconds, base = [], [], [], 0
     for m in matrices:

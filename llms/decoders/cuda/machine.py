@@ -1,7 +1,6 @@
-"""The kernels of one model on one GPU: which variants, how much shared memory, which grids, which arguments.
+"""The kernels of one model on one GPU: their variants, shared memory, grids and arguments.
 
-Knows the C structs of kernels/*.cu (each class here mirrors one, field by field) and the GPU's limits.
-Refuses to know slots, graphs and tokens.
+Each ctypes structure here mirrors a C struct of kernels/*.cu field by field; a test compares them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from llms.decoders.cuda.layout import Packed, record_bytes
 from llms.decoders.cuda.weights import ModelShape
 
 PAGE = 64
-"""Tokens a page of the KV cache: half a page is lost per conversation, and 16-key tiles never cross one."""
+"""Tokens per page of the KV cache. A conversation wastes half a page, and 16-key tiles never cross pages."""
 KINDS = ("qkv", "residual", "silu")
 
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
@@ -42,7 +41,7 @@ def _struct(
 
 
 Ahead = _struct("Ahead", "records", "n pieces grain bytes")
-"""What a kernel asks into L2 for the next: see kernels/common.cuh."""
+"""The weights that a kernel prefetches into L2 for the next one; see kernels/common.cuh."""
 Linear = _struct(
     "Linear",
     "records tiles absmax2 code2 lut x ssq_in partial counters h x_out gain ssq_out q kv slot pos pages rope",
@@ -79,12 +78,12 @@ class Machine:
         shape: The model's sizes.
         device: A CUDA device of compute capability 8.0 or more.
         cache: Folder for compiled kernels.
-        overlap: Whether kernels start while the one before still runs; default: where the GPU can.
-        wgmma: Whether products of several columns use warpgroups' instructions; default: where there are any.
-        extra: Compile-time choices in place of those made here, for measuring.
+        overlap: Whether kernels start while the previous one still runs; by default if the GPU can.
+        wgmma: Whether products of several columns use warpgroup instructions; by default if the GPU has them.
+        extra: Compile-time choices in place of those made here, for measurements.
 
     Attributes:
-        columns: Most tokens a step can take on this GPU: 64, or 16 where shared memory is short.
+        columns: Most tokens of a step on this GPU: 64, or 16 if there is little shared memory.
         processors: Number of multiprocessors.
     """
 
@@ -117,7 +116,7 @@ class Machine:
         self._load(modules, narrow, widest)
 
     def _choose(self, chosen: dict[str, int]) -> dict[str, dict[str, int]]:
-        """Settle what depends on the GPU's shared memory; return each module's compile-time constants."""
+        """Return each module's compile-time constants; they depend on the GPU's shared memory."""
         shape = self.shape
         large = self._limit > 200_000
         row = 256 if large else 128
@@ -215,22 +214,23 @@ class Machine:
         return blocks, max(1, min(at_once // blocks, units // 2))
 
     def blocks(self, tiles: int, units: int, nt: int) -> tuple[int, int]:
-        """Return the grid of a product: blocks of rows, and how many share a row's columns."""
+        """Return the grid of a product: blocks of rows, and blocks that share a row's columns."""
         if nt == 0:
             return min(tiles, self.processors), 1
-        # Blocks that share a row wait for each other, so all must run at once.
+        # Blocks that share a row wait for each other, so all of them must run at the same time.
         together = self._per_processor // (self._gemm_bytes(nt) + 1024)
         at_once = self.processors * min(together, 2 if nt <= 2 and not self.wgmma else 1)
         return self._splits(tiles, units, at_once, self._rows[nt])
 
     def ahead(self, p: Packed, nt: int) -> ctypes.Structure:
-        """Say what a kernel asks into L2 of the product after it: the first two records of each warp, or all.
+        """Return the records that a kernel prefetches into L2 for the next product, at most two per warp.
 
-        One column has its ring for that; asking for more made a step 3 % slower there, and 2 % faster at 8.
+        With one column the kernels' own ring does that; a larger prefetch made a step 3 % slower there, and
+        2 % faster with 8 columns.
 
         Args:
             p: The product's weights.
-            nt: Columns / 8; 0: one.
+            nt: Columns / 8; 0 for one column.
         """
         if nt == 0:
             return Ahead()
@@ -240,10 +240,10 @@ class Machine:
         return Ahead(p.records.data_ptr(), tiles * units, tiles * splits, self._record, count * self._record)
 
     def attend(self, columns: int) -> Attend:
-        """Return how the keys of each slot are spread over blocks."""
+        """Return the spread of each slot's keys over blocks."""
         return attention(self.processors, self.shape.kv_heads, columns)
 
     @property
     def group_tokens(self) -> int:
-        """How many tokens of one slot one block of attention takes."""
+        """Return the number of tokens of one slot that one block of attention takes."""
         return max(1, 16 // (self.shape.heads // self.shape.kv_heads))

@@ -1,7 +1,10 @@
-"""Which pages of the KV pool hold which tokens of which slot: host-side bookkeeping only.
+"""Page tables of the KV cache: which pages hold which tokens of which slot, on the host, without tensors.
 
-Knows slots, lengths, page numbers, reference counts. Refuses to know tensors. Forked slots share whole pages;
-a page that two slots hold is copied before one of them writes into it.
+Forked slots share whole pages. A page that two slots hold is copied before one of them writes to it.
+
+    >>> pages = Pages(count=4, size=64, slots=2)
+    >>> pages.grow(0, 100), pages.tables[0]
+    ([], [1, 2])
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from llms.errors import NotEnoughMemory
 
 
 class Pages:
-    """A table of pages per slot.
+    """A page table for each slot.
 
     Args:
-        count: Pages in the pool; page 0 is kept as the place where unused columns of a step write.
-        size: Tokens a page.
+        count: Pages in the pool; unused columns of a step write to page 0.
+        size: Tokens per page.
         slots: Number of slots.
     """
 
@@ -28,20 +31,20 @@ class Pages:
 
     @property
     def free_pages(self) -> int:
-        """Pages that no slot holds."""
+        """Return the number of pages that no slot holds."""
         return len(self._free)
 
     def needed(self, slot: int, tokens: int) -> int:
-        """Return how many pages `grow` would take from the pool."""
+        """Return the number of pages that `grow` would take from the pool."""
         length, table = self.lengths[slot], self.tables[slot]
         new = -(-(length + tokens) // self.size) - len(table)
         shared = length % self.size and self._holders[table[length // self.size]] > 1
         return max(new, 0) + bool(shared)
 
     def grow(self, slot: int, tokens: int) -> list[tuple[int, int]]:
-        """Make room for tokens after the slot's last; return pages to copy as (from, to).
+        """Make room for tokens after the slot's last one; return pages to copy as (from, to).
 
-        The slot's length is left alone.
+        The slot's length stays the same.
 
         Raises:
             NotEnoughMemory: The pool has too few free pages; nothing has changed.
@@ -64,7 +67,7 @@ class Pages:
         return copies
 
     def fork(self, source: int, target: int, length: int) -> None:
-        """Let the target hold the source's first `length` tokens, sharing its pages."""
+        """Make the target hold the source's first `length` tokens; they share pages."""
         if source == target:
             self.truncate(source, length)
             return
@@ -76,7 +79,7 @@ class Pages:
         self.lengths[target] = length
 
     def truncate(self, slot: int, length: int) -> None:
-        """Keep a slot's first `length` tokens and give back the pages beyond."""
+        """Keep a slot's first `length` tokens and free the pages after them."""
         table, keep = self.tables[slot], -(-length // self.size)
         for page in table[keep:]:
             self._drop(page)

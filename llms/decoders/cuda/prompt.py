@@ -18,7 +18,7 @@ from llms.decoders.cuda.weights import CudaWeights, Layer
 
 
 class Prefill:
-    """Run prompt chunks.
+    """Runs prompt chunks through all layers.
 
     Args:
         machine: Compiled kernels.
@@ -38,7 +38,7 @@ class Prefill:
         )
         widest = max(packed_slices(layer.gate_up)[0][1] * 16, self._qkv_rows)
         self._wide = torch.empty(self.chunk * widest, dtype=torch.bfloat16, device=device)
-        # The hidden activations, or what attention gives.
+        # The hidden activations, or the result of attention.
         self._hidden = torch.empty(
             self.chunk * max(s.inner, s.heads * s.head_dim), dtype=torch.bfloat16, device=device
         )
@@ -77,8 +77,8 @@ class Prefill:
         Args:
             p: The matrix.
             first: First tile.
-            count: Number of tiles; default: all.
-            inner: Rows of gate, where gate and up are joined: its rows come first, then as many of up.
+            count: Number of tiles; by default all.
+            inner: Rows of gate if gate and up are joined; its rows come first, then as many of up.
         """
         tiles, units, size = p.records.shape
         count = tiles if count is None else count
@@ -109,7 +109,7 @@ class Prefill:
         return out
 
     def _attention(self, index: int, layer: Layer, x: Tensor, table: Tensor, first: int) -> Tensor:
-        """Return what attention adds to the residual stream, in the memory of x."""
+        """Return attention's addition to the residual stream, in the memory of x."""
         s, n = self._weights.shape, len(x)
         qkv = self._wide[: n * layer.qkv.rows].view(n, layer.qkv.rows)
         torch.mm(x, self.dequantize(layer.qkv).t(), out=qkv)
@@ -117,7 +117,7 @@ class Prefill:
             qkv.data_ptr(), self._pool[index].data_ptr(), table.data_ptr(), self._weights.rope.data_ptr(),
             first, s.heads,
         ))  # fmt: skip
-        # KV heads are the batch: their query heads see one expanded key, and nothing is copied.
+        # KV heads are the batch. Their query heads see one expanded key, so nothing is copied.
         qkv = qkv.view(n, s.heads + 2 * s.kv_heads, s.head_dim).transpose(0, 1)
         q, k, v = torch.split(qkv, [s.heads, s.kv_heads, s.kv_heads])
         if first:
@@ -144,7 +144,7 @@ class Prefill:
         return scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(n, total))
 
     def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
-        """Return what the two products around SiLU add to the residual stream, in the memory of x."""
+        """Return the MLP's addition to the residual stream, in the memory of x."""
         s, n = self._weights.shape, len(x)
         act = self._hidden[: n * s.inner].view(n, s.inner)
         for first, count in packed_slices(layer.gate_up):

@@ -1,7 +1,6 @@
-"""What the sampling kernel keeps between steps: every slot's tokens, for the penalty, and its biases.
+"""The state of the sampling kernel between steps: every slot's tokens, for the penalty, and its logit biases.
 
-Knows the tensors that kernels/sample.cu reads. Refuses to know logits and who asks. Nothing here waits for
-the GPU.
+Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ class Sampler:
 
     Args:
         machine: Compiled kernels.
-        slots: Number of slots, that of unused columns included.
-        window: Longest sequence a slot holds, in tokens.
-        meta: int32 [fields, 64], what each column is.
+        slots: Number of slots, including the spare slot of unused columns.
+        window: Longest sequence that a slot holds, in tokens.
+        meta: int32 [fields, 64], the description of each column.
         fields: Names of its rows.
 
     Attributes:
@@ -41,7 +40,7 @@ class Sampler:
         self._biases: dict[int, tuple[tuple[int, float], ...]] = {}
 
     def note(self, slot: int, first: int, tokens: Tensor) -> None:
-        """Take note of tokens that were appended by other means than a step."""
+        """Record tokens that were not appended by a step."""
         self.history[slot, first : first + len(tokens)] = tokens
 
     def fork(self, source: int, target: int, length: int) -> None:
@@ -50,7 +49,7 @@ class Sampler:
             self.history[target, :length] = self.history[source, :length]
 
     def bias(self, slot: int, biases: tuple[tuple[int, float], ...]) -> None:
-        """Have a slot's next columns use these biases; nothing goes up where they are the last ones."""
+        """Set the biases of a slot's next columns; they are uploaded only if they have changed."""
         if not biases or self._biases.get(slot) == biases:
             return
         device, count = self.history.device, len(biases)
@@ -62,7 +61,7 @@ class Sampler:
         self._biases[slot] = biases
 
     def launch(self, bucket: int, logits: Tensor, out: Tensor) -> None:
-        """Launch the kernel: one block a column.
+        """Launch the kernel, with one block for each column.
 
         Args:
             bucket: Number of columns.

@@ -1,7 +1,8 @@
-"""A model of given sizes with random NF4 weights: what benchmarks and kernel tests decode with.
+"""Models of given sizes with random NF4 weights, for benchmarks and kernel tests.
 
-Knows transformers' Mistral and bitsandbytes' layers. Refuses to know kernels and checkpoints. Speed depends
-on shapes and not on values, so no 14 GB of weights are needed to measure it.
+Speed depends on shapes and not on values, so measuring it does not need 14 GB of weights.
+
+    >>> model = synthetic_model("cuda", num_hidden_layers=2)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ SMOLLM_135M: dict[str, Any] = MISTRAL_7B | {
     "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152, "max_position_embeddings": 8192,
     "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
 }  # fmt: skip
-"""SmolLM2-135M: rows that are no whole number of records, tied embeddings."""
+"""SmolLM2-135M: its rows are not a whole number of records, and its embeddings are tied."""
 
 
 def synthetic_model(device: torch.device | str, *, seed: int = 0, nested: bool = True, **sizes: Any) -> Any:
-    """Build a `MistralForCausalLM` whose linear layers are NF4 over normal random weights.
+    """Return a `MistralForCausalLM` whose linear layers are normal random weights in NF4.
 
     Args:
-        device: Where it lives.
-        seed: Of the weights.
-        nested: Double quantization of the absmax.
-        sizes: Fields of `MistralConfig`, over those of Mistral-7B.
+        device: The device of the weights.
+        seed: Seed of the weights.
+        nested: Whether the absmax values are quantized too.
+        sizes: Fields of `MistralConfig` that differ from Mistral-7B's.
     """
     from bitsandbytes.nn.modules import Linear4bit
     from transformers import MistralConfig, MistralForCausalLM

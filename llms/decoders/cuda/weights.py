@@ -32,8 +32,8 @@ class ModelShape:
     """Sizes of a model.
 
     Attributes:
-        sliding: How far back attention reaches, in tokens; 0: all the way.
-        nested: Whether absmax values are 8-bit (double quantization) and rows whole records.
+        sliding: Number of tokens that attention reaches back; 0 if it reaches all of them.
+        nested: Whether absmax values are 8-bit (double quantization) and rows are whole records.
     """
 
     layers: int
@@ -62,14 +62,14 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class CudaWeights:
-    """All that a step reads.
+    """Everything that a step reads.
 
     Attributes:
         embedding: bf16 [vocabulary, width].
-        head: bf16 [vocabulary, width]; the same tensor where tied.
-        code2: fp32 [256], the second quantization's code book.
+        head: bf16 [vocabulary, width]; the same tensor if tied.
+        code2: fp32 [256], the code book of the second quantization.
         codes: fp32 [16], the NF4 code book.
-        rope: fp32 [positions, head_dim / 2, 2], cosine and sine as the model itself rounds them.
+        rope: fp32 [positions, head_dim / 2, 2], cosine and sine, rounded as in the model.
     """
 
     shape: ModelShape
@@ -83,13 +83,13 @@ class CudaWeights:
 
     @property
     def nbytes(self) -> int:
-        """Size of the weights in bytes, tied tensors once."""
+        """Return the size of the weights in bytes; tied tensors count once."""
         ends = {t.data_ptr(): t.numel() * t.element_size() for t in (self.embedding, self.head)}
         return sum(ends.values()) + self.step_bytes - self.head.numel() * 2
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of weights that a step of one token reads."""
+        """Return the bytes of weights that a step of one token reads."""
         packed = sum(p.nbytes for x in self.layers for p in (x.qkv, x.out, x.gate_up, x.down))
         return packed + self.head.numel() * 2
 
@@ -245,7 +245,7 @@ def extract(source: ModelWeights, *, positions: int, release: bool = True) -> Cu
 
 
 def _pack_layer(parts: list[tuple[list[Matrix], Tensor]]) -> list[Packed]:
-    """Pack a layer's products into one block of memory: the allocator rounds each up, to 2 or 20 MiB."""
+    """Pack a layer's products into one block of memory: the allocator rounds each block to 2 or 20 MiB."""
     nested = parts[0][0][0].absmax2 is not None
     sizes = [packed_bytes(len(runs), matrices[0].codes.shape[1] * 2, nested) for matrices, runs in parts]
     memory = torch.empty(sum(sizes), dtype=torch.uint8, device=parts[0][0][0].codes.device)
