@@ -13,9 +13,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agent.guard.policy import judge
 from agent.guard.taint import trusted_words, untrusted_sources
 from agent.turn.compaction import Compaction
+from agent.turn.context import PLAN
 from agent.turn.events import Final, Notice, astream_events, stream_events
 from agent.turn.graph import build_graph
-from agent.turn.state import PLAN
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 LINE = "the oldest turns were replaced by a summary, the window was nearly full"

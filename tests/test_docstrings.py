@@ -23,7 +23,7 @@ MODULES = [
     "agent.turn.context",
     "agent.turn.events",
     "agent.turn.graph",
-    "agent.turn.state",
+    "agent.turn.messages",
     "chains",
     "chains.classify.chain",
     "chains.classify.labels",

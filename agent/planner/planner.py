@@ -22,10 +22,8 @@ from agent.planner.arguments import named_file, plain_arguments, shows, wants_su
 from agent.planner.router import TOOL_OF_ROUTE, RouteDecision
 from agent.storage.notes import asked_to_remember
 from agent.turn.context import RunContext
-from agent.turn.state import (
+from agent.turn.messages import (
     READER,
-    TurnRoute,
-    TurnState,
     attached_text,
     before_turn,
     history,
@@ -34,6 +32,7 @@ from agent.turn.state import (
     text_at_hand,
     tool_results,
 )
+from agent.turn.state import TurnRoute, TurnState
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime

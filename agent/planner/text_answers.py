@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
     from agent.turn.context import RunContext
-    from agent.turn.state import TextAtHand
+    from agent.turn.messages import TextAtHand
 
 PASSAGE_CHARS = 800
 """About 200 tokens; the embedder's window holds 256."""

@@ -26,7 +26,8 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from agent.errors import ThreadError
 from agent.folders import private_file
-from agent.turn.state import AGENT, read_by_user
+from agent.turn.context import AGENT
+from agent.turn.messages import read_by_user
 
 VERSION = 1
 """Of the table of names; a file of a higher version is refused untouched."""

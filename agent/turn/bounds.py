@@ -25,7 +25,8 @@ from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from agent.turn.context import RunContext, Stop
-from agent.turn.state import TurnState, since_user
+from agent.turn.messages import since_user
+from agent.turn.state import TurnState
 
 if TYPE_CHECKING:
     from langgraph.types import Command

@@ -1,4 +1,4 @@
-"""What one turn may vary without the agent being built again, and the switch that ends it early."""
+"""What one turn may vary without the agent being built again, its stop switch, and the names of its nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_core.callbacks import BaseCallbackHandler
+
+PLAN, DOCUMENTS, COMPACT, AGENT = "plan", "documents", "compact", "model"
+"""Names of the graph's nodes, which threads on the disk contain. `model` is LangChain's name for the node
+that calls the agent's model."""
 
 
 class Stopped(BaseException):

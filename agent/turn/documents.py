@@ -11,7 +11,8 @@ from langchain_core.runnables import Runnable
 
 from agent.planner.arguments import is_talk
 from agent.turn.context import RunContext
-from agent.turn.state import TurnRoute, TurnState, history, question_of
+from agent.turn.messages import history, question_of
+from agent.turn.state import TurnRoute, TurnState
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime

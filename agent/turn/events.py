@@ -18,8 +18,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, ToolMessage
 
-from agent.turn.context import RunContext, Stopped
-from agent.turn.state import AGENT, COMPACT
+from agent.turn.context import AGENT, COMPACT, RunContext, Stopped
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ from langgraph.runtime import Runtime
 from agent.guard.approval import Approve, Guard
 from agent.guard.policy import kind_of
 from agent.turn.bounds import Bounds, TurnLimits, clock_started, describe_failure
-from agent.turn.context import RunContext
+from agent.turn.context import AGENT, COMPACT, DOCUMENTS, PLAN, RunContext
 from agent.turn.documents import Documents
-from agent.turn.state import AGENT, COMPACT, DOCUMENTS, PLAN, TurnState
+from agent.turn.state import TurnState
 
 if TYPE_CHECKING:
     from agent.planner.planner import Planner

@@ -1,31 +1,13 @@
-"""What a turn keeps in its thread, and how its messages are read.
+"""The state of a thread: its messages, and what belongs to the turn that runs.
 
-A message of the user may carry text that is not theirs (a pipe, `ask -f`). It then holds that text first and
-the user's words last, and `additional_kwargs` says which those are (`agent.guard.taint`). Everything that
-needs the question asks `question_of`.
-
-    >>> message = user_message("What failed?", attached="error: disk full", origin="build.log")
-    >>> question_of([message]), attached_text(message)
-    ('What failed?', 'error: disk full')
+It is stored with each step, so its keys are read by later versions, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from langchain.agents.middleware import AgentState
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
-
-from agent.guard.taint import OWN_INPUT, UNTRUSTED
-
-PLAN, DOCUMENTS, COMPACT, AGENT = "plan", "documents", "compact", "model"
-"""Names of the graph's nodes, which threads on the disk contain. `model` is LangChain's name for the node
-that calls the agent's model."""
-
-READER = "read_file"
-"""The tool whose results are texts that later questions may be about."""
 
 
 class TurnRoute(TypedDict):
@@ -50,122 +32,3 @@ class TurnState(AgentState[Any]):
     ask_documents: NotRequired[bool]
     documents: NotRequired[dict[str, Any] | None]
     """What the documents said to this turn's question, None if they were not asked."""
-
-
-def user_message(question: str, *, attached: str = "", origin: str = "") -> HumanMessage:
-    """Return the message that asks `question` about the text `attached`, which came from `origin`."""
-    if not attached:
-        return HumanMessage(question)
-    marks = {UNTRUSTED: origin, OWN_INPUT: question}
-    return HumanMessage(f"{attached}\n\n{question}", additional_kwargs=marks)
-
-
-def question_of(messages: Sequence[AnyMessage]) -> str | None:
-    """Return the user's own words in their last message, None if there are none."""
-    asked = next((m for m in reversed(messages) if isinstance(m, HumanMessage)), None)
-    if asked is None:
-        return None
-    return str(asked.additional_kwargs.get(OWN_INPUT) or asked.text).strip() or None
-
-
-def attached_text(message: AnyMessage) -> str:
-    """Return the text that came with a message of the user, "" if none did."""
-    own = message.additional_kwargs.get(OWN_INPUT)
-    if not isinstance(message, HumanMessage) or not own:
-        return ""
-    return message.text.removesuffix(str(own)).strip()
-
-
-def since_user(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Return the messages after the user's last one."""
-    return list(messages[_turn_start(messages) + 1 :])
-
-
-def tool_results(messages: Sequence[AnyMessage]) -> list[ToolMessage]:
-    """Return what tools have answered since the user's last message."""
-    return [message for message in since_user(messages) if isinstance(message, ToolMessage)]
-
-
-def before_turn(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Return the messages of earlier turns, with each result that ended its turn as an answer of the model's.
-
-    A tool with `return_direct` ends the turn with its result: the thread holds a tool message there, but what
-    the user read was an answer.
-    """
-    earlier = messages[: max(_turn_start(messages), 0)]
-    closing = _closing_results(earlier)
-    return [AIMessage(m.text) if place in closing else m for place, m in enumerate(earlier)]
-
-
-def history(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Return what was said in earlier turns, without tool calls, their results and attached texts."""
-    said: list[AnyMessage] = []
-    for message in before_turn(messages):
-        if isinstance(message, HumanMessage):
-            said.append(HumanMessage(question_of([message]) or ""))
-        elif isinstance(message, AIMessage) and message.text and not message.tool_calls:
-            said.append(message)
-    return said
-
-
-def read_by_user(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Return the messages of a thread that the user wrote or read: questions, answers and summaries."""
-    closing = _closing_results(messages)
-    return [
-        message
-        for place, message in enumerate(messages)
-        if isinstance(message, HumanMessage)
-        or (isinstance(message, AIMessage) and message.text)
-        or place in closing
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextAtHand:
-    """A text that the conversation is about: a tool has `read` it, or it came with a message.
-
-    `fresh` says that it came in this turn.
-    """
-
-    text: str
-    source: str
-    read: bool
-    fresh: bool
-
-
-def text_at_hand(messages: Sequence[AnyMessage]) -> TextAtHand | None:
-    """Return the newest text that was read or attached, None if there is none."""
-    fresh = True
-    for message in reversed(messages):
-        if isinstance(message, ToolMessage) and message.name == READER and message.status == "success":
-            source = _path_read(messages, message.tool_call_id)
-            return TextAtHand(text=message.text, source=source, read=True, fresh=fresh)
-        if isinstance(message, HumanMessage):
-            if text := attached_text(message):
-                source = str(message.additional_kwargs.get(UNTRUSTED) or "the text")
-                return TextAtHand(text=text, source=source, read=False, fresh=fresh)
-            fresh = False
-    return None
-
-
-def _turn_start(messages: Sequence[AnyMessage]) -> int:
-    """Return the place of the user's last message, -1 if there is none."""
-    return max((i for i, message in enumerate(messages) if isinstance(message, HumanMessage)), default=-1)
-
-
-def _closing_results(messages: Sequence[AnyMessage]) -> set[int]:
-    """Return the places of the tool messages that ended their turn."""
-    places: set[int] = set()
-    closing = True
-    for place in range(len(messages) - 1, -1, -1):
-        if isinstance(messages[place], ToolMessage):
-            places |= {place} if closing else set()
-        else:
-            closing = isinstance(messages[place], HumanMessage)
-    return places
-
-
-def _path_read(messages: Sequence[AnyMessage], call_id: str) -> str:
-    calls = (call for m in messages if isinstance(m, AIMessage) for call in m.tool_calls)
-    path = next((call["args"].get("path") for call in calls if call["id"] == call_id), None)
-    return str(path or "the file")
