@@ -1,17 +1,11 @@
-"""The built-in tools, made of the parts of this machine, and how they stand beside other people's tools.
+"""The composition root: the one place where models, stores, chains, tools and the graph are built and wired.
 
-Knows the tools' names and what each is made of. A tool whose part is missing here (no sandbox) is left out,
-not faked. Refuses to know when a tool is called.
-
-The composition root: the one place where models, stores, chains, tools and the graph are built and wired.
-
-Every part is built on first use and kept, so that a command pays only for what it needs. Knows how parts fit
-together; refuses to know what any of them does.
+Each part is built on first use and kept, so that a command pays only for what it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +53,7 @@ def built_in_tools(parts: Parts) -> list[BaseTool]:
 
 
 def first_tier_holds() -> bool:
-    """Whether the sandbox's first tier works on this machine."""
+    """Return whether the sandbox's first tier works on this machine."""
     from sandbox import Sandbox
 
     return Sandbox.tier().number == 1
@@ -68,11 +62,12 @@ def first_tier_holds() -> bool:
 def join_tools(
     built_in: Sequence[BaseTool], remote: Sequence[BaseTool], added: Sequence[BaseTool]
 ) -> list[BaseTool]:
-    """All tools together.
+    """Return all tools together.
 
     Raises:
         ConfigError: A name is taken already, or is that of a built-in tool whose results are trusted
-            (`agent.guard.taint`): also where that tool is missing, for trust goes by the name.
+            (`agent.guard.taint`). The latter holds even if that tool is missing here, because trust goes by
+            the name.
     """
     taken: dict[str, BaseTool] = {tool.name: tool for tool in built_in}
     for tool in (*added, *remote):
@@ -89,9 +84,18 @@ def join_tools(
 
 
 class Parts:
-    """Everything that one set of settings leads to; use it as a context manager to close the store.
+    """Everything that one set of settings leads to. Use it as a context manager, which closes the store.
 
-    `tools` are added to the built-in ones, `search_filter` narrows what the documents are asked for.
+    ```python
+    with Parts(load_settings(files=["~/notes"])) as parts:
+        parts.store.ingest("~/notes")
+        print(parts.answerer.invoke("When does the lease end?").text)
+    ```
+
+    Args:
+        settings: What to build.
+        tools: Added to the built-in tools.
+        search_filter: Narrows which documents are asked, by their metadata.
     """
 
     def __init__(
@@ -106,15 +110,15 @@ class Parts:
         self._filter = search_filter or None
 
     def close(self) -> None:
-        """Let go of the store's files and of MCP servers."""
+        """Close the store and the connections to MCP servers."""
         if "store" in self.__dict__:
             self.store.close()
         if "mcp" in self.__dict__:
             self.mcp.close()
 
     def changed(self, values: dict[str, Any]) -> Parts:
-        """Parts of the same tools and filter, with some settings of other values."""
-        fresh = object.__new__(type(self))  # of the same class, and without what was built already
+        """Return parts with the same tools and filter, and other values for some settings."""
+        fresh = object.__new__(type(self))  # Of the same class, without what was built already.
         fresh.settings = type(self.settings).model_construct(**{**self.settings.model_dump(), **values})
         fresh._added, fresh._filter = self._added, self._filter
         return fresh
@@ -130,16 +134,7 @@ class Parts:
         """The chat model; its weights load on its first use."""
         from llms import ChatLocal
 
-        return ChatLocal(**self._model_fields(), tool_scorer=self._likeness)
-
-    def _likeness(self, message: str, descriptions: Sequence[str]) -> list[float]:
-        """Return the cosine of a message to each description of a tool: what helps a small model to pick."""
-        import numpy as np
-
-        vectors = np.asarray(self.embeddings.embed_documents(list(descriptions)))
-        query = np.asarray(self.embeddings.embed_query(message))
-        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        return [float(value) for value in vectors @ query / np.maximum(norms, 1e-12)]
+        return ChatLocal(**self._model_fields(), tool_picker=RouterPicker(self))
 
     @cached_property
     def completion_model(self) -> LocalLLM:
@@ -149,24 +144,16 @@ class Parts:
         return LocalLLM(**self._model_fields())
 
     def _model_fields(self) -> dict[str, Any]:
+        """Return the settings that are fields of the model, too; names and meanings are the same there."""
+        from llms import ChatLocal
         from llms.models.registry import Registry
 
         s = self.settings
         registry = Registry(s.folders.cache, s.folders.config)
-        return {
+        shared = ChatLocal.model_fields.keys() & Settings.model_fields.keys()
+        return {name: getattr(s, name) for name in shared} | {
             "model": registry.resolve(registry.default if s.model == "auto" else s.model),
-            "quantization": s.quantization,
             "adapter": str(s.adapter) if s.adapter else None,
-            "merge_adapter": s.merge_adapter,
-            "device": s.device,
-            "decoder": s.decoder,
-            "require_gpu": s.require_gpu,
-            "temperature": s.temperature,
-            "top_p": s.top_p,
-            "max_tokens": s.max_tokens,
-            "repetition_penalty": s.repetition_penalty,
-            "seed": s.seed,
-            "window": s.window,
             "cache_dir": s.folders.cache,
         }
 
@@ -180,7 +167,7 @@ class Parts:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """The embedder: the store's own where there is a store, else the one that ships."""
+        """The embedder: the store's own if there is a store, else the one that ships."""
         if self.settings.store.exists():
             return self.store.embeddings
         from chains.retrieval import default_embeddings
@@ -188,12 +175,12 @@ class Parts:
         return default_embeddings()
 
     def has_documents(self) -> bool:
-        """Whether there is a store with at least one document; makes no folder and loads no embedder."""
+        """Return whether the store has a document; makes no folder and loads no embedder."""
         return self.settings.store.exists() and not self.store.empty
 
     @cached_property
     def retriever(self) -> BaseRetriever:
-        """What finds passages in the store."""
+        """Finds passages in the store."""
         return self.store.retriever(k=self.settings.k, filter=self._filter)
 
     @cached_property
@@ -229,7 +216,7 @@ class Parts:
 
     @cached_property
     def router(self) -> Router:
-        """Decides the route of a message; tools that are not built in are routed by their descriptions."""
+        """The router of messages; tools that are not built in are routed by their descriptions."""
         from agent.guard.policy import BUILT_IN
         from agent.planner.router import Router
 
@@ -238,7 +225,7 @@ class Parts:
 
     @cached_property
     def sandboxed(self) -> bool:
-        """Whether the sandbox's first tier holds, so that write_code's own checks need no approval."""
+        """True if the sandbox's first tier holds, so that write_code's own checks need no approval."""
         return first_tier_holds()
 
     @cached_property
@@ -279,7 +266,7 @@ class Parts:
 
     @cached_property
     def planner(self) -> Planner:
-        """Return the planner; it calls the tools if the setting says so, or if the model says it is small."""
+        """The planner, which calls the tools if the setting says so or the model says that it is small."""
         from agent.planner.planner import Planner
         from agent.planner.text_answers import TextAnswers
         from llms.protocols import writes_well
@@ -290,7 +277,7 @@ class Parts:
         return Planner(self.router, calls_tools=calls_tools, texts=texts, folders=self.settings.files)
 
     def _compaction(self) -> Compaction:
-        """What keeps a long conversation in the window; a small model's summaries come from the chain."""
+        """Return what keeps a long conversation in the window; the chain summarizes for a small model."""
         from agent.turn.compaction import Compaction
         from chains import summarize_chain
         from llms.protocols import writes_well
@@ -306,14 +293,34 @@ class Parts:
         )
 
 
+class RouterPicker:
+    """Picks tools with the router of `parts`, which is built when the first message comes."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def pick(self, message: str, tools: Mapping[str, str], *, must: bool = False) -> str | None:
+        """Return which of `tools` the message asks for; see `llms.protocols.ToolPicker`."""
+        return self._parts.router.pick(message, tools, must=must)
+
+
 def build_agent(
     settings: Settings, tools: Sequence[BaseTool] | None = None, *, checkpointer: Any = None
 ) -> Any:
-    """A compiled LangGraph agent for `settings`, with `tools` added to the built-in ones.
+    """Return a compiled LangGraph agent with the built-in tools and `tools`.
 
-    Invoke it with `{"messages": [...]}`; `agent.stream_events` reads its streams. A tool says what it may
-    do in its metadata (`{"kind": "read"}`, `"run"` or `"write"`); without that it counts as `write`. Calls
-    that act need approval: with a `checkpointer` the run stops in an interrupt, without one they are
-    refused. Raises the errors of the rooms whose parts it builds.
+    ```python
+    agent = build_agent(load_settings(), [my_tool])
+    agent.invoke({"messages": [("user", "What is 15 % of 300?")]})["messages"][-1].text
+    ```
+
+    `stream_events` yields what happens in a turn. A tool says in its metadata what it may do (`{"kind":
+    "read"}`, `"run"` or `"write"`); without that it counts as `write`. Calls that act need approval: with a
+    `checkpointer` the run stops in an interrupt, without one they are refused. A tool whose result is the
+    answer has `"answers": True` in its metadata, which ends the turn of a small model.
+
+    Raises:
+        ConfigError: Two tools have the same name.
+        LLMError: The model cannot be found or loaded; other parts raise the errors of their own rooms.
     """
     return Parts(settings, tools).agent(checkpointer=checkpointer)

@@ -1,6 +1,6 @@
 """Tool calls on the hand-written cases: right tool, all arguments right; and the decision to call at all.
 
-Scores with and without the embedder are paired on the same cases. Half of the cases, by hash
+The model's own scores and the agent's router are paired on the same cases. Half of the cases, by hash
 of the id, only report. `--data PATH` adds the messages of routing.jsonl: does one of this toolkit's tools
 have to be called, by the model's own scores alone.
 """
@@ -43,17 +43,12 @@ def interval(rows: Sequence[T], measure: Callable[[Sequence[T]], float]) -> tupl
     return found[50], found[1949]
 
 
-def similarity() -> Any:
-    """Return the embedder's similarity of a message to descriptions."""
+def router() -> Any:
+    """Return the agent's router, which picks tools by their descriptions."""
+    from agent.planner.router import Router
     from chains.retrieval import default_embeddings
 
-    embedder = default_embeddings()
-
-    def score(message: str, descriptions: Sequence[str]) -> list[float]:
-        one, *rest = embedder.embed_documents([message, *descriptions])
-        return [sum(a * b for a, b in zip(one, other, strict=True)) for other in rest]
-
-    return score
+    return Router(default_embeddings())
 
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
@@ -63,10 +58,10 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     }
 
 
-def run_cases(chat: ChatLocal, cases: list[dict[str, Any]], scorer: Any) -> list[tuple[bool, bool]]:
+def run_cases(chat: ChatLocal, cases: list[dict[str, Any]], picker: Any) -> list[tuple[bool, bool]]:
     """Return (right tool, all arguments right) of each case."""
     tools = json.loads((CASES / "tool_cases_tools.json").read_text())
-    model = chat.model_copy(update={"tool_scorer": scorer})
+    model = chat.model_copy(update={"tool_picker": picker})
     rows = []
     for case in cases:
         bound = model.bind_tools([tools[name] for name in case["offered"]], tool_choice="any")
@@ -117,8 +112,8 @@ def main() -> None:
     wanted = {"tune": [False], "report": [True], "all": [False, True]}[options.half]
     cases = [case for case in cases if reports(case["id"]) in wanted]
     result: dict[str, Any] = {"benchmark": "tools", "cases": len(cases)}
-    for name, scorer in (("scores", None), ("scores+embedder", similarity())):
-        rows = run_cases(chat, cases, scorer)
+    for name, picker in (("scores", None), ("router", router())):
+        rows = run_cases(chat, cases, picker)
         for what, place in (("tool", 0), ("arguments", 1)):
             values = [row[place] for row in rows]
             low, high = interval(values, share)

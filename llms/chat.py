@@ -37,6 +37,7 @@ from llms.errors import BadRequest
 from llms.grammar.schema import plain_schema
 from llms.models.catalog import AUTO, EMBEDDED, find
 from llms.params import ALIASES, GenerationParams, LoadSettings, renamed, stop_strings
+from llms.protocols import ToolPicker
 from llms.structured import ToolsAndSchemas, checked_tools, normal_choice
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def plan(
     otherwise = None if response_format is None else structured
     how = {"parallel": parallel, "copy": copy}
     return plan_tools(
-        runtime, messages, params, tools, choice, scorer=chat.tool_scorer, otherwise=otherwise, **how
+        runtime, messages, params, tools, choice, picker=chat.tool_picker, otherwise=otherwise, **how
     )
 
 
@@ -337,10 +338,8 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
         LLMError: On first use, what loading raises (unknown model, damaged checkpoint, no memory, ...).
     """
 
-    tool_scorer: Callable[[str, Sequence[str]], Sequence[float]] | None = Field(
-        default=None, exclude=True, repr=False
-    )
-    """(message, descriptions of tools) -> similarities; helps a small model to pick among tools."""
+    tool_picker: ToolPicker | None = Field(default=None, exclude=True, repr=False)
+    """Picks the tool for a small model; without one its log-probabilities do."""
 
     @property
     def _llm_type(self) -> str:

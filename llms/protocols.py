@@ -12,7 +12,7 @@ tokenizers or weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from langchain_core.messages import BaseMessage
@@ -85,6 +85,24 @@ class Seeded(Protocol):
     """A model that takes a `seed`, so that the same seed draws the same tokens."""
 
     seed: int | None
+
+
+@runtime_checkable
+class ToolPicker(Protocol):
+    """Picks the tool that a message asks for, in place of a model that is too small to.
+
+    `ChatLocal(tool_picker=...)` takes one; `agent.planner.router.Router` is one.
+    """
+
+    def pick(self, message: str, tools: Mapping[str, str], *, must: bool = False) -> str | None:
+        """Return the name of the tool that `message` asks for, None if it asks for none of them.
+
+        Args:
+            message: What the user says.
+            tools: Descriptions by name.
+            must: Pick the likeliest tool in any case.
+        """
+        ...
 
 
 def layers(model: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from agent.errors import ConfigError, FolderError
 from agent.folders import find_folders, private_file, private_folder
-from agent.settings import load_settings
+from agent.settings import Settings, load_settings
 
 
 @pytest.fixture
@@ -91,3 +91,14 @@ def test_folder_in_the_way(tmp_path: Path) -> None:
         private_folder(tmp_path / "file" / "folder")
     with pytest.raises(FolderError, match="expected a file"):
         private_file(tmp_path)
+
+
+def test_the_settings_of_the_model_are_its_own_fields() -> None:
+    from llms import ChatLocal, LocalLLM
+
+    shared = Settings.model_fields.keys() & ChatLocal.model_fields.keys()
+    assert shared == Settings.model_fields.keys() & LocalLLM.model_fields.keys()
+    assert sorted(shared) == [
+        "adapter", "cache_dir", "decoder", "device", "max_tokens", "merge_adapter", "model", "quantization",
+        "repetition_penalty", "require_gpu", "seed", "temperature", "top_p", "window",
+    ]  # fmt: skip

@@ -36,17 +36,24 @@ def test_tool_choice_decides(chat: ChatLocal) -> None:
         chat.bind_tools([get_weather], tool_choice="no_such")
 
 
-def test_a_tool_scorer_takes_part(chat: ChatLocal) -> None:
-    seen: list[int] = []
+class TimerPicker:
+    """Picks the timer if it has to, and otherwise none."""
 
-    def scorer(message: str, descriptions: Any) -> list[float]:
-        seen.append(len(descriptions))
-        return [1.0 if "timer" in d else -1.0 for d in descriptions]
+    def __init__(self) -> None:
+        self.seen: list[int] = []
 
-    model = chat.model_copy(update={"tool_scorer": scorer}).bind_tools(
-        [get_weather, set_timer], tool_choice="any"
-    )
-    assert model.invoke("Oslo 5").tool_calls[0]["name"] == "set_timer" and seen == [2]
+    def pick(self, message: str, tools: Any, *, must: bool = False) -> str | None:
+        self.seen.append(len(tools))
+        return "set_timer" if must else None
+
+
+def test_a_tool_picker_takes_part(chat: ChatLocal) -> None:
+    picker = TimerPicker()
+    model = chat.model_copy(update={"tool_picker": picker})
+    called = model.bind_tools([get_weather, set_timer], tool_choice="any").invoke("Oslo 5")
+    assert called.tool_calls[0]["name"] == "set_timer" and picker.seen == [2]
+    answered = model.bind_tools([get_weather, set_timer]).invoke("Weather in Oslo?", max_tokens=4)
+    assert not answered.tool_calls and answered.text
 
 
 def asked(*results: ToolMessage) -> list[BaseMessage]:

@@ -16,13 +16,14 @@ from llms.call import Call, text_call
 from llms.grammar.grammar import LazyConstraint, json_of, union
 from llms.grammar.schema import OPTIONS, check_schema, prepared
 from llms.prompts import message_text
-from llms.small import ToolScorer, choose_tool, copied_arguments, last_turn, split_requests
+from llms.small import choose_tool, copied_arguments, last_turn, split_requests
 from llms.tool_calls.format import ToolFormat
 from llms.tool_calls.output import ArgumentsTranslator, CallsTranslator
 
 if TYPE_CHECKING:
     from llms.engine.request import Constraint
     from llms.params import GenerationParams
+    from llms.protocols import ToolPicker
     from llms.runtime import Runtime
 
 Tool = dict[str, Any]
@@ -55,7 +56,7 @@ def plan_tools(
     *,
     parallel: bool,
     copy: bool,
-    scorer: ToolScorer | None,
+    picker: ToolPicker | None,
     otherwise: Callable[[], Call] | None = None,
 ) -> Call:
     """Plan an answer that may, or must, call tools.
@@ -68,7 +69,7 @@ def plan_tools(
         choice: `auto`, `any`, or a tool's name.
         parallel: Whether one answer may make several calls.
         copy: Whether a small model's arguments are copied from the message.
-        scorer: Optional similarities of the message to tool descriptions.
+        picker: Picks the tool of a small model, instead of its log-probabilities.
         otherwise: Plans the answer where no tool is called, if that is no free text.
     """
     chosen = [tool for tool in tools if choice in ("auto", "any", _name(tool))]
@@ -86,7 +87,7 @@ def plan_tools(
     chosen = [tool for tool in chosen if _name(tool) not in turn.answered_by] or chosen
     if parallel and len(chosen) > 1 and (parts := split_requests(runtime, turn.question, chosen)):
         return _several(runtime, messages, params, parts, copy=copy)
-    tool = choose_tool(runtime, turn.question, chosen, must=choice != "auto", scorer=scorer)
+    tool = choose_tool(runtime, turn.question, chosen, must=choice != "auto", picker=picker)
     if tool is None:
         return answer()
     return _arguments(runtime, messages, params, tool, copy_from=turn.text if copy else None)
