@@ -151,7 +151,7 @@ class KernelSampler:
         self, logits: torch.Tensor, how: Sampling, history: list[int], step: list[tuple[int, int, int]]
     ) -> None:
         self.how, self.position, self.grain = how, step[-1][1] + 1, 1 << 16
-        if how.steers:
+        if how.changes_logits:
             logits, self.grain = self.changed(logits, history, step), 1
         bits = logits.view(torch.int32).tolist()
         self.keys = [~b & 0xFFFFFFFF if b < 0 else b | 0x80000000 for b in bits]

@@ -1,7 +1,6 @@
-"""What transformers sees of the reference decoder's KV storage: a `Cache` for one forward pass.
+"""A transformers `Cache` that reads and writes the KV store, for one forward pass.
 
-Knows transformers' cache interface and `llms.decoders.reference`; refuses to know models. It is a file of its
-own, as decoders that do not run transformers' passes need not import it.
+This is a file of its own because decoders that do not run transformers' passes need not import it.
 """
 
 from __future__ import annotations
@@ -9,18 +8,18 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from llms.decoders.reference import Plan, SlotStore
+from llms.decoders.kv_store import PassLayout, SlotStore
 
 
-class _Layer(CacheLayerMixin):  # type: ignore[misc]
+class _CacheLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's window on the store."""
 
     is_compileable = False
     is_croppable = False
 
-    def __init__(self, store: SlotStore, index: int, plan: Plan) -> None:
+    def __init__(self, store: SlotStore, index: int, layout: PassLayout) -> None:
         super().__init__()
-        self.store, self.index, self.plan = store, index, plan
+        self.store, self.index, self.layout = store, index, layout
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -30,26 +29,26 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write the new tokens [n, heads, k, dim] in place and return views [n, heads, total, dim]."""
-        plan = self.plan
+        layout = self.layout
         keys, values = self.store.keys[self.index], self.store.values[self.index]
-        if plan.rows is None:
-            keys[plan.start, :, plan.first : plan.total] = key_states[0]
-            values[plan.start, :, plan.first : plan.total] = value_states[0]
+        if layout.rows is None:
+            keys[layout.start, :, layout.first : layout.total] = key_states[0]
+            values[layout.start, :, layout.first : layout.total] = value_states[0]
         else:
-            assert plan.sources is not None
-            batch, query = plan.sources
-            keys[plan.rows, :, plan.places] = key_states[batch, :, query]
-            values[plan.rows, :, plan.places] = value_states[batch, :, query]
-        span = slice(plan.start, plan.start + plan.count)
-        return keys[span, :, : plan.total], values[span, :, : plan.total]
+            assert layout.sources is not None
+            batch, query = layout.sources
+            keys[layout.rows, :, layout.places] = key_states[batch, :, query]
+            values[layout.rows, :, layout.places] = value_states[batch, :, query]
+        span = slice(layout.start, layout.start + layout.count)
+        return keys[span, :, : layout.total], values[span, :, : layout.total]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return (number of keys, their offset) for transformers' own mask."""
-        return self.plan.total, 0
+        return self.layout.total, 0
 
     def get_seq_length(self) -> int:
         """Return the number of tokens before this pass (meaningful for one row only)."""
-        return self.plan.first
+        return self.layout.first
 
     def get_max_length(self) -> int:
         """Return the window."""
@@ -59,6 +58,6 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
 class SlotCache(Cache):  # type: ignore[misc]
     """What one forward pass of a transformers model sees of the store."""
 
-    def __init__(self, store: SlotStore, plan: Plan) -> None:
-        """Bind every layer to the plan."""
-        super().__init__(layers=[_Layer(store, i, plan) for i in range(store.shape.layers)])
+    def __init__(self, store: SlotStore, layout: PassLayout) -> None:
+        """Bind every layer to the layout."""
+        super().__init__(layers=[_CacheLayer(store, i, layout) for i in range(store.shape.layers)])

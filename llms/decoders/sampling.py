@@ -1,7 +1,7 @@
-"""Choosing the next token: penalty, biases, temperature, top-k, top-p, min-p, a counter-based random number.
+"""Sampling: penalty, biases, temperature, top-k, top-p and min-p, with counter-based random numbers.
 
-Knows logits and `Sampling`; refuses to know text, slots and requests. The random number of a token depends
-only on (seed, position), so a request draws the same numbers in any batch shape and on any decoder.
+The random number of a token depends only on the request's seed and the token's position, so a request draws
+the same numbers in any batch and on any decoder.
 """
 
 from __future__ import annotations
@@ -13,24 +13,29 @@ import torch
 from torch import Tensor
 
 MOST_BIASES = 1024
-"""Longest `Sampling.logit_bias` that a decoder takes."""
+"""Maximum length of `Sampling.logit_bias`."""
 
 _MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How one request picks its next token. The defaults are greedy.
+    """The sampling parameters of one request. The defaults are greedy.
 
     Attributes:
-        temperature: Divides the logits; 0 picks the most probable token.
-        top_k: Keep the k most probable tokens; 0 keeps all.
-        top_p: Keep the smallest set of most probable tokens whose mass reaches this; 1 keeps all.
-        min_p: Keep tokens at least this fraction as probable as the most probable one; 0 keeps all.
-        seed: 64-bit seed of the request; the draw at a position is a hash of both.
-        repetition_penalty: Divides positive and multiplies negative logits of tokens that the slot holds
-            (Keskar et al. 2019); 1 is off.
-        logit_bias: (token, what is added to its logit), each token once, at most `MOST_BIASES`.
+        temperature: Divides the logits. 0 takes the most probable token.
+        top_k: Keep the k most probable tokens. 0 keeps all.
+        top_p: Keep the smallest set of most probable tokens whose probabilities sum to this. 1 keeps all.
+        min_p: Keep tokens at least this fraction as probable as the most probable one. 0 keeps all.
+        seed: 64-bit seed of the request. The random number at a position is a hash of seed and position.
+        repetition_penalty: Divides positive logits of the slot's tokens and multiplies negative ones (Keskar
+            et al. 2019). 1 switches it off.
+        logit_bias: Pairs of a token and the value added to its logit. Each token may occur once, and there
+            may be at most `MOST_BIASES` pairs.
+
+    Example:
+        >>> Sampling(temperature=0.7, top_p=0.9, seed=1).top_p
+        0.9
     """
 
     temperature: float = 0.0
@@ -42,8 +47,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
-    def steers(self) -> bool:
-        """Whether logits are changed before a token is picked."""
+    def changes_logits(self) -> bool:
+        """Whether penalty or biases change the logits before a token is chosen."""
         return self.repetition_penalty != 1.0 or bool(self.logit_bias)
 
 
@@ -61,14 +66,14 @@ def uniform(seed: int, position: int) -> float:
 
 
 def process_logits(logits: Tensor, how: Sampling, held: Collection[int]) -> Tensor:
-    """Return one row of logits after penalty and biases: a copy, or the row itself where there are none.
+    """Return one row of logits with penalty and biases applied: a copy, or the row itself if there are none.
 
     Args:
         logits: fp32 [V].
-        how: The request's settings.
-        held: The tokens before the one picked; each is penalized once.
+        how: The sampling parameters.
+        held: The tokens before the next one. Each is penalized once.
     """
-    if not how.steers:
+    if not how.changes_logits:
         return logits
     processed = logits.clone()
     if how.repetition_penalty != 1.0:
@@ -86,21 +91,21 @@ def sample(
     positions: Sequence[int],
     held: Sequence[Collection[int]] | None = None,
 ) -> Tensor:
-    """Pick one token a row.
+    """Sample one token per row.
 
-    Filters apply in the order penalty, biases, temperature, top-k, top-p, min-p, as in `transformers`; then
-    the inverse of the cumulative distribution is read at `uniform(seed, position)`.
+    The order is that of transformers: penalty, biases, temperature, top-k, top-p, min-p. The token is then
+    the inverse of the cumulative distribution at `uniform(seed, position)`.
 
     Args:
         logits: fp32 [n, V] on any device.
-        sampling: n settings.
-        positions: n numbers of tokens before the one sampled.
-        held: n collections of the tokens before it, for who has a penalty.
+        sampling: n sampling parameters.
+        positions: Number of tokens before the sampled one, for each row.
+        held: The tokens before the sampled one, for each row. Only rows with a penalty need them.
 
     Returns:
-        int64 [n] on the device of the logits.
+        The tokens, int64 [n] on the device of the logits.
     """
-    if any(how.steers for how in sampling):
+    if any(how.changes_logits for how in sampling):
         before = held or [()] * len(sampling)
         logits = torch.stack([process_logits(*row) for row in zip(logits, sampling, before, strict=True)])
     chosen = logits.argmax(-1)
@@ -132,7 +137,7 @@ def sample_each(
 
 
 def _draw(logits: Tensor, how: Sampling, number: float) -> Tensor:
-    """Sample from one row of logits [V] with the uniform `number`; returns int64 []."""
+    """Sample from one row of logits [V] with a uniform number. Return int64 []."""
     if not how.top_k and how.top_p >= 1 and how.min_p <= 0:
         total = torch.softmax(logits / how.temperature, -1).cumsum(-1)
         index = torch.searchsorted(total, (number * total[-1]).reshape(1), right=True)
@@ -149,10 +154,10 @@ def _draw(logits: Tensor, how: Sampling, number: float) -> Tensor:
 
 
 def _most_probable(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor]:
-    """Return (probabilities, token ids), most probable first: all that the filters can keep.
+    """Return the probabilities and ids of all tokens that the filters can keep, most probable first.
 
-    Sorting 49,152 logits costs several times what their top 1,024 costs, so the head is tried first, and the
-    whole row is sorted only where the head does not hold the mass that top-p asks for.
+    Sorting 49,152 logits costs several times as much as finding the top 1,024. So these are tried first, and
+    the whole row is sorted only if they do not reach the probability that top-p asks for.
     """
     if how.top_k:
         values, tokens = logits.topk(min(how.top_k, logits.numel()))

@@ -29,7 +29,7 @@ from llms.decoders.cpu.native import (
     ModelStruct,
 )
 from llms.decoders.cpu.weights import HEAD, BlockFile, pack_model
-from llms.decoders.reference import Shape, SlotStore
+from llms.decoders.kv_store import KVShape, SlotStore
 from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
@@ -96,7 +96,7 @@ class CpuDecoder(SlotChecks):
         self.device = torch.device("cpu")
         self._instructions = kernels.instructions.name
         self._kernels = CpuKernels(kernels.forward, weights, packed_weights(weights, blocks), self.window)
-        shape = Shape(
+        shape = KVShape(
             layers=config["num_hidden_layers"],
             heads=config["num_key_value_heads"],
             key_dim=self._kernels.head_dim,

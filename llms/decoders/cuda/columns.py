@@ -98,7 +98,7 @@ def encode(columns: Sequence[Column], spare_slot: int, rows: NDArray[np.int32]) 
             rows[5, i] = how.top_k
             floats[6:9, i] = how.temperature, how.top_p, how.min_p
             unsigned[9:11, i] = how.seed & (2**32 - 1), how.seed >> 32 & (2**32 - 1)
-        if how.steers:
+        if how.changes_logits:
             floats[11, i], rows[12, i] = how.repetition_penalty, len(how.logit_bias)
 
 
