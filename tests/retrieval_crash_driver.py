@@ -1,6 +1,6 @@
-"""Kills a process that ingests, removes and rebuilds, at random moments, and checks what is left each time.
+"""Kills a process that ingests, removes and rebuilds at random moments, and checks the store each time.
 
-Run as FOLDER ROUNDS SEED. Forks its workers, so that a round pays no imports. Prints one JSON line.
+Run as FOLDER ROUNDS SEED. Workers are forked, so that a round needs no imports. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from retrieval_fakes import WordEmbeddings
 from chains.retrieval import DocumentStore, SearchOptions, chroma
 
 assert chromadb
-# So that Chroma is written by every other step, and compared row by row by the others.
+# With this, every other step writes Chroma, and the others are compared row by row.
 chroma._LAG_LEAST = 8
 FILES = 12
-# Twelve small documents take under a megabyte, counted in blocks; what grew with each kill would pass this.
+# Twelve small documents take less than a megabyte in blocks; a file that grew with each kill would not.
 MAX_BLOCKS_BYTES = 16 * 1024 * 1024
 
 
@@ -43,7 +43,7 @@ def note(log: int, **event: object) -> None:
 
 
 def work(folder: Path, seed: int, log: int) -> None:
-    """Ingests, removes and rebuilds until it is killed; every step is announced before and after."""
+    """Ingest, remove and rebuild until killed; announce every step before and after."""
     chance = random.Random(seed)
     store = DocumentStore(folder / "store", WordEmbeddings())
     docs = folder / "docs"
@@ -64,7 +64,7 @@ def work(folder: Path, seed: int, log: int) -> None:
 
 
 def check(folder: Path, state: dict[str, object], open_step: dict[str, object] | None) -> None:
-    """Fails where a committed document is lost or changed, a hit is a phantom, or neighbours are wrong."""
+    """Fail if a committed document is lost or changed, a hit does not exist, or neighbours are wrong."""
     with DocumentStore(folder / "store", WordEmbeddings()) as store:
         present = {Path(record.path).stem: record for record in store.sources()}
         for name, version in state.items():
@@ -91,9 +91,9 @@ def check(folder: Path, state: dict[str, object], open_step: dict[str, object] |
 
 
 def killed(child: int, reading: int, chance: random.Random) -> list[dict[str, object]]:
-    """Lets a worker live for some steps, kills it, and returns what it had announced."""
+    """Let a worker run for some steps, kill it, and return what it announced."""
     lines = b""
-    # Killed within its first to eighth step, or between two: starting up is not what is tested.
+    # The worker is killed within its first eight steps or between them, not while it starts.
     for _ in range(chance.randrange(1, 16)):
         lines += os.read(reading, 4096)
         if lines.count(b"\n") >= 16:
@@ -109,7 +109,7 @@ def killed(child: int, reading: int, chance: random.Random) -> list[dict[str, ob
 
 
 def round_(folder: Path, seed: int, state: dict[str, object]) -> tuple[str, int]:
-    """One worker's life; brings `state` up to what it committed."""
+    """Run one worker until it is killed; update `state` to what it committed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -142,7 +142,7 @@ def round_(folder: Path, seed: int, state: dict[str, object]) -> tuple[str, int]
 
 
 def settle(folder: Path, state: dict[str, object]) -> None:
-    """Reads back what an open step left behind, in a process of its own."""
+    """Read what an unfinished step left, in a process of its own."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""An embedder that costs nothing, and folders to ingest."""
+"""An embedder without a model, and folders to ingest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCS = {
 
 
 class WordEmbeddings(Embeddings):
-    """Each word a fixed random direction, a text their sum: texts that share words are near."""
+    """Each word is a fixed random direction and a text is their sum, so texts that share words are near."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -46,7 +46,7 @@ class WordEmbeddings(Embeddings):
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
-    """Writes text files under `folder`, sub-folders included."""
+    """Write text files under `folder`, including its sub-folders."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,16 +55,16 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def names(paths: tuple[str, ...]) -> list[str]:
-    """The last part of each path."""
+    """Return the last part of each path."""
     return [os.path.basename(path) for path in paths]
 
 
 @contextlib.contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A folder whose writes reach no disk, where the system has one.
+    """Yield a folder whose writes do not reach a disk, if the system has one.
 
-    Killing a process leaves the page cache alone: a disk would show nothing more, and take several times as
-    long.
+    Killing a process does not affect the page cache, so a disk would show nothing more and take several
+    times as long.
     """
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=shared, prefix="store-") as folder:

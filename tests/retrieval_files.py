@@ -1,4 +1,4 @@
-"""Small real files of every format that the store reads, made with the libraries that write them."""
+"""Small real files of every format that a store reads, made with the libraries that write them."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def eml() -> bytes:
 
 
 def every_format() -> dict[str, bytes]:
-    """File name to content, one of each kind."""
+    """Return the content of one file of each kind, by name."""
     return {
         "notes.md": MARKDOWN,
         "pep-9999.rst": RST,

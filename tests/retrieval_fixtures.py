@@ -1,4 +1,4 @@
-"""Fixtures that several files about the store share; each names this module as its plugin."""
+"""Fixtures that several test files of the store share. Each of them names this module as its plugin."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Fills the small file system at FOLDER to the brim before each of many ingests, and checks what is left.
+"""Fills the small file system at FOLDER before each of many ingests, and checks the store afterwards.
 
-Run as FOLDER DOCS INDEX FREE...: each FREE is how many KiB are free when a round begins. Forks a process a
-round, so that one which dies names itself. Prints one JSON line.
+Run as FOLDER DOCS INDEX FREE..., where each FREE is the number of KiB that are free when a round begins. Each
+round is a forked process, so that the one that dies is known. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def in_child(action: Callable[[], str]) -> str:
 
 
 def refused_or(action: Callable[[], str]) -> str:
-    """What `action` says, or the name of the store's clear refusal."""
+    """Return the result of `action`, or the name of the error that the store raised."""
     try:
         return action()
     except (errors.StoreUnwritable, errors.IndexUnavailable) as error:
@@ -59,7 +59,7 @@ def refused_or(action: Callable[[], str]) -> str:
 
 
 def ballast(folder: Path, free_kib: int) -> None:
-    """Takes all but `free_kib` KiB of the file system."""
+    """Fill the file system except for `free_kib` KiB."""
     found = os.statvfs(folder)
     with (folder / "ballast").open("wb") as handle:
         os.posix_fallocate(handle.fileno(), 0, max(1, found.f_bavail * found.f_frsize - free_kib * 1024))
@@ -78,7 +78,7 @@ def main() -> None:
         return "done"
 
     def whole(texts: dict[str, str], before: dict[str, str]) -> str:
-        """What stood is there, new or old; what is found is what is stored."""
+        """Check that each document is there, old or new, and that hits match the stored texts."""
         with opened() as store:
             held = {os.path.basename(r.path): store.text(r.path) for r in store.sources()}
             assert all(held[name] == text for name, text in KEPT.items())

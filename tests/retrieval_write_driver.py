@@ -1,7 +1,8 @@
-"""Lets every n-th write of ingest, update, removal and rebuild fail, and checks what is left each time.
+"""Makes every n-th write of ingest, update, removal and rebuild fail, and checks the store each time.
 
-Run as FOLDER ERRNO HOW SAMPLE SEED [FIRST LAST]: HOW is "once" (that write alone fails) or "on" (it and all
-after it), SAMPLE how many of the writes are tried, 0 for every one from FIRST to LAST. Prints one JSON line.
+Run as FOLDER ERRNO HOW SAMPLE SEED [FIRST LAST]. HOW is "once" (only that write fails) or "on" (it and all
+later ones). SAMPLE is the number of writes that are tried, or 0 for every one from FIRST to LAST. Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def steps(folder: Path) -> list[tuple[str, Callable[[DocumentStore], object]]]:
 
 
 def work(folder: Path) -> str:
-    """Every step, each with the name of the error it met; errors that are not the store's are the test's."""
+    """Yield every step with the name of its error; other errors than the store's fail the test."""
     told = {name: "not begun" for name, _ in steps(folder)}
     try:
         with opened(folder) as store:
@@ -90,7 +91,7 @@ def fill(folder: Path) -> None:
 
 
 def check(folder: Path, told: dict[str, str]) -> None:
-    """Fails where a document that stood, or a step that was said to be done, is not there."""
+    """Fail if a committed document, or the result of a step that succeeded, is missing."""
     docs = folder / "docs"
     with opened(folder) as store:
         held = {os.path.basename(r.path): store.text(r.path) for r in store.sources()}

@@ -1,4 +1,4 @@
-"""Chroma may lag behind the manifest: what changed meanwhile is found, or left out, all the same."""
+"""Chroma may lag behind the manifest. Chunks that were added since are found, and removed ones are not."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_bits_that_flip_without_a_trace_are_found_by_verify(tmp_path: Path) -> N
     docs = numbered(tmp_path / "docs", range(30))
     with DocumentStore(tmp_path / "s", WordEmbeddings()) as store:
         store.ingest(docs)
-        # Bit rot leaves no trace in a file's times; a test cannot set them back, so it notes the new ones.
+        # Bit rot does not change a file's times. A test cannot reset its ctime, so the new one is recorded.
         graph = next(p for p in (tmp_path / "s" / "chroma").rglob("data_level0.bin"))
         data = bytearray(graph.read_bytes())
         data[len(data) // 2] ^= 1

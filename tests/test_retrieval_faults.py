@@ -1,4 +1,4 @@
-"""What happens to a store when processes die, disks fill and bits flip."""
+"""A store survives processes that die, disks that fill up and bits that flip."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def filled(tmp_path: Path) -> Path:
 
 
 def answers(path: Path) -> tuple[str, int]:
-    """The state of the index and how many of the documents find themselves."""
+    """Return the state of the index and how many of the documents find themselves."""
     with DocumentStore(path, WordEmbeddings()) as store:
         found = 0
         for number in range(len(DOCS)):
@@ -197,7 +197,7 @@ def test_a_cut_manifest_is_repaired_or_refused(filled: Path) -> None:
 
 
 def limited(path: Path, docs: Path, limit: int) -> str:
-    """Ingests in a child whose files may not grow past `limit` bytes; the name of the error it met."""
+    """Ingest in a child whose files cannot exceed `limit` bytes; return the name of its error."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Filters, run as SQL, against what the same conditions mean in plain Python."""
+"""Filters run as SQL select the same chunks as the same conditions in plain Python."""
 
 from __future__ import annotations
 

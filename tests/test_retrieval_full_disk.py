@@ -1,4 +1,4 @@
-"""A disk that is really full: a small tmpfs of the test's own, in a namespace that nobody else sees."""
+"""A disk that is really full: a small tmpfs in a mount namespace of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOUNT = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
 
 
 def on_a_small_disk(size: str, disk: Path, *command: object) -> subprocess.CompletedProcess[str]:
-    """Runs `command` where `disk` is a file system of its own; it vanishes with the last process."""
+    """Run `command` with a file system of its own at `disk`, which disappears with the last process."""
     disk.mkdir()
     line = ["unshare", "-Urm", "sh", "-c", MOUNT, "sh", size, str(disk), *map(str, command)]
     return subprocess.run(line, capture_output=True, text=True, timeout=170)

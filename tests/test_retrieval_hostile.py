@@ -1,4 +1,4 @@
-"""Files made, or broken, to hang, crash or fill the memory: each costs one named error and nothing else."""
+"""Files that are made to hang, crash or fill the memory each cost one error that names them, and no more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def zipped(**parts: bytes) -> bytes:
 
 
 def crafted() -> dict[bytes, bytes]:
-    """Files made to hang, to fill the memory or to crash what reads them, by name."""
+    """Return files, by name, that are made to hang or crash their readers or to fill the memory."""
     laughs = (
         b'<!DOCTYPE x [<!ENTITY a "ha">'
         + b"".join(
@@ -60,7 +60,7 @@ def crafted() -> dict[bytes, bytes]:
 
 
 def hostile(folder: Path, count: int, seed: int) -> list[str]:
-    """Writes damaged files of all formats and the crafted ones; returns their names as a report has them."""
+    """Write damaged files of all formats and the crafted ones; return their names as a report shows them."""
     chance = random.Random(seed)
     good = every_format()
     names = []

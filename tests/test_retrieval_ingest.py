@@ -1,4 +1,4 @@
-"""Ingest as its users meet it: what is added, updated, moved, removed, left out, refused."""
+"""Ingest as users see it: files that are added, updated, moved, removed, skipped and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder that ships: the vectors of sentence-transformers, without importing what that imports."""
+"""The packaged encoder computes the vectors of sentence-transformers without its imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format: what its text, title, headings, pages and metadata come out as."""
+"""The text, title, headings, pages and metadata of every format."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_files_are_parsed_while_others_are_embedded(tmp_path: Path, monkeypatch:
     with DocumentStore(tmp_path / "s", SlowEmbeddings(), index="exact") as store:
         report = store.ingest(docs, progress=seen.append)
     assert len(report.added) == 6 and report.embedded == 6
-    # A document is done when it is there to be found, not when it is parsed.
+    # A file counts as done when its document can be found, not when it is parsed.
     assert [(step.files_done, step.chunks) for step in seen] == [
         (0, 2), (2, 2), (2, 4), (4, 4), (4, 6), (6, 6)
     ]  # fmt: skip

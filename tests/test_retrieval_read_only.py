@@ -1,4 +1,4 @@
-"""A store that cannot be written: read as it lies, and read again once somebody else could write."""
+"""A store that cannot be written is opened read-only, and sees the changes of a process that can write it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_reader_that_sees_no_log_sees_what_others_wrote(
         with DocumentStore(path, WordEmbeddings()) as writer:
             allowed.clear()
             writer.ingest(docs / "harbour.txt")
-            # Once while the writer's log is there, once after it was folded into the file.
+            # Once while the writer's log exists, and once after it was merged into the file.
             assert "Ferries" in reader.retriever(k=1).invoke("ferries")[0].page_content
             writer.ingest(docs / "deep")
         assert "dusk" in reader.retriever(k=1).invoke("lamp at dusk")[0].page_content

@@ -1,4 +1,4 @@
-"""The cross-encoder behind the Reranker Protocol: a real (tiny, random) BERT classifier in a local folder."""
+"""CrossEncoderReranker with a real (tiny, random) BERT classifier in a local folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_scores_are_the_models_own(folder: Path) -> None:
     )
     with torch.inference_mode():
         logits = model(**pairs).logits[:, 0]
-    # One label: a sigmoid of the logit, which orders as the logit does.
+    # With one label, the score is the sigmoid of the logit, which has the same order.
     assert sorted(range(4), key=scores.__getitem__) == sorted(range(4), key=logits.tolist().__getitem__)
 
 

@@ -1,4 +1,4 @@
-"""Search as its users meet it: passages with their places, filters, neighbours, odd questions."""
+"""Search as users see it: hits with their positions, filters, neighbours and unusual queries."""
 
 from __future__ import annotations
 

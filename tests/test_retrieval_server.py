@@ -1,4 +1,4 @@
-"""The index in a Chroma server: two stores on one, a server that is gone or back, proxies."""
+"""The index on a Chroma server: two stores on one server, a server that stops and comes back, proxies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chains.retrieval.chroma import ChromaIndex, ChromaServer, is_loopback
 
 @contextlib.contextmanager
 def served(folder: Path, port: int) -> Iterator[str]:
-    """A Chroma server on the loopback interface; gives its URL once it answers."""
+    """Start a Chroma server on the loopback interface; yield its URL when it answers."""
     command = [Path(sys.executable).with_name("chroma"), "run", "--path", folder, "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     settings = os.environ | {"ANONYMIZED_TELEMETRY": "False"}
@@ -92,7 +92,7 @@ def test_a_server_that_is_gone_is_told_and_what_it_held_is_not_thrown_away(tmp_p
     with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:
         store.ingest(docs)
     with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=gone) as store:
-        # As a writer left it before the server went away.
+        # The state that a writer left before the server stopped.
         store._nearest._record(dirty=0, generation=store.generation, count=2, seal="", files="")
         assert "Herons" in store.search("herons")[0].text
         assert any("unreachable" in problem for problem in store.verify().problems)
@@ -138,7 +138,7 @@ def test_a_reader_asks_a_server_again_once_it_is_back(
 
 @contextlib.contextmanager
 def proxy(port: int) -> Iterator[tuple[str, list[str]]]:
-    """A proxy that takes every host for the server at `port`: its URL, and what it was asked for."""
+    """Start a proxy that forwards every request to `port`; yield its URL and the URLs it was asked for."""
     asked: list[str] = []
 
     class Forward(BaseHTTPRequestHandler):

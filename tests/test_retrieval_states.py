@@ -1,4 +1,4 @@
-"""Any sequence of updates leaves the store equal to a fresh ingest of what is on disk."""
+"""After any sequence of updates, the store equals a fresh ingest of the files on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def opened(path: Path) -> DocumentStore:
 
 
 def shown(store: DocumentStore) -> tuple[dict[str, object], list[float]]:
-    """Everything a user can tell two stores apart by: what is there and found in which order, and the scores.
+    """Return all that a user can see of a store: its sources, the hits of queries in order, and their scores.
 
     The scores are held to a tolerance: sums over another number of rows differ in their last bits, and
     rounding both sides only moves the place where those bits show (0.87655 was 0.8766 and 0.8765).
@@ -49,7 +49,7 @@ def shown(store: DocumentStore) -> tuple[dict[str, object], list[float]]:
 
 
 class Updates(RuleBasedStateMachine):
-    """Files come, change, move and go; now and then the store is told, opened anew or embedded anew."""
+    """Files are added, changed, moved and removed; the store is ingested, reopened and re-embedded."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The store as a whole: opened, recorded settings, one writer, readers, figures."""
+"""The store as a whole: opening, recorded settings, one writer, readers, statistics."""
 
 from __future__ import annotations
 

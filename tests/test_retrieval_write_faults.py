@@ -1,4 +1,4 @@
-"""Every n-th write of a store fails: what stood is kept, and what was said to be done is there."""
+"""Every n-th write of a store fails. Committed documents are kept, and steps that succeeded are complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import write_faults
 from retrieval_fakes import memory_folder
 
 DRIVER = Path(__file__).with_name("retrieval_write_driver.py")
-# A run writes about 940 times; the slices reach past that, so that none is left out.
+# A run has about 940 writes. The slices extend beyond that, so that no write is left out.
 LAST, SLICE = 1201, 120
 
 

@@ -40,6 +40,13 @@ from chains.retrieval.manifest import Manifest
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+IndexKind = Literal["chroma", "exact"]
+# (row, cosine), best first.
+Scores = list[tuple[int, float]]
+
 # Graph files -----------------------------------------------------------------------------------------------
 #
 # Chroma does not check whether a write to these files succeeded. On a full or failing disk it reports
@@ -392,10 +399,6 @@ class ChromaIndex:
         """Return the number of vectors in the collection."""
         return int(self._opened().count())
 
-    def rows(self) -> set[int]:
-        """Return every row in the collection."""
-        return {int(row) for row in self._opened().get(include=[])["ids"]}
-
 
 def _batches(rows: Sequence[int]) -> list[Sequence[int]]:
     return [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
@@ -403,7 +406,7 @@ def _batches(rows: Sequence[int]) -> list[Sequence[int]]:
 
 # Which index answers ----------------------------------------------------------------------------------------
 
-Scores = list[tuple[int, float]]
+# Rows that are asked for in addition, because they may have been removed.
 _SPARE = 32
 
 
@@ -415,11 +418,6 @@ class IndexDelta:
         self._added = ExactIndex()
         self._added.generation = since
         self._removed: set[int] = set()
-
-    @property
-    def generation(self) -> int:
-        """The manifest's generation up to which changes are included."""
-        return self._added.generation
 
     @property
     def size(self) -> int:
@@ -443,8 +441,8 @@ class IndexDelta:
     ) -> Scores | None:
         """Return the `k` nearest rows; `base(k)` returns those as of `since`, or None if it fails."""
         kept: Scores = []
-        # The graph is asked for a few more rows than wanted. If too many of these were removed, it is asked
-        # for as many more as were removed at all.
+        # The graph is asked for a few rows more than wanted. If too many of them were removed, it is asked
+        # again for as many more as were removed in total.
         for spare in sorted({min(len(self._removed), _SPARE), len(self._removed)}):
             before = base(k + spare)
             if before is None:
@@ -455,10 +453,6 @@ class IndexDelta:
         return sorted(kept + self._added.search(vector, k), key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-IndexKind = Literal["chroma", "exact"]
 # Self-queries on opening: a stored vector must find itself. An approximate graph may miss three of 32.
 _PROBES = 32
 _PROBES_NEEDED = 29
@@ -577,9 +571,9 @@ class NearestNeighbours:
         seal = self._recorded("seal")
         if self._refused == f"{written} {seal}" and time.monotonic() < self._retry_at:
             return False
-        return self._opened(chroma, written, seal)
+        return self._try_to_open(chroma, written, seal)
 
-    def _opened(self, chroma: ChromaIndex, written: int, seal: str) -> bool:
+    def _try_to_open(self, chroma: ChromaIndex, written: int, seal: str) -> bool:
         """Open Chroma if its files are unchanged since they were closed, and check its answers."""
         if not self._unchanged(chroma):
             self._refuse(written, seal, "its files are not the ones that were closed")
@@ -647,7 +641,7 @@ class NearestNeighbours:
         return hits / len(vectors) if vectors else 1.0
 
     def check_server(self) -> None:
-        """Raise IndexUnavailable if a Chroma server is configured and absent, before anything is written."""
+        """Raise IndexUnavailable if a Chroma server is used but cannot be reached. Call it before writing."""
         if self._chroma is not None and self._chroma.remote:
             self._chroma.open(-1)
 

@@ -102,12 +102,13 @@ def row_text(header: Sequence[str], row: Sequence[str]) -> str:
 
 
 # csv's own limit of 131,072 characters would refuse a long cell. The size of the file is the limit here.
-csv.field_size_limit(64 * 1024 * 1024)
+_CELL_CHARS = 64 * 1024 * 1024
 
 
 def parse_csv(name: str, data: bytes) -> ParsedDocument:
     """Parse CSV or TSV: one line per row, `column: value`; the delimiter is detected."""
     text = decode(name, data)
+    csv.field_size_limit(_CELL_CHARS)  # for the whole process, which is the parsers' child
     builder = DocumentBuilder(name, "csv")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(name, text))
     header = next(rows, [])

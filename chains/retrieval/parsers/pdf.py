@@ -19,7 +19,6 @@ from chains.retrieval.parsers.plain import stem
 
 # Titles that programs write if the author gave none.
 _NO_TITLES = {"", "untitled", "untitled document", "(untitled)", "unknown", "none"}
-logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of each oddity that it copes with
 
 
 def parse_pdf(name: str, data: bytes) -> ParsedDocument:
@@ -29,6 +28,7 @@ def parse_pdf(name: str, data: bytes) -> ParsedDocument:
         EmptyDocument: No page has a text layer.
         DamagedDocument: The file is encrypted with a password.
     """
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every oddity that it copes with
     reader = PdfReader(io.BytesIO(data), strict=False)
     if reader.is_encrypted and not reader.decrypt(""):
         raise DamagedDocument(
