@@ -2,8 +2,8 @@
 
 `ModelScores` scores a label by how much more probable the text before it makes it: log p(label | text, "This
 text is about") minus log p(label | "This text is about"), so that frequent and short names gain nothing. The
-text is data before a fixed phrase and is not asked to be followed, so instructions in it change little.
-Listing the labels in a prompt, or asking for a letter, was near chance.
+text is only data before a fixed phrase, and the model is not asked to follow it, so instructions in it change
+little. Listing the labels in a prompt, or asking for a letter, was near chance.
 
 `reply_probabilities` asks a model that cannot score and looks for one label in its reply. A reply that names
 no label, or several, gives no label and even scores; it is not guessed at.

@@ -32,7 +32,8 @@ class Classification:
         scores: Probability of each label. They sum to one, except with `multi_label`.
         method: What scored: the embedder, a regression over embedded examples, the log-probabilities of the
             model, or the reply of a model that cannot score.
-        labels: With `multi_label`, every label of probability 0.5 or more; else `label` alone.
+        labels: With `multi_label`, every label of probability 0.5 or more; else `label` alone, if there is
+            one.
         evidence: With `explain`, the sentence of the text that supports the label most.
         groups: Probability of each group of a hierarchy.
     """

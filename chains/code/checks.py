@@ -40,7 +40,7 @@ Run = Callable[..., RunResultLike]
 
 
 def check(run: Run, request: CodeRequest, code: str, *, candidate: int, attempt: int) -> CodeRun:
-    """Run one version of the code against all checks that there are for it."""
+    """Run one version of the code against all its checks, and return what was seen."""
     checks = checks_for(request, code)
     if not request.wants_function and not checks:
         return _run_program(run, code, candidate, attempt)

@@ -1,9 +1,9 @@
 r"""Corrections for the slips of a weak model, which writes nearly the right signature and code.
 
 The chain applies `fix_signature` to the signature that the model proposes and `fix_code` to each reply.
-Only what is certain is corrected: an import that is
-missing, a signature that the user's examples contradict, a function under another name, examples of use after
-it. Everything else is left to the run, whose error the model sees.
+Only what is certain is corrected: a missing import, a signature that the user's examples contradict, a
+function under another name, and examples of use after it. Everything else is left to the run, whose error the
+model sees.
 
     >>> print(with_missing_imports("def area(r):\n    return math.pi * r * r\n"))
     import math
@@ -168,8 +168,7 @@ def fit_signature(line: str, checks: Sequence[Check]) -> str:
     """Return the line `def name(...):` with parameters and types that the calls in `checks` can use.
 
     Parameters that no call passes are removed, missing ones are added, and annotations that the examples
-    contradict are replaced. A small model proposes `count(text: str, sep: str) -> str` for `count("a b") ==
-    2`, and then keeps to it:
+    contradict are replaced. Without this a small model keeps to what it proposed:
 
     >>> one_argument = Check(kind="example", source="count('a') == 2")
     >>> fit_signature("def count(text: str, sep: str) -> str:", [one_argument])

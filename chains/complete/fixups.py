@@ -24,7 +24,7 @@ def handlers(prefix: str, write: Callable[[str], str]) -> list[str]:
 
     Args:
         prefix: The code before the gap.
-        write: Returns the model's continuation of `prefix` and the text that it is called with.
+        write: Called with the beginning of the completion; returns the model's continuation of it.
     """
     margin = open_try(prefix) if prefix.endswith("\n") else None
     if margin is None:

@@ -155,7 +155,7 @@ WORDS_THRESHOLD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Answerability:
-    """Whether the documents answer the question, and the score that says so."""
+    """The verdict on whether the documents answer the question, and the score behind it."""
 
     answers: bool
     score: float

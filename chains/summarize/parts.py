@@ -1,4 +1,4 @@
-"""Parts of a text, which follow its headings, and what in a part does not belong into a summary.
+"""Parts of a text, which follow its headings, and what in a part does not belong in a summary.
 
 `split_parts` cuts documents into parts, and `PartStream` does so while a text is still coming in. Every
 character of the text is in exactly one part: a section longer than the limit is cut between sentences, and
