@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name as resolve
 
 import click
 import pytest
@@ -59,7 +60,7 @@ def test_arguments_become_options(verb: str, text: str, expected: str) -> None:
             "agent models pull a/b --revision main first",
         ),
         ("llms.models.pull(NAME)", "agent models pull NAME"),
-        ("see llms.models.list()", "see agent models list"),
+        ("see llms.models.ls()", "see agent models list"),
         ("store.ingest(paths, reembed=True)", "agent ingest PATHS --reembed"),
         ("store.verify(repair=True)", "agent docs verify --repair"),
         ("DocumentStore.repair(folder)", "agent docs verify --repair"),
@@ -123,6 +124,16 @@ def test_every_hint_of_a_library_is_a_command() -> None:
     assert not unknown, "add these calls to COMMANDS of agent/cli/messages.py"
 
 
+def test_every_call_of_the_table_exists() -> None:
+    from chains.retrieval import DocumentStore
+
+    for call in COMMANDS:
+        owner, _, name = call.rpartition(".")
+        assert hasattr(
+            {"store": DocumentStore, "DocumentStore": DocumentStore}.get(owner) or resolve(owner), name
+        )
+
+
 @pytest.mark.parametrize("call", sorted(COMMANDS))
 def test_every_command_of_the_table_is_one(call: str) -> None:
     verb, _, rest = COMMANDS[call].partition(" ")
@@ -135,7 +146,7 @@ def test_the_command_line_shows_errors_in_its_own_words(
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise LLMError(
-            'expected 9 GB, found 4 GB; use quantization="nf4" or window=4096', hint="llms.models.list()"
+            'expected 9 GB, found 4 GB; use quantization="nf4" or window=4096', hint="llms.models.ls()"
         )
 
     monkeypatch.setenv("AGENT_HOME", str(tmp_path))

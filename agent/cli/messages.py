@@ -22,14 +22,11 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "llms.models.alias": "models alias",
-    "llms.models.list": "models list",
     "llms.models.ls": "models list",
     "llms.models.pull": "models pull",
     "llms.models.remove": "models rm",
     "llms.models.show": "models show",
     "llms.diagnose": "doctor",
-    "llms.models.diagnosis.diagnose": "doctor",
     "store.export": "docs export",
     "store.ingest": "ingest",
     "store.remove": "docs remove",
