@@ -5,7 +5,7 @@ Each part is built on first use and kept, so that a command pays only for what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,7 @@ class Parts:
         settings: What to build.
         tools: Added to the built-in tools.
         search_filter: Narrows which documents are asked, by their metadata.
+        notify: Receives the notices of the model, which otherwise go to stderr.
     """
 
     def __init__(
@@ -104,8 +105,10 @@ class Parts:
         tools: Sequence[BaseTool] | None = None,
         *,
         search_filter: dict[str, Any] | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
+        self._notify = notify
         self._added = list(tools or ())
         self._filter = search_filter or None
 
@@ -120,7 +123,7 @@ class Parts:
         """Return parts with the same tools and filter, and other values for some settings."""
         fresh = object.__new__(type(self))  # Of the same class, without what was built already.
         fresh.settings = type(self.settings).model_construct(**{**self.settings.model_dump(), **values})
-        fresh._added, fresh._filter = self._added, self._filter
+        fresh._added, fresh._filter, fresh._notify = self._added, self._filter, self._notify
         return fresh
 
     def __enter__(self) -> Parts:
@@ -155,6 +158,7 @@ class Parts:
             "model": registry.resolve(registry.default if s.model == "auto" else s.model),
             "adapter": str(s.adapter) if s.adapter else None,
             "cache_dir": s.folders.cache,
+            **({"notify": self._notify} if self._notify is not None else {}),
         }
 
     @cached_property

@@ -12,8 +12,11 @@ import click
 import pytest
 from agent_command import Run, command_line
 
+from agent.build import Parts
+from agent.cli import console
 from agent.cli.main import program
 from agent.cli.messages import COMMANDS, in_options, library_message
+from agent.settings import load_settings
 from llms.errors import LLMError
 
 ROOT = Path(__file__).parent.parent
@@ -160,3 +163,15 @@ def _ask(run: Run) -> str:
     done = run("ask", "hello")
     assert done.code == 10
     return done.err
+
+
+def test_notices_of_a_model_are_ours_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Parts(load_settings(home=tmp_path), notify=console.notify) as parts:
+        notify = parts.model.notify
+    console.configure(quiet=False, context=running("ask"))
+    notify('for better: `llms.models.pull("mistral-7b")`')
+    assert capsys.readouterr().err == "for better: `agent models pull mistral-7b`\n"
+    console.configure(quiet=True)
+    notify("fetching")
+    console.configure(quiet=False)
+    assert capsys.readouterr().err == ""

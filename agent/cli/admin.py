@@ -18,6 +18,7 @@ from agent.cli.options import (
     flag,
     number,
     option,
+    parts_from,
     setting_names,
     settings_from,
     verb,
@@ -133,9 +134,7 @@ def mcp(args: Args) -> int:
     console.note("agent: starting …")
     import asyncio
 
-    from agent.build import Parts
-
-    with Parts(settings_from(args)) as parts:
+    with parts_from(args) as parts:
         if args.action == "list":
             return _list_tools(parts.mcp.tools())
         from agent.mcp import server as mcp_server

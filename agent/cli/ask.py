@@ -16,8 +16,8 @@ from agent.cli.options import (
     flag,
     number,
     option,
+    parts_from,
     section,
-    settings_from,
     template_names,
     verb,
     words,
@@ -93,9 +93,8 @@ def ask(args: Args) -> int:
     request = read_question(args)
     console.note("agent: starting …")
     from agent import errors
-    from agent.build import Parts
 
-    with Parts(settings_from(args), search_filter=filter_from(args)) as parts:
+    with parts_from(args, search_filter=filter_from(args)) as parts:
         context = context_for(parts, args, piped=bool(request.piped))
         from agent.cli.printing import printer_for, report_passages, report_run
         from agent.cli.session import Session
@@ -126,11 +125,10 @@ def ask(args: Args) -> int:
 def chat(args: Args) -> int:
     """Talk until /bye or the end of the input."""
     console.note("agent: starting …")
-    from agent.build import Parts
     from agent.cli.repl import Repl
     from agent.cli.request import context_for
 
-    with Parts(settings_from(args), search_filter=filter_from(args)) as parts:
+    with parts_from(args, search_filter=filter_from(args)) as parts:
         context = context_for(parts, args, piped=False)
         with Repl(parts, context, args) as repl:
             if args.continued or args.thread:

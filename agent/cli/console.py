@@ -75,6 +75,11 @@ def as_typed(text: str) -> str:
     return in_options(text, _context)
 
 
+def notify(text: str) -> None:
+    """Show a library's notice, like `note`."""
+    note(as_typed(text))
+
+
 def show_error(error: Exception, *, known: bool) -> None:
     """Show an error in red, without a traceback; `known` errors are those that a user can act on."""
     from agent.cli.messages import library_message

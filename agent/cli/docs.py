@@ -16,7 +16,7 @@ from agent.cli.options import (
     flag,
     number,
     option,
-    settings_from,
+    parts_from,
     verb,
     words,
 )
@@ -47,9 +47,8 @@ if TYPE_CHECKING:
 def ingest(args: Args) -> int:
     """Ingest files and folders and print the report."""
     console.note("agent: starting …")
-    from agent.build import Parts
 
-    with Parts(settings_from(args)) as parts:
+    with parts_from(args) as parts:
         limit = {"max_file_bytes": int(args.max_bytes)} if args.max_bytes else {}
         if args.watch:
             return _watch(parts, args, limit)
@@ -114,8 +113,6 @@ def _step(step: Progress) -> console.Step:
 )
 def docs(args: Args) -> int:
     """Carry out one action on the store."""
-    from agent.build import Parts
-
     actions = {
         "export": _export,
         "list": _list,
@@ -124,7 +121,7 @@ def docs(args: Args) -> int:
         "stats": _stats,
         "verify": _verify,
     }
-    with Parts(settings_from(args)) as parts:
+    with parts_from(args) as parts:
         return actions[args.action](parts, args)
 
 

@@ -108,7 +108,7 @@ def _pull(registry: Registry, args: Args) -> int:
             folder = registry.pull(
                 name,
                 revision=args.revision,
-                notify=lambda text: console.note(console.as_typed(text)),
+                notify=console.notify,
                 progress=lambda what, done, total: bar(_in_megabytes(what, done, total)),
             )
         if args.json:

@@ -29,6 +29,7 @@ from agent.cli import console
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from agent.build import Parts
     from agent.settings import Settings
 
 Args: TypeAlias = SimpleNamespace
@@ -298,6 +299,13 @@ def settings_from(args: Args) -> Settings:
     if not settings.telemetry:
         silence_telemetry()
     return settings
+
+
+def parts_from(args: Args, **more: Any) -> Parts:
+    """Return the parts that the options ask for; their model's notices are shown as ours."""
+    from agent.build import Parts
+
+    return Parts(settings_from(args), notify=console.notify, **more)
 
 
 def filter_from(args: Args) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from agent.cli.options import (
     flag,
     number,
     option,
-    settings_from,
+    parts_from,
     verb,
     words,
     words_of,
@@ -67,11 +67,10 @@ def summary_length(text: str) -> dict[str, int]:
 def summarize(args: Args) -> int:
     """Summarize and print."""
     console.note("agent: starting …")
-    from agent.build import Parts
     from chains import summarize_chain
     from chains.summarize import Style
 
-    with Parts(settings_from(args)) as parts, console.progress_bar("parts") as bar:
+    with parts_from(args) as parts, console.progress_bar("parts") as bar:
         style = Style(
             bullets=args.style == "bullets",
             tldr=args.style == "tldr",
@@ -177,9 +176,8 @@ def classify(args: Args) -> int:
     if bool(args.csv) != bool(args.out):
         raise RequestError("expected --csv and --out together, found one of them; name both tables")
     console.note("agent: starting …")
-    from agent.build import Parts
 
-    with Parts(settings_from(args)) as parts:
+    with parts_from(args) as parts:
         return _classify_table(parts, args) if args.csv else _classify_text(parts, args)
 
 
@@ -277,10 +275,9 @@ def complete(args: Args) -> int:
     if not prefix and not args.suffix:
         raise RequestError("expected something to continue, found nothing; pass it, or pipe it in")
     console.note("agent: starting …")
-    from agent.build import Parts
     from chains import complete_chain
 
-    with Parts(settings_from(args)) as parts:
+    with parts_from(args) as parts:
         chain = complete_chain(
             parts.completion_model,
             kind="code" if args.code else "text",
@@ -320,13 +317,12 @@ def code(args: Args) -> int:
     """Write code, run it and print it; the exit code is 4 if the given examples fail."""
     console.note("agent: starting …")
     from agent import errors
-    from agent.build import Parts
     from agent.cli.request import write_new
     from chains import CodeResult, code_chain
 
     if args.out and Path(args.out).expanduser().exists() and not args.force:
         raise RequestError(f"expected no file at {args.out!r}, found one; name another, or pass --force")
-    with Parts(settings_from(args)) as parts:
+    with parts_from(args) as parts:
         chain = code_chain(
             parts.model, parts.sandbox.run, repairs=int(args.repairs), candidates=int(args.candidates)
         )
