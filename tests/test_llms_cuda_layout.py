@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from llms.decoders import cuda
 from llms.decoders.cuda import layout, machine
 from llms.decoders.cuda.compiler import FOLDER
+from llms.decoders.cuda.prompt import Prefill
 from llms.decoders.cuda.synthetic import synthetic_model
 from llms.decoders.cuda.weights import extract, matrix, unsupported
+from llms.models.checkpoint import Checkpoint
 from llms.models.weights import weights_of
+from llms.params import LoadSettings
 
 SHAPES = [(64, 256), (48, 512), (32, 64), (16, 576), (160, 320)]
 
@@ -170,3 +176,83 @@ def test_a_bitsandbytes_model_is_taken_over_bit_for_bit() -> None:
     released = extract(weights_of(model), positions=16, release=True)
     assert released.nbytes == before
     assert model.model.layers[0].mlp.down_proj.weight.numel() == 0
+
+
+def small_model(**changes: Any) -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_attention_heads": 4,
+        "head_dim": 64,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    }
+    return synthetic_model("cpu", **(sizes | changes))
+
+
+def biased(model: Any) -> Any:
+    model.model.layers[1].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(256, dtype=torch.bfloat16))
+    return model
+
+
+def unquantized(model: Any) -> Any:
+    model.model.layers[1].mlp.up_proj = torch.nn.Linear(256, 512, bias=False, dtype=torch.bfloat16)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (small_model, None),
+        (lambda: small_model(nested=False), None),
+        (lambda: small_model(tie_word_embeddings=True), None),
+        (lambda: small_model(rope_parameters=YARN), None),
+        (lambda: small_model(head_dim=32), "head_dim=32"),
+        (lambda: small_model(hidden_act="gelu"), "hidden_act='gelu'"),
+        (lambda: biased(small_model()), "layers with a bias"),
+        (lambda: unquantized(small_model()), "layers in NF4 with blocks of 64, found torch.bfloat16"),
+    ],
+)
+def test_on_a_gpu_what_it_does_not_take_it_would_name(
+    build: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llms.decoders.cuda.weights._device_reason", lambda _device: None)
+    found = unsupported(weights_of(build()))
+    assert found is None if reason is None else reason in str(found)
+
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 1e6}, YARN])
+def test_angles_are_those_of_the_model(rope: dict[str, Any]) -> None:
+    model = small_model(rope_parameters=rope, max_position_embeddings=512)
+    table = extract(weights_of(model), positions=300, release=False).rope
+    like, places = model.model.embed_tokens.weight[:1], torch.arange(300)[None]
+    cos, sin = model.model.rotary_emb(like, places)
+    assert torch.equal(table, torch.stack([cos[0, :, :32].float(), sin[0, :, :32].float()], -1))
+
+
+def test_the_workspace_that_is_planned_is_the_one_that_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffers of `Prefill`, and six times the residual stream of a chunk."""
+    monkeypatch.setattr(cuda, "SLICE", 100_000)  # so that each matrix is unpacked in several slices
+    model = small_model(intermediate_size=1024)
+    weights: Any = extract(weights_of(model), positions=16, release=False)
+    prefill = Prefill(SimpleNamespace(device="cpu"), weights, torch.empty(0))  # type: ignore[arg-type]
+    buffers = sum(2 * t.numel() for t in (prefill._scratch, prefill._wide, prefill._hidden))
+    checkpoint = Checkpoint(
+        folder=Path("model"),
+        config=model.config.to_dict(),
+        headers=(),
+        weight_bytes=0,
+        tokenizer=True,
+        chat_template=True,
+    )
+    planned = cuda.memory(checkpoint, LoadSettings(dtype="bfloat16"), prefill.chunk).workspace
+    assert planned == buffers + 2 * prefill.chunk * 6 * 256

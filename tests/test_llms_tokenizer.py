@@ -16,7 +16,7 @@ from test_llms_mistral_format import TEMPLATE_V1
 from tiny_models import TEMPLATE, tiny_checkpoint, tiny_tokenizer
 
 from llms.models.load import LoadedModel
-from llms.tokenizer import ChatTemplate, ModelTokenizer, read_pretrained_tokenizer
+from llms.tokenizer import ChatTemplate, ModelTokenizer, SlowTokenizer, read_pretrained_tokenizer
 
 TURNS: list[dict[str, Any]] = [
     {"role": "system", "content": "Answer <briefly> & well."},
@@ -50,6 +50,7 @@ TEMPLATES = {
 
 @pytest.fixture(scope="module")
 def plain(embedded: LoadedModel) -> ModelTokenizer:
+    embedded.tokenizer.pretrained()  # loaded before hypothesis watches the clock
     return embedded.tokenizer
 
 
@@ -244,3 +245,23 @@ def test_a_folder_that_is_not_plain_gives_the_same_tokenizer_by_way_of_transform
     ours, whole = ModelTokenizer.read(folder), read_pretrained_tokenizer(folder)
     assert ours("Hé <|im_end|> 漢")["input_ids"] == whole("Hé <|im_end|> 漢")["input_ids"]
     assert ours.eos_token_id == whole.eos_token_id
+
+
+def test_a_tokenizer_written_in_python_is_wrapped_too_but_serves_no_grammar() -> None:
+    from transformers import ByT5Tokenizer
+
+    whole = ByT5Tokenizer()
+    ours = ModelTokenizer.wrap(whole)
+    assert isinstance(ours, SlowTokenizer)
+    for special in (False, True):
+        ids = ours("Hé 漢", add_special_tokens=special)["input_ids"]
+        assert ids == whole("Hé 漢", add_special_tokens=special)["input_ids"]
+        assert ours.decode(ids, skip_special_tokens=True) == whole.decode(ids, skip_special_tokens=True)
+    assert ours.get_vocab() == whole.get_vocab()
+    assert (ours.eos_token_id, ours.unk_token_id) == (whole.eos_token_id, whole.unk_token_id)
+    assert ours.convert_tokens_to_ids("a") == whole.convert_tokens_to_ids("a")
+    assert ours.convert_ids_to_tokens(100) == whole.convert_ids_to_tokens(100)
+    assert ours.all_special_ids == whole.all_special_ids
+    assert {i: str(token) for i, token in ours.added_tokens_decoder.items()}
+    with pytest.raises(AttributeError):
+        ours.backend_tokenizer.to_str()

@@ -53,150 +53,10 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 _RECIPE = 1  # count it up when the content of a kept checkpoint changes
-
-
-def quantized_path(
-    source: Source, checkpoint: Checkpoint, quantization: str, dtype: str, cache: Path
-) -> Path:
-    """Return the place of a source's kept 4-bit checkpoint, whether or not it exists."""
-    key = {
-        "source": _identity(source, checkpoint),
-        "quantization": quantization,
-        "dtype": dtype,
-        "double_quantization": True,
-        "bitsandbytes": _version(quantization),
-        "recipe": _RECIPE,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache / "quantized" / f"{slug(source)}-{quantization}-{digest[:10]}"
-
-
-def keeps(checkpoint: Checkpoint, quantization: str, keep: bool | None) -> bool:
-    """Return whether a model's 4-bit checkpoint is kept; by default if it has a billion weights or more."""
-    if checkpoint.stored_quantization is not None or quantization not in ("nf4", "fp4"):
-        return False
-    return checkpoint.parameters >= SMALL if keep is None else keep
-
-
-def is_kept(source: Source, checkpoint: Checkpoint, quantization: str, dtype: str, cache: Path) -> bool:
-    """Return whether a source's 4-bit checkpoint is whole in the cache."""
-    return damage(quantized_path(source, checkpoint, quantization, dtype, cache)) is None
-
-
-def kept(source: Source, cache: Path) -> list[Path]:
-    """Return a source's 4-bit checkpoints in the cache, sorted, without those of longer names."""
-    own = re.compile(re.escape(slug(source)) + r"-(nf4|fp4)-[0-9a-f]{10}")
-    found = (cache / "quantized").glob("*")
-    return sorted(path for path in found if path.is_dir() and own.fullmatch(path.name))
-
-
-def slug(source: Source) -> str:
-    """Return a source's name as one path component."""
-    return source.name.replace("/", "--")
-
-
-def quantized_model(
-    source: Source,
-    checkpoint: Checkpoint,
-    quantization: str,
-    dtype: str,
-    device: str,
-    cache: Path,
-    notify: Notify,
-) -> PreTrainedModel:
-    """Return a model in 4 bits from its kept checkpoint, which is made first if it is missing or damaged.
-
-    If the cache has no room or cannot be written, the model is quantized all the same, and a notice says that
-    it was not kept.
-
-    Raises:
-        LLMError: What `read_model` raises.
-    """
-    target = quantized_path(source, checkpoint, quantization, dtype, cache)
-    if damage(target) is None:
-        try:
-            return read_model(Checkpoint.open(target), quantization=quantization, dtype=dtype, device=device)
-        except DamagedCheckpoint as error:
-            notify(f"the 4-bit checkpoint of {source.name} is damaged ({error}); making it again")
-            shutil.rmtree(target, ignore_errors=True)
-    try:
-        with locked(target, notify):
-            if damage(target) is None:  # another process made it while this one waited
-                return read_model(
-                    Checkpoint.open(target), quantization=quantization, dtype=dtype, device=device
-                )
-            return _make(source, checkpoint, quantization, dtype, device, target, notify)
-    except MachineError as error:
-        if isinstance(error, MemoryError):
-            raise
-        notify(f"the 4-bit checkpoint of {source.name} is not kept: {error}")
-    return read_model(checkpoint, quantization=quantization, dtype=dtype, device=device)
-
-
-def _make(
-    source: Source,
-    checkpoint: Checkpoint,
-    quantization: str,
-    dtype: str,
-    device: str,
-    target: Path,
-    notify: Notify,
-) -> PreTrainedModel:
-    require_space(
-        target.parent,
-        weight_bytes(checkpoint, quantization, dtype) + 2**26,
-        f"the 4-bit checkpoint of {source.name}",
-    )
-    notify(f"quantizing {source.name} to {quantization}, once; the next start loads it from {target}")
-    model = read_model(checkpoint, quantization=quantization, dtype=dtype, device=device)
-    with staging(target, {"model": source.name, "source": _identity(source, checkpoint)}) as folder, quiet():
-        model.save_pretrained(folder)
-    return model
-
-
-def _version(quantization: str) -> str:
-    try:
-        return importlib.metadata.version("bitsandbytes")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise QuantizationUnavailable(
-            f"expected bitsandbytes for {quantization}, found it missing; `pip install bitsandbytes`, or do "
-            'without: quantization="none"'
-        ) from error
-
-
-def _identity(source: Source, checkpoint: Checkpoint) -> str:
-    if source.kind == "hub":
-        return f"{source.location}@{checkpoint.folder.name}"  # the snapshot's folder is named by its commit
-    if (found := manifest(checkpoint.folder)) is not None:
-        return json.dumps(found["files"], sort_keys=True)
-    files = ((path, path.stat()) for path in weight_files(checkpoint.folder))
-    return json.dumps([[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files])
-
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
-def bits_and_bytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
-    """Return bitsandbytes' settings; those of `nf4` are the QLoRA recipe (arXiv:2305.14314).
-
-    >>> bits_and_bytes("nf4", "bfloat16").bnb_4bit_use_double_quant
-    True
-
-    Args:
-        quantization: `nf4` or `fp4` (4 bits, double quantization), or `int8`.
-        dtype: The dtype of the computation.
-    """
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_quant_type=quantization,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-    )
+# ---- Reading -----------------------------------------------------------------------------------
 
 
 def read_model(checkpoint: Checkpoint, *, quantization: str, dtype: str, device: str) -> PreTrainedModel:
@@ -260,6 +120,29 @@ def read_model(checkpoint: Checkpoint, *, quantization: str, dtype: str, device:
     return model.eval()
 
 
+def bits_and_bytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
+    """Return bitsandbytes' settings; those of `nf4` are the QLoRA recipe (arXiv:2305.14314).
+
+    >>> bits_and_bytes("nf4", "bfloat16").bnb_4bit_use_double_quant
+    True
+
+    Args:
+        quantization: `nf4` or `fp4` (4 bits, double quantization), or `int8`.
+        dtype: The dtype of the computation.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
 def _architecture(checkpoint: Checkpoint) -> Any:
     import transformers
 
@@ -274,6 +157,23 @@ def _architecture(checkpoint: Checkpoint) -> Any:
             f"{str(checkpoint.folder / 'config.json')!r}; update transformers, or take another model"
         )
     return found
+
+
+def _check_complete(info: Any, checkpoint: Checkpoint) -> None:
+    missing = sorted(getattr(info, "missing_keys", None) or info["missing_keys"])
+    mismatched = sorted(str(key) for key in getattr(info, "mismatched_keys", None) or info["mismatched_keys"])
+    if missing or mismatched:
+        _name_damaged_file(checkpoint)
+        folder = str(checkpoint.folder)
+        what = f"{len(missing)} missing ({missing[:3]})" if missing else f"{mismatched[:3]} of another shape"
+        raise DamagedCheckpoint(
+            f"expected every tensor of {checkpoint.architecture} in {folder!r}, found {what}; fetch it again"
+        )
+
+
+def _name_damaged_file(checkpoint: Checkpoint) -> None:
+    if manifest(checkpoint.folder) is not None:
+        verify(checkpoint.folder)
 
 
 @contextmanager
@@ -325,18 +225,122 @@ def _unmap(model: PreTrainedModel) -> None:
     _malloc("malloc_trim", 0)
 
 
-def _name_damaged_file(checkpoint: Checkpoint) -> None:
-    if manifest(checkpoint.folder) is not None:
-        verify(checkpoint.folder)
+# ---- Kept 4-bit checkpoints --------------------------------------------------------------------
 
 
-def _check_complete(info: Any, checkpoint: Checkpoint) -> None:
-    missing = sorted(getattr(info, "missing_keys", None) or info["missing_keys"])
-    mismatched = sorted(str(key) for key in getattr(info, "mismatched_keys", None) or info["mismatched_keys"])
-    if missing or mismatched:
-        _name_damaged_file(checkpoint)
-        folder = str(checkpoint.folder)
-        what = f"{len(missing)} missing ({missing[:3]})" if missing else f"{mismatched[:3]} of another shape"
-        raise DamagedCheckpoint(
-            f"expected every tensor of {checkpoint.architecture} in {folder!r}, found {what}; fetch it again"
-        )
+def quantized_model(
+    source: Source,
+    checkpoint: Checkpoint,
+    quantization: str,
+    dtype: str,
+    device: str,
+    cache: Path,
+    notify: Notify,
+) -> PreTrainedModel:
+    """Return a model in 4 bits from its kept checkpoint, which is made first if it is missing or damaged.
+
+    If the cache has no room or cannot be written, the model is quantized all the same, and a notice says that
+    it was not kept.
+
+    Raises:
+        LLMError: What `read_model` raises.
+    """
+    target = quantized_path(source, checkpoint, quantization, dtype, cache)
+    if damage(target) is None:
+        try:
+            return read_model(Checkpoint.open(target), quantization=quantization, dtype=dtype, device=device)
+        except DamagedCheckpoint as error:
+            notify(f"the 4-bit checkpoint of {source.name} is damaged ({error}); making it again")
+            shutil.rmtree(target, ignore_errors=True)
+    try:
+        with locked(target, notify):
+            if damage(target) is None:  # another process made it while this one waited
+                return read_model(
+                    Checkpoint.open(target), quantization=quantization, dtype=dtype, device=device
+                )
+            return _make(source, checkpoint, quantization, dtype, device, target, notify)
+    except MachineError as error:
+        if isinstance(error, MemoryError):
+            raise
+        notify(f"the 4-bit checkpoint of {source.name} is not kept: {error}")
+    return read_model(checkpoint, quantization=quantization, dtype=dtype, device=device)
+
+
+def _make(
+    source: Source,
+    checkpoint: Checkpoint,
+    quantization: str,
+    dtype: str,
+    device: str,
+    target: Path,
+    notify: Notify,
+) -> PreTrainedModel:
+    require_space(
+        target.parent,
+        weight_bytes(checkpoint, quantization, dtype) + 2**26,
+        f"the 4-bit checkpoint of {source.name}",
+    )
+    notify(f"quantizing {source.name} to {quantization}, once; the next start loads it from {target}")
+    model = read_model(checkpoint, quantization=quantization, dtype=dtype, device=device)
+    with staging(target, {"model": source.name, "source": _identity(source, checkpoint)}) as folder, quiet():
+        model.save_pretrained(folder)
+    return model
+
+
+def quantized_path(
+    source: Source, checkpoint: Checkpoint, quantization: str, dtype: str, cache: Path
+) -> Path:
+    """Return the place of a source's kept 4-bit checkpoint, whether or not it exists."""
+    key = {
+        "source": _identity(source, checkpoint),
+        "quantization": quantization,
+        "dtype": dtype,
+        "double_quantization": True,
+        "bitsandbytes": _version(quantization),
+        "recipe": _RECIPE,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache / "quantized" / f"{slug(source)}-{quantization}-{digest[:10]}"
+
+
+def keeps(checkpoint: Checkpoint, quantization: str, keep: bool | None) -> bool:
+    """Return whether a model's 4-bit checkpoint is kept; by default if it has a billion weights or more."""
+    if checkpoint.stored_quantization is not None or quantization not in ("nf4", "fp4"):
+        return False
+    return checkpoint.parameters >= SMALL if keep is None else keep
+
+
+def is_kept(source: Source, checkpoint: Checkpoint, quantization: str, dtype: str, cache: Path) -> bool:
+    """Return whether a source's 4-bit checkpoint is whole in the cache."""
+    return damage(quantized_path(source, checkpoint, quantization, dtype, cache)) is None
+
+
+def kept(source: Source, cache: Path) -> list[Path]:
+    """Return a source's 4-bit checkpoints in the cache, sorted, without those of longer names."""
+    own = re.compile(re.escape(slug(source)) + r"-(nf4|fp4)-[0-9a-f]{10}")
+    found = (cache / "quantized").glob("*")
+    return sorted(path for path in found if path.is_dir() and own.fullmatch(path.name))
+
+
+def slug(source: Source) -> str:
+    """Return a source's name as one path component."""
+    return source.name.replace("/", "--")
+
+
+def _identity(source: Source, checkpoint: Checkpoint) -> str:
+    if source.kind == "hub":
+        return f"{source.location}@{checkpoint.folder.name}"  # the snapshot's folder is named by its commit
+    if (found := manifest(checkpoint.folder)) is not None:
+        return json.dumps(found["files"], sort_keys=True)
+    files = ((path, path.stat()) for path in weight_files(checkpoint.folder))
+    return json.dumps([[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files])
+
+
+def _version(quantization: str) -> str:
+    try:
+        return importlib.metadata.version("bitsandbytes")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise QuantizationUnavailable(
+            f"expected bitsandbytes for {quantization}, found it missing; `pip install bitsandbytes`, or do "
+            'without: quantization="none"'
+        ) from error
