@@ -40,12 +40,12 @@ def main() -> None:
     ours = load(
         LoadSettings(model=name, quantization="nf4", notify=lambda line: print(line, file=sys.stderr))
     )
-    assert ours.memory is not None
+    assert ours.memory is not None and ours.checkpoint is not None
     print(
         f"ours: {ours.name}, {ours.quantization} on {ours.device}, window {ours.window:,} tokens, planned "
         f"{ours.memory.total / 1e9:.1f} of {ours.memory.free / 1e9:.1f} GB"
     )
-    model, tokenizer = the_usual_recipe(str(ours.folder))
+    model, tokenizer = the_usual_recipe(str(ours.checkpoint.folder))
     print(f"the usual recipe: {model.get_memory_footprint() / 1e9:.1f} GB of weights on {model.device}")
 
     tokens = tokenizer("The capital of France is", return_tensors="pt")["input_ids"].to(ours.device)
