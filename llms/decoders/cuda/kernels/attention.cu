@@ -1,14 +1,14 @@
 // Attention of a step's new tokens over the live part of a paged KV cache (flash-decoding).
-// Block (split, KV head, group): the keys of one slot are cut into equal runs over the splits, how many depends
-// on that slot's length only, so no slot's result depends on the others. The G query heads of a KV head and the
-// tokens of the group are the 16 rows of the A operand. Each warp takes 16 keys at a time straight from
-// the cache into registers: a dot product does not care in which order its terms come, so a lane's 16 contiguous
-// bytes of a key serve as B fragments as they are, and movmatrix turns the values' fragments.
-// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE, -DATTENTION_WARPS: 8 for few
-// texts, of which a short one then needs one block a head and no second meeting; else 4, four blocks of which fit a
-// multiprocessor (attend.py). -DATTENTION_REGISTERS a thread: with 8 warps, enough to fetch keys and values ahead.
-// Keys staged in shared memory by cp.async, and values read by ldmatrix, are slower at every size (1.4 us a layer at one
-// column, 2 at 64).
+// Block (split, KV head, group): the keys of one slot are divided evenly among the splits. The number of splits depends
+// only on the length of that slot, so no slot's result depends on the others. The G query heads of a KV head and the
+// tokens of the group are the 16 rows of the A operand. Each warp loads 16 keys at a time from the cache directly into
+// registers. The order of the terms of a dot product does not matter, so a lane's 16 contiguous bytes of a key can be
+// used as B fragments unchanged; movmatrix transposes the fragments of the values.
+// Compiled with -DHEAD_DIM, -DGROUP (query heads per KV head), -DKV_HEADS, -DPAGE and -DATTENTION_WARPS: 8 for few
+// texts, because a short text then needs one block per head and no second reduction; otherwise 4, so that four blocks
+// fit on a multiprocessor (attend.py). -DATTENTION_REGISTERS is the limit per thread; with 8 warps it is large enough
+// to load keys and values ahead. Staging keys in shared memory with cp.async and reading values with ldmatrix was
+// slower at every size (1.4 us a layer at one column, 2 at 64).
 #define J (HEAD_DIM / 32)
 #define SOON (ATTENTION_WARPS == 8)
 
@@ -20,11 +20,11 @@ struct Attention {
   const int* pos;
   const int* pages;
   const int* group_first;  // first column of each group of columns that share a slot
-  const int* group_count;  // 0: no such group
+  const int* group_count;  // 0: no group starts here
   float* partial;          // [groups * KV_HEADS][splits][16][HEAD_DIM + 2]
   u32* counters;           // [groups * KV_HEADS], zero between launches
   int max_pages, splits, sliding, nt;
-  int least, soon;  // keys a block takes at least; keys of its run that it asks into L2 at once
+  int least, soon;  // least: minimum number of keys per block; soon: keys of its run that a block prefetches into L2
   float scale_log2;
 };
 
@@ -59,8 +59,9 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
     key = min(key, hi - 1);
     return a.kv + ((((size_t)pages[key / PAGE] * 2 + which) * KV_HEADS + head) * PAGE + key % PAGE) * HEAD_DIM;
   };
-  // Keys of earlier steps are in memory already: bring the first into L2 while the projection before still works. Not where
-  // many blocks share a long text: there it costs (one column at depth 4,096: 2.61 ms a step with, 2.39 without).
+  // Keys of earlier steps are in memory already, so the first ones are prefetched into L2 while the projection before
+  // this kernel is still running. If many blocks share a long text, this costs time: at one column and depth 4,096 a
+  // step takes 2.61 ms with it and 2.39 ms without.
   const int far = active == 1 ? min(hi, lo + a.soon) : lo;
 #if PDL
   const int pages_here = far > lo ? (far - 1) / PAGE - lo / PAGE + 1 : 0;
@@ -83,15 +84,15 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
   };
   auto load_keys = [&](int base) { load(k[0], 0, base + g), load(k[1], 0, base + 8 + g); };
   auto load_values = [&](int base) { load(v[0], 1, base + g), load(v[1], 1, base + 8 + g); };
-  // With registers to spare, the first keys a warp looks at are fetched at once, those of this step again later.
+  // If there are enough registers, a warp loads its first keys at once, and those of this step again later.
   const int own = lo + warp * 16;
   if (SOON && own < hi) load_keys(own), load_values(own);
   depend_wait();
   depend_launch();
-  // This step's keys of the slot begin at p0, or up to `first` before it: earlier columns may be the slot's as well.
+  // The slot's keys of this step begin at p0 or up to `first` before it, since earlier columns may belong to the slot.
   if (SOON && own < hi && min(own + 15, hi - 1) >= p0 - first) load_keys(own), load_values(own);
 
-  // The queries, shared by all warps; rows 16 bytes longer than they are, for the banks.
+  // The queries are shared by all warps. Rows are padded by 16 bytes to avoid bank conflicts.
   for (int i = tid; i < 16 * (HEAD_DIM / 8); i += ATTENTION_WARPS * 32) {
     const int row = i / (HEAD_DIM / 8), d = i % (HEAD_DIM / 8) * 8;
     const bf16* p = a.q + ((size_t)(first + row / GROUP) * KV_HEADS * GROUP + head * GROUP + row % GROUP) * HEAD_DIM + d;
@@ -108,7 +109,7 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
 
   for (int base = lo + warp * 16; base < hi; base += step) {
-    if (!SOON) {  // in this order nothing is spilled
+    if (!SOON) {  // In this order no register is spilled.
       load(k[0], 0, base + g), load(v[0], 1, base + g);
       load(k[1], 0, base + 8 + g), load(v[1], 1, base + 8 + g);
     }
@@ -122,7 +123,7 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
         mma(s[b], q0.z, q1.z, q0.w, q1.w, k[b][j].z, k[b][j].w);
       }
     }
-    if (SOON && base + step < hi) load_keys(base + step);  // while the rest of these is worked on
+    if (SOON && base + step < hi) load_keys(base + step);  // It runs while the rest of these is processed.
     float high[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int b = 0; b < 2; b++)
@@ -211,7 +212,7 @@ extern "C" __global__ void __maxnreg__(ATTENTION_REGISTERS) attention(const __gr
   if (arrived != active - 1) return;
   if (tid == 0) a.counters[group * KV_HEADS + head] = 0;
   __threadfence();
-  // Weights of the splits, a warp a row and a lane a split; then the weighted sum, loads in batches.
+  // The weights of the splits (one warp per row, one lane per split), then the weighted sum with batched loads.
   float(*weight)[32] = (float(*)[32]) & so[0][0][0];
   for (int row = warp; row < rows; row += ATTENTION_WARPS) {
     const float* from = partial + (size_t)(lane * 16 + row) * (HEAD_DIM + 2) + HEAD_DIM;

@@ -1,4 +1,4 @@
-// Shared by all kernels. No header is included, so that NVRTC needs nothing but itself.
+// Shared by all kernels. No header is included, so NVRTC needs no CUDA toolkit.
 // Compiled with -DPDL=0|1 (programmatic dependent launch, from compute capability 9.0 on) and -DWGMMA=0|1 (products of
 // several columns by warpgroups' tensor core instructions, compute capability 9.0 alone).
 #ifndef INFINITY
@@ -17,8 +17,8 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
 __device__ __forceinline__ bf16 to_bf16(float v) { return (bf16)(pack_bf16(v, 0.f) & 0xffffu); }
 __device__ __forceinline__ float round_bf16(float v) { return __uint_as_float(pack_bf16(v, 0.f) << 16); }
 
-// Everything a kernel reads that another kernel of the step wrote must come after depend_wait(). The next
-// kernel is let in only after it, so when a kernel runs, all but its direct predecessor have finished.
+// A kernel may read what another kernel of the step wrote only after depend_wait(). The next kernel may start only
+// after that, so when a kernel runs, all kernels but its direct predecessor have finished.
 __device__ __forceinline__ void depend_wait() {
 #if PDL
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -45,7 +45,7 @@ __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Activations are read past L1: with programmatic launch, L1 may hold a line from before the wait.
+// Activations are read past L1, because with programmatic launch L1 may hold a line from before the wait.
 __device__ __forceinline__ float load_float(const float* p) {
   float v;
   asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
@@ -70,9 +70,9 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 a0, const u32 a1, c
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Where activation (k, column m) lies, in bf16 elements. NT = columns / 8; NT = 0: one column, no padding to 8.
-// For mma: the B fragments of two k16 steps side by side, so that one 16-byte load a lane feeds two of them.
-// For wgmma: 8 columns x 8 k a core matrix of 128 bytes, the matrices of one k8 step side by side.
+// The position of activation (k, column m), in bf16 elements. NT = columns / 8; NT = 0 means one column without padding.
+// For mma: the B fragments of two k16 steps are next to each other, so one 16-byte load per lane feeds both.
+// For wgmma: a core matrix of 128 bytes has 8 columns x 8 k, and the matrices of one k8 step are next to each other.
 __device__ __forceinline__ int packed(int k, int m, int nt) {
   const int t = (k >> 1) & 3, in = ((k >> 4) & 1) * 4 + ((k >> 3) & 1) * 2 + (k & 1);
   if (nt == 0) return ((k >> 5) * 4 + t) * 8 + in;
@@ -83,14 +83,14 @@ __device__ __forceinline__ int packed(int k, int m, int nt) {
 #endif
 }
 
-// What the next product reads first, asked into L2 while this kernel no longer needs the memory: the first bytes
-// of each of `pieces` equal parts of its records. Its blocks then start with data at twice the memory's rate.
+// The part of the next product's weights that is prefetched into L2 when this kernel no longer needs the memory: the
+// first bytes of each of `pieces` equal parts of its records. Its blocks then start at twice the memory's rate.
 struct Ahead {
   const char* records;
   int n, pieces, grain, bytes;  // part j starts at (n * j / pieces) * grain
 };
 
-// Ask for `bytes` (a multiple of 16, as p is) into L2.
+// Prefetches `bytes` into L2. Both `bytes` and p are multiples of 16.
 __device__ __forceinline__ void ask_l2(const void* p, int bytes) {
 #if PDL
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");

@@ -1,8 +1,8 @@
-// The two ends of a step, and what prefill needs beside cuBLAS.
+// The first and the last kernel of a step, and the kernels that prefill needs in addition to cuBLAS.
 // Compiled with -DHEAD_DIM, -DKV_HEADS, -DPAGE, -DNESTED.
 
-// Residual stream, packed activations (one column: as they are, else times the gain) and sum of squares of each
-// column's token. One block a column.
+// The residual stream, packed activations (multiplied by the gain if there are several columns) and sum of squares of
+// each column's token. One block per column.
 struct Embed {
   const int* tokens;
   const bf16* table;  // [vocabulary][width]
@@ -65,8 +65,8 @@ extern "C" __global__ void final_norm(const __grid_constant__ Norm a) {
     a.x[(size_t)blockIdx.x * a.width + k] = to_bf16(round_bf16(load_float(h + k) * r) * to_float(a.gain[k]));
 }
 
-// Records -> row-major bf16 [rows][width], rows in the checkpoint's order: w = bf16(code * absmax), both fp32, as
-// bitsandbytes dequantizes. One warp a record.
+// Dequantizes records to row-major bf16 [rows][width], with rows in the checkpoint's order: w = bf16(code * absmax) in
+// fp32, as bitsandbytes does. One warp per record.
 struct Unpack {
   const char* records;
   const Tile* tiles;
@@ -75,7 +75,7 @@ struct Unpack {
   const float* codes;  // [16]
   bf16* out;
   int num_tiles, units, blocks_per_row, width;
-  int low, high;  // what is taken off the row numbers of the tiles' low and high runs
+  int low, high;  // subtracted from the row numbers of the tiles' low and high runs
 };
 
 extern "C" __global__ void __launch_bounds__(256) unpack(const __grid_constant__ Unpack a) {
@@ -123,11 +123,11 @@ extern "C" __global__ void __launch_bounds__(256) unpack(const __grid_constant__
   }
 }
 
-// Prefill: the residual stream takes a layer's result up, and is normalized for what reads it next, each rounded where
-// the model itself rounds. One block a token, 8 values a thread at a time.
+// Prefill: adds a layer's result to the residual stream and normalizes it for the next layer. Both are rounded where
+// the model rounds. One block per token, 8 values per thread at a time.
 struct AddNorm {
   bf16* h;          // [tokens][width]
-  const bf16* y;    // added to h where not null
+  const bf16* y;    // added to h unless null
   const bf16* gain;
   bf16* x;
   int width;
@@ -154,8 +154,8 @@ extern "C" __global__ void __launch_bounds__(512) add_norm(const __grid_constant
   }
 }
 
-// Prefill: rotate q in place, rotate k in place and into the pages, copy v into the pages. One block a token; a
-// thread takes 8 pairs (or 8 + 8 values of v) at a time.
+// Prefill: rotates q in place, rotates k in place and into the pages, and copies v into the pages. One block per token;
+// a thread handles 8 pairs (or 8 + 8 values of v) at a time.
 struct Rotate {
   bf16* qkv;  // [tokens][q_rows + 2 * k_rows]
   bf16* kv;
@@ -185,7 +185,7 @@ extern "C" __global__ void rotate_store(const __grid_constant__ Rotate a) {
       *(uint4*)row = lo, *(uint4*)(row + HEAD_DIM / 2) = hi;
     }
     if (kv_head >= 0) {
-      bf16* to = page + (size_t)kv_head * PAGE * HEAD_DIM + d;  // heads of v follow those of k
+      bf16* to = page + (size_t)kv_head * PAGE * HEAD_DIM + d;  // the heads of v follow those of k
       *(uint4*)to = lo, *(uint4*)(to + HEAD_DIM / 2) = hi;
     }
   }

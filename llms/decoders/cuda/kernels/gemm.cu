@@ -1,11 +1,11 @@
-// 8, 16, 32 or 64 columns: Y = W X for a step of several tokens. A block owns RT row tiles a warp and a share of K;
-// the activations of 256 columns of W are fetched once into shared memory for all its warps, the weights go through
-// the same private ring as in gemv.cu. Where the rows alone do not fill the GPU, K is split over blocks, all of which
-// run at once: each writes its fp32 sums, waits for the others, and adds up an equal share of the row tiles in a fixed
+// 8, 16, 32 or 64 columns: Y = W X for a step of several tokens. A block owns RT row tiles per warp and a share of K.
+// The activations of 256 columns of W are loaded into shared memory once for all its warps. The weights go through the
+// same private ring as in gemv.cu. If the rows alone do not fill the GPU, K is split over blocks that all run at the
+// same time: each writes its fp32 sums, waits for the others, and adds up an equal share of the row tiles in a fixed
 // order.
-// -DX_UNITS: see WHOLE below; 0: never. WGMMA: 16 warps, four of which share one instruction: 64 rows of weights, decoded into registers, times all columns
-// straight from shared memory. Else mma, 8 warps, and RT = 2 from 32 columns on: there, reading activations from
-// shared memory is what limits, and two tiles share it.
+// -DX_UNITS: see WHOLE below; 0 means never. With WGMMA there are 16 warps, four of which share one instruction: 64 rows
+// of weights, decoded into registers, times all columns from shared memory. Without it there are 8 warps and mma, and
+// RT = 2 from 32 columns on, where reading activations from shared memory is the limit and two tiles share the reads.
 #if WGMMA
 #define WARPS 16
 #else
@@ -13,8 +13,8 @@
 #endif
 
 // d: rows g, g+8 (two runs of 8) by columns n*8 + 2t, +1; ssq: this tile's row of sums of squares.
-// What finishing a tile's columns n*8 .. needs from far: the residual stream, [column][run]; or, to have them near, what
-// leads to the place of keys and values.
+// The values from global memory that are needed to finish a tile's columns n*8 ..: the residual stream, [column][run];
+// or the page and the rotation for keys and values.
 struct Far {
   float h[2][2];
 };
@@ -81,7 +81,8 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, const 
   }
 }
 
-// 1 / rms of every column, times what the codes are to be multiplied by, into shared memory, by all threads; ends with a barrier.
+// Writes 1 / rms of each column, times the scale of the codes, to shared memory. All threads take part, and it ends with
+// a barrier.
 template <int NT>
 __device__ __forceinline__ void norms(const Linear& a, float* rstd, float* scratch, int tid) {
   constexpr int M = NT * 8, PARTS = WARPS * 32 / M;
@@ -105,15 +106,15 @@ __device__ __forceinline__ void norms(const Linear& a, float* rstd, float* scrat
   __syncthreads();
 }
 
-// What this thread has copied into shared memory becomes visible to wgmma, which reads past plain accesses' order.
+// Makes this thread's copies into shared memory visible to wgmma, which is not ordered with plain accesses.
 __device__ __forceinline__ void publish() {
 #if WGMMA
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
 
-// WHOLE: all activations of the block's share of K lie in shared memory before the first product, so that no barrier
-// holds the warps of the block together; X_UNITS of 256 columns are the largest share.
+// WHOLE: all activations of the block's share of K are in shared memory before the first product, so the warps of the
+// block need no barrier. X_UNITS is the largest share, in units of 256 columns.
 template <int KIND, int NT, int RT, int DEPTH, bool WHOLE>
 __device__ __forceinline__ void gemm(const Linear& a) {
   extern __shared__ __align__(128) char shared[];
@@ -157,7 +158,7 @@ __device__ __forceinline__ void gemm(const Linear& a) {
     depend_wait();
 #pragma unroll
     for (int s = 0; s < DEPTH - 1; s++) {
-      fetch_x(u0 + s, s);  // before the next weights: it would queue behind them
+      fetch_x(u0 + s, s);  // It comes before the next weights; otherwise it would queue behind them.
       if (s) fetch_w(u0 + s, s);
       copy_commit();
     }
@@ -189,7 +190,7 @@ __device__ __forceinline__ void gemm(const Linear& a) {
     } else {
       copy_wait<WHOLE ? 0 : DEPTH - 2>();
       publish();
-      __syncthreads();  // this stage has arrived for everyone, and the one to be overwritten has been read
+      __syncthreads();  // This stage has arrived for all warps, and the one to be overwritten has been read.
     }
     if (!WHOLE) {
       const int next = stage ? stage - 1 : DEPTH - 1;
@@ -235,7 +236,7 @@ __device__ __forceinline__ void gemm(const Linear& a) {
         if (index + r < a.num_tiles)
           finish<KIND, NT>(a, tile[r], y[r][n], n, rstd, ssq + (warp * RT + r) * NT * 8, lane, from_far<KIND>(a, tile[r], n, lane));
   } else {
-    // Each warp takes items (a tile's 8 columns) in turn; what its first one needs comes while the others are awaited.
+    // Each warp takes items (8 columns of a tile) in turn. The inputs of its first one are loaded during the wait.
     from = WARPS * RT * blockIdx.y / a.splits, to = min(tiles_here, WARPS * RT * (int)(blockIdx.y + 1) / a.splits);
     Tile mine;
     Far far;
@@ -266,7 +267,7 @@ __device__ __forceinline__ void gemm(const Linear& a) {
       }
       finish<KIND, NT>(a, mine, d, n, rstd, ssq + local * NT * 8, lane, far);
     }
-    if (tid == 0 && atomicAdd(a.counters + blockIdx.x, 1u) == 2 * a.splits - 1) a.counters[blockIdx.x] = 0;  // all have seen it
+    if (tid == 0 && atomicAdd(a.counters + blockIdx.x, 1u) == 2 * a.splits - 1) a.counters[blockIdx.x] = 0;  // All blocks have seen it.
   }
   if (KIND == RESIDUAL) {
     __syncthreads();
@@ -286,7 +287,7 @@ __device__ __forceinline__ void gemm(const Linear& a) {
   KERNEL(QKV, qkv, NT, RT, DEPTH, BLOCKS, WHOLE)           \
   KERNEL(RESIDUAL, residual, NT, RT, DEPTH, BLOCKS, WHOLE) \
   KERNEL(SILU, silu, NT, RT, DEPTH, BLOCKS, WHOLE)
-// Tiles a warp and records in flight, as machine.py has them: STAGES1 .. STAGES8, RT1 .. RT8
+// Tiles per warp and records in flight, as in machine.py: STAGES1 .. STAGES8, RT1 .. RT8
 KERNELS(1, RT1, STAGES1, WGMMA ? 1 : 2, (X_UNITS > 0))
 KERNELS(2, RT2, STAGES2, WGMMA ? 1 : 2, false)
 #if STAGES4

@@ -1,19 +1,23 @@
-// One column: y = W x for a step with a single token. Memory bound: what matters is that loads never stop.
-// A block owns whole row tiles; its warps take their records in turn and meet in shared memory once, at the end, so
-// no partial sums leave the multiprocessor. Each lane fetches its own bytes with cp.async into a private ring and
-// reads them back itself: no barrier guards the ring. One block fills a multiprocessor: the next kernel's block
-// starts on it when this one ends, and fills its ring while the last blocks of this kernel still work.
-// B holds in its column i the activations of block i alone (the other columns would be idle), so that each lane reads
-// an eighth of them and half of the absmax values.
-// Measured on an H100, a whole step (2.03 ms): two smaller blocks a multiprocessor 2.65 ms (some then get both blocks
-// of one kernel and end last by half); 12, 20 or 24 warps 2.04, 2.05, 2.13; three or four records in flight 2.14,
-// 2.19; records loaded straight into registers 2.02 to 2.13; the first bytes of the next product asked into L2 2.10;
-// a window of 4 to 16 records asked into L2 2.17 to 2.42; a quarter or half of the codes decoded by byte permutations
-// in place of the table 2.09, 2.30. Multiprocessors end between 18 and 25 us after the start of gate/up's 22 us.
-// Compiled with -DGEMV_WARPS, -DSTAGES (records in flight a warp).
+// One column: y = W x for a step with a single token. It is bound by memory, so loads must never pause.
+// A block owns whole row tiles. Its warps process the records in turn and combine their sums in shared memory once, at
+// the end, so no partial sums leave the multiprocessor. Each lane loads its own bytes with cp.async into a private ring
+// and reads them back itself, so the ring needs no barrier. One block fills a multiprocessor. The next kernel's block
+// starts on it when this one ends, and fills its ring while the last blocks of this kernel are still running.
+// Column i of B holds the activations of block i only (the other columns would be idle), so each lane reads an eighth
+// of the activations and half of the absmax values.
+// Alternatives, measured on an H100 as the time of a whole step (2.03 ms as it is):
+//   two smaller blocks per multiprocessor    2.65 (some get both blocks of one kernel and finish last, by half)
+//   12, 20 or 24 warps                       2.04, 2.05, 2.13
+//   three or four records in flight          2.14, 2.19
+//   records loaded directly into registers   2.02 to 2.13
+//   first bytes of the next product prefetched into L2   2.10
+//   a window of 4 to 16 records prefetched into L2       2.17 to 2.42
+//   a quarter or half of the codes decoded by byte permutations instead of the table   2.09, 2.30
+// Multiprocessors finish between 18 and 25 us after the start of gate/up, which takes 22 us.
+// Compiled with -DGEMV_WARPS and -DSTAGES (records in flight per warp).
 #define W GEMV_WARPS
 
-// The residual stream where a row's result goes; loaded early, for it comes from far.
+// The part of the residual stream that a row's result is added to. It is loaded early because it comes from L2.
 template <int KIND>
 __device__ __forceinline__ float residual_of(const Linear& a, const Tile& tile, int lane) {
   return KIND == RESIDUAL ? load_float(a.h + ((lane & 8) ? tile.high : tile.low) + (lane & 7)) : 0.f;
@@ -40,7 +44,7 @@ __device__ __forceinline__ void finish(const Linear& a, const Tile& tile, float 
   }
 }
 
-// TOGETHER: row tiles between two meetings
+// TOGETHER: number of row tiles between two reductions
 template <int KIND, int DEPTH, int TOGETHER>
 __device__ __forceinline__ void gemv(const Linear& a) {
   extern __shared__ __align__(128) char shared[];
@@ -54,7 +58,7 @@ __device__ __forceinline__ void gemv(const Linear& a) {
   const int first = (int)((long long)a.num_tiles * blockIdx.x / gridDim.x);
   const int last = (int)((long long)a.num_tiles * (blockIdx.x + 1) / gridDim.x);
 
-  // Records of the block's tiles, numbered through, go to the warps in turn.
+  // The records of the block's tiles are numbered consecutively and go to the warps in turn.
   const char* next = a.records + ((size_t)first * a.units + warp) * RECORD;
   int left = (last - first) * a.units - warp;
   auto fetch = [&](int stage) {

@@ -1,9 +1,10 @@
-// What the two NF4 products share: the record, its decoding, and where a result goes.
-// Compiled with -DNESTED=0|1 (absmax in 8 bits and nested, as bitsandbytes' double quantization leaves it, or
-// fp32), -DTABLE_ROW=128|256 (bytes of the table for a byte of codes), -DHEAD_DIM=.., -DPAGE=.. (tokens a page of the KV cache), -DKV_HEADS=..
+// Shared by the two NF4 products: the record, how it is decoded, and where results are written.
+// Compiled with -DNESTED=0|1 (whether absmax is nested 8-bit, as in bitsandbytes' double quantization, or fp32),
+// -DTABLE_ROW=128|256 (bytes of the table per byte of codes), -DHEAD_DIM, -DPAGE (tokens per page of the KV cache) and
+// -DKV_HEADS.
 //
-// A record is 16 rows x 256 columns: 4 blocks of 64 columns, each 16 bytes a lane whose words are k16 steps and
-// whose bytes are the lane's A fragment (rows g, g+8; columns 2t, 2t+8); then the absmax of 16 rows x 4 blocks.
+// A record is 16 rows x 256 columns: 4 blocks of 64 columns, then the absmax of 16 rows x 4 blocks. Each block is 16
+// bytes per lane. Their words are k16 steps, and their bytes are the lane's A fragment (rows g, g+8; columns 2t, 2t+8).
 // The 16 rows are two runs of 8 ("low" and "high"): gate/up, or the two halves of a rotary pair, or plain.
 #define CODE_BYTES 2048
 #if NESTED
@@ -33,7 +34,7 @@ struct Linear {
   u32* counters;       // [row blocks], zero between launches
   float* h;            // [columns][width] residual stream
   bf16* x_out;
-  const bf16* gain;    // one column: of the norm ahead (qkv, silu); else of the norm that follows (residual)
+  const bf16* gain;    // one column: gain of the norm before (qkv, silu); otherwise of the norm after (residual)
   float* ssq_out;
   bf16* q;             // [columns][q_rows]
   bf16* kv;            // this layer's pages: [page][2][KV_HEADS][PAGE][HEAD_DIM]
@@ -47,7 +48,7 @@ struct Linear {
   Ahead ahead;
 };
 
-// The tables, in two halves: asked for before the weights are, or their few bytes queue behind those (2 us).
+// The tables, in two halves. They are loaded before the weights; otherwise they would queue behind them (2 us).
 struct Tables {
   u32 pair;
   float code2;
@@ -80,9 +81,9 @@ __device__ __forceinline__ float2 scales(const char* ring, const float* code2, i
 #endif
 }
 
-// A fragment of one k16 step, by a table of which each lane has its own copy, in its own bank; `at` = lane * 4, `lut` is
-// the table's shared address. With 256 bytes a row, half of them unused, one permutation makes an address of a byte of
-// w and `at`: integer arithmetic, at half rate, is what limits.
+// Returns the A fragment of one k16 step from a table of which each lane has a copy in its own bank. `at` is lane * 4,
+// and `lut` is the table's address in shared memory. A row of the table takes 256 bytes, half of them unused, so that
+// one byte permutation of w and `at` gives an address: integer arithmetic runs at half rate and is the limit here.
 __device__ __forceinline__ void decode(u32 (&a)[4], u32 w, u32 at, u32 lut) {
 #pragma unroll
   for (int b = 0; b < 4; b++) {
@@ -99,7 +100,7 @@ __device__ __forceinline__ bf16* kv_row(const Linear& a, int m, int which, int h
   return a.kv + ((((size_t)page * 2 + which) * KV_HEADS + head) * PAGE + p % PAGE) * HEAD_DIM;
 }
 
-// Half of a rotated pair, rounded where the model itself rounds: both products and their sum.
+// Half of a rotated pair. Both products and their sum are rounded, as in the model.
 __device__ __forceinline__ float rotate(float a, float c, float b, float s) { return round_bf16(a * c) + round_bf16(b * s); }
 
 // One rotary pair, or two plain rows, of q, k or v for column m. `row` is the row of `lo`.

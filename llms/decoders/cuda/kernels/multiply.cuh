@@ -1,7 +1,7 @@
-// One record of weights a warp (16 rows x 256 columns) times 8 NT columns of activations in shared memory.
-// By warpgroup products of compute capability 9.0: D (fp32 registers) += A (bf16 registers) B (bf16 shared memory).
-// Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate": D and A lie in registers as for mma, 16
-// rows a warp; B without swizzle is made of core matrices of 8 columns x 8 k, 128 bytes each. Elsewhere by mma.
+// Multiplies one record of weights per warp (16 rows x 256 columns) by 8 NT columns of activations in shared memory.
+// On compute capability 9.0 with warpgroup products: D (fp32 registers) += A (bf16 registers) B (bf16 shared memory).
+// Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate". D and A are in registers as for mma, 16
+// rows per warp; B without swizzle consists of core matrices of 8 columns x 8 k, 128 bytes each. Otherwise with mma.
 #if WGMMA
 // Matrix descriptor of 16 k x 8 * NT columns of activations, core matrices as `packed` has them.
 template <int NT>
@@ -10,7 +10,7 @@ __device__ __forceinline__ u64 columns_at(u32 address) {
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits for all products; names the sums, so that the compiler does not read them earlier.
+// Waits for all products. It names the sums so that the compiler does not read them earlier.
 template <int NT>
 __device__ __forceinline__ void wgmma_wait(float (&d)[NT][4]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
@@ -51,7 +51,7 @@ __device__ __forceinline__ void wgmma(float (&d)[8][4], const u32 (&a)[4], u64 b
 }
 #undef SUMS
 
-// y += W X over one record a warp. The products of a block of 64 columns run while the next block is decoded.
+// y += W X over one record per warp. The products of one block of 64 columns run while the next block is decoded.
 template <int NT, int RT>
 __device__ __forceinline__ void multiply(float (&y)[RT][NT][4], const char* rec, const char* xs, const float* code2,
                                          const float (&s2)[RT][2], const Tile (&tile)[RT], u32 table, int lane) {
@@ -67,7 +67,7 @@ __device__ __forceinline__ void multiply(float (&y)[RT][NT][4], const char* rec,
   if (NT < 8) decode_half(f[0], 1);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    if (NT == 8) decode_half(f[i & 1], 1);  // the registers are too few for a whole block ahead
+    if (NT == 8) decode_half(f[i & 1], 1);  // there are too few registers to decode a whole block ahead
     wgmma_fence();
 #pragma unroll
     for (int s = 0; s < 4; s++) wgmma(d, f[i & 1][s], columns_at<NT>(x + (i * 4 + s) * NT * 256), s);
@@ -112,7 +112,7 @@ __device__ __forceinline__ void multiply(float (&y)[RT][NT][4], const char* rec,
         decode(f[r][1], h ? w[r].w : w[r].y, lane * 4, table);
       }
 #pragma unroll
-      for (int n0 = 0; n0 < NT; n0 += 2) {  // an mma waits for the one before it on the same sums: alternate
+      for (int n0 = 0; n0 < NT; n0 += 2) {  // an mma waits for the previous one on the same sums, so they alternate
         uint4 b[2];
 #pragma unroll
         for (int n = 0; n < 2 && n0 + n < NT; n++) b[n] = x[((i * 2 + h) * NT + n0 + n) * 32 + lane];

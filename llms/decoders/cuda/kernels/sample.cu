@@ -1,9 +1,9 @@
-// Chooses each column's next token on the device, with the rules of llms/decoders/sampling.py: penalty, biases, temperature,
-// top-k, top-p, min-p, then the inverse of the cumulative distribution at a counter-based random number.
+// Samples the next token of each column on the device by the rules of llms/decoders/sampling.py: penalty, biases,
+// temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution at a counter-based random number.
 // Probabilities are integers (2^32 for the most probable token), so sums do not depend on the order of threads.
-// A logit's order is a 32-bit key, and every cut is found by halvings of the key's range, each a reduction without
-// atomics: 16 of them for the model's own bf16 logits, 32 for logits that penalty or biases have changed, which are
-// kept in fp32. The total order is: higher logit first, then the lower token id.
+// Logits are ordered by a 32-bit key, and each cut is found by bisection of the key's range. Each step of it is a
+// reduction without atomics: 16 steps for the model's own bf16 logits, 32 for logits that penalty or biases have changed,
+// which are kept in fp32. The total order is: higher logit first, then the lower token id.
 
 struct Sample {
   const bf16* logits;  // [columns][vocabulary]
@@ -53,7 +53,7 @@ __device__ __forceinline__ u32 order(float v) {
 
 struct Row {
   const bf16* logits;
-  const float* wide;     // null: the logits are as the model gave them
+  const float* wide;     // null: the model's own logits
   int size;
   u32 grain;             // distance of two neighbouring keys
   float top, scale;      // weight = 2^32 exp2((logit - top) * scale)
@@ -64,7 +64,7 @@ struct Row {
   __device__ __forceinline__ float logit(int i) const { return wide ? wide[i] : to_float(logits[i]); }
   __device__ __forceinline__ u64 weight(float v) const { return (u64)(exp2f((v - top) * scale) * 4294967296.f); }
   __device__ __forceinline__ bool kept(u32 key, int id) const { return key > cut_key || (key == cut_key && id <= cut_id); }
-  // Mass (or number) of what is kept, in one run of ids, with keys of at least `from` (and at most `to`).
+  // The mass (or number) of kept tokens in one run of ids whose keys are at least `from` (and at most `to`).
   __device__ u64 mass(bool count, u32 from, u32 to, int begin, int end, int stride) const {
     u64 s = 0;
     for (int i = begin; i < end; i += stride) {
@@ -78,7 +78,7 @@ struct Row {
   }
   __device__ u64 total(bool count, u32 from) const { return block_total(mass(count, from, ~0u, threadIdx.x, size, THREADS)); }
 
-  // The first token, in the total order (or in the order of ids alone), where the running mass exceeds `target`.
+  // The first token in the total order (or in the order of ids) at which the cumulative mass exceeds `target`.
   __device__ void find(bool count, bool by_id, u64 target, u32& key, int& id) const {
     u32 at = 0;
     if (!by_id) {
@@ -127,10 +127,10 @@ __device__ __forceinline__ u64 draw(u64 seed, u64 position) {  // splitmix64; 53
   return (z ^ (z >> 31)) >> 11;
 }
 
-// Writes the column's logits after penalty and biases. Of its slot's tokens, those of this step are read from the
-// columns: who else writes them into the history runs at the same time.
+// Writes the column's logits with penalty and biases applied. The slot's tokens of this step are read from the columns,
+// because the blocks that write them into the history run at the same time.
 __device__ __noinline__ void change(const Sample& a, int m, float penalty, int biases, const bf16* logits, float* wide) {
-  extern __shared__ u32 seen[];  // a bit a token
+  extern __shared__ u32 seen[];  // one bit per token
   const int slot = a.slot[m];
   for (int i = threadIdx.x; i < a.vocabulary; i += THREADS) wide[i] = to_float(logits[i]);
   for (int i = threadIdx.x; i < (a.vocabulary + 31) / 32; i += THREADS) seen[i] = 0;
