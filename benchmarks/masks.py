@@ -35,14 +35,14 @@ def main() -> None:
     runtime = chat.runtime()
     decoder, grammars = runtime.engine.decoder, runtime.grammars
     ids = runtime.encode(TEXT, special=False)
-    parts: dict[str, list[float]] = {"mask": [], "settle": [], "accept": [], "forced": []}
+    parts: dict[str, list[float]] = {"mask": [], "fit_budget": [], "accept": [], "forced": []}
     spared = 0
     for _ in range(options.rounds):
         constraint = grammars.schema(SCHEMA)
         for place, token in enumerate(ids):
             for name, call in (
                 ("mask", lambda c=constraint, p=place: c.mask(600 - p)),
-                ("settle", lambda c=constraint, t=token, p=place: c.settle(t, 600 - p)),
+                ("fit_budget", lambda c=constraint, t=token, p=place: c.fit_budget(t, 600 - p)),
                 ("accept", lambda c=constraint, t=token: c.accept(t)),
                 ("forced", constraint.forced),
             ):

@@ -102,7 +102,12 @@ class Runtime:
         """Compiled grammars for this tokenizer, made on first use (0.5 s for 49,152 tokens)."""
         from llms.grammar.grammar import Grammars
 
-        return Grammars(self)
+        return Grammars(
+            self.tokenizer,
+            vocab_size=self.engine.decoder.vocab_size,
+            end_ids=self.end_ids,
+            special_ids=self.special_ids,
+        )
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of a raw text; `special` adds what the tokenizer puts around one (BOS)."""

@@ -6,7 +6,6 @@ for and the grammar cannot enforce is refused here, when it is bound, with the k
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, Literal
@@ -266,8 +265,3 @@ def _json_parser(schema: dict[str, Any] | type) -> OutputParserLike[Any]:
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         return _WholeModel(pydantic_object=schema)
     return _WholeJson()
-
-
-def json_text(value: object) -> str:
-    """Return compact JSON, raw UTF-8."""
-    return json.dumps(value, ensure_ascii=False)

@@ -66,6 +66,8 @@ MODULES = [
     "llms.decoders.cuda.columns",
     "llms.decoders.cuda.pages",
     "llms.errors",
+    "llms.grammar.close",
+    "llms.grammar.schema",
     "llms.models",
     "llms.models.catalog",
     "llms.models.checkpoint",

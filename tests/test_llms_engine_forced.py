@@ -26,7 +26,7 @@ class Spelled:
             allowed[token] = True
         return allowed
 
-    def settle(self, token: int, remaining: int) -> int:
+    def fit_budget(self, token: int, remaining: int) -> int:
         return token
 
     def accept(self, token: int) -> bool:

@@ -54,7 +54,7 @@ class Even:
     def mask(self, remaining: int) -> torch.Tensor:
         return self.allowed
 
-    def settle(self, token: int, remaining: int) -> int:
+    def fit_budget(self, token: int, remaining: int) -> int:
         return token
 
     def accept(self, token: int) -> bool:

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from llms import ChatLocal
 from llms.errors import BadRequest, UnsupportedSchema
-from llms.grammar.schema import PATTERNS, WEB_ADDRESS, check_schema, prepared, written
+from llms.grammar.schema import PATTERNS, WEB_ADDRESS, check_schema, prepared, with_pattern
 
 
 class Colour(Enum):
@@ -82,9 +82,9 @@ def test_every_day_can_be_written(day: dt.date) -> None:
 
 
 def test_formats_that_are_only_notes_go_and_the_others_stay() -> None:
-    assert written({"type": "string", "format": "password"}) == {"type": "string"}
-    assert written({"format": "date", "pattern": "^2"}) == {"format": "date", "pattern": "^2"}
-    assert written({"format": "uri"}) == {"format": "uri"}  # any scheme
+    assert with_pattern({"type": "string", "format": "password"}) == {"type": "string"}
+    assert with_pattern({"format": "date", "pattern": "^2"}) == {"format": "date", "pattern": "^2"}
+    assert with_pattern({"format": "uri"}) == {"format": "uri"}  # any scheme
     assert prepared({"type": "string", "format": "color", "x-order": 3, "x-mine": 1}) == {"type": "string"}
     for kind in ("regex", "ipvanyaddress", "uri-template"):
         with pytest.raises(UnsupportedSchema, match=kind):

@@ -84,7 +84,7 @@ def test_random_choices_under_a_grammar_close_in_time_and_are_valid(chat: ChatLo
         choose = np.random.default_rng(seed)
         while budget and not done:
             allowed = np.flatnonzero(constraint.mask(budget).numpy())
-            token = constraint.settle(int(choose.choice(allowed)), budget)
+            token = constraint.fit_budget(int(choose.choice(allowed)), budget)
             done = constraint.accept(token)
             ids.append(token)
             budget -= 1

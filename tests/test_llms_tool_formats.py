@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from llms import ChatLocal
 from llms.engine.request import Piece
 from llms.errors import UnsupportedSchema
-from llms.grammar.grammar import JsonConstraint
+from llms.grammar.grammar import GrammarConstraint
 from llms.output import AnswerInfo
 from llms.prompts import PromptBuilder
 from llms.tool_calls.format import GENERIC, MISTRAL, detect, parse_calls, short_id
@@ -106,7 +106,7 @@ def test_the_grammar_of_written_calls_takes_what_the_format_writes(chat: ChatLoc
         "mistral": f"[{one}, {two}]",
         "generic": f"\n{one}\n</tool_call>\n<tool_call>\n{two}\n</tool_call>",
     }
-    constraint: JsonConstraint = runtime.grammars.lark(calls_grammar(form, tools, parallel=True))
+    constraint: GrammarConstraint = runtime.grammars.lark(calls_grammar(form, tools, parallel=True))
     for token in runtime.encode(texts[form.name], special=False):
         assert constraint.mask(100)[token]
         done = constraint.accept(token)

@@ -126,7 +126,7 @@ class Constraint(Protocol):
         """Return the allowed next tokens, bool [V] on the CPU, with `remaining` tokens left in the budget."""
         ...
 
-    def settle(self, token: int, remaining: int) -> int:
+    def fit_budget(self, token: int, remaining: int) -> int:
         """Return the sampled token, or another one if it would leave too few tokens to complete the text."""
         ...
 

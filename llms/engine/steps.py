@@ -38,7 +38,7 @@ def choose(logits: Tensor, stream: Stream) -> int:
     position = len(request.prompt) + len(generated)
     token = int(sample(processed[None], [request.sampling], [position]))
     if request.constraint is not None:
-        token = request.constraint.settle(token, request.max_tokens - len(generated))
+        token = request.constraint.fit_budget(token, request.max_tokens - len(generated))
     return token
 
 

@@ -1,5 +1,5 @@
-"""Grammars that mask the logits: text that is valid by construction.
+"""Grammars that mask logits, so that an answer is valid JSON under its schema by construction.
 
-`grammar` compiles and drives them, `schema` writes one from a JSON schema, `close` knows the shortest way to
-an end, `schema_sources` makes a JSON schema of pydantic models, TypedDicts and functions.
+`schema` prepares a JSON schema, `grammar` compiles it and masks tokens, `close` finds a short end for a text
+whose budget runs out.
 """

@@ -1,17 +1,17 @@
-"""Grammars over token ids: JSON schemas as masks on the logits, with a budget that is kept.
+"""Grammars over token ids: they mask logits so that a text follows a JSON schema and fits its token budget.
 
-Knows llguidance, one tokenizer and token budgets; refuses to know prompts and tools. A constraint never lets
-a text run out of tokens half-way: once what is left only just suffices, it takes the closing path.
+`Grammars` compiles JSON schemas and Lark grammars with llguidance. `GrammarConstraint` drives one answer: it
+masks the tokens that the grammar forbids, and once the tokens that are left only just suffice to complete the
+text, it takes the path that completes it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,47 +26,57 @@ from llms.tokenizer import ModelTokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-    from llms.runtime import Runtime
-
 CLOSE_SLACK = 192
-"""Spare tokens below which every token is checked to leave a way to close."""
+"""Number of spare tokens below which every token is checked for a way to complete the text after it."""
 
 _CACHED_GRAMMARS = 128
 
 
 class Grammars:
-    """Compiles and keeps grammars for one tokenizer.
+    """Compiles grammars for one tokenizer and keeps them.
+
+        grammars = Grammars(tokenizer, vocab_size=49152, end_ids={2}, special_ids={0, 1, 2})
+        constraint = grammars.schema({"type": "object", "properties": {"city": {"type": "string"}}})
+        constraint.mask(remaining=64)  # bool [V]: True for the tokens that begin such an object
 
     Args:
-        runtime: The loaded model.
+        tokenizer: The model's tokenizer.
+        vocab_size: Number of logits of the model.
+        end_ids: Tokens that end an answer.
+        special_ids: Control tokens, which no answer may contain.
 
     Raises:
-        UnsupportedModel: A tokenizer that the grammar library cannot read.
+        UnsupportedModel: The grammar library cannot read the tokenizer.
+
+    Attributes:
+        banned: Tokens that are never allowed, bool [V].
+        texts: The text of each token, "" for control tokens.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(
+        self, tokenizer: ModelTokenizer, *, vocab_size: int, end_ids: Set[int], special_ids: Set[int]
+    ) -> None:
         from llguidance import LLTokenizer
 
-        self.vocab_size = runtime.engine.decoder.vocab_size
+        self.vocab_size = vocab_size
         try:
-            tokenizer = _read(runtime.tokenizer, self.vocab_size, sorted(runtime.end_ids))
+            readable = _read(tokenizer, vocab_size, sorted(end_ids))
         except Exception as error:
             raise UnsupportedModel(
-                f"Expected a fast tokenizer for grammars, found {type(runtime.tokenizer).__name__!r} "
-                f"({error}). Load the model with its tokenizer.json."
+                f"expected a fast tokenizer for grammars, found {type(tokenizer).__name__!r} ({error}); load "
+                f"the model with its tokenizer.json"
             ) from error
-        self._tokenizer = tokenizer.with_slices(LLTokenizer.json_slices())
-        self.banned = np.zeros(self.vocab_size, dtype=np.bool_)
-        self.banned[[i for i in runtime.special_ids - runtime.end_ids if i < self.vocab_size]] = True
+        self._tokenizer = readable.with_slices(LLTokenizer.json_slices())
+        self.banned = np.zeros(vocab_size, dtype=np.bool_)
+        self.banned[[i for i in special_ids - end_ids if i < vocab_size]] = True
         self.texts = [
-            "" if self.banned[i] or i in runtime.end_ids else tokenizer.decode_str([i])
-            for i in range(self.vocab_size)
+            "" if self.banned[i] or i in end_ids else readable.decode_str([i]) for i in range(vocab_size)
         ]
-        self.closer = Closer(self.texts, min(runtime.end_ids))
+        self.closer = Closer(self.texts, min(end_ids))
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
-    def schema(self, schema: Schema | None) -> JsonConstraint:
-        """Return a fresh constraint for a JSON schema; None: any JSON object.
+    def schema(self, schema: Schema | None) -> GrammarConstraint:
+        """Return a new constraint for a JSON schema. None allows any JSON object.
 
         Raises:
             UnsupportedSchema: The grammar cannot express the schema.
@@ -74,25 +84,24 @@ class Grammars:
         from llguidance import LLMatcher
 
         ready = {"type": "object"} if schema is None else prepared(schema)
-        return JsonConstraint(
-            self, self._matcher(LLMatcher.grammar_from_json_schema(ready, overrides=OPTIONS))
-        )
+        grammar = LLMatcher.grammar_from_json_schema(ready, overrides=OPTIONS)
+        return GrammarConstraint(self, self._matcher(grammar))
 
-    def lark(self, grammar: str) -> JsonConstraint:
-        """Return a fresh constraint for a Lark grammar (with `%json` parts)."""
+    def lark(self, grammar: str) -> GrammarConstraint:
+        """Return a new constraint for a Lark grammar, which may have `%json` parts."""
         from llguidance import LLMatcher
 
-        return JsonConstraint(self, self._matcher(LLMatcher.grammar_from_lark(grammar)))
+        return GrammarConstraint(self, self._matcher(LLMatcher.grammar_from_lark(grammar)))
 
     def _matcher(self, grammar: str) -> LLMatcher:
-        """Compile, or copy what was compiled."""
+        """Return a matcher at the beginning of a grammar, compiled on its first use."""
         from llguidance import LLMatcher
 
         if grammar not in self._compiled:
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
             if matcher.is_error():
                 raise UnsupportedSchema(
-                    f"Expected a schema that a grammar can express, found {matcher.get_error()}. Simplify it."
+                    f"expected a schema that a grammar can express, found {matcher.get_error()}; simplify it"
                 )
             self._compiled[grammar] = matcher
             if len(self._compiled) > _CACHED_GRAMMARS:
@@ -100,18 +109,21 @@ class Grammars:
         return self._compiled[grammar].deep_copy()
 
     def mask(self, matcher: LLMatcher) -> NDArray[np.bool_]:
-        """Return the allowed tokens, bool [V] (31 us for 49,152 tokens, 25 of them for unpacking)."""
+        """Return the tokens that a matcher allows, bool [V].
+
+        It takes 31 us for 49,152 tokens, 25 us of them for unpacking the bits.
+        """
         packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         bits = np.unpackbits(packed, count=self.vocab_size, bitorder="little").view(np.bool_)
         return bits & ~self.banned
 
 
-class JsonConstraint:
-    """One answer under a grammar; implements `llms.engine.request.Constraint`.
+class GrammarConstraint:
+    """The logits processor of one answer under a grammar; implements `llms.engine.request.Constraint`.
 
     Args:
-        grammars: Vocabulary and closer.
-        matcher: Fresh matcher.
+        grammars: The vocabulary, and the search for a path that completes a text.
+        matcher: A matcher at the beginning of the grammar.
     """
 
     def __init__(self, grammars: Grammars, matcher: LLMatcher) -> None:
@@ -124,19 +136,21 @@ class JsonConstraint:
         self._checked_depth = 0
 
     def mask(self, remaining: int) -> Tensor:
-        """Return the allowed tokens."""
+        """Return the tokens that the grammar allows next, bool [V]."""
         allowed = self._grammars.mask(self._matcher)
         if not allowed.any():
             problem = self._matcher.get_error()
-            raise UnsupportedSchema(f"Expected a grammar with a next token, found none ({problem}).")
+            raise UnsupportedSchema(
+                f"expected a grammar with a next token, found none ({problem}); simplify the schema"
+            )
         return torch.from_numpy(allowed)
 
-    def settle(self, token: int, remaining: int) -> int:
-        """Return the token, or another one where it would leave too few tokens to close.
+    def fit_budget(self, token: int, remaining: int) -> int:
+        """Return the token, or another one if too few tokens would be left to complete the text after it.
 
         Args:
-            token: What was sampled.
-            remaining: Tokens left in the budget, this one included.
+            token: The sampled token.
+            remaining: Number of tokens left in the budget, including this one.
         """
         self._after = None
         state = replace(self._state)
@@ -153,50 +167,55 @@ class JsonConstraint:
             self._check_at = remaining - 1 if slack < CLOSE_SLACK else remaining - slack // 8
             self._after = path
             return token
-        # Before this token there was a way, checked then.
+        # The text could be completed before this token, by a path that was found then or is found now.
         path = self._closing or self.close(remaining)
-        if not path:  # no text of this schema is that short: the limit will cut it
+        if not path:  # No text of this schema is that short, so the limit will cut the answer.
             self._check_at = remaining - 1 - remaining // 8
             return token
         self._check_at, self._after = remaining - 1, path[1:]
         return path[0]
 
     def close(self, limit: int = MAX_PATH) -> list[int] | None:
-        """Return tokens that complete the text from here, the end token included where it needs one.
+        """Return tokens that complete the text, with the end token if it needs one.
 
         Args:
-            limit: Most tokens of interest; None is returned where no way that short is found.
+            limit: Maximum number of tokens. None is returned if no path that short is found.
         """
         return self._grammars.closer.path(self._matcher, self._state, limit)
 
     def accept(self, token: int) -> bool:
-        """Take a token; True where the text is complete."""
+        """Advance by a token. Return whether the text is complete."""
         if not self._matcher.consume_token(token):
             raise UnsupportedSchema(
-                f"Expected token {token} to fit the grammar: {self._matcher.get_error()}."
+                f"expected a token of the grammar, found {token} ({self._matcher.get_error()}); simplify the "
+                f"schema"
             )
         self._state.feed(self._grammars.texts[token])
         if self._after is None and self._closing and self._closing[0] == token:
-            # A token of the closing path that needed no check (a forced one).
+            # A forced token is not checked by fit_budget. This one follows the path that is known already.
             self._after = self._closing[1:]
         self._closing, self._after = self._after, None
         return bool(self._matcher.is_stopped())
 
     def forced(self) -> list[int]:
-        """Return the tokens that the grammar leaves no choice about, in the tokenizer's own spelling."""
+        """Return the tokens that must come next, spelled as the tokenizer would spell their text."""
         tokens = [int(token) for token in self._matcher.compute_ff_tokens()]
         return [] if any(self._grammars.banned[token] for token in tokens) else tokens
 
 
 class LazyConstraint:
-    """Free text until a marker, a grammar after it.
+    """A logits processor that allows any text until a marker, and follows a grammar after it.
 
     Args:
-        marker: Token ids or text that opens the grammar.
-        inner: Makes the grammar's constraint.
+        grammars: The vocabulary.
+        marker: The text that starts the grammar.
+        marker_id: The token of the marker, or None if it is not a single token.
+        inner: The constraint of the text after the marker.
     """
 
-    def __init__(self, grammars: Grammars, marker: str, marker_id: int | None, inner: JsonConstraint) -> None:
+    def __init__(
+        self, grammars: Grammars, marker: str, marker_id: int | None, inner: GrammarConstraint
+    ) -> None:
         self._grammars = grammars
         self._marker, self._marker_id = marker, marker_id
         self._inner = inner
@@ -204,17 +223,17 @@ class LazyConstraint:
         self._open = False
 
     def mask(self, remaining: int) -> Tensor:
-        """Return every token before the marker, the grammar's after it."""
+        """Return all tokens before the marker, and those that the grammar allows after it, bool [V]."""
         if self._open:
             return self._inner.mask(remaining)
         return torch.ones(self._grammars.vocab_size, dtype=torch.bool)
 
-    def settle(self, token: int, remaining: int) -> int:
-        """Keep the grammar's budget once it is open."""
-        return self._inner.settle(token, remaining) if self._open else token
+    def fit_budget(self, token: int, remaining: int) -> int:
+        """Return the token, or after the marker another one if it would not fit the budget."""
+        return self._inner.fit_budget(token, remaining) if self._open else token
 
     def accept(self, token: int) -> bool:
-        """Take a token, watching for the marker."""
+        """Advance by a token. Return whether the text is complete, which it is not before the marker."""
         if self._open:
             return self._inner.accept(token)
         self._text = (self._text + self._grammars.texts[token])[-256:]
@@ -222,22 +241,12 @@ class LazyConstraint:
         return False
 
     def forced(self) -> list[int]:
-        """Return what the grammar forces once it is open."""
+        """Return the tokens that must come next, which there are only after the marker."""
         return self._inner.forced() if self._open else []
 
 
-def json_of(value: Any) -> str:
-    """Return JSON for a `%json` part of a Lark grammar."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def union(schemas: Sequence[Schema]) -> Schema:
-    """Return a schema that allows any of the given ones."""
-    return schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
-
-
-def _read(tokenizer: ModelTokenizer, vocabulary: int, end_ids: list[int]) -> LLTokenizer:
-    """Return a tokenizer as the grammar library has it."""
+def _read(tokenizer: ModelTokenizer, vocab_size: int, end_ids: list[int]) -> LLTokenizer:
+    """Return a tokenizer in the form of the grammar library."""
     from llguidance import LLTokenizer
 
-    return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=vocabulary, eos_token=end_ids)
+    return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=vocab_size, eos_token=end_ids)

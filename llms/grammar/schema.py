@@ -1,23 +1,15 @@
-"""Where schemas come from: pydantic classes, functions, LangChain tools, TypedDicts and dictionaries.
+"""JSON schemas for grammars: read from Python types, checked, and prepared so that decoding can enforce them.
 
-Knows LangChain's conversions and what they lose; refuses to know grammars.
-
-The `format` of a text: which are written by a pattern, and which are only notes.
-
-Knows formats of JSON Schema and of pydantic, and leaves the rest to the grammar library, which refuses what
-it does not know; refuses to know other keywords.
-
-JSON schemas made ready for a grammar: checked, bounded, and refused where they cannot be enforced.
-
-Knows JSON Schema and what llguidance enforces of it; refuses to know tokenizers, models and where schemas
-come from (`schema_sources`). Importing it imports no torch. The grammar library is asked as well: a keyword
-that it does not implement is an error there, too.
+Three parts: the JSON schema of a pydantic class, TypedDict, function or tool (`plain_schema`), formats of
+strings (`with_pattern`), and schemas as a grammar takes them (`check_schema`, `prepared`,
+`hoist_definitions`). A schema with a keyword that the grammar cannot enforce is refused, and llguidance
+checks it once more. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +24,15 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 
+Schema = dict[str, Any]
+
+
 def plain_schema(schema: Schema | type) -> Schema:
-    """Return the JSON schema of a pydantic class, TypedDict, function schema or dictionary."""
+    """Return the JSON schema of a pydantic class, TypedDict, OpenAI tool dictionary or JSON schema.
+
+    >>> plain_schema({"name": "add", "parameters": {"type": "object", "properties": {}}})
+    {'type': 'object', 'properties': {}}
+    """
     if isinstance(schema, dict) and "function" in schema:
         return dict(schema["function"].get("parameters") or {})
     if isinstance(schema, dict) and "parameters" in schema and "name" in schema:
@@ -45,9 +44,10 @@ def plain_schema(schema: Schema | type) -> Schema:
 
 
 def recursive_schema(source: Any) -> Schema | None:
-    """Return the own schema of a pydantic class, tool or function that refers to itself; None for all others.
+    """Return pydantic's schema of a class, tool or function that refers to itself, or None for all others.
 
-    LangChain's conversion puts definitions in place of references; a recursive one becomes empty: any value.
+    LangChain's conversion replaces references by their definitions. A recursive reference becomes the empty
+    schema, which allows any value.
     """
     if isinstance(source, BaseTool):
         source = source.tool_call_schema
@@ -64,7 +64,7 @@ def recursive_schema(source: Any) -> Schema | None:
 
 
 def merges(source: Any) -> bool:
-    """Tell whether pydantic reads what is written for a source: it takes any list for a set."""
+    """Return whether pydantic will read the values of a schema. It makes a set of any list."""
     if isinstance(source, BaseTool):
         source = source.args_schema
     if isinstance(source, type):
@@ -73,7 +73,7 @@ def merges(source: Any) -> bool:
 
 
 def lists_for_sets(schema: Any) -> Any:
-    """Return a schema whose sets are lists: no grammar can tell that an item is new."""
+    """Return a schema without `uniqueItems`, since no grammar can tell whether an item is new."""
     if isinstance(schema, list):
         return [lists_for_sets(item) for item in schema]
     if not isinstance(schema, dict):
@@ -83,7 +83,7 @@ def lists_for_sets(schema: Any) -> Any:
 
 
 def _reached(definitions: Schema, start: Any) -> set[str]:
-    """Return the names of the definitions that a schema leads to."""
+    """Return the names of the definitions that a schema refers to, directly or through others."""
     found: set[str] = set()
     left = [start]
     while left:
@@ -99,12 +99,12 @@ def _reached(definitions: Schema, start: Any) -> set[str]:
     return found
 
 
-NOTES = {
+WITHOUT_MEANING = {
     "password", "path", "file-path", "directory-path", "new-path", "binary", "color", "phone", "html",
     "markdown", "commonmark", "multiline", "textarea", "char", "code",
 }  # fmt: skip
-"""Formats of pydantic, OpenAPI and forms that ask nothing of the text: they say what it is for. Any other
-that is unknown here is refused, since somebody may check it (`regex`, `ipvanyaddress`, `base64`)."""
+"""Formats of pydantic, OpenAPI and forms that only say what a text is for. Any other unknown format is
+refused, since the reader of the value may check it (`regex`, `ipvanyaddress`, `base64`)."""
 
 _YEAR, _LEAP = "[1-9][0-9]{3}", "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)"
 _DAYS = (
@@ -122,23 +122,26 @@ PATTERNS = {
     "duration": f"^P([0-9]{{1,4}}[YMWD]|([0-9]{{1,4}}D)?T{_SPAN})$",
     **{f"uuid{version}": _UUID % version for version in range(1, 9)},
 }
-"""Written by a pattern: a subset of what RFC 3339 (section 5.6 and appendix A) allows, which every reader
-takes. The library's own dates have a 29 February every year and a year 0, its times leap seconds, and its
-durations digits without end."""
+"""Patterns of formats: a subset of RFC 3339 (section 5.6 and appendix A) that every reader accepts.
+llguidance's own dates have a year 0 and a 29 February in every year, its times have leap seconds, and its
+durations any number of digits."""
 
 _LABEL = "[A-Za-z]([A-Za-z0-9]|-[A-Za-z0-9]){0,40}"
 WEB_ADDRESS = rf"^https?://({_LABEL}\.){{1,4}}[A-Za-z]{{2,12}}(:[1-9][0-9]{{0,3}})?(/[!#-;=?-Z_a-z~]*)?$"
-"""A URI that pydantic's HttpUrl takes: no bare numbers as hosts (they are read as IPv4), no punycode."""
+"""A URI that pydantic's HttpUrl accepts. Its host is neither a bare number, which is read as IPv4, nor
+punycode."""
 
 _LONGEST_WEB_ADDRESS = 2083
-"""pydantic's bound on an HttpUrl, the one thing in which its schema differs from that of other URIs."""
+"""pydantic's limit for an HttpUrl. Nothing else distinguishes its schema from that of other URIs."""
 
 
-def written(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema whose format can be written, became a pattern, or is gone because it is only a note.
+def with_pattern(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema with its `format` replaced by a pattern, or removed if the format asks nothing.
 
-    Args:
-        schema: A JSON schema of one value; what it holds inside is left alone.
+    Schemas inside it are left as they are.
+
+    >>> with_pattern({"type": "string", "format": "password"})
+    {'type': 'string'}
     """
     kind = schema.get("format")
     if not isinstance(kind, str):
@@ -147,12 +150,10 @@ def written(schema: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "uri" and schema.get("maxLength") == _LONGEST_WEB_ADDRESS:
         pattern = WEB_ADDRESS
     rest = {keyword: value for keyword, value in schema.items() if keyword != "format"}
-    if kind in NOTES:
+    if kind in WITHOUT_MEANING:
         return rest
     return dict(schema) if pattern is None or "pattern" in schema else {**rest, "pattern": pattern}
 
-
-Schema = dict[str, Any]
 
 _ANNOTATIONS = {
     "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly",
@@ -168,36 +169,36 @@ _COMBINATORS = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties"}
 _WITH_SCHEMAS = ("properties", "$defs", "definitions", "patternProperties")
 
 INTEGER_BOUND = 10**15
-"""Integers without bounds stay within it: a grammar would take digits without end."""
+"""Bound of integers that have none in their schema. A grammar would allow any number of digits."""
 
 
 def check_schema(schema: Schema, what: str) -> None:
-    """Refuse a schema that the grammar cannot enforce.
+    """Raise an error if the grammar cannot enforce a schema.
 
     Args:
         schema: A JSON schema.
-        what: How to name it in the message.
+        what: The name of the schema in the message.
 
     Raises:
-        UnsupportedSchema: With the keyword and where it stands.
+        UnsupportedSchema: The message names the keyword and its path.
     """
     try:
         text = json.dumps(schema)
     except (TypeError, ValueError) as error:
         raise UnsupportedSchema(
-            f"Expected {what} to be a JSON schema, found a value JSON cannot hold ({error})."
+            f"expected {what} to be a JSON schema, found a value outside JSON ({error}); leave it out"
         ) from error
     problem = _problem(text)
     if problem:
         raise UnsupportedSchema(
-            f"Expected {what} to use only keywords that decoding can enforce, found {problem}. Leave that "
-            f"out of the schema and check it in your own code."
+            f"expected {what} to use only keywords that decoding can enforce, found {problem}; leave that "
+            f"out of the schema and check it in your own code"
         )
 
 
 @lru_cache(maxsize=256)
 def _problem(text: str) -> str:
-    """Return what is wrong with a schema; "" for nothing."""
+    """Return the problem of a schema, or "" if it has none."""
     schema = json.loads(text)
     if found := _unknown_keyword(schema, "$"):
         return found
@@ -211,17 +212,18 @@ def _problem(text: str) -> str:
 
 
 OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""One way to write each value: no endless whitespace, and the spacing that models have seen most."""
+"""How llguidance writes JSON: with the spacing that models have seen most, and none other, so that no text is
+endless whitespace."""
 
 
 def _unknown_keyword(schema: Any, path: str) -> str:
-    """Return the first keyword, with its place, that is neither enforced nor an annotation."""
+    """Return the first keyword that is neither enforced nor an annotation, with its path, or ""."""
     if isinstance(schema, bool):
         return "" if schema else f"the schema `false` at {path}, which no value satisfies"
     if not isinstance(schema, Mapping):
         return f"{schema!r} at {path}, where a schema belongs"
     for keyword, value in schema.items():
-        known = keyword in _ENFORCED or _is_note(keyword)
+        known = keyword in _ENFORCED or _is_annotation(keyword)
         if not known or (keyword == "propertyNames" and _names(schema) is None):
             return f"the keyword {keyword!r} at {path}"
         if keyword == "items" and value is False and "prefixItems" in schema:
@@ -232,13 +234,13 @@ def _unknown_keyword(schema: Any, path: str) -> str:
     return ""
 
 
-def _is_note(keyword: str) -> bool:
-    """Tell whether a keyword asks for nothing: an annotation, or an extension by OpenAPI's convention."""
+def _is_annotation(keyword: str) -> bool:
+    """Return whether a keyword constrains nothing. `x-...` are extensions by OpenAPI's convention."""
     return keyword in _ANNOTATIONS or keyword.startswith("x-")
 
 
 def _names(schema: Mapping[str, Any]) -> list[str] | None:
-    """Return the keys of a map whose keys are listed (`dict[Color, int]`); None for any other schema."""
+    """Return the keys of a map with listed keys (`dict[Color, int]`), or None for any other schema."""
     names = schema.get("propertyNames")
     if not isinstance(names, Mapping) or {"properties", "patternProperties"} & set(schema):
         return None
@@ -247,7 +249,7 @@ def _names(schema: Mapping[str, Any]) -> list[str] | None:
 
 
 def _children(keyword: str, value: Any) -> list[tuple[str, Any]]:
-    """Return the schemas inside a keyword, with their names."""
+    """Return the schemas inside a keyword, each with its name."""
     if keyword in _WITH_SCHEMAS and isinstance(value, Mapping):
         return [(f".{name}", inner) for name, inner in value.items()]
     if keyword in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
@@ -260,19 +262,23 @@ def _children(keyword: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def prepared(schema: Schema, *, closed: bool = True) -> Schema:
-    """Return the schema as the grammar gets it.
+    """Return a schema in the form that the grammar gets.
 
-    Annotations go, `nullable` becomes a union, objects that list properties are closed, integers are bounded,
-    and some formats become patterns: each is a subset of what the schema allows, so valid stays valid.
+    Annotations are removed, `nullable` becomes a union, objects that list properties allow no others,
+    integers get bounds, and some formats become patterns. Each step only narrows the schema, so every text of
+    the result is valid under the original.
+
+    >>> prepared({"title": "Age", "type": "integer", "minimum": 0, "maximum": 150})
+    {'type': 'integer', 'minimum': 0, 'maximum': 150}
 
     Args:
         schema: A checked JSON schema.
-        closed: Forbid properties that are not listed (not inside `allOf`, where each branch sees all of
-        them).
+        closed: Whether to forbid properties that are not listed. Inside `allOf` they stay allowed, because
+            each branch sees the properties of all branches.
     """
     result: Schema = {}
-    for keyword, value in _listed(written(schema)).items():
-        if _is_note(keyword) or keyword == "nullable":
+    for keyword, value in _listed(with_pattern(schema)).items():
+        if _is_annotation(keyword) or keyword == "nullable":
             continue
         result[keyword] = _prepared_keyword(keyword, value, closed)
     lists = "properties" in result and "additionalProperties" not in result
@@ -289,7 +295,7 @@ def prepared(schema: Schema, *, closed: bool = True) -> Schema:
 
 
 def _listed(schema: Schema) -> Schema:
-    """Write a map of listed keys as an object of these, and a tuple that ends as one of that length."""
+    """Return a schema with a map of listed keys as an object, and a closed tuple with a `maxItems`."""
     schema = dict(schema)
     if (names := _names(schema)) is not None:
         del schema["propertyNames"]
@@ -323,3 +329,48 @@ def _prepared_keyword(keyword: str, value: Any, closed: bool) -> Any:
 
 def _prepared_value(value: Any, closed: bool) -> Any:
     return prepared(dict(value), closed=closed) if isinstance(value, Mapping) else value
+
+
+def union(schemas: Sequence[Schema]) -> Schema:
+    """Return a schema that allows what any of the given ones allows."""
+    return schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
+
+
+def hoist_definitions(schema: Schema) -> Schema:
+    """Return a schema with the definitions of its inner schemas moved to the top.
+
+    References are resolved from the top, so a schema that was put inside another one would not find its own.
+    Each definition gets a name of its own, and references follow.
+    """
+    definitions: Schema = {}
+
+    def lift(value: Any, prefix: str) -> Any:
+        if isinstance(value, list):
+            return [lift(item, f"{prefix}{i}") for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        own = {key: value[key] for key in ("$defs", "definitions") if key in value}
+        for inner in own.values():
+            definitions.update({f"{prefix}_{n}": _renamed(s, prefix) for n, s in inner.items()})
+        rest = {key: lift(item, prefix) for key, item in value.items() if key not in own}
+        return _renamed(rest, prefix) if own else rest
+
+    lifted = lift(schema, "t")
+    return {**lifted, "$defs": definitions} if definitions else dict(lifted)
+
+
+def _renamed(value: Any, prefix: str) -> Any:
+    """Return a schema whose references point at the moved definitions."""
+    if isinstance(value, list):
+        return [_renamed(item, prefix) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"#/$defs/{prefix}_{item.rsplit('/', 1)[-1]}" if key == "$ref" else _renamed(item, prefix)
+        for key, item in value.items()
+    }
+
+
+def json_text(value: object) -> str:
+    """Return a value as one line of JSON, with characters outside ASCII as they are."""
+    return json.dumps(value, ensure_ascii=False)

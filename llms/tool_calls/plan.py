@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from llms.call import Call, text_call
-from llms.grammar.grammar import LazyConstraint, json_of, union
-from llms.grammar.schema import OPTIONS, check_schema, prepared
+from llms.grammar.grammar import LazyConstraint
+from llms.grammar.schema import OPTIONS, check_schema, hoist_definitions, json_text, prepared, union
 from llms.prompts import message_text
 from llms.small import choose_tool, copied_arguments, last_turn, split_requests
 from llms.tool_calls.format import ToolFormat
@@ -158,18 +158,18 @@ def arguments_grammar(
     """Return a Lark grammar for all calls but the beginning of the first and the end of the last."""
     heads = [_opening(form, _name(tool)).removeprefix(form.opening).removeprefix("[") for tool, _ in parts]
     rules = [f"a{i}: %json {_guided(prepared(schema))}" for i, schema in enumerate(schemas)]
-    between = [f"{json_of('}' + form.separator + head)} a{i}" for i, head in enumerate(heads) if i]
+    between = [f"{json_text('}' + form.separator + head)} a{i}" for i, head in enumerate(heads) if i]
     return "\n".join([f"start: a0 {' '.join(between)}", *rules, ""])
 
 
 def _guided(schema: dict[str, Any]) -> str:
     """Return a schema for a `%json` part, with the spacing that all JSON here has."""
-    return json_of({**schema, "x-guidance": OPTIONS})
+    return json_text({**schema, "x-guidance": OPTIONS})
 
 
 def _opening(form: ToolFormat, name: str) -> str:
     """Return the text of a call up to its arguments."""
-    head = json_of({"name": name})[:-1]
+    head = json_text({"name": name})[:-1]
     return f'{form.opening}{"[" if form.as_list else ""}{head}, "{form.arguments_key}": '
 
 
@@ -220,7 +220,7 @@ def calls_grammar(form: ToolFormat, tools: Sequence[Tool], *, parallel: bool) ->
         }
         for tool in tools
     ]
-    call = "%json " + _guided(_hoisted(union(calls)))
+    call = "%json " + _guided(hoist_definitions(union(calls)))
     if form.as_list:
         more = '(", " call)*' if parallel else ""
         return f'start: /\\s?/ "[" call {more} "]"\ncall: {call}\n'
@@ -232,42 +232,11 @@ def _parameters(tool: Tool) -> dict[str, Any]:
     return prepared(tool["function"].get("parameters") or {"type": "object", "properties": {}})
 
 
-def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:
-    """Move the definitions of each tool's parameters to the top, where references look for them."""
-    definitions: dict[str, Any] = {}
-
-    def lift(value: Any, prefix: str) -> Any:
-        if isinstance(value, list):
-            return [lift(item, f"{prefix}{i}") for i, item in enumerate(value)]
-        if not isinstance(value, dict):
-            return value
-        own = {key: value[key] for key in ("$defs", "definitions") if key in value}
-        for inner in own.values():
-            definitions.update({f"{prefix}_{n}": _renamed(s, prefix) for n, s in inner.items()})
-        rest = {key: lift(item, prefix) for key, item in value.items() if key not in own}
-        return _renamed(rest, prefix) if own else rest
-
-    lifted = lift(schema, "t")
-    return {**lifted, "$defs": definitions} if definitions else dict(lifted)
-
-
-def _renamed(value: Any, prefix: str) -> Any:
-    """Point references at the hoisted names."""
-    if isinstance(value, list):
-        return [_renamed(item, prefix) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: f"#/$defs/{prefix}_{item.rsplit('/', 1)[-1]}" if key == "$ref" else _renamed(item, prefix)
-        for key, item in value.items()
-    }
-
-
 def with_schema_note(messages: Sequence[BaseMessage], schema: dict[str, Any] | None) -> list[BaseMessage]:
     """Tell the model which JSON is wanted, at the end of the last user message."""
     note = "Answer with one JSON object."
     if schema is not None:
-        note = f"Answer with one JSON value that follows this schema: {json_of(schema)}"
+        note = f"Answer with one JSON value that follows this schema: {json_text(schema)}"
     noted = list(messages)
     for place in range(len(noted) - 1, -1, -1):
         if isinstance(noted[place], HumanMessage):
