@@ -1,110 +1,45 @@
-"""One chat call between LangChain and the engine: what to run, and how its pieces become messages.
+"""One call of a chat model: the prompt, the parameters, the grammar, and how its answer is read.
 
-Knows prompts, parameters and translators; refuses to know LangChain's callbacks and model classes. Planning
-may score (tools are chosen by log-probability), so an async caller runs it in a thread; afterwards one handle
-a requested answer is all that runs.
+`plan_text` and `plan_schema` plan a call without tools; `llms.tool_calls.plan` plans one with tools. The chat
+model submits the planned `Call` to the engine and turns what comes back into LangChain's messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import BaseMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration
 
-from llms.output import AnswerInfo, chunk, last_chunk, message
+from llms.grammar.schema import check_schema, json_text
+from llms.output import AnswerInfo, TextTranslator, Translator
+from llms.prompts import message_text
 from llms.tool_calls.format import RESULT_TAGS
+from llms.tool_calls.output import UntaggedTranslator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llms.engine.request import Constraint, Piece, Stream
     from llms.params import GenerationParams
     from llms.runtime import Runtime
 
 
-class Translator(Protocol):
-    """Turns one answer's pieces into chunks, or all of them into one message."""
-
-    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
-        """Return the chunks of one piece, the closing one included."""
-        ...
-
-    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
-        """Return the whole answer."""
-        ...
-
-
-class TextTranslator:
-    """The answer is text."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-
-    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
-        """Return a chunk where there is news."""
-        self._tokens += len(piece.tokens)
-        if piece.finish_reason is not None:
-            return [last_chunk(info, piece, piece.finish_reason, self._tokens)]
-        return [chunk(info, piece)] if piece.text or piece.logprobs else []
-
-    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
-        """Return the text as one message."""
-        return message(info, pieces)
-
-
-class ResultTranslator(TextTranslator):
-    """The answer is text, but for the tag that a small model copies from the tool's result it repeats."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._held: str | None = ""
-
-    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
-        """Return a chunk where there is news."""
-        return super().feed(info, self._without_tag(piece))
-
-    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
-        """Return the text as one message."""
-        return super().collect(info, [self._without_tag(piece) for piece in pieces])
-
-    def _without_tag(self, piece: Piece) -> Piece:
-        """Hold text back while it may still be the tag, and leave the tag out."""
-        if self._held is None:
-            return piece
-        tag, text = f"{RESULT_TAGS[0]}\n", self._held + piece.text
-        self._held = text if piece.finish_reason is None and tag.startswith(text) else None
-        if self._held is None:
-            if text.startswith(tag.strip()):
-                text = text.removeprefix(tag.strip()).lstrip("\n")
-            return replace(piece, text=text)
-        return replace(piece, text="")
-
-
-def text_call(runtime: Runtime, messages: Sequence[BaseMessage], params: GenerationParams) -> Call:
-    """Plan an answer in free text."""
-    prompt = runtime.prompt_ids(list(messages))
-    tagged = runtime.prompts.tool_format.name == "generic"
-    if not (tagged and any(isinstance(message, ToolMessage) for message in messages)):
-        return Call(runtime=runtime, prompt=prompt, params=params)
-    stops = (*params.stop, f"\n{RESULT_TAGS[1]}", RESULT_TAGS[1])
-    params = replace(params, stop=stops)
-    return Call(runtime=runtime, prompt=prompt, params=params, translator=ResultTranslator)
-
-
 @dataclass(kw_only=True, slots=True)
 class Call:
-    """A planned call.
+    """A planned call, which `submit` hands to the engine once per answer.
+
+        call = plan_text(runtime, [HumanMessage("Name three lakes.")], params)
+        stream = call.submit()
+        print(call.result(stream, stream.result()).text)
 
     Attributes:
         runtime: The model.
         prompt: Token ids.
-        params: Checked parameters.
-        constraint: Makes a fresh grammar for each answer; None for free text.
-        translator: Makes a fresh translator for each answer.
-        decode: Token ids -> text, where it is not the runtime's own.
+        params: Parameters that have been checked.
+        constraint: Makes the logits processor of one answer. None: the answer is free text.
+        translator: Makes the translator of one answer.
+        decode: Turns token ids into text, if the runtime's own `decode` will not do.
     """
 
     runtime: Runtime
@@ -115,7 +50,7 @@ class Call:
     decode: Callable[[list[int]], str] | None = None
 
     def submit(self, index: int = 0) -> Stream:
-        """Queue answer number `index`."""
+        """Queue answer number `index` and return its stream."""
         engine = self.runtime.engine
         request = self.params.request(
             self.prompt,
@@ -128,20 +63,74 @@ class Call:
         return engine.submit(request)
 
     def info(self, stream: Stream) -> AnswerInfo:
-        """Return what the answer's message says about it."""
+        """Return the facts about an answer that its message reports."""
         return AnswerInfo(
             model_name=self.runtime.loaded.name,
             input_tokens=len(self.prompt),
             cached_tokens=stream.cached_tokens,
-            token_text=self.token_text,
+            token_text=self._token_text,
         )
 
-    def token_text(self, token: int) -> str:
-        """Return one token's own text, control tokens by their name."""
+    def result(self, stream: Stream, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return one whole answer, from all its pieces."""
+        return self.translator().collect(self.info(stream), pieces)
+
+    def _token_text(self, token: int) -> str:
+        """Return the text of one token; a control token's is its name."""
         if token in self.runtime.special_ids:
             return str(self.runtime.tokenizer.convert_ids_to_tokens(token))
         return self.runtime.decode([token])
 
-    def result(self, stream: Stream, pieces: Sequence[Any]) -> ChatGeneration:
-        """Return one whole answer."""
-        return self.translator().collect(self.info(stream), pieces)
+
+def plan_text(runtime: Runtime, messages: Sequence[BaseMessage], params: GenerationParams) -> Call:
+    """Plan an answer in text, without tools.
+
+    After a tool's result that the prompt holds between tags, models tend to repeat the tags around their
+    answer. The opening one is left out, and the closing one ends the answer.
+    """
+    prompt = runtime.prompt_ids(list(messages))
+    tagged = runtime.prompts.tool_format.name == "generic"
+    if not (tagged and any(isinstance(message, ToolMessage) for message in messages)):
+        return Call(runtime=runtime, prompt=prompt, params=params)
+    params = replace(params, stop=(*params.stop, f"\n{RESULT_TAGS[1]}", RESULT_TAGS[1]))
+    return Call(runtime=runtime, prompt=prompt, params=params, translator=UntaggedTranslator)
+
+
+def plan_schema(
+    runtime: Runtime,
+    messages: Sequence[BaseMessage],
+    params: GenerationParams,
+    schema: dict[str, Any] | None,
+) -> Call:
+    """Plan an answer that is JSON under a schema.
+
+    Args:
+        runtime: The model.
+        messages: The conversation.
+        params: Parameters that have been checked.
+        schema: A JSON schema. None allows any JSON object.
+
+    Raises:
+        UnsupportedSchema: The grammar cannot enforce the schema.
+    """
+    if schema is not None:
+        check_schema(schema, "the output schema")
+    return Call(
+        runtime=runtime,
+        prompt=runtime.prompt_ids(with_schema_note(messages, schema)),
+        params=params,
+        constraint=lambda: runtime.grammars.schema(schema),
+    )
+
+
+def with_schema_note(messages: Sequence[BaseMessage], schema: dict[str, Any] | None) -> list[BaseMessage]:
+    """Return the messages with the wanted schema written at the end of the last user message."""
+    note = "Answer with one JSON object."
+    if schema is not None:
+        note = f"Answer with one JSON value that follows this schema: {json_text(schema)}"
+    noted = list(messages)
+    for place in range(len(noted) - 1, -1, -1):
+        if isinstance(noted[place], HumanMessage):
+            noted[place] = HumanMessage(content=f"{message_text(noted[place])}\n\n{note}")
+            return noted
+    return [*noted, HumanMessage(content=note)]

@@ -32,7 +32,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.utils import from_env
 from pydantic import Field
 
-from llms.call import Call, text_call
+from llms.call import Call, plan_schema, plan_text
 from llms.errors import BadRequest
 from llms.grammar.schema import plain_schema
 from llms.models.catalog import AUTO, EMBEDDED, find
@@ -288,19 +288,25 @@ def plan(
     params = chat.params().merged(options, stop)
     runtime = chat.runtime(model)
     if response_format is None and (not tools or choice == "none"):
-        return text_call(runtime, messages, params)
-    from llms.tool_calls.plan import plan_schema, plan_tools
+        return plan_text(runtime, messages, params)
+    from llms.tool_calls.plan import ToolRequest
 
     def structured() -> Call:
         return plan_schema(runtime, messages, params, _schema_of(response_format))
 
     if not tools or choice == "none":
         return structured()
-    otherwise = None if response_format is None else structured
-    how = {"parallel": parallel, "copy": copy}
-    return plan_tools(
-        runtime, messages, params, tools, choice, picker=chat.tool_picker, otherwise=otherwise, **how
+    request = ToolRequest(
+        messages=messages,
+        params=params,
+        tools=tools,
+        choice=choice,
+        parallel=parallel,
+        copy=copy,
+        answer=None if response_format is None else structured,
+        picker=chat.tool_picker,
     )
+    return runtime.tool_planner.plan(request)
 
 
 def _schema_of(response_format: Any) -> dict[str, Any] | None:
@@ -339,7 +345,7 @@ class ChatLocal(LocalFields, ToolsAndSchemas):
     """
 
     tool_picker: ToolPicker | None = Field(default=None, exclude=True, repr=False)
-    """Picks the tool for a small model; without one its log-probabilities do."""
+    """Picks the tool for a small model. Without one its log-probabilities decide."""
 
     @property
     def _llm_type(self) -> str:

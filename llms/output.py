@@ -1,6 +1,7 @@
-"""From the engine's pieces to LangChain's messages: usage, finish reason, log-probabilities.
+"""LangChain's messages and chunks, made of the pieces that the engine delivers.
 
-Knows pieces and message classes; refuses to know prompts, grammars and decoders.
+A `Translator` reads one answer: piece by piece (`feed`) or as a whole (`collect`). Both report usage, finish
+reason and log-probabilities.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall, ToolCallChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
@@ -22,19 +23,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerInfo:
-    """What a message says about how it came to be.
+    """Facts about an answer that its message reports.
 
     Attributes:
-        model_name: Name of the model.
-        input_tokens: Length of the prompt.
-        cached_tokens: Part of it that the prefix cache spared.
-        token_text: Token id -> its own text, for log-probabilities.
+        model_name: The name of the model.
+        input_tokens: Number of tokens of the prompt.
+        cached_tokens: Number of tokens of the prompt that the prefix cache provided.
+        token_text: Returns the text of one token, for log-probabilities.
     """
 
     model_name: str
     input_tokens: int
     cached_tokens: int
     token_text: Callable[[int], str]
+
+
+class Translator(Protocol):
+    """Turns the pieces of one answer into chunks, or all of them into one message."""
+
+    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
+        """Return the chunks of the next piece. There may be none."""
+        ...
+
+    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return the whole answer, from all its pieces."""
+        ...
+
+
+class TextTranslator:
+    """A `Translator` of answers that are text."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+
+    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
+        """Return the chunk of a piece, if it has text or log-probabilities, or ends the answer."""
+        self._tokens += len(piece.tokens)
+        if piece.finish_reason is not None:
+            return [last_chunk(info, piece, piece.finish_reason, self._tokens)]
+        return [chunk(info, piece)] if piece.text or piece.logprobs else []
+
+    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return the text as one message."""
+        return message(info, pieces)
 
 
 def usage(info: AnswerInfo, output_tokens: int) -> UsageMetadata:
@@ -48,7 +79,7 @@ def usage(info: AnswerInfo, output_tokens: int) -> UsageMetadata:
 
 
 def logprobs_content(info: AnswerInfo, tokens: Sequence[TokenInfo]) -> list[dict[str, Any]]:
-    """Return log-probabilities (nats) in the form that OpenAI's models report them."""
+    """Return log-probabilities (nats) in the form of OpenAI's models."""
     return [
         {
             "token": info.token_text(t.token),
@@ -68,13 +99,13 @@ def message(
     text: str | None = None,
     calls: Sequence[tuple[str, str]] = (),
 ) -> ChatGeneration:
-    """Collect an answer's pieces into one message.
+    """Return the message of a whole answer.
 
     Args:
-        info: About the answer.
-        pieces: All of them, the last with its finish reason.
-        text: Content where it is not the pieces' text (tool calls have been taken out).
-        calls: Name and JSON arguments of each call that the answer makes.
+        info: Facts about the answer.
+        pieces: All pieces; the last one has the finish reason.
+        text: The content, if it is not the text of the pieces because that holds tool calls.
+        calls: The name and the JSON arguments of each tool call.
     """
     content = "".join(piece.text for piece in pieces) if text is None else text
     count = sum(len(piece.tokens) for piece in pieces)
@@ -95,7 +126,7 @@ def message(
 
 
 def _parsed(calls: Sequence[tuple[str, str]]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """Parse calls; one that the token limit cut is reported as invalid, not dropped."""
+    """Return the valid calls and the invalid ones, whose arguments the token limit has cut."""
     valid: list[ToolCall] = []
     broken: list[InvalidToolCall] = []
     for name, text in calls:
@@ -110,7 +141,7 @@ def _parsed(calls: Sequence[tuple[str, str]]) -> tuple[list[ToolCall], list[Inva
 
 
 def chunk(info: AnswerInfo, piece: Piece) -> ChatGenerationChunk:
-    """Return the chunk of one piece that does not end the answer."""
+    """Return the chunk of a piece that does not end the answer."""
     metadata: dict[str, Any] = {}
     if piece.logprobs:
         metadata["logprobs"] = {"content": logprobs_content(info, piece.logprobs)}
@@ -118,13 +149,13 @@ def chunk(info: AnswerInfo, piece: Piece) -> ChatGenerationChunk:
 
 
 def tool_chunk(index: int, *, name: str | None, args: str, identifier: str | None) -> ChatGenerationChunk:
-    """Return a chunk with part of a tool call."""
+    """Return a chunk that holds a part of a tool call."""
     part = ToolCallChunk(name=name, args=args, id=identifier, index=index, type="tool_call_chunk")
     return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[part]))
 
 
 def last_chunk(info: AnswerInfo, piece: Piece | None, reason: str, output_tokens: int) -> ChatGenerationChunk:
-    """Return the chunk that ends an answer; it alone carries usage, model name and finish reason."""
+    """Return the chunk that ends an answer, the only one with usage, model name and finish reason."""
     metadata = _metadata(info, reason)
     if piece is not None and piece.logprobs:
         metadata["logprobs"] = {"content": logprobs_content(info, piece.logprobs)}

@@ -89,18 +89,18 @@ class Seeded(Protocol):
 
 @runtime_checkable
 class ToolPicker(Protocol):
-    """Picks the tool that a message asks for, in place of a model that is too small to.
+    """Picks the tool that a message asks for, in place of a model that is too small to decide.
 
-    `ChatLocal(tool_picker=...)` takes one; `agent.planner.router.Router` is one.
+    `ChatLocal(tool_picker=...)` takes one, and `agent.planner.router.Router` implements it.
     """
 
     def pick(self, message: str, tools: Mapping[str, str], *, must: bool = False) -> str | None:
-        """Return the name of the tool that `message` asks for, None if it asks for none of them.
+        """Return the name of the tool that a message asks for, or None if it asks for none of them.
 
         Args:
-            message: What the user says.
-            tools: Descriptions by name.
-            must: Pick the likeliest tool in any case.
+            message: The user's message.
+            tools: The description of each tool by its name, at least one.
+            must: Whether a tool has to be picked.
         """
         ...
 

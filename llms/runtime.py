@@ -23,6 +23,8 @@ from llms.errors import BadRequest
 from llms.models.load import LoadedModel, load, make_decoder
 from llms.params import LoadSettings
 from llms.prompts import PromptBuilder
+from llms.small import GuidedCalls
+from llms.tool_calls.plan import ToolPlanner, WrittenCalls
 
 if TYPE_CHECKING:
     from llms.grammar.grammar import Grammars
@@ -85,6 +87,11 @@ class Runtime:
             f"Expected a model that another process can load by name, found {self.loaded.name!r}, which was "
             "handed over loaded. Save it to a folder and give that as model=."
         )
+
+    @property
+    def tool_planner(self) -> ToolPlanner:
+        """The planner of calls with tools. A small model does not write them freely."""
+        return GuidedCalls(self) if self.small else WrittenCalls(self)
 
     @property
     def small(self) -> bool:

@@ -1,5 +1,7 @@
 """Tool calls of small models: which tool to call, for which part of a message, with which arguments.
 
+`GuidedCalls` plans them and is the only part that the rest of the package uses.
+
 A model of 135 million parameters that writes a tool's name picks the right tool in 70 % of cases. Asked how
 probable the message is given each tool, it does far better. If it writes arguments freely, it invents them;
 if it may only copy spans of the message, it picks well (all arguments right in .65 to .70 of 20 cases
@@ -20,11 +22,87 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from llms.call import Call, plan_text
 from llms.prompts import message_text
+from llms.tool_calls.output import ArgumentsTranslator, CallsTranslator
+from llms.tool_calls.plan import Tool, ToolRequest, arguments_grammar, call_head, parameters, tool_name
 
 if TYPE_CHECKING:
     from llms.protocols import ToolPicker
     from llms.runtime import Runtime
+
+
+class GuidedCalls:
+    """The `llms.tool_calls.plan.ToolPlanner` of models that are too small to write calls themselves.
+
+    The tool is chosen by log-probabilities before the answer begins, and the model writes arguments only.
+
+    Args:
+        runtime: The model.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def plan(self, request: ToolRequest) -> Call:
+        """Return a call whose answer is the arguments of the chosen tools, or no tool call at all."""
+        turn = last_turn(request.messages)
+        if request.choice == "auto" and turn.over:
+            return self._answer(request)
+        # A tool that has answered is not called again while another one is left.
+        left = [tool for tool in request.candidates if tool_name(tool) not in turn.answered_by]
+        tools = left or request.candidates
+        if request.parallel and len(tools) > 1:
+            if parts := split_requests(self._runtime, turn.question, tools):
+                return self._several(request, parts)
+        must = request.choice != "auto"
+        tool = choose_tool(self._runtime, turn.question, tools, must=must, picker=request.picker)
+        return self._answer(request) if tool is None else self._one(request, tool, turn.text)
+
+    def _answer(self, request: ToolRequest) -> Call:
+        """Plan an answer without a tool."""
+        if request.answer is not None:
+            return request.answer()
+        return plan_text(self._runtime, request.messages, request.params)
+
+    def _one(self, request: ToolRequest, tool: Tool, text: str) -> Call:
+        """Plan the call of one tool. The prompt ends where its arguments begin."""
+        runtime = self._runtime
+        head = call_head(runtime.prompts.tool_format, tool_name(tool))
+        opened = runtime.prompts.render(request.messages, [tool]) + head
+        schema = self._schema(request, tool, opened, text)
+        return Call(
+            runtime=runtime,
+            prompt=runtime.encode(opened, special=False),
+            params=request.params,
+            constraint=lambda: runtime.grammars.schema(schema),
+            translator=lambda: ArgumentsTranslator(tool_name(tool)),
+        )
+
+    def _several(self, request: ToolRequest, parts: Sequence[tuple[Tool, str]]) -> Call:
+        """Plan one call for each part of the message. The model writes all arguments in one answer."""
+        runtime, tools = self._runtime, [tool for tool, _ in parts]
+        form = runtime.prompts.tool_format
+        offered = list({tool_name(tool): tool for tool in tools}.values())
+        text = runtime.prompts.render(request.messages, offered)
+        schemas = [
+            self._schema(request, tool, text + call_head(form, tool_name(tool)), part) for tool, part in parts
+        ]
+        head = call_head(form, tool_name(tools[0]))
+        return Call(
+            runtime=runtime,
+            prompt=runtime.encode(text + head, special=False),
+            params=request.params,
+            constraint=lambda: runtime.grammars.lark(arguments_grammar(form, tools, schemas)),
+            translator=lambda: CallsTranslator(form, opened=True, begun=head.removeprefix(form.opening)),
+        )
+
+    def _schema(self, request: ToolRequest, tool: Tool, opened: str, text: str) -> dict[str, Any]:
+        """Return the schema of a tool's arguments, limited to what the text contains if they are copied."""
+        schema = parameters(tool)
+        if not request.copy:
+            return schema
+        return copied_arguments(self._runtime, opened, {**tool["function"], "parameters": schema}, text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,8 +216,6 @@ def _tool_for_part(runtime: Runtime, text: str, tools: Sequence[Tool]) -> Tool |
     return tools[best] if scores[best] - plain >= MARGIN_NATS else None
 
 
-Tool = dict[str, Any]
-
 CONVERSATION = (
     "chat with the user",
     "answer a question from general knowledge",
@@ -187,22 +263,21 @@ def tool_scores(
 def choose_tool(
     runtime: Runtime, question: str, tools: Sequence[Tool], *, must: bool, picker: ToolPicker | None = None
 ) -> Tool | None:
-    """Return the tool to call, None if the model should answer itself.
+    """Return the tool to call, or None if the model should answer by itself.
 
     Args:
         runtime: The model.
         question: The user's message.
         tools: The candidates, at least one.
         must: Whether a tool has to be called.
-        picker: Decides instead of the model's log-probabilities.
+        picker: Decides in place of the model's log-probabilities. Optional.
     """
     if must and len(tools) == 1:
         return tools[0]
     if picker is not None:
-        functions = [tool["function"] for tool in tools]
-        described = {str(f["name"]): str(f.get("description") or "") for f in functions}
-        name = picker.pick(question, described, must=must)
-        return next((tool for tool in tools if tool["function"]["name"] == name), None)
+        by_name = {tool_name(tool): tool for tool in tools}
+        described = {name: str(tool["function"].get("description") or "") for name, tool in by_name.items()}
+        return by_name.get(picker.pick(question, described, must=must) or "")
     scores, plain = tool_scores(runtime, question, tools, conversation=not must)
     if max(scores) < plain:
         return None

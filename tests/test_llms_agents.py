@@ -13,11 +13,11 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from llms import ChatLocal
-from llms.call import ResultTranslator
 from llms.engine.request import Piece
 from llms.output import AnswerInfo
 from llms.runtime import Runtime
 from llms.small import last_turn
+from llms.tool_calls.output import UntaggedTranslator
 
 ASKED = HumanMessage("What is the weather in Paris?")
 
@@ -105,8 +105,8 @@ def test_a_copied_tag_is_left_out_in_any_pieces(text: str, shown: str, size: int
     pieces = [Piece(text[i : i + size], (1,)) for i in range(0, len(text), size)] + [
         Piece("", (2,), (), "stop")
     ]
-    assert ResultTranslator().collect(info, pieces).text == shown
-    translator = ResultTranslator()
+    assert UntaggedTranslator().collect(info, pieces).text == shown
+    translator = UntaggedTranslator()
     chunks = [chunk for piece in pieces for chunk in translator.feed(info, piece)]
     assert "".join(chunk.text for chunk in chunks) == shown
     assert chunks[-1].message.usage_metadata["output_tokens"] == len(pieces)  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ def test_two_calls_in_mistrals_format(chat: ChatLocal) -> None:
     runtime = chat.runtime()
     parts = [(convert_to_openai_tool(t), part) for t, part in ((get_weather, "Lisbon"), (set_timer, "20"))]
     schemas = [t["function"]["parameters"] for t, _ in parts]
-    constraint = runtime.grammars.lark(arguments_grammar(MISTRAL, parts, schemas))
+    constraint = runtime.grammars.lark(arguments_grammar(MISTRAL, [t for t, _ in parts], schemas))
     rest = '{"location": "Lisbon"}}, {"name": "set_timer", "arguments": {"minutes": 20}'
     done = [constraint.accept(token) for token in runtime.encode(rest, special=False)]
     assert done == [False] * (len(done) - 1) + [True]

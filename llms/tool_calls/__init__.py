@@ -1,4 +1,5 @@
-"""Tool calls: whether, which and with what arguments, how they stand in a prompt, and how they are read back.
+"""Tool calls: their text in a prompt, the plan of a call with tools, and how calls are read back.
 
-`plan` puts the others together for one request. Knows LangChain's messages; refuses to know decoders.
+`format` writes and parses calls, `plan` plans calls for models that write them themselves, and `output`
+translates answers with calls into LangChain's messages. Small models have a planner in `llms.small`.
 """

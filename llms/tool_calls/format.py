@@ -1,7 +1,13 @@
-"""How tool lists, tool calls and tool results are written into a prompt, and read back.
+r"""The text of tool lists, tool calls and tool results in a prompt.
 
-Knows the formats; refuses to know templates' other rules, grammars and models. Two formats: Mistral's own,
-which its chat template writes, and a generic one in plain text for templates that know nothing of tools.
+There are three formats: Mistral's own, `<tool_call>` blocks that the chat template writes (`native`), and the
+same blocks written here for templates without tools (`generic`).
+
+    >>> calls_text(GENERIC, [{"name": "add", "args": {"a": 1}}])
+    '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    >>> _, [call] = parse_calls(MISTRAL, '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]')
+    >>> call["name"], call["args"]
+    ('add', {'a': 1})
 """
 
 from __future__ import annotations
@@ -15,22 +21,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ToolCallDict = dict[str, Any]
-"""{"name": str, "args": dict, "id": str}, as LangChain has it."""
+"""{"name": str, "args": dict, "id": str}, as in LangChain."""
 
 _ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolFormat:
-    """The text around calls.
+    """The text around the calls of an answer.
 
     Attributes:
-        name: `mistral`, `native` (the template lists tools, calls are `<tool_call>` blocks) or `generic`.
+        name: `mistral`, `native` or `generic`.
         opening: Text before the first call.
         closing: Text after the last call.
         separator: Text between two calls.
-        as_list: Whether the calls stand in one JSON list.
-        arguments_key: Name of the key that holds the arguments.
+        as_list: Whether the calls form one JSON list.
+        arguments_key: The key of a call's arguments.
     """
 
     name: Literal["mistral", "native", "generic"]
@@ -59,7 +65,7 @@ NATIVE = ToolFormat(
 
 
 def detect(template: str) -> ToolFormat:
-    """Tell which format a chat template expects."""
+    """Return the format that a chat template expects."""
     if "[TOOL_CALLS]" in template:
         return MISTRAL
     if "<tool_call>" in template and "tools" in template:
@@ -68,12 +74,12 @@ def detect(template: str) -> ToolFormat:
 
 
 def new_id() -> str:
-    """Return a fresh tool-call id of nine alphanumerics, the form that Mistral's template insists on."""
+    """Return a new tool-call id of nine letters and digits, the form that Mistral's template requires."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(9))
 
 
 def short_id(identifier: str | None) -> str:
-    """Map any tool-call id to nine alphanumerics; the same id always to the same ones."""
+    """Return nine letters and digits for a tool-call id, always the same for the same id."""
     text = identifier or ""
     if re.fullmatch(r"[A-Za-z0-9]{9}", text):
         return text
@@ -84,7 +90,7 @@ def short_id(identifier: str | None) -> str:
 
 
 def tool_list_text(tools: Sequence[Mapping[str, Any]]) -> str:
-    """Write the tools for a template that has no place for them: one JSON object a line."""
+    """Return the text that describes tools for a template without tools: one JSON object per line."""
     lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
     return (
         "You can use these tools, one JSON object a line:\n"
@@ -94,24 +100,25 @@ def tool_list_text(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def calls_text(form: ToolFormat, calls: Sequence[Mapping[str, Any]]) -> str:
-    """Write calls as the model would have written them."""
+    """Return calls in the text that the model would have written."""
     body = form.separator.join(call_json(form, call["name"], call["args"]) for call in calls)
     return form.opening + (f"[{body}]" if form.as_list else body) + form.closing
 
 
 def call_json(form: ToolFormat, name: str, args: Mapping[str, Any]) -> str:
-    """Write one call as JSON, raw UTF-8."""
+    """Return one call as JSON, with characters outside ASCII as they are."""
     return json.dumps({"name": name, form.arguments_key: args}, ensure_ascii=False)
 
 
 RESULT_TAGS = ("<tool_response>", "</tool_response>")
-"""What a tool's result stands between where a template has no tool role."""
+"""Tags around a tool's result for a template without a tool role."""
 
 
 def result_text(content: str, *, error: bool) -> str:
-    """Write a tool's result for a template without a tool role; one without text says so.
+    """Return the text of a tool's result for a template without a tool role.
 
-    Between tags with nothing in them a small model finds only the tags to repeat.
+    A result without text becomes "(no output)": a small model would repeat the tags if nothing stood between
+    them.
     """
     opening, closing = RESULT_TAGS
     shown = content if content.strip() else "(no output)"
@@ -119,10 +126,10 @@ def result_text(content: str, *, error: bool) -> str:
 
 
 def parse_calls(form: ToolFormat, text: str) -> tuple[str, list[ToolCallDict]] | None:
-    """Split an answer into (text before, calls); None where it holds no call.
+    """Return the text before the calls, and the calls. Returns None if there is no call.
 
     Raises:
-        ValueError: The text opens a call that is not valid JSON (a length limit cut it, for one).
+        ValueError: A call is not valid JSON, for example because the token limit cut it.
     """
     marker = form.opening.strip()
     if marker not in text:

@@ -1,30 +1,58 @@
-"""From generated text to tool calls, streamed as they are written.
+"""Translators of answers with tool calls, and of answers to a tool's result.
 
-Knows call formats and LangChain's chunks; refuses to know grammars and models.
+Calls are streamed as the model writes them: the name first, then the arguments piece by piece.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from llms.grammar.close import JsonState
-from llms.output import AnswerInfo, last_chunk, message, tool_chunk
-from llms.tool_calls.format import ToolFormat, new_id
+from llms.output import AnswerInfo, TextTranslator, last_chunk, message, tool_chunk
+from llms.tool_calls.format import RESULT_TAGS, ToolFormat, new_id
 
 if TYPE_CHECKING:
     from llms.engine.request import Piece
 
 
+class UntaggedTranslator(TextTranslator):
+    """A `Translator` of text that leaves out the tag of a tool's result if the answer begins with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: str | None = ""
+
+    def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
+        """Return the chunk of a piece. Text is held back while it may still be the tag."""
+        return super().feed(info, self._without_tag(piece))
+
+    def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
+        """Return the text as one message."""
+        return super().collect(info, [self._without_tag(piece) for piece in pieces])
+
+    def _without_tag(self, piece: Piece) -> Piece:
+        if self._held is None:
+            return piece
+        tag, text = f"{RESULT_TAGS[0]}\n", self._held + piece.text
+        self._held = text if piece.finish_reason is None and tag.startswith(text) else None
+        if self._held is None:
+            if text.startswith(tag.strip()):
+                text = text.removeprefix(tag.strip()).lstrip("\n")
+            return replace(piece, text=text)
+        return replace(piece, text="")
+
+
 class ArgumentsTranslator:
-    """The answer is the arguments of one call.
+    """A `Translator` of answers that are the arguments of one call.
 
     Args:
-        name: The tool that is called.
+        name: The name of the tool that is called.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,7 +61,7 @@ class ArgumentsTranslator:
         self._begun = False
 
     def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
-        """Return the call's name first, then its arguments as they come."""
+        """Return a chunk with the name before the first piece, then the arguments of each piece."""
         self._tokens += len(piece.tokens)
         chunks: list[ChatGenerationChunk] = []
         if not self._begun:
@@ -47,18 +75,18 @@ class ArgumentsTranslator:
         return chunks
 
     def collect(self, info: AnswerInfo, pieces: Sequence[Piece]) -> ChatGeneration:
-        """Return the call, or an invalid one where the token limit cut it."""
+        """Return the call, which is an invalid one if the token limit cut it."""
         text = "".join(piece.text for piece in pieces)
         return message(info, pieces, text="", calls=[(self._name, text)])
 
 
 class CallsTranslator:
-    """The answer is text, calls, or text and then calls.
+    """A `Translator` of answers that are text, calls, or text followed by calls.
 
     Args:
-        form: How calls are written.
-        opened: Whether the prompt already holds the marker that opens them.
-        begun: What the prompt holds after the marker.
+        form: The format of the calls.
+        opened: Whether the prompt ends with the marker that opens the calls, or with more.
+        begun: The text of the prompt after the marker.
     """
 
     def __init__(self, form: ToolFormat, *, opened: bool, begun: str = "") -> None:
@@ -71,7 +99,7 @@ class CallsTranslator:
         self._tokens = 0
 
     def feed(self, info: AnswerInfo, piece: Piece) -> list[ChatGenerationChunk]:
-        """Return text before the marker, then each call's name and arguments as they come."""
+        """Return the new text before the marker, or the new names and arguments of calls after it."""
         self._tokens += len(piece.tokens)
         self._buffer += piece.text
         chunks: list[ChatGenerationChunk] = []
@@ -98,7 +126,7 @@ class CallsTranslator:
         return message(info, pieces, text=text, calls=calls)
 
     def _text(self, info: AnswerInfo, *, last: bool) -> list[ChatGenerationChunk]:
-        """Return text that cannot belong to the marker any more."""
+        """Return the new text, except for an end that may be the beginning of the marker."""
         before, found, after = self._buffer.partition(self._marker)
         if found:
             self._opened, self._buffer = True, after
@@ -110,7 +138,7 @@ class CallsTranslator:
         return [ChatGenerationChunk(message=AIMessageChunk(content=shown))] if shown else []
 
     def _advance(self) -> ChatGenerationChunk | None:
-        """Return the next part of a call, as far as the buffer goes."""
+        """Return the next part of a call from the buffer, or None if it needs more text."""
         if self._inside is not None:
             return self._arguments()
         head = f', "{self._key}": '
@@ -124,7 +152,7 @@ class CallsTranslator:
         return tool_chunk(self._calls - 1, name=name, args="", identifier=new_id())
 
     def _arguments(self) -> ChatGenerationChunk | None:
-        """Return more of the arguments, up to the bracket that ends them."""
+        """Return more of the arguments, up to the bracket that ends them, or None if there are none."""
         assert self._inside is not None
         for place, character in enumerate(self._buffer):
             self._inside.feed(character)
@@ -137,7 +165,7 @@ class CallsTranslator:
 
 
 def _held(text: str, marker: str) -> int:
-    """Return the length of the end of `text` that may begin the marker."""
+    """Return the length of the longest end of `text` that begins the marker."""
     for size in range(min(len(text), len(marker) - 1), 0, -1):
         if marker.startswith(text[len(text) - size :]):
             return size
