@@ -1,7 +1,7 @@
-"""What this machine has and lacks, one finding a part, each with the command that mends it.
+"""What this machine has and lacks: one finding for each part, with the command that mends it.
 
-Looks and changes nothing: no download, no folder made, no weights loaded. A part that cannot even be looked
-at is a finding too, never an exception.
+Nothing is changed: no download, no new folder, no loaded weights. A part that cannot even be examined is a
+finding, too, and never an exception.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llms.models.diagnosis import Finding, diagnose, judge
 
 
 def check_all(settings: Settings) -> Iterator[Finding]:
-    """Every finding, in the order in which a set-up goes wrong."""
+    """Yield every finding, in the order in which a set-up usually goes wrong."""
     checks: dict[str, Callable[[Settings], Finding | Iterable[Finding]]] = {
         "python": _python,
         "gpu": _gpu,
@@ -31,7 +31,7 @@ def check_all(settings: Settings) -> Iterator[Finding]:
         try:
             found = check(settings)
             yield from [found] if isinstance(found, Finding) else found
-        except Exception as error:  # a doctor that falls ill on what it finds helps nobody
+        except Exception as error:  # One part that cannot be examined must not hide the others.
             yield Finding(name=name, state="broken", detail=f"{type(error).__name__}: {error}")
 
 

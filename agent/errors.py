@@ -1,4 +1,4 @@
-"""What can go wrong in the agent room itself, split by who must act.
+"""Errors of the agent room, split by who must act, and the exit code of every error of the program.
 
     AgentError
     ├── RequestError          the words or options of this request: the user rephrases
@@ -8,13 +8,12 @@
     ├── TemplateError         a prompt template is unknown or lacks a value
     └── McpError              a Model Context Protocol server does not start, answer, or make sense
 
-Knows nothing of exit codes (`agent.errors` maps these classes). Every message says what was expected,
-what was found, and the next step.
+Each message says what was expected, what was found, and the next step. The classes of other rooms are listed
+by name, so that listing them imports none of those rooms. An error that is not listed gets the code of its
+nearest listed ancestor; anything else is an internal error.
 
-One exit code for each error class that can reach a user, listed in `agent --help`.
-
-Knows the classes of every room by name only, so that listing them imports none of those rooms. An error
-that is not listed itself gets the code of its nearest listed ancestor; anything else is an internal error.
+    >>> exit_code(ConfigError("expected a known setting")), exit_code(ZeroDivisionError())
+    (71, 1)
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class AgentError(Exception):
 
 
 class RequestError(AgentError):
-    """This request cannot be carried out as it was put."""
+    """This request cannot be carried out as it stands."""
 
 
 class ConfigError(AgentError):
@@ -143,7 +142,7 @@ _CODES = {entry.error: entry.code for entry in ERRORS}
 
 
 def exit_code(error: BaseException) -> int:
-    """Exit code of an error: its own class's, else the nearest listed ancestor's, else 1."""
+    """Return the exit code of an error: that of its class or of the nearest listed ancestor, else 1."""
     for cls in type(error).__mro__:
         if (code := _CODES.get(f"{cls.__module__}:{cls.__name__}")) is not None:
             return code
@@ -151,12 +150,12 @@ def exit_code(error: BaseException) -> int:
 
 
 def is_known(error: BaseException) -> bool:
-    """Whether the error is one a user can act on, so that it is shown without a traceback."""
+    """Return whether a user can act on the error, so that it is shown without a traceback."""
     return exit_code(error) != INTERNAL
 
 
 def listing() -> str:
-    """All codes, one a line, for the end of `agent --help`."""
+    """Return all codes, one a line, for the end of `agent --help`."""
     rows = sorted((*OUTCOMES, *ERRORS), key=lambda entry: entry.code)
     return "\n".join(
         f"  {entry.code:>3}  {entry.meaning}" + (f" ({entry.error.split(':')[1]})" if entry.error else "")

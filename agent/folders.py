@@ -1,8 +1,11 @@
-"""Where things are kept on this machine: cache (checkpoints), data (store, threads, logs), config.
+"""Folders of this program: cache (checkpoints), data (store, threads, logs) and config.
 
-Folders follow the platform (platformdirs, application name `mistral-agent`); a home folder puts all of them
-under one place, and a cache folder given by itself overrides the cache alone. Knows paths and their modes,
-nothing of what is written into them. Reads no environment: `agent.settings` passes the values in.
+They follow the platform (platformdirs, application name `mistral-agent`). A home folder puts all of them
+under one place, and a cache folder overrides the cache alone. The environment is not read here;
+`agent.settings` passes the values in.
+
+    >>> find_folders(Path("/home/me/agent")).store
+    PosixPath('/home/me/agent/store')
 """
 
 from __future__ import annotations
@@ -15,13 +18,13 @@ from agent.errors import FolderError
 
 APPLICATION = "mistral-agent"
 PLATFORM = "platform"
-"""As a cache folder: the platform's own, even where a home folder is set (a demo that must not fetch
-again)."""
+"""As a cache folder, this means the platform's own even if a home folder is set, so that a demo need not
+fetch its model again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """The three folders, none of which need exist yet."""
+    """The three folders; they need not exist yet."""
 
     cache: Path
     data: Path
@@ -39,7 +42,7 @@ class Folders:
 
     @property
     def logs(self) -> Path:
-        """SQLite file of the log of questions and answers."""
+        """SQLite file of questions and answers."""
         return self.data / "logs.sqlite"
 
     @property
@@ -64,7 +67,10 @@ class Folders:
 
 
 def find_folders(home: Path | None = None, cache_dir: Path | None = None) -> Folders:
-    """Folders of this user, or under `home`; `cache_dir` (a path or `platform`) moves the cache alone."""
+    """Return the folders of this user, or those under `home`.
+
+    `cache_dir`, a path or `platform`, moves the cache alone.
+    """
     from platformdirs import PlatformDirs
 
     dirs = PlatformDirs(APPLICATION, appauthor=False)
@@ -79,7 +85,7 @@ def find_folders(home: Path | None = None, cache_dir: Path | None = None) -> Fol
 
 
 def private_folder(path: Path) -> Path:
-    """Make `path` (mode 0700) where it is missing, and prove that it can be written; raises FolderError."""
+    """Make `path` (mode 0700) if it is missing, and check that it is writable; raises FolderError."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -93,7 +99,7 @@ def private_folder(path: Path) -> Path:
 
 
 def private_file(path: Path) -> Path:
-    """Make an empty file (mode 0600) in a private folder where it is missing; raises FolderError."""
+    """Make an empty file (mode 0600) in a private folder if it is missing; raises FolderError."""
     private_folder(path.parent)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

@@ -1,13 +1,8 @@
-"""A record of a turn's steps with their times and tokens, kept by LangChain's standard callbacks.
+"""What a turn did and how long it took, recorded by LangChain's callbacks: a table, or OpenTelemetry spans.
 
-Knows starts and ends of models, tools and retrievers. Refuses to know what is printed of it; nothing leaves
-the process.
-
-OpenTelemetry spans with the GenAI conventions, for whoever asks (setting `otel`, extra `otel`).
-
-Where spans go is the user's own set-up (`OTEL_EXPORTER_OTLP_ENDPOINT` and the like). Prompts and answers
-are never put into spans, only names, counts and times. Conventions:
-opentelemetry.io/docs/specs/semconv/gen-ai.
+`Trace` keeps its steps in the process. `GenAISpans` exports spans (setting and extra `otel`) to where
+OpenTelemetry's own variables say, such as `OTEL_EXPORTER_OTLP_ENDPOINT`. Spans contain names, counts and
+times, never prompts or answers; they follow opentelemetry.io/docs/specs/semconv/gen-ai.
 """
 
 from __future__ import annotations
@@ -25,7 +20,7 @@ from agent.errors import ConfigError
 
 @dataclass(kw_only=True)
 class TraceStep:
-    """One step: `start` and the other times in seconds since the trace began, tokens where a model ran."""
+    """One step. Times are in seconds, `start` since the trace began; the tokens are those of a model."""
 
     kind: str
     name: str
@@ -38,7 +33,14 @@ class TraceStep:
 
 
 class Trace(BaseCallbackHandler):
-    """Collects the steps; pass it in `config={"callbacks": [trace]}`."""
+    """Collects the steps of a run.
+
+    ```python
+    trace = Trace()
+    agent.invoke({"messages": [("user", "Hi")]}, {"callbacks": [trace]})
+    print(trace.rows())
+    ```
+    """
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -58,18 +60,18 @@ class Trace(BaseCallbackHandler):
         return step
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model begins."""
+        """Begin a model call."""
         name = (kwargs.get("metadata") or {}).get("ls_model_name") or kwargs.get("name") or "model"
         self._start("model", str(name), run_id)
 
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model writes; the first piece is timed."""
+        """Time the first piece of a model's answer."""
         step = self._open.get(run_id)
         if step is not None and step.first_token is None:
             step.first_token = time.perf_counter() - self._began - step.start
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model ends; its tokens are counted."""
+        """Count the tokens of a model's answer."""
         step = self._end(run_id)
         generation = response.generations[0][0] if response.generations and response.generations[0] else None
         usage = (
@@ -81,35 +83,35 @@ class Trace(BaseCallbackHandler):
             step.input_tokens, step.output_tokens = usage["input_tokens"], usage["output_tokens"]
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model fails."""
+        """End a model call that failed."""
         self._end(run_id, error)
 
     def on_tool_start(self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool begins."""
+        """Begin a tool call."""
         self._start("tool", str((serialized or {}).get("name", "tool")), run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool ends."""
+        """End a tool call."""
         self._end(run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool fails."""
+        """End a tool call that failed."""
         self._end(run_id, error)
 
     def on_retriever_start(self, serialized: Any, query: str, *, run_id: UUID, **kwargs: Any) -> None:
-        """A search begins."""
+        """Begin a search."""
         self._start("search", "documents", run_id)
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A search ends."""
+        """End a search."""
         self._end(run_id)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A search fails."""
+        """End a search that failed."""
         self._end(run_id, error)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The steps as a table: times in milliseconds."""
+        """Return the steps as a table, with times in milliseconds."""
         return [
             {
                 "at ms": round(step.start * 1000),
@@ -126,21 +128,21 @@ class Trace(BaseCallbackHandler):
 
 
 class GenAISpans(BaseCallbackHandler):
-    """A span for each model call (`chat`) and each tool call (`execute_tool`)."""
+    """Makes a span for each model call (`chat`) and each tool call (`execute_tool`)."""
 
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
         self._open: dict[UUID, Any] = {}
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model begins."""
+        """Begin a model call."""
         name = str((kwargs.get("metadata") or {}).get("ls_model_name") or "model")
         self._start(
             run_id, f"chat {name}", operation="chat", **{"request.model": name, "provider.name": "local"}
         )
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model ends."""
+        """End a model call."""
         generation = response.generations[0][0] if response.generations and response.generations[0] else None
         usage = (
             getattr(generation.message, "usage_metadata", None)
@@ -151,20 +153,20 @@ class GenAISpans(BaseCallbackHandler):
         self._end(run_id, **counts)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model fails."""
+        """End a model call that failed."""
         self._end(run_id, error)
 
     def on_tool_start(self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool begins."""
+        """Begin a tool call."""
         name = str((serialized or {}).get("name", "tool"))
         self._start(run_id, f"execute_tool {name}", operation="execute_tool", **{"tool.name": name})
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool ends."""
+        """End a tool call."""
         self._end(run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool fails."""
+        """End a tool call that failed."""
         self._end(run_id, error)
 
     def _start(self, run_id: UUID, name: str, *, operation: str, **attributes: Any) -> None:
@@ -183,7 +185,7 @@ class GenAISpans(BaseCallbackHandler):
 
 
 def exporting_spans() -> GenAISpans:
-    """Spans sent where OpenTelemetry's own variables say; raises ConfigError without the extra."""
+    """Return a handler that exports spans; raises ConfigError without the extra `otel`."""
     try:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # type: ignore[import-not-found, unused-ignore]

@@ -26,7 +26,7 @@ from agent.errors import RequestError
 
 if TYPE_CHECKING:
     from agent.settings import Settings
-    from agent.storage.logs import Entry
+    from agent.storage.logs import LogEntry
     from agent.storage.threads import Thread, Threads
 
 
@@ -115,7 +115,7 @@ def logs(args: Args) -> int:
 def _list_log(settings: Settings, args: Args) -> int:
     from agent.storage.logs import open_logs
 
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     if settings.folders.logs.exists():
         with open_logs(settings.folders.logs) as log:
             entries = log.newest(args.count, " ".join(args.words))

@@ -1,1 +1,1 @@
-"""What a tool call may do: the policy, where text came from, and the user's approval."""
+"""The guard: what a tool call may do, where its text comes from, and the user's approval."""

@@ -1,9 +1,12 @@
-"""What a tool may do, and whether a call to it must be asked about: the rule that lies outside the model.
+"""The rule outside the model that says what a tool may do, and which calls a person is asked about.
 
-Three kinds: `read` looks, `run` executes, `write` changes something. `run` and `write` ask. Once untrusted
-text is in the context, every such call asks, whatever was allowed before; a `read` call asks too where its
-arguments were copied from that text, so that a file or URL which only the text names is not opened. Knows
-tools, messages and settings; shows nothing.
+There are three kinds of tools: `read` looks, `run` executes, `write` changes something. Calls of `run` and
+`write` ask. Once untrusted text is in the conversation, every such call asks, whatever was allowed before. A
+`read` call asks, too, if its arguments were copied from that text, so that a file or URL which only the text
+names is not opened.
+
+    >>> judge(name="run_python", kind="run", args={"code": "1"}, messages=[], approve="ask").verdict
+    'ask'
 """
 
 from __future__ import annotations
@@ -31,30 +34,29 @@ BUILT_IN: Mapping[str, Kind] = {
     "summarize": "read",
     "write_code": "read",
 }
-"""write_code runs only its own checks, sandboxed, without files of the user; `kind_of` has the exception."""
+"""`write_code` only reads, because its checks run in a sandbox without the user's files; see `kind_of`."""
 
 OPENS_NOTHING = frozenset({"calculator", "classify", "search_docs", "summarize"})
-"""Tools that open and change nothing, whatever their arguments: copied arguments do no harm there."""
+"""Tools that open and change nothing, so copied arguments do no harm there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Whether a call may go ahead, and everything a person needs to decide it."""
+    """Whether a call may run, and everything that a person needs to decide about it."""
 
     verdict: Verdict
     kind: Kind
     why: str = ""
     origins: tuple[str, ...] = ()
-    """Where the untrusted text in the context came from."""
+    """Where the untrusted text in the conversation came from."""
     copied: Mapping[str, str] = field(default_factory=dict)
-    """Arguments taken from untrusted text, with its origin."""
+    """Origins of the arguments that were taken from untrusted text, by argument."""
 
 
 def kind_of(tool: BaseTool, *, sandboxed: bool) -> Kind:
-    """The kind of a tool: as its metadata says, as built in, else `write`, the one that always asks.
+    """Return the kind of a tool: what its metadata says, else the built-in kind, else `write`.
 
-    `sandboxed` says that the first tier of the sandbox holds: without it write_code's own checks ask like any
-    other run.
+    Without the sandbox's first tier (`sandboxed`), the checks of `write_code` ask like any other run.
     """
     said = (tool.metadata or {}).get("kind")
     if said in KINDS:
@@ -73,10 +75,10 @@ def judge(
     approve: Literal["ask", "deny", "never-ask"],
     always: Iterable[str] = (),
 ) -> Judgement:
-    """Judge one call against the messages before it.
+    """Return the judgement of one call, given the messages before it.
 
-    `approve` is the setting; `always` holds the tools that the user has allowed for this thread. Neither
-    covers a call made while untrusted text is in the context.
+    Neither the setting `approve` nor `always`, the tools that the user has allowed for this thread, covers a
+    call that is made while untrusted text is in the conversation.
     """
     sources = untrusted_sources(messages)
     origins = tuple(dict.fromkeys(source.origin for source in sources))
@@ -99,7 +101,7 @@ def judge(
 
 
 def describe(name: str, args: Mapping[str, Any], judgement: Judgement) -> str:
-    """What will happen if the call is allowed, in full, and why it is asked about."""
+    """Return in full what the call will do if it is allowed, and why it is asked about."""
     lines = [f"{name} ({judgement.kind}): {judgement.why}"]
     for key, value in args.items():
         mark = f"   <- from {judgement.copied[key]}" if key in judgement.copied else ""

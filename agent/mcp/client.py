@@ -1,9 +1,8 @@
 """Tools of Model Context Protocol servers, each with its own trust, timeout and name.
 
-A call opens a session of its own (langchain-mcp-adapters), so a server that died is started again by the
-next call and cannot take the agent with it. Names carry the server's, so that none can shadow a tool of
-ours. Whatever a server answers is untrusted text. Knows connections; refuses to know which calls are
-approved.
+A call opens a session of its own (langchain-mcp-adapters), so a server that died is started again by the next
+call and cannot take the agent with it. A tool's name carries the server's, so that it cannot shadow a tool of
+ours. Whatever a server answers is untrusted text.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,14 +26,21 @@ if TYPE_CHECKING:
     from agent.settings import McpServer
 
 _GONE = frozenset({"BrokenResourceError", "ClosedResourceError", "EndOfStream"})
-"""What anyio's streams raise where the other end has gone."""
+"""What anyio's streams raise if the other end has gone."""
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_DESCRIPTION = 1000
-"""A description is read by the model before any approval: what is longer than this is no description."""
+"""The model reads a description before any approval, so it is cut at a length that is enough for one."""
 
 
 class McpServers:
-    """The servers of the settings; their tools are plain LangChain tools, synchronous and asynchronous."""
+    """Connections to the servers of the settings; their tools are plain LangChain tools.
+
+    ```python
+    servers = McpServers({"files": McpServer(command=["mcp-files", "/data"], trust="read")})
+    agent = build_agent(load_settings(), servers.tools())
+    servers.close()
+    ```
+    """
 
     def __init__(
         self, servers: Mapping[str, McpServer], *, notify: Callable[[str], None] | None = None
@@ -44,7 +51,7 @@ class McpServers:
         self._thread: threading.Thread | None = None
 
     def tools(self) -> list[BaseTool]:
-        """The tools of every server that answers; the others are named on stderr and left out."""
+        """Return the tools of every server that answers; `notify` is told about the others."""
         found: list[BaseTool] = []
         for name, server in self._servers.items():
             try:
@@ -54,8 +61,7 @@ class McpServers:
         return found
 
     def tools_of(self, name: str, server: McpServer) -> list[BaseTool]:
-        """The tools of one server; raises McpError where it does not start, answer in time, or make sense."""
-        _quiet()
+        """Return the tools of one server; raises McpError if it does not start or answer in time."""
         from langchain_mcp_adapters.tools import load_mcp_tools
 
         async def load() -> list[BaseTool]:
@@ -73,18 +79,19 @@ class McpServers:
             self._loop = self._thread = None
 
     def _wrapped(self, name: str, server: McpServer, tool: BaseTool) -> BaseTool:
-        """The tool under a name of its own, with its kind, a time limit, and a synchronous form."""
+        """Return the tool under a name of its own, with its kind, a time limit, and a synchronous form."""
         inner = cast("StructuredTool", tool)
         assert inner.coroutine is not None
 
         async def acall(**arguments: Any) -> Any:
             assert inner.coroutine is not None
             try:
-                async with asyncio.timeout(server.timeout_s):
-                    return await inner.coroutine(**arguments)
-            except ToolException as error:  # the tool's own word, for the model; the server is well
+                with _quiet_client():
+                    async with asyncio.timeout(server.timeout_s):
+                        return await inner.coroutine(**arguments)
+            except ToolException as error:  # The tool itself says so to the model; the server works.
                 raise ToolException(str(error)) from error
-            except Exception as error:  # the protocol's errors come in groups of many kinds
+            except Exception as error:  # The protocol's errors come in groups of many kinds.
                 raise McpError(_explain(name, server, error)) from error
 
         def call(**arguments: Any) -> Any:
@@ -109,7 +116,8 @@ class McpServers:
             self._thread.start()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result(timeout=server.timeout_s + 5)
+            with _quiet_client():
+                return future.result(timeout=server.timeout_s + 5)
         except (McpError, ToolException):
             raise
         except BaseException as error:
@@ -126,7 +134,7 @@ def _connection(name: str, server: McpServer) -> Connection:
         )
     if server.url:
         return {"transport": "streamable_http", "url": server.url, "headers": dict(server.headers)}
-    # The child gets the variables named in the settings and the few that the protocol's own client passes on.
+    # The child gets the variables of the settings, and the few that the protocol's own client passes on.
     return {
         "transport": "stdio",
         "command": server.command[0],
@@ -150,17 +158,25 @@ def _explain(name: str, server: McpServer, error: BaseException) -> str:
     )
 
 
-def _quiet() -> None:
-    """Keep the protocol's client from logging what we say in one line: a traceback for each bad line."""
-    for name in ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.shared.session"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    root = logging.getLogger()  # to which that client writes, too
-    if _not_of_the_client not in root.filters:
-        root.addFilter(_not_of_the_client)
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keep the protocol's client from logging a traceback for each bad line while the block runs.
 
+    What went wrong is raised, in one line. The client logs under its own names and to the root logger.
+    """
+    names = (None, "mcp.client.stdio", "mcp.client.streamable_http", "mcp.shared.session")
+    loggers = [logging.getLogger(name) for name in names]
 
-def _not_of_the_client(record: logging.LogRecord) -> bool:
-    return not (record.module == "session" and "mcp" in PurePath(record.pathname).parts)
+    def keep(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.CRITICAL or "mcp" not in PurePath(record.pathname).parts
+
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)
 
 
 def _to_stderr(line: str) -> None:

@@ -1,7 +1,6 @@
-"""Our own tools as a Model Context Protocol server, for other clients: stdio or streamable HTTP.
+"""Our own tools as a Model Context Protocol server for other clients, over stdio or streamable HTTP.
 
-Knows how a LangChain tool is told in the protocol. Tools that act are served only where the user says so
-when the server starts, since there is nobody to ask afterwards. Refuses to know what the tools do.
+Tools that act are served only if the user says so when the server starts, because nobody can be asked later.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ NAME = "mistral-agent"
 def served(
     tools: Sequence[BaseTool], *, allow: Sequence[str] = (), sandboxed: bool = False
 ) -> list[BaseTool]:
-    """The tools that may be served: all that read, and those that act where they are named in `allow`."""
+    """Return the tools that may be served: all that read, and those that act if `allow` names them."""
     return [tool for tool in tools if kind_of(tool, sandboxed=sandboxed) == "read" or tool.name in allow]
 
 
 def build_server(tools: Sequence[BaseTool]) -> Server[Any, Any]:
-    """A server that lists and calls these tools; an error of a tool is an answer, not the server's end."""
+    """Return a server that lists and calls these tools; it answers with the error of a tool that fails."""
     by_name = {tool.name: tool for tool in tools}
     server: Server[Any, Any] = Server(NAME, version=_version())
 
@@ -51,7 +50,7 @@ def build_server(tools: Sequence[BaseTool]) -> Server[Any, Any]:
 
 
 async def serve_stdio(server: Server[Any, Any]) -> None:
-    """Serve one client on standard input and output until it goes."""
+    """Serve one client on standard input and output until it leaves."""
     from mcp.server.stdio import stdio_server
 
     async with stdio_server() as (incoming, outgoing):
@@ -68,7 +67,8 @@ async def serve_http(server: Server[Any, Any], *, host: str, port: int) -> None:
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    # Only these names may be used for this server: a page in a browser cannot reach it under another one.
+    # Requests under another host name are refused, so a page in a browser cannot reach the server (DNS
+    # rebinding).
     names = [f"{host}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"]
     security = TransportSecuritySettings(enable_dns_rebinding_protection=True, allowed_hosts=names)
     manager = StreamableHTTPSessionManager(app=server, security_settings=security)

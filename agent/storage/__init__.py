@@ -1,1 +1,1 @@
-"""What the agent keeps on disk: threads, logs, notes and templates."""
+"""What is kept on this machine: conversations, the log, notes and prompt templates."""

@@ -1,8 +1,4 @@
-"""The log of questions and answers, in one private SQLite file on this machine.
-
-Knows entries, their age and search. Refuses to know how an answer came about. Nothing of it leaves the
-machine.
-"""
+"""The log of questions and answers: one private SQLite file, which never leaves this machine."""
 
 from __future__ import annotations
 
@@ -27,8 +23,8 @@ _COLUMNS = "id, time, question, answer, grounded, model, thread, facts"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One question with its answer; `time` in seconds since the epoch, `facts` hold citations and counts."""
+class LogEntry:
+    """One question with its answer; `time` in seconds since the epoch, `facts` with citations and counts."""
 
     id: int
     time: float
@@ -41,17 +37,17 @@ class Entry:
 
 
 class Logs:
-    """The log; opened by `open_logs`."""
+    """The log, as `open_logs` opens it."""
 
     def __init__(self, connection: sqlite3.Connection, *, first: bool) -> None:
         self._db = connection
         self.first = first
-        """Whether nothing has ever been logged here: the moment to say that logging is on."""
+        """True if nothing has ever been logged here, which is the time to say that logging is on."""
 
     def add(
         self, question: str, answer: str, *, grounded: bool, model: str | None, thread: str | None, facts: Any
     ) -> int:
-        """Keep an entry; returns its number."""
+        """Keep an entry and return its number."""
         row = (time.time(), question, answer, int(grounded), model, thread, json.dumps(facts, default=str))
         cursor = self._db.execute(
             "INSERT INTO logs(time, question, answer, grounded, model, thread, facts) VALUES (?,?,?,?,?,?,?)",
@@ -61,15 +57,15 @@ class Logs:
         return int(cursor.lastrowid or 0)
 
     def expire(self, days: int) -> int:
-        """Forget entries older than so many days (0: none); returns how many."""
+        """Forget entries older than `days` (0 forgets none) and return how many."""
         if days <= 0:
             return 0
         cursor = self._db.execute("DELETE FROM logs WHERE time < ?", (time.time() - days * 86400,))
         self._db.commit()
         return cursor.rowcount
 
-    def newest(self, count: int = 20, words: str = "") -> list[Entry]:
-        """The newest entries that hold all the words, newest first."""
+    def newest(self, count: int = 20, words: str = "") -> list[LogEntry]:
+        """Return the newest entries that contain all of the words, newest first."""
         wanted = [f"%{_escaped(word)}%" for word in words.split()]
         where = (
             " AND ".join(["(question LIKE ? ESCAPE '\\' OR answer LIKE ? ESCAPE '\\')"] * len(wanted)) or "1"
@@ -78,13 +74,13 @@ class Logs:
         sql = f"SELECT {_COLUMNS} FROM logs WHERE {where} ORDER BY id DESC LIMIT ?"
         return [_entry(row) for row in self._db.execute(sql, [*values, count])]
 
-    def get(self, number: int) -> Entry | None:
-        """The entry of that number."""
+    def get(self, number: int) -> LogEntry | None:
+        """Return the entry of that number, None if there is none."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM logs WHERE id = ?", (number,)).fetchone()
         return _entry(row) if row else None
 
     def remove(self, number: int | None = None) -> int:
-        """Forget one entry, or all; returns how many."""
+        """Forget one entry, or all of them, and return how many."""
         where, values = ("id = ?", (number,)) if number is not None else ("1", ())
         cursor = self._db.execute(f"DELETE FROM logs WHERE {where}", values)
         self._db.commit()
@@ -93,7 +89,7 @@ class Logs:
 
 @contextmanager
 def open_logs(path: Path) -> Iterator[Logs]:
-    """Open the log, made private where it is missing; raises FolderError where it cannot be used."""
+    """Open the log, or make a private one; raises FolderError if it cannot be used."""
     first = not path.exists()
     private_file(path)
     connection: sqlite3.Connection | None = None
@@ -116,9 +112,9 @@ def _escaped(word: str) -> str:
     return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any) -> LogEntry:
     number, moment, question, answer, grounded, model, thread, facts = row
-    return Entry(
+    return LogEntry(
         id=number,
         time=moment,
         question=question,

@@ -1,8 +1,11 @@
-"""What the user asked to be remembered beyond one conversation: one private text file, one note a line.
+"""What the user asked to be remembered beyond one conversation: a private text file with one note a line.
 
-Nothing is noted unasked: `agent notes add`, `/remember`, a message that says so, or the tool `remember`,
-which asks for approval like any tool that writes. The notes go into the system prompt of every later
-conversation. Knows the file; refuses to know models.
+Nothing is noted unasked. A note comes from `agent notes add`, `/remember`, a message that says so, or the
+tool `remember`, which asks for approval like any tool that writes. The notes are part of the system prompt of
+every later conversation.
+
+    >>> asked_to_remember("Please remember that I am allergic to nuts")
+    'I am allergic to nuts'
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
 MAX_NOTES, MAX_CHARS = 100, 500
-"""All notes stand in every prompt: what is longer belongs into a document."""
+"""All notes are part of every prompt, so a longer text belongs into a document."""
 
 _ASKS = re.compile(
     r"\s*(?:please\s+|bitte\s+)?"
@@ -30,13 +33,13 @@ _ASKS = re.compile(
 
 
 def asked_to_remember(message: str) -> str | None:
-    """What a message asks to be remembered ("Remember that …"), None where it asks for something else."""
+    """Return what a message asks to be remembered ("Remember that …"), None if it asks for something else."""
     found = _ASKS.fullmatch(message.strip())
     return found["what"].strip() if found and not message.rstrip().endswith("?") else None
 
 
 def read_notes(path: Path) -> list[str]:
-    """The notes, oldest first; raises FolderError where the file cannot be read."""
+    """Return the notes, oldest first; raises FolderError if the file cannot be read."""
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
@@ -48,7 +51,7 @@ def read_notes(path: Path) -> list[str]:
 
 
 def add_note(path: Path, text: str) -> str:
-    """Keep a note on one line; raises RequestError where it is empty or too much."""
+    """Keep a note on one line; raises RequestError if it is empty, too long, or one too many."""
     note = " ".join(text.split())
     notes = read_notes(path)
     if not note or len(note) > MAX_CHARS:
@@ -63,7 +66,7 @@ def add_note(path: Path, text: str) -> str:
 
 
 def remove_note(path: Path, number: int) -> str:
-    """Forget the note of that number, counted from 1; raises RequestError."""
+    """Forget the note of that number, counted from 1, and return it; raises RequestError."""
     notes = read_notes(path)
     if not 1 <= number <= len(notes):
         what = f"a note from 1 to {len(notes)}" if notes else "a note to take out (there is none)"
@@ -74,7 +77,7 @@ def remove_note(path: Path, number: int) -> str:
 
 
 def system_with_notes(system: str | None, notes: list[str]) -> str | None:
-    """The system prompt with the notes after it."""
+    """Return the system prompt with the notes after it."""
     if not notes:
         return system
     told = "\n".join(["What the user asked you to remember:", *(f"- {note}" for note in notes)])
@@ -82,7 +85,7 @@ def system_with_notes(system: str | None, notes: list[str]) -> str | None:
 
 
 def remember_tool(path: Path) -> BaseTool:
-    """The tool that keeps a note; it writes, and so it asks."""
+    """Return the tool that keeps a note. It writes, so it asks."""
     from langchain_core.tools import StructuredTool
 
     def remember(text: str) -> str:
@@ -96,7 +99,7 @@ def remember_tool(path: Path) -> BaseTool:
 
 
 def _write(path: Path, notes: list[str]) -> None:
-    """The whole file beside the old one, then in its place: a killed program loses no note."""
+    """Write the whole file under another name and rename it, so that a killed program loses no note."""
     partial = private_file(path.with_suffix(".partial"))
     try:
         partial.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")

@@ -1,6 +1,9 @@
-"""Prompt templates of the user: text files with gaps, `$name` or `${name}`, and `$input` for the question.
+"""Prompt templates of the user: text files with gaps `$name` or `${name}`, and `$input` for the question.
 
-Knows files and gaps. Refuses to know models. A literal dollar sign is written `$$`.
+A literal dollar sign is written `$$`.
+
+    >>> fill("Write a $how note. $input", question="Say that I am late.", values={"how": "short"})
+    'Write a short note. Say that I am late.'
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ _SUFFIX = ".txt"
 
 
 def list_templates(folder: Path) -> list[str]:
-    """Names of the templates, sorted."""
+    """Return the names of the templates, sorted."""
     return sorted(path.stem for path in folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else []
 
 
 def template_path(folder: Path, name: str) -> Path:
-    """Where a template of that name is kept; raises TemplateError for a name that is none."""
+    """Return the file of the template; raises TemplateError if the name cannot be one."""
     if not _NAME.fullmatch(name):
         raise TemplateError(
             f"expected a template's name of letters, digits, - and _, found {name!r}; choose another"
@@ -31,7 +34,7 @@ def template_path(folder: Path, name: str) -> Path:
 
 
 def read_template(folder: Path, name: str) -> str:
-    """The template's text; raises TemplateError."""
+    """Return the template's text; raises TemplateError."""
     try:
         return template_path(folder, name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -42,7 +45,7 @@ def read_template(folder: Path, name: str) -> str:
 
 
 def save_template(folder: Path, name: str, text: str) -> Path:
-    """Keep a template; raises TemplateError where its gaps cannot be read."""
+    """Keep a template and return its file; raises TemplateError if its gaps cannot be read."""
     path = template_path(folder, name)
     gaps_of(text)
     private_folder(folder)
@@ -51,7 +54,7 @@ def save_template(folder: Path, name: str, text: str) -> Path:
 
 
 def gaps_of(text: str) -> list[str]:
-    """Names of the gaps; raises TemplateError where a dollar sign begins none."""
+    """Return the names of the gaps; raises TemplateError if a dollar sign does not begin one."""
     template = string.Template(text)
     if not template.is_valid():
         raise TemplateError(
@@ -61,7 +64,7 @@ def gaps_of(text: str) -> list[str]:
 
 
 def fill(text: str, *, question: str, values: dict[str, str]) -> str:
-    """The template with its gaps filled, the question last where no gap takes it; raises TemplateError."""
+    """Return the template with its gaps filled, and the question at the end if no gap takes it."""
     gaps = gaps_of(text)
     missing = [gap for gap in gaps if gap != "input" and gap not in values]
     if missing:
