@@ -1,8 +1,12 @@
-"""The agent room: settings, the composition root, the graph and the command line.
+"""The agent: settings, the one place that builds and wires everything, a turn's graph, the command line.
 
-Knows every other room and wires them together. Refuses to hold anything that a library user could want
-without a command line: chains, tools and models live in their own rooms. Importing this package imports
-neither torch nor LangChain: each name is looked up on first use.
+    from agent import build_agent, load_settings, stream_events
+
+    agent = build_agent(load_settings())
+    for event in stream_events(agent, "What does README.md say about the licence?"):
+        print(getattr(event, "text", ""), end="")
+
+Importing this package imports neither torch nor LangChain; each name is looked up on first use.
 """
 
 import lazy_loader

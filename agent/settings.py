@@ -1,12 +1,10 @@
-"""Showing and changing `config.toml`: one value at a time, comments kept, written whole or not at all.
+"""All settings of the agent, the one place that reads the environment, and the editing of `config.toml`.
 
-Knows the file's form and the settings' names and types; refuses to know what they are used for.
+A value comes from the first of these that has it: the command line (keyword arguments here), an environment
+variable `AGENT_<NAME>`, `config.toml` in the config folder, the default below.
 
-All settings of the agent, and the one place that reads the environment.
-
-A value comes from, first found wins: the command line (keyword arguments here), an environment variable
-`AGENT_<NAME>`, `config.toml` in the config folder, the default below. Knows names, types and ranges;
-refuses to know what the values are used for.
+    >>> load_settings(home="/tmp/agent-example", max_tokens=64).max_tokens
+    64
 """
 
 from __future__ import annotations
@@ -25,70 +23,16 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from agent.errors import ConfigError
 from agent.folders import Folders, find_folders, private_folder
 
-
-def show_values(settings: Settings) -> list[dict[str, Any]]:
-    """Every setting with its value now, its default and what it is for."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
-        rows.append(
-            {"setting": name, "value": _shown(value), "default": _shown(default), "what": field.description}
-        )
-    return rows
-
-
-def known_setting(name: str) -> str:
-    """The name itself; raises ConfigError, with the nearest right one, where no setting is called so."""
-    if name not in Settings.model_fields:
-        raise ConfigError(f"expected a known setting, found {name!r}{nearest_setting(name)}")
-    return name
-
-
-def set_value(path: Path, name: str, value: str) -> None:
-    """Put one setting into the file, or take it out where `value` is empty; raises ConfigError."""
-    known_setting(name)
-    read_config(path)  # a file that cannot be read is not written over
-    private_folder(path.parent)
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = [line for line in old.splitlines() if not re.match(rf"\s*{name}\s*=", line)]
-    tables = next((i for i, line in enumerate(kept) if line.lstrip().startswith("[")), len(kept))
-    if value:
-        kept.insert(tables, f"{name} = {_toml(value)}")
-    _replace(path, "\n".join(kept) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the file, check that it can be read as settings, then take its place."""
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.chmod(0o600)
-        check_values(read_config(partial))
-    except ConfigError as error:
-        raise ConfigError(f"{error}; nothing was changed") from error
-    else:
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _toml(value: str) -> str:
-    """The value as TOML: numbers, booleans, arrays and quoted strings as they are, other text as a string."""
-    if re.fullmatch(r"true|false|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|\[.*\]|\".*\"", value):
-        return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-
-
-def _shown(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
 Approve = Literal["ask", "deny", "never-ask"]
 Planner = Literal["auto", "routed", "free"]
 
 
 class McpServer(BaseModel):
-    """One Model Context Protocol server: a command to start (stdio) or a URL (streamable HTTP)."""
+    """One Model Context Protocol server: a command to start (stdio) or a URL (streamable HTTP).
+
+    >>> McpServer(command=["mcp-files", "/data"], trust="read").timeout_s
+    30.0
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,14 +41,18 @@ class McpServer(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     headers: dict[str, str] = Field(default_factory=dict)
     trust: Literal["read", "run", "write"] = "write"
-    """What its tools may do at most; `run` and `write` ask before they act."""
+    """The most that its tools may do; `run` and `write` ask before they act."""
     read_tools: list[str] = Field(default_factory=list)
-    """Names of its tools that only read, whatever `trust` says."""
+    """Names of tools that only read, whatever `trust` says."""
     timeout_s: float = Field(default=30.0, gt=0, le=600)
 
 
 class Settings(BaseSettings):
-    """What a user can set; see the module docstring for where values come from."""
+    """What a user can set; `load_settings` reads it from all sources.
+
+    >>> Settings(model="mistral-7b", k=6).planner
+    'auto'
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="AGENT_", extra="ignore", frozen=True, env_nested_delimiter="__"
@@ -159,7 +107,7 @@ class Settings(BaseSettings):
 
     @property
     def folders(self) -> Folders:
-        """Where cache, data and config are kept under these settings."""
+        """The folders of cache, data and config under these settings."""
         return find_folders(self.home, self.cache_dir)
 
     @property
@@ -169,7 +117,7 @@ class Settings(BaseSettings):
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Values of a settings file, empty where there is none; raises ConfigError for what it cannot use."""
+    """Return the values of a settings file, {} if there is no file; raises ConfigError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -187,19 +135,19 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def nearest_setting(key: str) -> str:
-    """A hint that names the nearest right setting, or says how to list all of them."""
+    """Return a hint: the nearest right setting, or how to list all of them."""
     close = get_close_matches(key.lower().removeprefix("agent_"), Settings.model_fields, n=1)
     return f"; did you mean {close[0]!r}?" if close else "; `agent config show` lists the settings"
 
 
 def config_file(home: str | None = None) -> Path:
-    """Where the settings file is, without reading it."""
+    """Return the path of the settings file without reading the file."""
     found = home or os.environ.get("AGENT_HOME")
     return find_folders(Path(found) if found else None).config_file
 
 
 def check_values(values: dict[str, Any]) -> None:
-    """Raise ConfigError where values cannot be settings."""
+    """Raise ConfigError if the values cannot be settings."""
     try:
         Settings(**values)
     except ValidationError as error:
@@ -207,7 +155,12 @@ def check_values(values: dict[str, Any]) -> None:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from all sources; None among the overrides means not given. Raises ConfigError."""
+    """Return the settings from all sources; an override of None counts as not given. Raises ConfigError.
+
+    >>> load_settings(home="/tmp/agent-example", temperature=9)
+    Traceback (most recent call last):
+    agent.errors.ConfigError: expected setting 'temperature': ...
+    """
     given = {name: value for name, value in overrides.items() if value is not None}
     from_file = read_config(config_file(given.get("home")))
 
@@ -227,7 +180,7 @@ def load_settings(**overrides: Any) -> Settings:
         found = FileBacked(**given)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
-    except Exception as error:  # pydantic-settings wraps a malformed JSON value in an error of its own
+    except Exception as error:  # pydantic-settings has an error of its own for a malformed JSON value.
         raise ConfigError(
             f"expected settings that can be read, found {error}; `agent config show` lists them"
         ) from error
@@ -248,13 +201,76 @@ def _explain(error: ValidationError) -> str:
     )
 
 
+def show_values(settings: Settings) -> list[dict[str, Any]]:
+    """Return every setting with its present value, its default and its purpose."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
+        rows.append(
+            {"setting": name, "value": _shown(value), "default": _shown(default), "what": field.description}
+        )
+    return rows
+
+
+def known_setting(name: str) -> str:
+    """Return the name; raises ConfigError, with the nearest right name, if there is no such setting."""
+    if name not in Settings.model_fields:
+        raise ConfigError(f"expected a known setting, found {name!r}{nearest_setting(name)}")
+    return name
+
+
+def set_value(path: Path, name: str, value: str) -> None:
+    """Set one setting in the file, or remove it if `value` is empty; raises ConfigError.
+
+    Comments are kept. The file is written whole or not at all.
+    """
+    known_setting(name)
+    read_config(path)  # A file that cannot be read is not overwritten.
+    private_folder(path.parent)
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = [line for line in old.splitlines() if not re.match(rf"\s*{name}\s*=", line)]
+    tables = next((i for i, line in enumerate(kept) if line.lstrip().startswith("[")), len(kept))
+    if value:
+        kept.insert(tables, f"{name} = {_toml(value)}")
+    _replace(path, "\n".join(kept) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write another file, check that it can be read as settings, and rename it to `path`."""
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.chmod(0o600)
+        check_values(read_config(partial))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; nothing was changed") from error
+    else:
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _toml(value: str) -> str:
+    """Return the value as TOML: numbers, booleans, arrays and quoted strings as they are, else a string."""
+    if re.fullmatch(r"true|false|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|\[.*\]|\".*\"", value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 def colour_wanted() -> bool:
-    """Whether the user has not switched colour off (https://no-color.org)."""
+    """Return False if the user has switched colour off (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def silence_telemetry() -> None:
-    """Switch off what dependencies would send or print unasked; called before any of them is imported."""
+    """Switch off what dependencies would send or print unasked.
+
+    It changes the environment, so only a program may call it, and before it imports any of them.
+    """
     os.environ["ANONYMIZED_TELEMETRY"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["DISABLE_TELEMETRY"] = "1"
@@ -264,5 +280,5 @@ def silence_telemetry() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # bitsandbytes announces (gemm_4bit) that the package `kernels` is missing, which is kept out on purpose.
+    # bitsandbytes announces (gemm_4bit) that the package `kernels` is missing; it is kept out on purpose.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Planning for models that are too small to plan for themselves."""
+"""The planner: routes for every turn, and the steps of models that are too small to choose them."""

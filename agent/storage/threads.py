@@ -1,9 +1,9 @@
 """Conversations on disk: LangGraph's SqliteSaver in one private file, with names, listing and export.
 
-Every step of a turn is written before the next begins (`durability="sync"`), so that a conversation killed
-at any moment goes on where it stopped. Threads of earlier versions open as well: classes that have moved are
-found under their old names (`_RESULTS`), and a turn that was stopped inside an older graph is repeated
-(`ask_again`). Knows SQLite and checkpoints; refuses to know what is said in a turn.
+Each step of a turn is written before the next begins (`durability="sync"`), so that a conversation that is
+killed at any moment goes on where it stopped. Threads of earlier versions open as well: classes that have
+moved are found under their old names (`_RESULTS`), and a turn that was stopped inside an older graph is
+repeated (`ask_again`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agent.turn.context import AGENT
 from agent.turn.messages import read_by_user
 
 VERSION = 1
-"""Of the table of names; a file of a higher version is refused untouched."""
+"""Version of the table of names. A file of a higher version is refused and left as it is."""
 
 _RESULTS: Mapping[str, tuple[str, str]] = {
     "agent.events": (
@@ -133,7 +133,15 @@ def _renamed_object(code: int, payload: bytes) -> ormsgpack.Ext:
 
 
 class Threads:
-    """The file of conversations; opened by `open_threads`."""
+    """The file of conversations.
+
+    ```python
+    with open_threads(settings.folders.threads) as threads:
+        thread = threads.last() or threads.new("first question")
+        agent = parts.agent(checkpointer=threads.saver)
+        agent.invoke({"messages": [("user", "Hi")]}, config_of(thread))
+    ```
+    """
 
     def __init__(self, connection: sqlite3.Connection, classes: Iterable[type] = ()) -> None:
         self._db = connection
@@ -144,7 +152,7 @@ class Threads:
         self._db.commit()
 
     def new(self, title: str) -> Thread:
-        """A thread with a fresh name; `title` is the question that began it."""
+        """Return a new thread; `title` is the question that begins it."""
         now = time.time()
         thread = Thread(id=uuid.uuid4().hex[:8], title=" ".join(title.split())[:80], created=now, used=now)
         row = (thread.id, thread.title, thread.created, thread.used)
@@ -158,14 +166,14 @@ class Threads:
         self._db.commit()
 
     def all(self) -> list[Thread]:
-        """Every thread, the last used first."""
+        """Return every thread, the last used one first."""
         rows = self._db.execute(
             "SELECT id, title, created, used FROM threads ORDER BY used DESC, created DESC"
         )
         return [Thread(id=i, title=t, created=c, used=u) for i, t, c, u in rows.fetchall()]
 
     def find(self, name: str) -> Thread:
-        """The thread whose id is, or begins with, `name`, or whose title it is; raises ThreadError."""
+        """Return the thread whose id begins with `name`, or whose title it is; raises ThreadError."""
         everything = self.all()
         found = [thread for thread in everything if name and thread.id.startswith(name)]
         exact = [thread for thread in found if thread.id == name]
@@ -176,11 +184,11 @@ class Threads:
         raise ThreadError(f"expected the name of a thread, found {name!r} ({what}); see `agent threads list`")
 
     def last(self) -> Thread | None:
-        """The thread that was used last."""
+        """Return the thread that was used last, None if there is none."""
         return next(iter(self.all()), None)
 
     def rename(self, thread: Thread, title: str) -> Thread:
-        """Give a thread another title."""
+        """Return the thread under another title."""
         self._db.execute("UPDATE threads SET title = ? WHERE id = ?", (title, thread.id))
         self._db.commit()
         return replace(thread, title=title)
@@ -194,8 +202,8 @@ class Threads:
     def settle(self, thread: Thread) -> None:
         """Forget the steps that led to where a thread is now.
 
-        Each step holds the whole conversation: kept, they would make the file grow with the square of the
-        number of turns (21 MB after 100 turns).
+        Each step holds the whole conversation, so if they were kept, the file would grow with the square of
+        the number of turns (21 MB after 100 turns).
         """
         # A graph inside the graph has steps of its own, in a namespace of its own.
         newest = (
@@ -210,12 +218,12 @@ class Threads:
                 )
 
     def messages(self, thread: Thread) -> list[AnyMessage]:
-        """The messages of a thread, oldest first."""
+        """Return the messages of a thread, oldest first."""
         kept = self.saver.get_tuple({"configurable": {"thread_id": thread.id}})
         return list(kept.checkpoint["channel_values"].get("messages", [])) if kept else []
 
     def export(self, thread: Thread) -> str:
-        """The thread as Markdown."""
+        """Return the thread as Markdown."""
         lines = [f"# {thread.title}", ""]
         for message in read_by_user(self.messages(thread)):
             if message.additional_kwargs.get("lc_source") == "summarization":
@@ -230,7 +238,7 @@ class Threads:
 
 
 def config_of(thread: Thread) -> dict[str, Any]:
-    """LangGraph's config that names the thread."""
+    """Return LangGraph's config that names the thread."""
     return {"configurable": {"thread_id": thread.id}, "recursion_limit": 10_000}
 
 
@@ -278,8 +286,8 @@ def ask_again(agent: Any, config: dict[str, Any]) -> dict[str, Any] | None:
 def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
     """End a turn that stopped midway, so that the next one does not go on with it.
 
-    The turn is answered with `text`, its open tool calls with the same; without a text (an error) it is taken
-    out of the thread, unless a tool has acted in it, which is not forgotten.
+    The turn and its open tool calls are answered with `text`. Without a text (an error) the turn is removed
+    from the thread, unless a tool has acted in it: that must not be forgotten.
     """
     state = agent.get_state(config)
     if not (is_unfinished(state) or is_stranded(agent, state)):
@@ -301,7 +309,7 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
 
 @contextmanager
 def open_threads(path: Path | None, *, classes: Iterable[type] = ()) -> Iterator[Threads]:
-    """Open the file of conversations, made private where it is missing; raises ThreadError, FolderError.
+    """Open the file of conversations, or make a private one; raises ThreadError, FolderError.
 
     None opens threads in memory, which end with the block. An application whose graph keeps objects of its
     own in a thread names their `classes`; they come back as plain data otherwise.
@@ -330,7 +338,7 @@ def open_threads(path: Path | None, *, classes: Iterable[type] = ()) -> Iterator
 
 @contextmanager
 def telling_errors(path: Path | None) -> Iterator[None]:
-    """Errors of SQLite as a ThreadError that says what to do: a lock, a full disk, a damaged file."""
+    """Raise errors of SQLite (a lock, a full disk, a damaged file) as a ThreadError that says what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:

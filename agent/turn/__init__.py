@@ -1,1 +1,1 @@
-"""One turn of the agent: the graph, its middleware and its events."""
+"""One turn of the agent: its graph, its bounds and its events."""
