@@ -1,4 +1,4 @@
-"""Each chain over chat models of LangChain's own, plain and wrapped by `.bind()` and `.with_config()`."""
+"""Every chain with LangChain's own chat models, plain and wrapped by `.bind()` and `.with_config()`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_completions_from_any_model(model: Callable[[str], Any]) -> None:
 
 
 class Starts(BaseCallbackHandler):
-    """Keeps what was started, with its tags."""
+    """Records each run that starts, with its tags."""
 
     def __init__(self) -> None:
         self.chains: list[str] = []

@@ -1,4 +1,4 @@
-"""classify_chain: every way of scoring, how labels may be given, and what is refused."""
+"""classify_chain: every method of scoring, every form of labels, and every refusal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ async def test_async_agrees_with_sync() -> None:
 def test_the_text_is_scored_once_for_all_labels() -> None:
     model = ScoringChat()
     classify_chain(model, ["a1", "b2", "c3"]).batch([MATCH, SOUP])
-    assert [len(labels) for _, labels in model.scored] == [3, 3, 3]  # two texts and, once, no text
+    assert [len(labels) for _, labels in model.scored] == [
+        3,
+        3,
+        3,
+    ]  # two texts, and one input that is not a text
     assert str(model.scored[0][0]).startswith(MATCH)
 
 
@@ -172,7 +176,7 @@ def test_transductive_needs_embeddings_and_a_mixed_batch() -> None:
     chain = classify_chain(None, LABELS, embeddings=WordEmbeddings(), transductive=True)
     plain = classify_chain(None, LABELS, embeddings=WordEmbeddings())
     assert chain.batch([MATCH, SOUP]) == plain.batch([MATCH, SOUP])
-    # No label's word occurs in these; what they share with texts that name it tells.
+    # These contain no word of a label, only words that they share with texts that do.
     known = [MATCH + " whistle referee"] * 30 + [SOUP + " ladle onion"] * 30
     found = chain.batch(known + ["whistle referee"] * 20 + ["ladle onion"] * 20)
     assert [one.label for one in found[60:]] == ["sports"] * 20 + ["cooking"] * 20
@@ -216,8 +220,8 @@ def test_many_labels_are_told_apart_at_a_lower_temperature() -> None:
 
 
 def test_probabilities_among_hundreds_of_labels_are_as_high_as_they_are_right() -> None:
-    # Cosines to the right label over the mean of the others, and the spread of these within a text, measured
-    # on banking intents (tuning half): 0.33 (deviation 0.13) and 0.10; taken as normal.
+    # The cosine to the right label minus the mean of the others is 0.33 (deviation 0.13) and the spread of
+    # the others within a text is 0.10, measured on banking intents (tuning half). Both are drawn as normal.
     draw = np.random.default_rng(0)
     for count in (11, 100, 251, 1000):
         right = draw.normal(0.33, 0.13, (4000, 1))

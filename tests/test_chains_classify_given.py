@@ -1,4 +1,4 @@
-"""What classify_chain is given: labels, examples, texts and options, in every shape, good and bad."""
+"""The arguments of classify_chain: good and bad labels, examples, texts and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that try to talk a classifier into a label, against harmless ones of the same length."""
+"""Texts that try to talk a classifier into a label, next to harmless texts of the same length."""
 
 from __future__ import annotations
 

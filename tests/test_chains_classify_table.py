@@ -1,4 +1,4 @@
-"""classify_table: a CSV classified row by row, stopped and taken up again, or refused."""
+"""classify_table: CSV files that are classified, stopped and resumed, or refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_table_resumes_where_it_was_stopped(tmp_path: Path) -> None:
 
     with pytest.raises(Stop):
         classify_table(chain, source, target, column="text", batch_size=5, progress=stop_after_two)
-    target.write_bytes(target.read_bytes()[:-9])  # as a crash in mid-row would leave it
+    target.write_bytes(target.read_bytes()[:-9])  # what a crash in the middle of a row leaves
     report = classify_table(chain, source, target, column="text", batch_size=5)
     assert (report.rows, report.resumed) == (25, 9) and seen == [(5, 25), (10, 25)]
     fresh = tmp_path / "fresh.csv"

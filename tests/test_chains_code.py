@@ -1,4 +1,4 @@
-"""The code chain with scripted models and the real sandbox: what it claims, and that it claims no more."""
+"""code_chain with scripted models and the real sandbox: it claims what it saw, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What code_chain is given: requests, examples as people write them, options; what it refuses."""
+"""The arguments of code_chain: requests, examples as people write them, options, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures fitted to examples; versions that come back unchanged; functions that a reply holds twice."""
+"""Signatures fitted to examples, versions that come back unchanged, functions that a reply repeats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages whose names are resolved lazily: sorted, complete, and free of torch."""
+"""Packages that resolve their names lazily: the names are sorted and complete, and torch is not imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rag_chain with a scripted model and fixed passages: the steps, the stream, the honest refusals."""
+"""rag_chain with a scripted model and fixed passages: its steps, its stream and its refusals."""
 
 from __future__ import annotations
 

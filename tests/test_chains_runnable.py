@@ -1,4 +1,4 @@
-"""Runnables made of a generator: closed when nobody listens any more, whatever it is doing then."""
+"""Runnables made from a generator, which is closed when its reader leaves, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chains.runnable import generator_chain
 
 
 class Source:
-    """A chain of slow steps that tells when it was left."""
+    """A chain of slow steps that records when it is closed."""
 
     def __init__(self) -> None:
         self.steps = 0

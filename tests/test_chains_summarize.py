@@ -1,4 +1,4 @@
-"""summarize_chain: chosen and written summaries, plans, styles, the cache, what is refused."""
+"""summarize_chain: extractive and written summaries, styles, the cache, and refusals."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_written_sentence_with_a_foreign_number_or_name_is_repaired_or_dropped
 
 
 def _echo(messages: Sequence[BaseMessage]) -> str:
-    """The first sentence of what is between the lines of the prompt."""
+    """Return the first sentence of the text between the fences of the prompt."""
     text = str(messages[-1].text).split("-----")[1]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return lines[0].split(". ")[0].rstrip(".") + "."

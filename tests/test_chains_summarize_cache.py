@@ -1,4 +1,4 @@
-"""The folder of kept parts: bounded in bytes, least recently used out first, safe among processes."""
+"""FolderCache: bounded in bytes, evicts the least recently used, safe with several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chains.summarize.cache import PRUNE_SHARE, STALE_S, FolderCache, cache_key
 
 
 def aged(cache: FolderCache, name: str, age_s: float) -> None:
-    """Let a value be last used so long ago."""
+    """Set the time since a value was last used."""
     path = cache.folder / f"{name}.json"
     then = path.stat().st_mtime - age_s
     os.utime(path, (then, then))
@@ -20,7 +20,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     for index, name in enumerate("abc"):
         cache[name] = name * 100
         aged(cache, name, 1000 - index)
-    assert cache["a"] == "a" * 100  # used: now it is younger than b and c
+    assert cache["a"] == "a" * 100  # reading it makes it more recent than b and c
     cache["d"] = "d" * 100
     assert set(cache) == {"a", "c", "d"}
     cache["e"] = "e" * 100

@@ -1,4 +1,4 @@
-"""What summarize_chain is given: texts, Documents, files, folders, stores and options, good and bad."""
+"""The inputs and options of summarize_chain: texts, Documents, files, folders and stores, good and bad."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Sentences, windows and words: spans are verbatim, borders are where a reader sees them."""
+"""Sentences, windows and words: spans are verbatim, and end where a reader would end them."""
 
-# ruff: noqa: RUF001 - full-width marks and typographic quotes are what is tested.
+# ruff: noqa: RUF001 - the tests need full-width marks and typographic quotes.
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sentence comes first, and which are left out."""
+"""The order of candidate sentences, and the ones that are left out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_sentences_about_something_else_are_left_out_behind_the_first() -> None:
         under("Herons", "Herons stand in the river."),
     )
     question = "What soil do roses like?"
-    assert len(ranked(question, *documents, ranker=Ranker())) == 3  # nothing tells without embeddings
+    assert len(ranked(question, *documents, ranker=Ranker())) == 3  # without embeddings nothing is left out
     found = ranked(question, *documents, ranker=Ranker(embeddings=WordVectors()))
     assert len(found) == 2 and all("Roses" in sentence for sentence in found)
 

@@ -1,4 +1,4 @@
-"""What reads well out of its place: header fields, markup, leaning sentences."""
+"""Header fields, markup, and sentences that need the one before them."""
 
 from __future__ import annotations
 

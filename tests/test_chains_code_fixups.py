@@ -1,4 +1,4 @@
-"""Imports that the model forgot: added where they are certain, and nothing else touched."""
+"""Imports that the model forgot are added if they are certain, and nothing else is changed."""
 
 from __future__ import annotations
 
