@@ -273,7 +273,7 @@ def plan(
         kwargs: Call options: generation parameters, `model`, `tools`, `tool_choice`, `response_format`.
 
     Raises:
-        RequestError: Options, messages or schema that cannot be served.
+        CallError: Options, messages or schema that cannot be served.
         LLMError: What loading the model raises.
     """
     options = {name: value for name, value in kwargs.items() if name != "strict"}

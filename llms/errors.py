@@ -1,7 +1,7 @@
 """The errors of this package, grouped by who has to act.
 
     LLMError
-    ├── RequestError                 the caller changes the call
+    ├── CallError                    the caller changes the call
     │   ├── BadRequest               a parameter, message or option is out of range (also a ValueError)
     │   ├── ContextOverflow          the prompt is longer than the window (also LangChain's error)
     │   ├── TextOnly                 an image, audio or file block (also a ValueError)
@@ -60,15 +60,15 @@ class LLMError(Exception):
         return f"{message}; run `{self.hint}`" if self.hint else message
 
 
-class RequestError(LLMError):
+class CallError(LLMError):
     """The call itself is wrong, so the same call fails again."""
 
 
-class BadRequest(RequestError, ValueError):
+class BadRequest(CallError, ValueError):
     """A parameter, message or option is out of range or malformed."""
 
 
-class ContextOverflow(RequestError, ContextOverflowError):
+class ContextOverflow(CallError, ContextOverflowError):
     """The prompt does not fit the model's window; nothing was truncated.
 
     Attributes:
@@ -83,15 +83,15 @@ class ContextOverflow(RequestError, ContextOverflowError):
         self.window = window
 
 
-class TextOnly(RequestError, ValueError):
+class TextOnly(CallError, ValueError):
     """A message holds an image, audio, video or file block; these models read text only."""
 
 
-class UnsupportedSchema(RequestError, ValueError):
+class UnsupportedSchema(CallError, ValueError):
     """A JSON schema uses a keyword that the grammar cannot enforce; the message names it."""
 
 
-class RequestTooLarge(RequestError, MemoryError):
+class RequestTooLarge(CallError, MemoryError):
     """One sequence's KV cache does not fit in memory, with nothing else running and no prefix cached."""
 
 
