@@ -218,10 +218,10 @@ def _unknown(name: str, looks_like_path: bool) -> str:
             "name from the list"
         )
     close = get_close_matches(name.lower(), names(), n=1)
-    suggestion = f"did you mean {close[0]!r}?" if close else "see the list"
+    suggestion = f" (did you mean {close[0]!r}?)" if close else ""
     return (
-        f"unknown model {name!r}: expected one of {', '.join(names())}, a Hub id (owner/name), a checkpoint "
-        f"folder or a .gguf file; {suggestion}"
+        f"unknown model {name!r}{suggestion}: expected one of {', '.join(names())}, a Hub id (owner/name), a "
+        "checkpoint folder or a .gguf file"
     )
 
 

@@ -452,7 +452,7 @@ def _check(wanted: HubFile, part: Path) -> None:
     if wrong:
         part.unlink()
         raise HashMismatch(
-            f"{wanted.name} of {wanted.repo!r} arrived with {wrong}; fetch it again",
+            f"{wanted.name} of {wanted.repo!r} arrived with {wrong}",
             hint=f'llms.models.pull("{wanted.repo}")',
         )
 

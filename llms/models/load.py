@@ -217,7 +217,7 @@ def _choose_gpu(device: str, require_gpu: bool) -> Gpu | None:
         which = device if index else "a GPU"
         raise GPURequired(
             f"expected {which}, found none that can be used: {why_none()}; without require_gpu=True and with "
-            'device="auto" the model runs on the CPU; to see what to mend',
+            'device="auto" the model runs on the CPU',
             hint="llms.diagnose()",
         )
     return None

@@ -251,8 +251,7 @@ class Registry:
                 shutil.rmtree(folder)
         if freed == 0:
             raise UnknownModel(
-                f"expected {source.name!r} in the cache {str(self.cache)!r}, found nothing of it; to see "
-                "what is there",
+                f"expected {source.name!r} in the cache {str(self.cache)!r}, found nothing of it",
                 hint="llms.models.ls()",
             )
         if self.default != AUTO and resolve(self.resolve(self.default)).name == source.name:
@@ -273,7 +272,7 @@ class Registry:
             source = resolve(self.resolve(name))
             if source.kind != "embedded" and self.folder(source) is None:
                 raise UnknownModel(
-                    f"expected a model that is on this machine, found {name!r}, which is not; fetch it first",
+                    f"expected a model that is on this machine, found {name!r}, which is not",
                     hint=f'llms.models.pull("{name}")',
                 )
         self._user.save(default=name)
