@@ -12,9 +12,8 @@ from tiny_models import tiny_checkpoint
 
 from llms.errors import ContextOverflow, NotEnoughMemory
 from llms.models import gpu
-from llms.models import load as choose
 from llms.models.diagnosis import diagnose
-from llms.models.load import LoadedModel, LoadSettings, adopt, load, make_decoder
+from llms.models.load import LoadedModel, LoadSettings, adopt, choose_model, load, make_decoder
 from llms.quiet import quiet
 
 pytestmark = pytest.mark.gpu
@@ -100,7 +99,8 @@ def test_an_adapter_that_is_not_merged_goes_to_the_reference_decoder(folder: Pat
 
 
 def test_auto_finds_the_gpu_and_the_diagnosis_has_nothing_against_it(tmp_path: Path) -> None:
-    assert choose.choose("auto", "auto", require_gpu=True, cache=tmp_path).device.startswith("cuda:")
+    settings, _ = choose_model(LoadSettings(require_gpu=True), tmp_path)
+    assert settings.device.startswith("cuda:")
     found = {finding.name: finding for finding in diagnose()}
     assert all(found[name].ok for name in ("driver", "torch", "gpu", "nf4")), found
     assert gpu.free_gpu_bytes() > 0
