@@ -231,37 +231,41 @@ class Ranker:
     embeddings: Embeddings | None = None
     scorer: Scorer | None = None
 
-    def rank(self, question: str, found: Sequence[CandidateSentence]) -> list[CandidateSentence]:
-        """Return `found` with the best first; ties keep the retriever's order.
+    def rank(self, question: str, candidates: Sequence[CandidateSentence]) -> list[CandidateSentence]:
+        """Return `candidates` with the best first; ties keep the retriever's order.
 
         With embeddings, later sentences that are far from the question are left out, because a second
         sentence about something else is worse than none.
         """
-        if len(found) < 2:
-            return list(found)
-        cheap = self._cheap(question, found)
+        if len(candidates) < 2:
+            return list(candidates)
+        cheap = self._cheap(question, candidates)
         first = np.asarray(sum(standardized(column) for column in cheap.values()))
         # The model scores the best by the cheap features; the rest keep their order behind those.
         order = np.argsort(-first, kind="stable")
         kept, rest = sorted(order[:MOST_SCORED].tolist()), order[MOST_SCORED:].tolist()
-        few = [found[i] for i in kept]
+        few = [candidates[i] for i in kept]
         table = {name: column[kept] for name, column in cheap.items()}
         if self.scorer is not None:
             table |= _likelihoods(self.scorer, question, few)
         total = standardized(np.asarray(sum(standardized(table[name]) for name in FEATURES if name in table)))
-        headings = _coverages(question, [f"{c.passage.title} {c.passage.heading}" for c in few], found)
-        total = total + _neighbours(found, kept, total) + HEADING * standardized(headings)
+        headings = _coverages(question, [f"{c.passage.title} {c.passage.heading}" for c in few], candidates)
+        total = total + _neighbours(candidates, kept, total) + HEADING * standardized(headings)
         total = total + signals(question, few)
         best = [kept[i] for i in np.argsort(-total, kind="stable")] + rest
-        near = cheap.get("cosine", np.ones(len(found)))
-        return [found[i] for i in best if i == best[0] or near[i] >= NEAR * near.max()]
+        near = cheap.get("cosine", np.ones(len(candidates)))
+        return [candidates[i] for i in best if i == best[0] or near[i] >= NEAR * near.max()]
 
-    def _cheap(self, question: str, found: Sequence[CandidateSentence]) -> dict[str, NDArray[np.float64]]:
+    def _cheap(
+        self, question: str, candidates: Sequence[CandidateSentence]
+    ) -> dict[str, NDArray[np.float64]]:
         """Return the features that need no language model, one value for each candidate."""
-        texts = [f"{one.passage.title} {one.sentence.flat}" for one in found]
-        table = {"coverage": _coverages(question, texts, found)}
+        texts = [f"{one.passage.title} {one.sentence.flat}" for one in candidates]
+        table = {"coverage": _coverages(question, texts, candidates)}
         if self.embeddings is not None:
-            vectors = unit_vectors(self.embeddings, [f"{c.passage.title}: {c.sentence.flat}" for c in found])
+            vectors = unit_vectors(
+                self.embeddings, [f"{c.passage.title}: {c.sentence.flat}" for c in candidates]
+            )
             table["cosine"] = np.asarray(
                 vectors @ unit_vectors(self.embeddings, [question])[0], dtype=np.float64
             )
@@ -269,15 +273,17 @@ class Ranker:
 
 
 def _neighbours(
-    found: Sequence[CandidateSentence], kept: Sequence[int], scores: NDArray[np.float64]
+    candidates: Sequence[CandidateSentence], kept: Sequence[int], scores: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return what each kept candidate gets from the sentences right before and after it in its passage."""
     known = dict(zip(kept, scores, strict=True))
-    order = sorted(range(len(found)), key=lambda i: (found[i].passage.number, found[i].sentence.start))
+    order = sorted(
+        range(len(candidates)), key=lambda i: (candidates[i].passage.number, candidates[i].sentence.start)
+    )
     place = {i: at for at, i in enumerate(order)}
 
     def score(of: int, at: int) -> float:
-        if not 0 <= at < len(order) or found[order[at]].passage.number != found[of].passage.number:
+        if not 0 <= at < len(order) or candidates[order[at]].passage.number != candidates[of].passage.number:
             return UNKNOWN
         return max(UNKNOWN, float(known.get(order[at], UNKNOWN)))
 
@@ -285,27 +291,29 @@ def _neighbours(
 
 
 def _coverages(
-    question: str, texts: Sequence[str], found: Sequence[CandidateSentence]
+    question: str, texts: Sequence[str], candidates: Sequence[CandidateSentence]
 ) -> NDArray[np.float64]:
-    weights = idf(one.sentence.text for one in found)
+    weights = idf(one.sentence.text for one in candidates)
     asked = content_words(question)
     return np.asarray([coverage(asked, text, weights) for text in texts], dtype=np.float64)
 
 
 def _likelihoods(
-    scorer: Scorer, question: str, found: Sequence[CandidateSentence]
+    scorer: Scorer, question: str, candidates: Sequence[CandidateSentence]
 ) -> dict[str, NDArray[np.float64]]:
     """Return the two features of the scorer; all texts are scored in one batch."""
-    passages: dict[int, Passage] = {one.passage.number: one.passage for one in found}
+    passages: dict[int, Passage] = {one.passage.number: one.passage for one in candidates}
     continuation = f" {question.strip()}"
     template = load_prompt("chains.rag", "likelihood")
-    contexts = [one.sentence.flat for one in found] + [" ".join(p.text.split()) for p in passages.values()]
+    contexts = [one.sentence.flat for one in candidates] + [
+        " ".join(p.text.split()) for p in passages.values()
+    ]
     requests = [(template.substitute(context=text), [continuation]) for text in contexts]
     scores = [row[0] for row in scorer.score_many(requests)]
-    by_passage = dict(zip(passages, scores[len(found) :], strict=True))
+    by_passage = dict(zip(passages, scores[len(candidates) :], strict=True))
     return {
-        "likelihood": np.asarray(scores[: len(found)], dtype=np.float64),
-        "passage": np.asarray([by_passage[one.passage.number] for one in found], dtype=np.float64),
+        "likelihood": np.asarray(scores[: len(candidates)], dtype=np.float64),
+        "passage": np.asarray([by_passage[one.passage.number] for one in candidates], dtype=np.float64),
     }
 
 
@@ -328,7 +336,7 @@ _DIGIT = re.compile(r"\d")
 _DEAD_END = re.compile(r"(?:[:?]|::)\s*$")
 
 
-def signals(question: str, found: Sequence[CandidateSentence]) -> NDArray[np.float64]:
+def signals(question: str, candidates: Sequence[CandidateSentence]) -> NDArray[np.float64]:
     """Return the weighted sum of three signals, one value for each candidate.
 
     The sentence contains the kind of thing that is asked for, it says more than the question does, and it is
@@ -336,9 +344,9 @@ def signals(question: str, found: Sequence[CandidateSentence]) -> NDArray[np.flo
     """
     kind = expected_pattern(question)
     asked = set(content_words(question))
-    holds = np.asarray([float(bool(kind and kind.search(one.sentence.flat))) for one in found])
-    news = [min(1.0, len(set(content_words(one.sentence.flat)) - asked) / ENOUGH_NEWS) for one in found]
-    ends = np.asarray([float(is_dead_end(one.sentence.flat)) for one in found])
+    holds = np.asarray([float(bool(kind and kind.search(one.sentence.flat))) for one in candidates])
+    news = [min(1.0, len(set(content_words(one.sentence.flat)) - asked) / ENOUGH_NEWS) for one in candidates]
+    ends = np.asarray([float(is_dead_end(one.sentence.flat)) for one in candidates])
     total = KIND * (holds - holds.mean()) + NEWS * np.asarray(news) - DEAD_END * ends
     return np.asarray(total, dtype=np.float64)
 

@@ -168,11 +168,11 @@ def supports(quote: str, sentence: str) -> bool:
     """
     if not numbers(sentence) <= numbers(quote):
         return False
-    held = set(content_words(quote))
-    if any(not set(content_words(name)) <= held for name in names(sentence)):
+    quoted = set(content_words(quote))
+    if any(not set(content_words(name)) <= quoted for name in names(sentence)):
         return False
-    asked = set(content_words(sentence))
-    if not asked or len(asked & held) / len(asked) < MOST:
+    claimed = set(content_words(sentence))
+    if not claimed or len(claimed & quoted) / len(claimed) < MOST:
         return False
     return negates(quote) == negates(sentence)
 
@@ -184,8 +184,8 @@ def negates(text: str) -> bool:
 
 def overlap(sentence: str, span: str) -> float:
     """Return the share, 0 to 1, of the sentence's content words that occur in `span`."""
-    asked = set(content_words(sentence))
-    return len(asked & set(content_words(span))) / len(asked) if asked else 0.0
+    claimed = set(content_words(sentence))
+    return len(claimed & set(content_words(span))) / len(claimed) if claimed else 0.0
 
 
 def supporting_span(sentence: str, passage: Passage) -> tuple[int, int] | None:

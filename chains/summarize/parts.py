@@ -185,7 +185,7 @@ def _document_parts(document: Document, number: int, limit: int, offset: int = 0
     source = str(document.metadata.get("source") or document.id or f"text {number}")
     front = front_matter_end(text) if offset == 0 else 0
     heading = str(document.metadata.get("heading") or (title(text) if front else ""))
-    held: list[Sentence] = []
+    sentences: list[Sentence] = []
     start = size = 0
     for sentence in split_sentences(text, max_chars=max(16, min(600, limit))):
         if sentence.end <= front:
@@ -193,17 +193,19 @@ def _document_parts(document: Document, number: int, limit: int, offset: int = 0
             sentence = replace(sentence, kind="table")
         tokens = estimate_tokens(sentence.text)
         opens = sentence.kind == "heading"
-        if held and (opens or size + tokens > limit) and any(one.kind != "heading" for one in held):
-            yield _part(heading, source, text[start : sentence.start], offset + start, held, start)
-            held, start, size = [], sentence.start, 0
+        if sentences and (opens or size + tokens > limit) and any(one.kind != "heading" for one in sentences):
+            yield _part(heading, source, text[start : sentence.start], offset + start, sentences, start)
+            sentences, start, size = [], sentence.start, 0
         if opens:
             heading = sentence.flat.strip("# =*")
-        held.append(sentence)
+        sentences.append(sentence)
         size += tokens
-    if held:
-        yield _part(heading, source, text[start:], offset + start, held, start)
+    if sentences:
+        yield _part(heading, source, text[start:], offset + start, sentences, start)
 
 
-def _part(heading: str, source: str, text: str, start: int, held: Sequence[Sentence], moved_by: int) -> Part:
-    moved = tuple(replace(one, start=one.start - moved_by, end=one.end - moved_by) for one in held)
+def _part(
+    heading: str, source: str, text: str, start: int, sentences: Sequence[Sentence], moved_by: int
+) -> Part:
+    moved = tuple(replace(one, start=one.start - moved_by, end=one.end - moved_by) for one in sentences)
     return Part(heading, source, start, text, moved)

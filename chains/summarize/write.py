@@ -128,8 +128,8 @@ REPAIR_LEAST = 0.3
 
 def unsupported(sentence: str, text: str) -> set[str]:
     """Return the numbers and names of `sentence` that do not occur in `text`."""
-    held = set(content_words(text))
-    missing = {name for name in names(sentence) if not set(content_words(name)) <= held}
+    known = set(content_words(text))
+    missing = {name for name in names(sentence) if not set(content_words(name)) <= known}
     return missing | (numbers(sentence) - numbers(text))
 
 
@@ -157,11 +157,11 @@ def check(sentence: str, texts: Sequence[tuple[int, str, Sequence[Sentence]]]) -
         sentence: A sentence that the model wrote.
         texts: Index, text and sentences of each part that it may come from.
     """
-    asked = set(content_words(sentence))
-    if not asked:
+    claimed = set(content_words(sentence))
+    if not claimed:
         return None
     ranked = [
-        (len(asked & set(content_words(one.text))) / len(asked), place, text, one)
+        (len(claimed & set(content_words(one.text))) / len(claimed), place, text, one)
         for place, text, sentences in texts
         for one in sentences
         if one.kind in ("prose", "item")

@@ -32,18 +32,18 @@ def windows(text: str, max_tokens: int) -> list[str]:
     """Return `text` cut between sentences into pieces of at most `max_tokens` estimated tokens each."""
     if estimate_tokens(text) <= max_tokens:
         return [text.strip()]
-    found: list[str] = []
+    pieces: list[str] = []
     start = end = 0
-    held = 0
+    tokens = 0
     for sentence in split_sentences(text, max_chars=max(8, max_tokens)):
         size = estimate_tokens(text[end : sentence.end])
-        if held and held + size > max_tokens:
-            found.append(text[start : sentence.start].strip())
-            start, held, size = sentence.start, 0, estimate_tokens(sentence.text)
-        held += size
+        if tokens and tokens + size > max_tokens:
+            pieces.append(text[start : sentence.start].strip())
+            start, tokens, size = sentence.start, 0, estimate_tokens(sentence.text)
+        tokens += size
         end = sentence.end
-    found.append(text[start:].strip())
-    return [part for piece in found for part in _bounded(piece, max_tokens)]
+    pieces.append(text[start:].strip())
+    return [part for piece in pieces for part in _bounded(piece, max_tokens)]
 
 
 def _bounded(piece: str, max_tokens: int) -> list[str]:

@@ -59,14 +59,14 @@ def stem(word: str) -> str:
 
 def words(text: str) -> list[str]:
     """Return the words of `text` in lower case, in order; a CJK run becomes its pairs of characters."""
-    found: list[str] = []
+    result: list[str] = []
     for match in _WORD.finditer(text):
         word = match.group().lower()
         if _CJK.search(word):
-            found.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
+            result.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
         else:
-            found.append(word)
-    return found
+            result.append(word)
+    return result
 
 
 def content_words(text: str) -> list[str]:
@@ -120,6 +120,6 @@ def coverage(question: Sequence[str], text: str, weights: dict[str, float]) -> f
         weights: The idf of each word (see `idf`). A word without one weighs as much as the rarest word.
     """
     rarest = max(weights.values(), default=1.0)
-    held = set(content_words(text))
+    present = set(content_words(text))
     total = sum(weights.get(word, rarest) for word in set(question))
-    return sum(weights.get(word, rarest) for word in set(question) & held) / total if total else 0.0
+    return sum(weights.get(word, rarest) for word in set(question) & present) / total if total else 0.0
