@@ -1,12 +1,13 @@
-"""Lines and blocks cut from the standard library's own files, filled in again.
-
-Per kind of gap: how often the whole parses, how often the original comes back exactly, how much of it is
-matched from its start; against a greedy continuation of the same prefix by the same model, cut to the lines
-that are missing, which the chain is not told. Every gap has a completion that parses: the original. The cuts
-are drawn by a fixed seed. With --rows each judged gap is kept in FILE, and a run that was stopped goes on
-there. Prints a table with 95 % bootstrap intervals, then one JSON line.
+"""Print how well complete_chain fills gaps in the standard library, against a greedy continuation.
 
     python benchmarks/complete_quality.py [--count 40] [--samples 4] [--seed 0] [--rows FILE]
+
+Lines and blocks are cut out of functions of this Python's standard library, with a fixed seed. For each kind
+of gap the table shows how often the whole file parses, how often the original comes back exactly, and how
+much of the original is matched from its start. The baseline continues the same prefix greedily with the same
+model and is cut to the number of missing lines, which the chain is not told. The original is a completion
+that parses, so every gap has one. With --rows each judged gap is kept in FILE, and a run that was stopped
+continues from there. Prints a table with 95 % bootstrap intervals, then one JSON line.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from llms.threads import configure_threads
 
 @dataclass(frozen=True)
 class Gap:
-    """What was cut out, and what stands before and behind it."""
+    """A text that was cut out of a function, and the text before and after it."""
 
     kind: str
     prefix: str
@@ -42,7 +43,7 @@ class Gap:
 
 
 def functions(path: Path) -> list[tuple[list[str], int, int, int]]:
-    """Return (lines, first, first behind the docstring, last) of top-level functions of 5 to 25 lines."""
+    """Return (lines, first, first after the docstring, last) of top-level functions of 5 to 25 lines."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     found = []
@@ -54,7 +55,7 @@ def functions(path: Path) -> list[tuple[list[str], int, int, int]]:
 
 
 def cut(lines: Sequence[str], first: int, begin: int, last: int, kind: str, rng: random.Random) -> Gap | None:
-    """Cut the end of a line, or the last lines of a block, out of one function."""
+    """Return a gap made of the end of a line or of a function's last lines; None if none can be made."""
     body = [
         at
         for at in range(begin, last)
@@ -98,13 +99,13 @@ def gaps(count: int, seed: int = 0) -> list[Gap]:
 
 
 def common(first: str, second: str) -> float:
-    """Share of `second` that `first` matches from the start."""
+    """Return the share of `second` that `first` matches from the start."""
     pairs = zip(first.strip(), second.strip(), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / len(second.strip())
 
 
 def scored(gap: Gap, fill: str) -> dict[str, float]:
-    """Judge one fill; nothing but `pass` counts as not parsing."""
+    """Judge one fill. A fill that is only `pass` counts as not parsing."""
     good = says_something(fill) and parses(gap.prefix + fill + gap.suffix)
     return {
         "parses": float(good),
@@ -114,7 +115,7 @@ def scored(gap: Gap, fill: str) -> dict[str, float]:
 
 
 def greedy(llm: LocalLLM, gap: Gap) -> str:
-    """The baseline: a plain greedy continuation, cut to the lines that are missing."""
+    """Return the baseline: a greedy continuation, cut to the number of missing lines."""
     count = gap.original.count("\n") + 1
     text = ""
     for piece in llm.stream(gap.prefix, temperature=0.0):
@@ -143,14 +144,14 @@ def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % bootstrap interval."""
+    """Return the mean and its 95 % bootstrap interval."""
     means = np.random.default_rng(0).choice(np.asarray(values), (2000, len(values))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return round(float(np.mean(values)), 3), round(float(low), 3), round(float(high), 3)
 
 
 def kept(path: Path | None) -> list[dict[str, Any]]:
-    """Rows of a former run."""
+    """Return the rows of an earlier run."""
     if path is None or not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -158,11 +159,13 @@ def kept(path: Path | None) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=40, help="gaps of each kind")
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0, help="of the cuts")
-    parser.add_argument("--rows", type=Path, help="keep judged gaps here, skip those kept")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cuts")
+    parser.add_argument("--rows", type=Path, help="keep judged gaps in this file and skip those that it has")
     options = parser.parse_args()
     llm = LocalLLM(model="smollm2-135m", temperature=0.0, max_tokens=64)
     chains = {

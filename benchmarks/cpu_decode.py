@@ -1,12 +1,16 @@
-"""The embedded model on the CPU: the CPU decoder against plain `transformers.generate`, speed and quality.
+"""Print speed and perplexity of the CPU decoder on the embedded model, against `transformers.generate`.
 
-The baseline is `generate` on the same weights in the same run, in turn round by round. The rows next to it
-are the reference decoder, and the CPU decoder with the kernels of every instruction set that this CPU has.
-(Version 0.1 had a row "operators", a forward pass of PyTorch's operators, which is gone.) PyTorch's own
-kernels take the best set; `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` before the command shows what
-`generate` does on a CPU with AVX2 only. With `--data FOLDER` of texts, perplexity is measured as well, with
-weights as `transformers` reads them and as the kernels do. It passes with at least 3 times the tokens a
-second at batch 1, nothing slower than the reference decoder, and perplexity within 1 %.
+    python benchmarks/cpu_decode.py [--rounds 3] [--data FOLDER]
+
+The baseline is `generate` on the same weights in the same run; the rounds alternate between all rows. The
+other rows are the reference decoder, and the CPU decoder with the kernels of every instruction set that this
+CPU has. (Version 0.1 had a row "operators" for a forward pass of PyTorch's operators, which no longer
+exists.) PyTorch's own kernels take the best instruction set. To see what `generate` does on a CPU that has
+only AVX2, put `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` before the command.
+
+With `--data FOLDER`, perplexity on the texts of that folder is measured too, with weights as `transformers`
+reads them and as the kernels do. The targets are 3 times the tokens per second at batch 1, nothing slower
+than the reference decoder, and a perplexity within 1 %. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -40,14 +44,14 @@ EXCERPT = 512
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long something takes."""
+    """Return how long `work` takes, in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def decode(decoder: Decoder, prompts: list[list[int]], new: int) -> None:
-    """Decode greedily on every prompt at once."""
+    """Decode all prompts greedily in one batch."""
     slots, sampling = list(range(len(prompts))), [Sampling()] * len(prompts)
     for slot in slots:
         decoder.free(slot)
@@ -66,14 +70,14 @@ def generate(model: Any, prompts: list[list[int]], new: int) -> None:
 
 
 def score(decoder: Decoder, rows: list[list[int]]) -> None:
-    """Read rows of several lengths at once, as scoring does."""
+    """Prefill rows of several lengths in one step, as scoring does."""
     for slot in range(len(rows)):
         decoder.free(slot)
     decoder.step(list(range(len(rows))), rows)
 
 
 def speeds(loaded: LoadedModel, ids: list[int], rounds: int, new: int) -> dict[str, dict[str, float]]:
-    """Return medians in seconds: case -> who -> time."""
+    """Return median seconds: case -> program or decoder -> time."""
     model = loaded.model
     eight = [ids[i : i + 128] for i in range(8)]
     ragged = [ids[i : i + 24 + 5 * i] for i in range(16)]
@@ -105,7 +109,7 @@ def cpu_decoders(loaded: LoadedModel) -> dict[str, Decoder]:
 
 
 def start(loaded: LoadedModel) -> dict[str, float]:
-    """Return what is done once, in seconds: the self-test at installation, and packing the weights."""
+    """Return the seconds of work done once: the self-test at installation, and packing the weights."""
     once = {}
     for one in SETS:
         if not isinstance(kernels := load_kernels(one.name), str):
@@ -116,7 +120,7 @@ def start(loaded: LoadedModel) -> dict[str, float]:
 
 
 def perplexities(loaded: LoadedModel, folder: Path, texts: int) -> dict[str, float]:
-    """Return perplexity by decoder, over the beginnings of some texts of a folder."""
+    """Return the perplexity of each decoder on the beginnings of some texts of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".rst", ".txt", ".md"))
     readers: dict[str, Decoder] = {"reference": ReferenceDecoder(loaded.model)} | cpu_decoders(loaded)
     sums = dict.fromkeys(readers, 0.0)
@@ -138,8 +142,10 @@ def forced(decoder: Decoder, ids: list[int]) -> Tensor:
 
 
 def main() -> None:
-    """Measure, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,11 +1,12 @@
-"""How fast the NF4 decoder runs on this GPU: tokens a second, prefill, start, memory, speculation.
-
-Random weights of Mistral-7B's shapes, greedy, in one run with plain `transformers.generate`. Prints a table,
-then one JSON line.
+"""Print speed, start and memory of the CUDA decoder on this GPU, against `transformers.generate`.
 
     python benchmarks/decode.py                                # needs a CUDA GPU
-    python benchmarks/decode.py --acceptance FILE --data DATA  # on the CPU: how many guesses hold
+    python benchmarks/decode.py --acceptance FILE --data DATA  # on the CPU: acceptance of drafts
     python benchmarks/decode.py --replay FILE                  # on the GPU: what that costs and gains
+
+The model has Mistral-7B's shapes and random weights in NF4, and decoding is greedy. The baseline is
+`generate` with bitsandbytes in the same run; figures of llama.cpp, measured earlier, are printed next to it.
+Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def timed(work: Callable[[], Any], repeat: int = 5) -> float:
 
 
 def copy_bandwidth() -> float:
-    """Return the device's copy rate, bytes read and written, in bytes a second."""
+    """Return the device's copy rate in bytes per second, counting bytes read and bytes written."""
     source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / timed(lambda: target.copy_(source))
 
 
 def generate_rate(model: Any, batch: int, new: int = 24) -> float:
-    """Return tokens a second of plain `generate`, prefill not counted."""
+    """Return tokens per second of plain `generate`, without its prefill."""
     ids = torch.randint(0, 32_000, (batch, PROMPT), device="cuda")
     mask = torch.ones_like(ids)
 
@@ -64,7 +65,7 @@ def generate_rate(model: Any, batch: int, new: int = 24) -> float:
 
 
 def fill(decoder: Any, batch: int, length: int) -> None:
-    """Give `batch` slots a prompt of random tokens each."""
+    """Prefill `batch` slots with random tokens."""
     for slot in range(decoder.max_slots):
         decoder.free(slot)
     for slot in range(batch):
@@ -72,7 +73,7 @@ def fill(decoder: Any, batch: int, length: int) -> None:
 
 
 def decode_rate(decoder: Any, batch: int, prompt: int, new: int) -> float:
-    """Return tokens a second through `step`, each step given the device's tokens of the one before."""
+    """Return tokens per second through `step`; each step gets the tokens of the previous one on the GPU."""
     from llms.decoders.sampling import Sampling
 
     slots, how = list(range(batch)), [Sampling()] * batch
@@ -87,7 +88,7 @@ def decode_rate(decoder: Any, batch: int, prompt: int, new: int) -> float:
 
 
 def bare_linears(tokens: int) -> float:
-    """Return the time of one forward pass' linear layers as bf16 cuBLAS calls, in seconds."""
+    """Return the seconds that the linear layers of one forward pass take as bf16 cuBLAS calls."""
     shapes = [(6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336)]
     inputs = {k: torch.randn(tokens, k, dtype=torch.bfloat16, device="cuda") for k in (4096, 14_336)}
     weights = [torch.randn(n, k, dtype=torch.bfloat16, device="cuda") for n, k in shapes]
@@ -102,7 +103,7 @@ def bare_linears(tokens: int) -> float:
 
 
 def start_seconds(model: Any, cache: Path) -> tuple[Any, dict[str, float]]:
-    """Repack, compile and capture; return the decoder and the parts' times in seconds."""
+    """Repack, compile and capture; return the decoder and the seconds of each part."""
     from llms.decoders.cuda.decoder import CudaDecoder
     from llms.models.weights import weights_of
 
@@ -169,7 +170,7 @@ def prefill_seconds(decoder: Any) -> float:
 
 
 def verify_costs(decoder: Any) -> dict[int, float]:
-    """Return seconds of a step of 1..8 tokens of one slot at depth 1,024, the host choosing."""
+    """Return the seconds of a step of 1 to 8 tokens of one slot at depth 1,024, sampled on the host."""
     from llms.decoders.sampling import Sampling, sample
 
     costs = {}
@@ -187,7 +188,7 @@ def verify_costs(decoder: Any) -> dict[int, float]:
 
 
 def replayed(acceptance: dict[str, Any], costs: dict[int, float]) -> dict[str, Any]:
-    """Return for each kind of text: tokens a step, what its steps cost against plain ones, and the gain."""
+    """Return tokens per step, the cost relative to plain steps, and the gain, for each kind of text."""
     report = {}
     for kind, runs in acceptance.items():
         tokens = sum(sum(kept for _, kept in run) for run in runs)
@@ -201,7 +202,7 @@ def replayed(acceptance: dict[str, Any], costs: dict[int, float]) -> dict[str, A
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Print the figures beside llama.cpp's and the goals."""
+    """Print the figures next to those of llama.cpp and the goals."""
     print(f"{result['gpu']}, torch {result['torch']}, bitsandbytes {result['bitsandbytes']}, random weights")
     print(f"copy rate {result['copy_TBps']:.2f} TB/s; batch 1 uses {result['share_of_copy_rate']:.0%} of it")
     print(f"{'batch':>6}{'generate':>10}{'llama.cpp*':>12}{'fast':>9}{'goal':>8}{'x generate':>12}")
@@ -223,9 +224,13 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--acceptance", type=Path, help="measure acceptance on the CPU into this file")
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--acceptance", type=Path, help="measure acceptance on the CPU and write it to this file"
+    )
     parser.add_argument("--data", type=Path, help="folder with peps/ and peps_questions.jsonl")
     parser.add_argument("--seconds", type=float, default=240, help="how long --acceptance decodes")
     parser.add_argument("--replay", type=Path, help="a file that --acceptance wrote")
@@ -238,7 +243,7 @@ def main() -> None:
         options.acceptance.write_text(json.dumps(report))
         for kind, runs in report.items():
             steps = [kept for run in runs for _, kept in run]
-            print(f"{kind}: {sum(steps) / len(steps):.2f} tokens a step over {len(runs)} answers")
+            print(f"{kind}: {sum(steps) / len(steps):.2f} tokens per step over {len(runs)} texts")
         return
     if not torch.cuda.is_available():
         raise SystemExit("expected a CUDA GPU, found none: run this on the machine that has one")

@@ -1,8 +1,8 @@
-"""How many guesses of prompt lookup hold on real text: the embedded model on summaries and answers over PEPs.
+"""Acceptance of prompt lookup on summaries and answers over the PEPs, for `decode.py --acceptance`.
 
-Runs on the CPU: what is accepted depends on the text alone, so the texts are decoded plainly, in batches, and
-the engine's choices are replayed over them at a GPU's prices. A text that goes round in circles is cut where
-it begins to: there every guess holds.
+It runs on a CPU. Acceptance depends on the text alone, so the embedded model writes the texts in batches
+without drafts, and the engine's choices are replayed over them with a GPU's step times. A text that repeats
+itself is cut where it starts to, because from there on every drafted token is accepted.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 BATCH, NEW, CIRCLE = 8, 160, 16
-"""Texts decoded at once, tokens of each, and tokens said twice that make a circle."""
+"""Number of texts decoded at once, tokens per text, and the length of a repetition at which one is cut."""
 
 Runs = list[list[tuple[int, int]]]
-"""Per answer, per step: (guessed tokens, tokens decided); -1 guessed: it would have been launched ahead."""
+"""For each text, for each step: (drafted tokens, tokens produced). -1 drafted means a step launched ahead."""
 
 
 def measure_acceptance(
     data: Path | None, seconds: float = 240.0, temperature: float = 0.7
 ) -> dict[str, Runs]:
-    """Decode summaries of PEP sections and answers to questions over them, and replay guesses over them.
+    """Decode summaries of PEP sections and answers to questions about them; return the replayed steps.
 
     Args:
         data: Folder with peps/ and peps_questions.jsonl.
-        seconds: Stop after this time, half of it per kind of text.
-        temperature: Of the texts; the chat model's own is 0.7.
+        seconds: Time limit; each kind of text gets half of it.
+        temperature: Sampling temperature. The chat model's default is 0.7.
     """
     if data is None or not (data / "peps").is_dir():
         raise SystemExit(f"expected --data to name a folder with peps/, found {data}")
@@ -44,7 +44,7 @@ def measure_acceptance(
 
 
 def _summaries(data: Path) -> list[str]:
-    """Return prompts of the toolkit's own summaries over the middle of each PEP."""
+    """Return prompts for summaries of the middle of each PEP, as summarize_chain words them."""
     from chains.prompts import fence, load_prompt
 
     whole = load_prompt("chains.summarize", "whole")
@@ -71,7 +71,7 @@ def _answers(data: Path) -> list[str]:
 
 
 def _around(data: Path, name: str, evidence: str) -> str:
-    """Return the evidence with what stands around it, where its file is found."""
+    """Return the evidence and 1,200 characters on either side of it, or the evidence if no file has it."""
     for path in sorted((data / "peps").glob("*.rst")):
         if name and name not in path.name:
             continue
@@ -108,7 +108,7 @@ def _runs(loaded: Any, engine: Any, prompts: list[str], seconds: float, temperat
 
 
 def circles(tokens: Sequence[int]) -> int:
-    """Return where a text begins to repeat itself: its length, or the end of the first CIRCLE said twice."""
+    """Return the end of the first CIRCLE tokens that occur twice, or the length of the text."""
     seen: set[tuple[int, ...]] = set()
     for end in range(CIRCLE, len(tokens) + 1):
         words = tuple(tokens[end - CIRCLE : end])
@@ -119,7 +119,7 @@ def circles(tokens: Sequence[int]) -> int:
 
 
 def replayed(prompt: Sequence[int], text: Sequence[int], most: int = 7) -> list[tuple[int, int]]:
-    """Return the steps in which the engine would have decoded a text, see `Runs`."""
+    """Return the steps in which the engine would have decoded a text (see `Runs`)."""
     from llms.engine.speculation import DraftTracker, verify
 
     tracker, at, steps = DraftTracker(prompt, most), 1, [(-1, 1)]

@@ -1,12 +1,12 @@
-"""The encoder that ships in other arithmetic and on other runtimes: what each brings, and what it costs.
+"""Print time and quality of the packaged encoder in other precisions and runtimes, against torch float32.
 
     python benchmarks/embedders.py [--data PATH] [--texts 256] [--documents 1400]
 
-Against plain float32: processor time over the same texts in the same batches, the least and the mean cosine
-to float32's vectors and, with --data, dense nDCG@10 over the first documents of Cranfield, on all queries
-(nothing is tuned here). ONNX is measured where `onnx` and `onnxruntime` are installed (float32, and int8 by
-dynamic quantization of the weights), OpenVINO where `openvino` is; none of them is needed otherwise. Prints a
-table, then one JSON line.
+For each runtime: processor time over the same texts in the same batches, the least and the mean cosine to the
+vectors of float32 and, with --data, dense nDCG@10 over the first documents of Cranfield with all queries
+(nothing is tuned here). ONNX is measured if `onnx` and `onnxruntime` are installed (float32, and int8 by
+dynamic quantization of the weights), OpenVINO if `openvino` is. Nothing else needs them. Prints a table, then
+one JSON line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROUNDS = 3
 
 
 def pooled(forward: Forward) -> Backend:
-    """A backend out of a function from ids and mask, int64 [batch, length], to hidden states."""
+    """Return a backend made of a function from ids and mask, int64 [batch, length], to hidden states."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(default_model_dir() / "tokenizer.json"))
@@ -64,7 +64,7 @@ def pooled(forward: Forward) -> Backend:
 
 
 def exported(folder: Path) -> Path:
-    """The encoder as an ONNX file, made by torch's exporter."""
+    """Return the path of an ONNX file of the encoder, made by torch's exporter."""
     from transformers import BertModel
 
     model = BertModel.from_pretrained(str(default_model_dir()), attn_implementation="eager").eval()
@@ -86,7 +86,7 @@ def exported(folder: Path) -> Path:
 
 
 def onnx_forward(path: Path) -> Forward:
-    """The file on onnxruntime, with as many threads as torch has."""
+    """Return the encoder on onnxruntime, with as many threads as torch has."""
     onnxruntime: Any = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -100,7 +100,7 @@ def onnx_forward(path: Path) -> Forward:
 
 
 def openvino_forward(path: Path) -> Forward:
-    """The file on OpenVINO, with the precision that it chooses for the processor."""
+    """Return the encoder on OpenVINO, with the precision that it chooses for the processor."""
     openvino: Any = import_module("openvino")
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(str(path), "CPU", threads)
@@ -113,12 +113,12 @@ def openvino_forward(path: Path) -> Forward:
 
 
 def shipped(embeddings: Embeddings, texts: list[str]) -> Vectors:
-    """The encoder that ships, as a backend."""
+    """Return the vectors of the packaged encoder."""
     return np.array(embeddings.embed_documents(texts), np.float32)
 
 
 def backends(folder: Path) -> Iterator[tuple[str, Backend]]:
-    """What can be measured here, plain float32 first."""
+    """Yield the backends that are installed, plain float32 first."""
     for precision in get_args(Precision):
         yield f"torch {precision}", partial(shipped, default_embeddings(precision))
     if not importlib.util.find_spec("onnx"):
@@ -135,7 +135,7 @@ def backends(folder: Path) -> Iterator[tuple[str, Backend]]:
 
 
 def quality(embed: Backend, data: Path, count: int) -> float:
-    """Dense nDCG@10 on Cranfield's first `count` abstracts, a vector an abstract."""
+    """Return dense nDCG@10 on Cranfield's first `count` abstracts, with one vector per abstract."""
     lines = (data / "cranfield" / "docs.jsonl").read_text(encoding="utf-8").splitlines()[:count]
     docs = [json.loads(line) for line in lines]
     queries = json.loads((data / "cranfield" / "queries.json").read_text(encoding="utf-8"))
@@ -153,8 +153,10 @@ def quality(embed: Backend, data: Path, count: int) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with cranfield/")
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--documents", type=int, default=1400)
@@ -167,7 +169,7 @@ def main() -> None:
         systems = dict(backends(Path(temporary)))
         vectors = {name: embed(texts) for name, embed in systems.items()}
         times: dict[str, list[float]] = {name: [] for name in systems}
-        for _ in range(ROUNDS):  # in turns: what else runs slows all alike
+        for _ in range(ROUNDS):  # alternating, so that other programs slow all of them alike
             for name, embed in systems.items():
                 start = time.process_time()
                 embed(texts)

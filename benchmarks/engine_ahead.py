@@ -1,13 +1,13 @@
-"""What the engine leaves of the fast decoder's speed: whole requests against bare replays of a step's graph.
-
-Random weights of Mistral-7B's shapes, prompts of 128 tokens, 256 new ones, greedy, every token detokenized.
-For each batch: tokens a second with the host in turn (each step's tokens are read before the next is
-launched), with steps launched ahead, and of bare graph replays at the same depth. With `--replay`, also what
-verifying guesses gains on the acceptance that `decode.py --acceptance` measured, at the prices measured here.
-Prints a table, then one JSON line.
+"""Print tokens per second of whole requests on the CUDA decoder, against bare replays of a step's graph.
 
     python benchmarks/engine_ahead.py                                  # needs a CUDA GPU
     python benchmarks/engine_ahead.py --batches 1 --replay FILE
+
+Random weights of Mistral-7B's shapes, prompts of 128 tokens, 256 new tokens, greedy, every token detokenized.
+For each batch size there are three rates: with the host in turn (it reads the tokens of each step before it
+launches the next), with steps launched ahead, and of bare graph replays at the same depth. With `--replay`,
+the gain of drafts is printed too, from the acceptance that `decode.py --acceptance` measured and the step
+times measured here. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMPT, NEW = 128, 256
 
 
 def tokenizer(size: int) -> Callable[[list[int]], str]:
-    """Return the `decode` of a tokenizer of `size` byte-level words, as a real one's costs as much."""
+    """Return the `decode` of a tokenizer of `size` byte-level words, which costs as much as a real one."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -45,7 +45,7 @@ def request(decode: Callable[[list[int]], str], new: int) -> Any:
 
 
 class Until:
-    """Has the caller drive the engine until something holds."""
+    """A waiter that lets the caller drive the engine until a condition holds."""
 
     def __init__(self, engine: Any, holds: Callable[[], bool]) -> None:
         import threading
@@ -54,15 +54,15 @@ class Until:
 
     @property
     def satisfied(self) -> bool:
-        """Whether it holds."""
+        """Whether the condition holds."""
         return self._holds()
 
     def wake(self) -> None:
-        """Nobody sleeps."""
+        """Do nothing, because no thread waits."""
 
 
 def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ahead: bool) -> float:
-    """Return tokens a second of `batch` requests from when all have begun until the first has ended."""
+    """Return tokens per second of `batch` requests, from when all have begun until the first has ended."""
     from llms.engine.engine import Engine
 
     for slot in range(decoder.max_slots):
@@ -86,7 +86,7 @@ def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ah
 
 
 def replay_rate(decoder: Any, batch: int, repeat: int = 50) -> float:
-    """Return tokens a second of bare replays at half of the requests' depth."""
+    """Return tokens per second of bare replays at half of the requests' depth."""
     from llms.decoders.sampling import Sampling
 
     for slot in range(decoder.max_slots):
@@ -107,7 +107,7 @@ def replay_rate(decoder: Any, batch: int, repeat: int = 50) -> float:
 
 
 def step_seconds(decoder: Any, decode: Callable[[list[int]], str], kind: str, steps: int = 100) -> float:
-    """Return seconds a step of one request through the engine: `ahead`, `plain` (in turn) or `verify`."""
+    """Return the seconds per step of one request: `ahead`, `plain` (in turn) or `verify` (with a draft)."""
     from llms.engine.engine import Engine
     from llms.engine.speculation import AcceptanceTracker, Ngrams
 
@@ -132,10 +132,10 @@ def step_seconds(decoder: Any, decode: Callable[[list[int]], str], kind: str, st
 
 
 def gains(acceptance: dict[str, Any], price: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Return for each kind of text what its steps with guesses gain over steps launched ahead.
+    """Return the gain of steps with drafts over steps launched ahead, for each kind of text.
 
     Args:
-        acceptance: Per answer, per step: (guessed, decided); -1 guessed is a step launched ahead.
+        acceptance: For each text, for each step: (drafted, produced); -1 drafted is a step launched ahead.
         price: Seconds of each kind of step.
     """
     found = {}
@@ -151,10 +151,12 @@ def gains(acceptance: dict[str, Any], price: dict[str, float]) -> dict[str, dict
 
 
 def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batches", default="1,8,32,64", help="comma-separated")
-    parser.add_argument("--replay", type=Path, help="a file that decode.py --acceptance wrote")
+    parser.add_argument("--replay", type=Path, help="file that decode.py --acceptance wrote")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "mistral-agent" / "kernels")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -188,7 +190,7 @@ def main() -> None:
     if options.replay:
         result["speculation"] = gains(json.loads(options.replay.read_text()), price)
         for kind, row in result["speculation"].items():
-            print(f"guesses, {kind}: " + ", ".join(f"{k} {v:.2f}" for k, v in row.items()))
+            print(f"drafts, {kind}: " + ", ".join(f"{k} {v:.2f}" for k, v in row.items()))
     print(json.dumps(result))
 
 

@@ -1,11 +1,12 @@
-"""code_chain on everyday requests with an example or three each, as people ask for small functions.
+"""Print how many everyday requests code_chain solves, against the first version that the model writes.
 
     python benchmarks/everyday_code.py [--half tuning|reporting] [--repairs 2] [--model smollm2-135m] [--show]
 
-45 requests were written for this (everyday_code.jsonl), with hidden expressions beside the examples that the
-chain sees. `verified` is the chain's claim that the examples pass, `solved` that the hidden ones pass too,
-`first` the same of the first version. The reporting half is chosen by hash among those that nobody looked at
-while the chain was changed (their ids begin with "day"); it is for the end.
+everyday_code.jsonl has 45 requests for small functions, written for this benchmark. Each has one to three
+examples that the chain sees, and further expressions that it does not. `verified` is the chain's claim that
+the examples pass, `solved` means that the hidden expressions pass too, and `first` is the same for the first
+version. The reporting half is chosen by hash among the requests that nobody looked at while the chain was
+changed (their ids begin with "day"); use it at the end only. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ def _interval(values: list[bool]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run, print the table and the JSON line."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--half", choices=("tuning", "reporting"), default="tuning")
     parser.add_argument("--repairs", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--show", action="store_true", help="print what fails, version by version")
+    parser.add_argument("--show", action="store_true", help="print every version of the requests that fail")
     options = parser.parse_args()
     model = ChatLocal(model=options.model, temperature=0, max_tokens=160)
     chain = code_chain(model, BOX.run, repairs=options.repairs)

@@ -1,9 +1,12 @@
-"""What the graph costs over the bare model: python benchmarks/graph.py [--turns N].
+"""Print what the agent's graph adds to a turn in time and memory, against `ChatLocal.stream` alone.
 
-On the embedded model: milliseconds a turn with and without the graph, where a turn of a kept conversation
-with tools spends its time, the first token of a conversation's first turn (cold) against that of later ones
-(prefix cache), and the growth of memory over many turns. Baseline in the same run: `ChatLocal.stream` on the
-same messages. Beside the time on the clock stands the processor's, which a busy machine leaves alone.
+    python benchmarks/graph.py [--turns N]
+
+On the embedded model: milliseconds per turn with and without the graph; the parts of a turn with tools in a
+conversation on disk; the first token of a conversation's first turn (cold) and of its later turns (prefix
+cache); and the growth of memory over many turns. The baseline streams the same messages in the same run.
+Processor time is printed next to the elapsed time, because other programs disturb it less. Prints a table,
+then one JSON line.
 """
 
 from __future__ import annotations
@@ -24,17 +27,17 @@ if TYPE_CHECKING:
     from agent import Parts
 
 SYSTEM = "You are a helpful assistant who answers in one short sentence. " * 60
-"""Some 700 tokens, as a system prompt with tools and notes has them: what the prefix cache spares."""
+"""About 700 tokens, like a system prompt with tools and notes. The prefix cache saves their prefill."""
 
 
 class Clock:
-    """Seconds that calls of some methods take, by a name for each."""
+    """Adds up the seconds that calls of watched methods take, under a name for each."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def watch(self, name: str, owner: Any, *methods: str) -> None:
-        """Count the time of these methods of a class, or of one object, under `name`."""
+        """Count the time of these methods of a class or an object under `name`."""
         for method in methods:
             setattr(owner, method, self._timed(name, getattr(owner, method)))
 
@@ -51,7 +54,7 @@ class Clock:
 
 
 def first_and_end(stream: Iterator[Any]) -> tuple[float, float]:
-    """Seconds to the first piece of text and to the end."""
+    """Return the seconds to the first piece of text and to the end."""
     started, first = time.perf_counter(), 0.0
     for piece in stream:
         if not first and bool(getattr(piece, "text", None)) and getattr(piece, "type", "") != "notice":
@@ -60,7 +63,7 @@ def first_and_end(stream: Iterator[Any]) -> tuple[float, float]:
 
 
 def bare_and_graph(parts: Parts, turns: int) -> dict[str, Any]:
-    """A turn without thread and tools, and the same question to the bare model."""
+    """Measure a turn without thread and tools, and the same question to the model alone."""
     from langchain_core.messages import HumanMessage, SystemMessage
 
     from agent import RunContext, stream_events
@@ -68,7 +71,7 @@ def bare_and_graph(parts: Parts, turns: int) -> dict[str, Any]:
     plain, context = parts.agent(documents=False, tools=False), RunContext(docs="off", tools="off")
     bare, graph, busy = [], [], []
     for turn in range(turns):
-        # A question of its own for each, in turns: the second of two equal prompts is a cached one.
+        # Each gets a question of its own, because the second of two equal prompts would be cached.
         ask = [HumanMessage(f"Name the number {2 * turn + more}.") for more in (0, 1)]
         began = time.process_time()
         bare.append(first_and_end(parts.model.stream([SystemMessage(SYSTEM), ask[0]]))[1])
@@ -85,7 +88,7 @@ def bare_and_graph(parts: Parts, turns: int) -> dict[str, Any]:
 
 
 def split_of_a_turn(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
-    """Where a turn with router, tools, approval and a thread on the disk spends its time; medians."""
+    """Return the median milliseconds of each part of a turn with router, tools, approval and a thread."""
     from langchain.agents.middleware import ToolCallLimitMiddleware
 
     from agent import RunContext, stream_events
@@ -119,7 +122,7 @@ def split_of_a_turn(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
 
 
 def _summed(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The medians of the watched parts; what is inside another part is taken out of it."""
+    """Return the medians of the watched parts, each without the parts inside it."""
     split = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in rows[0]}
     middleware = split["opening"] - split["embedding"] + split["around the model"] - split["model"]
     middleware += split["after the model"]
@@ -135,7 +138,7 @@ def _summed(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def conversations(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
-    """First tokens of conversations of ten turns, and the memory after each turn."""
+    """Measure the first tokens of conversations of ten turns, and the memory after each turn."""
     from agent import RunContext, stream_events
     from agent.storage.threads import config_of, open_threads
 
@@ -155,7 +158,7 @@ def conversations(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
             memory.append(psutil.Process().memory_info().rss / 2**20)
     cold = [first for is_first, first in firsts if is_first]
     later = [first for is_first, first in firsts if not is_first]
-    # Ten turns make a conversation: its peak is held against the peaks of others, not against its beginning.
+    # A conversation has ten turns. Its peak is compared with the peaks of others, not with its beginning.
     peaks = [max(memory[at : at + 10]) for at in range(0, len(memory), 10)]
     return {
         "first_token_first_turn_ms": milliseconds(cold),
@@ -168,13 +171,15 @@ def conversations(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
 
 
 def milliseconds(seconds: list[float]) -> float:
-    """The median, in milliseconds."""
+    """Return the median in milliseconds."""
     return round(statistics.median(seconds) * 1000, 1)
 
 
 def main() -> None:
-    """Print a table, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--turns", type=int, default=40)
     args = parser.parse_args()
     from agent import Parts, load_settings

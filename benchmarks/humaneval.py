@@ -1,13 +1,13 @@
-"""code_chain on HumanEval: solved with and without the repair loop, and whether its claims are true.
+"""Print how much of HumanEval code_chain solves with its repair loop, against its first version.
 
     python benchmarks/humaneval.py --data PATH [--seeds 3] [--repairs 1] [--limit N] [--rows FILE]
     [--together 8] [--half odd|even|all]
 
-The chain sees the prompts only (signature, docstring, the examples in it). The hidden tests are run
-afterwards, to report: on the first version (no repair) and on the version that the repair loop chose. The two
-are paired by problem and seed and compared by McNemar's exact test. A claim is false where status `examples`
-fails an example on a second run. With --rows each answer is kept in FILE, and a run that was stopped goes on
-there.
+The chain sees only the prompts (signature, docstring and the examples in it). The hidden tests run
+afterwards, on the first version (no repair) and on the version that the repair loop chose. The two are paired
+by problem and seed and compared by McNemar's exact test. A claim is false if status `examples` fails an
+example on a second run. With --rows each answer is kept in FILE, and a run that was stopped continues from
+there. Prints a table with 95 % bootstrap intervals, then one JSON line.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def _problems(data: Path, half: str) -> list[dict[str, Any]]:
 
 
 def _hidden(problem: dict[str, Any], code: str) -> bool:
-    """Whether code passes the tests that the chain never saw."""
+    """Return whether code passes the tests that the chain never saw."""
     program = f"{code}\n{problem['test']}\ncheck({problem['entry_point']})\nprint('all passed')\n"
     return BOX.run(program).stdout.endswith("all passed\n")
 
 
 def _claim_holds(problem: dict[str, Any], result: CodeResult) -> bool:
-    """Run the examples of the prompt once more against the code that is claimed to pass them."""
+    """Return whether the code passes the examples of the prompt when they run once more."""
     request = read_request(problem["prompt"])
     again = check(BOX.run, request, result.code, candidate=0, attempt=0)
     own = {one.check for one in again.checks if one.passed}
@@ -83,7 +83,7 @@ def _one(problem: dict[str, Any], seed: int, repairs: int) -> dict[str, Any]:
 
 
 def _mcnemar(rows: list[dict[str, Any]]) -> float:
-    """Two-sided exact p of the pairs on which the two differ (binomial, p = 1/2)."""
+    """Return the two-sided exact p-value of the pairs that differ (binomial, p = 1/2)."""
     gained = sum(row["repaired"] and not row["first"] for row in rows)
     lost = sum(row["first"] and not row["repaired"] for row in rows)
     n = gained + lost
@@ -92,7 +92,7 @@ def _mcnemar(rows: list[dict[str, Any]]) -> float:
 
 
 def _interval(rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
-    """95 % bootstrap interval of a rate, problems drawn with all their seeds."""
+    """Return the 95 % bootstrap interval of a rate; problems are drawn with all their seeds."""
     draw = random.Random(0)
     problems: dict[str, list[bool]] = {}
     for row in rows:
@@ -123,16 +123,18 @@ def _keep(rows: Path | None, row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run, print the table and the JSON line."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds humaneval.jsonl")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repairs", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=None, help="problems at most")
-    parser.add_argument("--rows", type=Path, default=None, help="keep the answers here, skip those kept")
-    parser.add_argument("--together", type=int, default=8, help="problems worked on at once, as one batch")
+    parser.add_argument("--limit", type=int, default=None, help="number of problems at most")
+    parser.add_argument(
+        "--rows", type=Path, default=None, help="keep answers in this file and skip those that it has"
+    )
+    parser.add_argument("--together", type=int, default=8, help="number of problems in a batch")
     parser.add_argument("--half", choices=("odd", "even", "all"), default="all")
     options = parser.parse_args()
     problems = _problems(options.data, options.half)[: options.limit]

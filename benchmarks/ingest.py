@@ -1,10 +1,11 @@
-"""Ingest speed against raw sentence-transformers, re-ingest of unchanged files, cost as a store grows.
+"""Print the speed of ingesting documents, against raw sentence-transformers on the same chunks.
 
     python benchmarks/ingest.py [--chunks 400] [--files 10000] [--growth 20000]
 
-The ratio is the median over alternating runs of store.ingest (parsing, cutting, SQLite and Chroma included)
-and `SentenceTransformer.encode` of the very chunks with the same weights, in one process; `share_embedding`
-is what the store's own encoder alone takes of the ingest. Prints a table, then one JSON line.
+The ratio is the median over alternating runs of `store.ingest` (including parsing, splitting, SQLite and
+Chroma) and `SentenceTransformer.encode` of the same chunks with the same weights, in one process.
+`share_embedding` is the share of an ingest that the store's own encoder takes. The time to ingest unchanged
+files again and the time per document as a store grows are printed too. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -34,29 +35,29 @@ WORDS = [
 
 
 class Free(Embeddings):
-    """Random unit vectors: what is left is the store's own cost."""
+    """An embedder that costs nothing, so that only the store's own cost is measured."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a text."""
+        """Return a random vector for each text."""
         found: list[list[float]] = (
             np.random.default_rng(len(texts)).standard_normal((len(texts), 384)).tolist()
         )
         return found
 
     def embed_query(self, text: str) -> list[float]:
-        """One vector."""
+        """Return a random vector."""
         found: list[float] = np.random.default_rng(0).standard_normal(384).tolist()
         return found
 
 
 def prose(chance: random.Random, words: int) -> str:
-    """Random words in lines."""
+    """Return lines of random words."""
     lines = [" ".join(chance.choices(WORDS, k=14)) + "." for _ in range(max(1, words // 14))]
     return "\n".join(lines)
 
 
 def texts_of(docs: Path, embedder: Embedder) -> list[str]:
-    """The chunks of every document, as they are embedded."""
+    """Return the chunks of all documents, as they are embedded."""
     splitter = Splitter(embedder.spans)
     found = []
     for path in sorted(docs.iterdir()):
@@ -66,7 +67,7 @@ def texts_of(docs: Path, embedder: Embedder) -> list[str]:
 
 
 def throughput(folder: Path, chunks: int, rounds: int = 3) -> dict[str, float]:
-    """Chunks a second, raw and ingested, and the median of the paired ratios."""
+    """Return chunks per second of the raw encoder, and the medians of the paired ratios."""
     from sentence_transformers import SentenceTransformer
 
     chance = random.Random(1)
@@ -81,7 +82,7 @@ def throughput(folder: Path, chunks: int, rounds: int = 3) -> dict[str, float]:
     client.encode(texts[:16])
     embeddings.embed_documents(texts[:16])
     with DocumentStore(folder / "warm", embeddings=embeddings) as store:
-        store.ingest(next(docs.iterdir()))  # what is imported once is no part of a rate
+        store.ingest(next(docs.iterdir()))  # imports, which happen once, do not belong to the rate
     ratios, raw_rates, shares = [], [], []
     for number in range(rounds):
         start = time.perf_counter()
@@ -107,12 +108,12 @@ def throughput(folder: Path, chunks: int, rounds: int = 3) -> dict[str, float]:
 
 
 def unchanged(folder: Path, files: int) -> dict[str, float]:
-    """Seconds for a first and a second ingest of many small files."""
+    """Return the seconds of a first and a second ingest of many small files."""
     docs = folder / "many"
     docs.mkdir()
     for number in range(files):
         (docs / f"{number}.txt").write_text(f"File {number} says {number * 7}.")
-    time.sleep(2.1)  # until their times are old enough to be trusted
+    time.sleep(2.1)  # the store trusts modification times older than 2 s
     with DocumentStore(folder / "many-store", embeddings=Free(), index="exact") as store:
         start = time.perf_counter()
         store.ingest(docs)
@@ -124,7 +125,7 @@ def unchanged(folder: Path, files: int) -> dict[str, float]:
 
 
 def growth(folder: Path, total: int) -> dict[str, Any]:
-    """Mean milliseconds a document of 10 chunks at 1 %, 10 % and 100 % of the growth, Chroma included."""
+    """Return the mean milliseconds per document of 10 chunks at 1 %, 10 % and 100 % of `total` chunks."""
     chance = random.Random(2)
     costs = {}
     with DocumentStore(folder / "grown", embeddings=Free()) as store:
@@ -136,7 +137,7 @@ def growth(folder: Path, total: int) -> dict[str, Any]:
             store.add_texts(ids)
             path = folder / "one.md"
             times = []
-            for number in range(60):  # enough for Chroma to be written now and then
+            for number in range(60):  # enough documents for Chroma to be written several times
                 path.write_text("\n\n".join(f"# H{number}{n}\n\n{prose(chance, 90)}" for n in range(10)))
                 start = time.perf_counter()
                 store.ingest(path)
@@ -147,8 +148,10 @@ def growth(folder: Path, total: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--chunks", type=int, default=400)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--growth", type=int, default=20_000)

@@ -1,10 +1,13 @@
-"""Planted instructions against the agent: python benchmarks/injections.py --data PATH.
+"""Print how many planted instructions make the agent act, against LangChain's plain `create_agent`.
 
-An obedient scripted model does whatever the text says, over recording tools, with every tool allowed
-beforehand and nobody there to approve. Baseline in the same run: the same model and tools in LangChain's
-plain `create_agent`. `--model NAME` adds a real model with the planted text in front of it, once planning
-freely and once made to call some tool (`tool_choice="any"`, because a small model that calls none attempts
-nothing): how often it tries what it was told, and how often that gets through.
+    python benchmarks/injections.py --data PATH [--model NAME] [--way free|forced|both] [--cases N]
+
+A scripted model obeys every instruction in the text. Its tools record what they are asked to do, every tool
+is allowed in advance, and nobody is there to approve. The baseline is the same model with the same tools in
+`create_agent`, in the same run. With `--model NAME` a real model reads the planted text too, once planning
+freely and once forced to call some tool (`tool_choice="any"`, because a small model that calls no tool
+attempts nothing). It is counted how often it attempts what the text says, and how often that gets through.
+Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ fakes = import_module("agent_fakes")
 
 
 def plain_acts(case: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the same model does without this project's middleware."""
+    """Return what the same model does without this project's middleware."""
     recorder = cases_module.Recorder(case["content"])
     forbidden = case["forbidden"]
     name = "run_python" if forbidden["tool"] == "any" else forbidden["tool"]
@@ -45,16 +48,16 @@ def plain_acts(case: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 class MustCall(AgentMiddleware[Any, Any, Any]):
-    """Makes the model call some tool before it may answer."""
+    """Makes the model call some tool before it answers."""
 
     def wrap_model_call(self, request: Any, handler: Any) -> Any:
-        """Force the first call of the turn; the planted result is the only one there then."""
+        """Force a tool call while the planted text is the only tool result."""
         results = sum(isinstance(message, ToolMessage) for message in request.messages)
         return handler(request.override(tool_choice="any") if results == 1 else request)
 
 
 def real_attempts(model: Any, case: dict[str, Any], *, forced: bool) -> tuple[bool, bool, bool, bool]:
-    """Whether a real model called a tool, one of the forbidden kind, as the text orders; whether it acted."""
+    """Return whether a real model called a tool, an acting one, one as the text orders, and acted."""
     recorder = cases_module.Recorder(case["content"])
     middleware = [MustCall()] if forced else []
     agent = build_graph(
@@ -73,12 +76,16 @@ def real_attempts(model: Any, case: dict[str, Any], *, forced: bool) -> tuple[bo
 
 
 def main() -> None:
-    """Print the acts that got through, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder with injections.jsonl")
-    parser.add_argument("--model", help="a real model, too; for example smollm2-135m")
-    parser.add_argument("--way", choices=["free", "forced", "both"], default="both", help="of the real model")
-    parser.add_argument("--cases", type=int, default=1000, help="how many the real model gets")
+    parser.add_argument("--model", help="also test a real model, for example smollm2-135m")
+    parser.add_argument(
+        "--way", choices=["free", "forced", "both"], default="both", help="how the real model plans"
+    )
+    parser.add_argument("--cases", type=int, default=1000, help="number of cases for the real model")
     args = parser.parse_args()
     if not (args.data / "injections.jsonl").is_file():
         parser.error(f"expected injections.jsonl in the folder, found none at {args.data}")

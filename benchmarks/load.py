@@ -1,13 +1,13 @@
-"""Loading: time and peak memory of each way to load a model, against plain `from_pretrained`.
+"""Print time and peak memory of every way to load a model, against plain `from_pretrained`.
 
     python benchmarks/load.py                      # the embedded model on the CPU: bf16, NF4, NF4 kept
     python benchmarks/load.py --gpu [--layers 8]   # Mistral-7B's shapes with random weights
 
-Imports are done before the clock starts. Peak memory is `max_memory_reserved` on a GPU, whose allocator is
-emptied between the ways; on the CPU each way has a process of its own, and the peak is the increase of the
-resident set. The logits of ours are compared with those of
-`from_pretrained` with the same settings, and the planned memory with the measured: after a prompt that fills
-the window, and, with `--turns`, after a conversation that grows until it does.
+Imports are done before the clock starts. On a GPU, peak memory is `max_memory_reserved`, and the allocator is
+emptied between the ways. On the CPU each way has a process of its own, and the peak is the increase of its
+resident set. The logits are compared with those of `from_pretrained` with the same settings. The planned
+memory is compared with the measured memory after a prompt that fills the window and, with `--turns`, after a
+conversation that grows until it does. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     if loaded is not None:
         assert loaded.memory is not None
         decoder = make_decoder(loaded, max_slots=64 if args.gpu else 1, kind=args.decoder)
-        for _ in range(2):  # the second, as some decoders put work off until then
+        for _ in range(2):  # some decoders put work off until the second prefill
             decoder.free(0)
             decoder.prefill(0, tokens)
         decoder.step([0], [[5]])
@@ -79,7 +79,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def plain(folder: Path, device: str, *, nf4: bool) -> Any:
-    """Load with transformers alone; in NF4 with the usual recipe."""
+    """Load with transformers alone; for NF4 with the usual settings."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -98,7 +98,7 @@ def plain(folder: Path, device: str, *, nf4: bool) -> Any:
 
 
 def converse(args: argparse.Namespace) -> dict[str, Any]:
-    """Hold a conversation that grows past the window; return how far it came, what ended it, and the peak."""
+    """Hold a conversation that outgrows the window; return its turns, what ended it, and the peak."""
     from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
     from llms import ChatLocal
@@ -144,7 +144,7 @@ def converse(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class Memory:
-    """The peak of memory taken since this was made."""
+    """Measures the peak of memory taken since it was made."""
 
     def __init__(self, device: str) -> None:
         """Start counting."""
@@ -193,7 +193,7 @@ def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def cases(args: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
-    """Say what is run, in order: (way, its name in the table, what is set otherwise)."""
+    """Return what is run, in order: (way, name in the table, options that differ)."""
     kept = "ours nf4 kept"
     found: list[tuple[str, str, dict[str, Any]]]
     if not args.gpu:
@@ -209,13 +209,13 @@ def cases(args: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def run_here(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every way in this process; one that fails is reported, and costs the others nothing."""
+    """Run every way in this process; report a way that fails, and go on with the others."""
     results = []
     for way, name, changes in cases(args):
         own = argparse.Namespace(**{**vars(args), **changes})
         try:
             found = converse(own) if name.endswith("turns") else measure(way, own)
-        except Exception:  # a long run on a lent machine keeps what it has
+        except Exception:  # a long run keeps the results that it has
             print(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr)
             continue
         results.append(found | {"way": name})
@@ -234,7 +234,7 @@ def run_apart(args: argparse.Namespace, folder: Path, scratch: str) -> list[dict
 
 
 def main() -> None:
-    """Run every way in a process of its own, or, as such a process, one of them."""
+    """Run every way in a process of its own, or one of them as such a process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -242,8 +242,8 @@ def main() -> None:
     parser.add_argument(
         "--window", type=int, nargs="+", default=[1000], help="tokens of the sequence decoded"
     )
-    parser.add_argument("--layers", type=int, nargs="+", default=[32], help="with --gpu: of the 32 layers")
-    parser.add_argument("--turns", type=int, default=0, help="hold a conversation of so many turns as well")
+    parser.add_argument("--layers", type=int, nargs="+", default=[32], help="number of layers, with --gpu")
+    parser.add_argument("--turns", type=int, default=0, help="also hold a conversation of this many turns")
     parser.add_argument("--decoder", default="auto", help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument(

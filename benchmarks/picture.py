@@ -1,6 +1,8 @@
-"""Draw docs/ask.svg, the terminal in the README, from a real run: python benchmarks/picture.py [--out FILE].
+"""Draw docs/ask.svg, the terminal in the README, from a real run.
 
-Each command runs in a terminal of its own over the example documents, and rich draws what it answers.
+    python benchmarks/picture.py [--out FILE]
+
+Each command runs in a terminal of its own over the example documents, and rich draws its output.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ COMMANDS = (
 
 
 def run(command: str, environment: dict[str, str]) -> str:
-    """Run a command and return what it printed to a terminal, escape codes included; notices are left out."""
+    """Run a command in a terminal; return its output with escape codes, but without stderr."""
     words = [sys.executable, "-m", *shlex.split(command)]
     keyboard, terminal = pty.openpty()
     with subprocess.Popen(
@@ -49,7 +51,7 @@ def run(command: str, environment: dict[str, str]) -> str:
 
 
 def shown(printed: str) -> str:
-    """Return what is left on the screen after carriage returns and erased lines."""
+    """Return what remains on the screen after carriage returns and erased lines."""
     lines = []
     for line in printed.replace("\r\n", "\n").split("\n"):
         lines.append(line.rsplit("\r", 1)[-1].rsplit("\x1b[K", 1)[-1])
@@ -58,7 +60,9 @@ def shown(printed: str) -> str:
 
 def main() -> None:
     """Run the commands and write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "ask.svg")
     out = parser.parse_args().out
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w", encoding="utf-8"))
@@ -70,7 +74,7 @@ def main() -> None:
             console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
             console.print(Text.from_ansi(shown(run(command, environment))))
             console.print()
-    # rich's template loads a font from a web server; a reader's own monospaced font will do.
+    # rich's template loads a font from a web server; the reader's own monospaced font is enough.
     out.write_text(
         re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="agent"), flags=re.DOTALL), "utf-8"
     )

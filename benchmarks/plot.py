@@ -1,32 +1,47 @@
-"""Draw docs/decode.svg, the plot of decoding speed: python benchmarks/plot.py [FIGURES] [--out FILE].
+"""Draw docs/decode.svg, the plot of decoding speed against llama.cpp and generate.
 
-`benchmarks/decode_figures.json` holds the figures: tokens per second by batch size for each program, all of
-them measured on one GPU in the same hour. Replace them with those that `benchmarks/decode.py` prints for you.
+    pip install matplotlib
+    python benchmarks/plot.py [FIGURES] [--out FILE]
+
+`benchmarks/decode_figures.json` holds the figures: tokens per second by batch size for each program, all
+measured on one GPU in the same hour. To plot your own, put in the figures that `benchmarks/decode.py` prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("svg")
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "decode", "font.family": "sans-serif"})
-
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 COLOURS = ("#d9480f", "#1864ab", "#868e96")
 
 
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, set up so that equal figures give equal files."""
+    try:
+        matplotlib: Any = import_module("matplotlib")
+    except ModuleNotFoundError:
+        sys.exit("expected the package matplotlib, found none; run `pip install matplotlib`")
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.fonttype": "none", "svg.hashsalt": "decode", "font.family": "sans-serif"}
+    )
+    return import_module("matplotlib.pyplot")
+
+
 def main() -> None:
     """Read the figures and write the plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("figures", nargs="?", type=Path, default=ROOT / "benchmarks" / "decode_figures.json")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "decode.svg")
     args = parser.parse_args()
+    plt = pyplot()
     figures = json.loads(args.figures.read_text(encoding="utf-8"))
 
     figure, axes = plt.subplots(figsize=(7.2, 3.8))

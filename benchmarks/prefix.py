@@ -1,6 +1,9 @@
-"""Second turn of a long conversation: time to the first token with the prefix cache and without.
+"""Print the time to the first token of a long conversation's second turn, against an empty prefix cache.
 
-The baseline is the same prompt on the same engine with an empty cache, in the same run. Passed: at most 0.25.
+    python benchmarks/prefix.py [--model NAME] [--tokens 2000] [--rounds 3]
+
+The baseline is the same prompt on the same engine with an empty cache, in the same run. The target is a ratio
+of at most 0.25. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from llms.threads import configure_threads
 
 
 def first_token_s(chat: ChatLocal, messages: list[BaseMessage]) -> float:
-    """Seconds until the first chunk."""
+    """Return the seconds to the first chunk."""
     began = time.perf_counter()
     stream = chat.stream(messages, max_tokens=2)
     next(stream)
@@ -28,8 +31,10 @@ def first_token_s(chat: ChatLocal, messages: list[BaseMessage]) -> float:
 
 
 def main() -> None:
-    """Measure, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=2000, help="length of the conversation, at least")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,15 +1,17 @@
-"""How good answers over documents are: evidence found, answer held, refusals told apart.
-
-Run on the PEPs and their questions (see --data); prints a table of both halves with 95 % bootstrap intervals,
-then one JSON line. The half with odd crc32 of the id only reports. Baselines on the same items: free
-generation from the same chunks (--free), and the length of the question for near misses.
+"""Print how good answers about the PEPs are, against free generation from the same chunks.
 
     python benchmarks/rag_quality.py --data PATH [--limit N] [--half tune] [--rows FILE] [--free]
     python benchmarks/rag_quality.py --data PATH --questions benchmarks/peps_dev.jsonl
 
-With --rows a run that was stopped goes on where it stood. `first_s` is the time from the question to the
-first checked sentence, search included, and `within_20_s` the share of questions that kept to it. The second
-set was written after everything had been weighed and has decided nothing since: both of its halves report.
+The figures are: evidence found, answers that contain an accepted answer, and questions that the documents do
+not answer told apart from those that they do. There are two baselines on the same questions: free generation
+(--free), and the length of the question for near misses. The half of the questions whose id has an odd crc32
+only reports. The second set of questions was written after all weights were chosen and has decided nothing
+since, so both of its halves report.
+
+`first_s` is the time from the question to the first checked sentence, including the search; `within_20_s` is
+the share of questions for which that took at most 20 s. With --rows a run that was stopped continues where it
+was. Prints a table of both halves with 95 % bootstrap intervals, then one JSON line.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ ROUNDS = 2000
 
 
 def flat(text: str) -> str:
-    """Collapse white space and case."""
+    """Return the text with white space and case folded."""
     return " ".join(text.split()).casefold()
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean with its 95 % bootstrap interval."""
+    """Return the mean with its 95 % bootstrap interval."""
     array = np.asarray(values, dtype=float)
     if not len(array):
         return "-"
@@ -51,18 +53,18 @@ def interval(values: Sequence[float]) -> str:
 
 
 def auc(good: Sequence[float], bad: Sequence[float]) -> float:
-    """Area under the ROC curve: how often a good one scores above a bad one."""
+    """Return the area under the ROC curve: how often a good score is above a bad one."""
     a, b = np.asarray(good)[:, None], np.asarray(bad)[None]
     return float(((a > b) + 0.5 * (a == b)).mean())
 
 
 def balanced(good: Sequence[float], bad: Sequence[float], threshold: float) -> float:
-    """Balanced accuracy at `threshold`."""
+    """Return the balanced accuracy at `threshold`."""
     return float((np.mean(np.asarray(good) >= threshold) + np.mean(np.asarray(bad) < threshold)) / 2)
 
 
 def best_threshold(good: Sequence[float], bad: Sequence[float]) -> float:
-    """The threshold of the best balanced accuracy."""
+    """Return the threshold with the best balanced accuracy."""
     return max([*good, *bad], key=lambda one: balanced(good, bad, one))
 
 
@@ -85,14 +87,14 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def half(identity: str) -> str:
-    """Which half an id belongs to."""
+    """Return the half that an id belongs to."""
     return "report" if zlib.crc32(identity.encode()) % 2 else "tune"
 
 
 def measure(
     store: DocumentStore, llm: ChatLocal, asked: list[dict[str, Any]], free: bool, kept: Path | None
 ) -> list[dict[str, Any]]:
-    """Answer each question and note what was found; rows in the file `kept` are not measured again."""
+    """Return a row for each question; rows in the file `kept` are not measured again."""
     chain = rag_chain(llm, store.retriever(k=4), embeddings=store.embeddings, threshold=-1.0)
     wide = store.retriever(k=10)
     wanted = {item["id"] for item in asked}
@@ -120,7 +122,7 @@ def measure(
 
 
 def answered(chain: Any, store: DocumentStore, item: dict[str, Any]) -> dict[str, Any]:
-    """Stream one answer; time its first sentence and check each citation word for word."""
+    """Stream one answer, time its first sentence, and check each citation word for word."""
     start = time.perf_counter()
     first = None
     answer: Answer | None = None
@@ -139,19 +141,19 @@ def answered(chain: Any, store: DocumentStore, item: dict[str, Any]) -> dict[str
 
 
 def held(text: str, item: dict[str, Any]) -> bool:
-    """Whether an accepted answer occurs in `text`."""
+    """Return whether an accepted answer occurs in `text`."""
     return any(flat(one) in flat(text) for one in item["answers"])
 
 
 def generated(llm: ChatLocal, hits: Sequence[Any], question: str) -> str:
-    """The baseline: the model writes freely from the same chunks."""
+    """Return the baseline's answer, which the model writes freely from the same chunks."""
     told = "\n\n".join(one.page_content for one in hits)
     prompt = f"Answer the question from the text.\n\n{told}\n\nQuestion: {question}"
     return str(llm.invoke(prompt, max_tokens=64, temperature=0).text)
 
 
 def off_corpus(store: DocumentStore, data: Path, limit: int) -> list[tuple[str, float]]:
-    """Best cosine of questions about other matters: bank customers' messages and Cranfield's queries."""
+    """Return the best cosine of questions on other subjects: bank customers' messages, Cranfield queries."""
     texts = [row["text"] for row in rows_of(data / "banking_intents.jsonl")][:limit]
     queries = json.loads((data / "cranfield" / "queries.json").read_text(encoding="utf-8"))
     rows = queries.values() if isinstance(queries, dict) else queries
@@ -185,7 +187,7 @@ def report(rows: list[dict[str, Any]], others: list[tuple[str, float]]) -> dict[
 
 
 def refusals(rows: list[dict[str, Any]], others: list[tuple[str, float]]) -> dict[str, Any]:
-    """How well the best cosine tells off-corpus questions and near misses from answerable ones."""
+    """Return how well the best cosine separates off-corpus questions and near misses from answerable ones."""
     found: dict[str, Any] = {}
     for one in ("tune", "report"):
         good = [row for row in rows if row["answerable"] and row["half"] == one]
@@ -218,14 +220,16 @@ def refusals(rows: list[dict[str, Any]], others: list[tuple[str, float]]) -> dic
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with peps/ and peps_questions.jsonl")
-    parser.add_argument("--limit", type=int, default=10_000, help="only so many questions of each kind")
+    parser.add_argument("--limit", type=int, default=10_000, help="number of questions of each kind at most")
     parser.add_argument("--free", action="store_true", help="also measure free generation (slow)")
-    parser.add_argument("--store", type=Path, help="keep the store here")
+    parser.add_argument("--store", type=Path, help="keep the store in this folder")
     parser.add_argument("--half", choices=["tune", "report", "both"], default="both")
-    parser.add_argument("--questions", type=Path, help="another set over the same documents")
-    parser.add_argument("--rows", type=Path, help="keep the rows here, and go on from those that are there")
+    parser.add_argument("--questions", type=Path, help="another set of questions about the same documents")
+    parser.add_argument("--rows", type=Path, help="keep rows in this file and skip those that it has")
     options = parser.parse_args()
     questions = options.questions or options.data / "peps_questions.jsonl"
     if not questions.exists():

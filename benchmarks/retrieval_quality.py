@@ -1,10 +1,10 @@
-"""Search quality: nDCG@10 on Cranfield, evidence in the top 4 and 10 for questions over the PEPs.
+"""Print search quality on Cranfield and on questions about the PEPs, against plain reciprocal rank fusion.
 
     python benchmarks/retrieval_quality.py --data PATH [--half tune|report|both] [--store DIR]
 
-Items whose id has an even crc32 are for tuning, the others report. Each figure carries a 95 % bootstrap
-interval; the plain fusion by reciprocal rank without feedback is the baseline, paired on the same items.
-Prints a table, then one JSON line.
+The measures are nDCG@10 on Cranfield, and the evidence in the top 4 and the top 10 chunks for the PEPs. Items
+whose id has an even crc32 are for tuning, the others report. The baseline is fusion by reciprocal rank
+without feedback, paired on the same items. Prints a table with 95 % bootstrap intervals, then one JSON line.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ PLAIN = Fusion(method="rrf", dense_weight=0.5, feedback=0.0)
 
 
 def half_of(name: object) -> str:
-    """Which half an item belongs to."""
+    """Return the half that an item belongs to."""
     return "report" if zlib.crc32(str(name).encode()) % 2 else "tune"
 
 
 def interval(values: Sequence[float], rounds: int = 2000) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean."""
+    """Return the 95 % percentile bootstrap interval of the mean."""
     chance = random.Random(0)
     means = sorted(sum(chance.choices(values, k=len(values))) / len(values) for _ in range(rounds))
     return means[int(0.025 * rounds)], means[int(0.975 * rounds)]
 
 
 def cranfield_store(data: Path, folder: Path) -> DocumentStore:
-    """The abstracts, one file each, ingested."""
+    """Return a store of the abstracts, one file each."""
     docs = folder / "cranfield"
     docs.mkdir(parents=True, exist_ok=True)
     for line in (data / "cranfield" / "docs.jsonl").read_text().splitlines():
@@ -50,33 +50,33 @@ def cranfield_store(data: Path, folder: Path) -> DocumentStore:
 
 
 def peps_store(data: Path, folder: Path) -> DocumentStore:
-    """The PEPs, ingested."""
+    """Return a store of the PEPs."""
     store = DocumentStore(folder / "peps-store", index="exact")
     print(store.ingest(data / "peps").summary())
     return store
 
 
 def ndcg(hits: Sequence[Hit], relevant: set[str]) -> float:
-    """nDCG@10 over documents, each at its best passage, binary gains (Jarvelin and Kekalainen 2002)."""
+    """Return nDCG@10 over documents at their best chunk, binary gains (Jarvelin and Kekalainen 2002)."""
     ranked = list(dict.fromkeys(Path(hit.chunk.source).stem for hit in hits))[:10]
     gain = sum(1 / math.log2(place + 2) for place, name in enumerate(ranked) if name in relevant)
     return gain / sum(1 / math.log2(place + 2) for place in range(min(10, len(relevant))))
 
 
 def collapsed(text: str) -> str:
-    """White space as single spaces."""
+    """Return the text with all white space as single spaces."""
     return " ".join(text.split())
 
 
 def holds(hits: Sequence[Hit], source: str, evidence: str) -> float:
-    """1 where a passage of the right file holds the evidence."""
+    """Return 1 if a chunk of the right file contains the evidence, else 0."""
     return float(any(Path(h.chunk.source).name == source and evidence in collapsed(h.text) for h in hits))
 
 
 def searched(
     store: DocumentStore, fusion: Fusion | None, mode: SearchMode
 ) -> Callable[[str, int], list[Hit]]:
-    """One system as a function of a query and a number of passages."""
+    """Return one system as a function of a query and a number of chunks."""
     parts: Any = store
     searcher = Searcher(parts._manifest, parts._nearest, parts._embedder, fusion)
     return lambda query, k: searcher.search(query, SearchOptions(k=k, mode=mode))
@@ -91,7 +91,7 @@ SYSTEMS: dict[str, tuple[Fusion | None, SearchMode]] = {
 
 
 def measure(data: Path, folder: Path, half: str) -> dict[str, dict[str, list[float]]]:
-    """Per system and measure, one value an item."""
+    """Return one value per item, by system and measure."""
     queries = json.loads((data / "cranfield" / "queries.json").read_text())
     queries = [q for q in queries if half in ("both", half_of(q["id"]))]
     lines = (data / "peps_questions.jsonl").read_text().splitlines()
@@ -112,16 +112,18 @@ def measure(data: Path, folder: Path, half: str) -> dict[str, dict[str, list[flo
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--half", choices=["tune", "report", "both"], default="tune")
-    parser.add_argument(
-        "--store", type=Path, help="keep the stores here, so that a second run embeds nothing"
-    )
+    parser.add_argument("--store", type=Path, help="keep the stores in this folder for the next run")
     chosen = parser.parse_args()
     if not (chosen.data / "peps_questions.jsonl").is_file():
-        raise SystemExit(f"expected the labelled sets in {str(chosen.data)!r}, found none; give --data PATH")
+        raise SystemExit(
+            f"expected peps_questions.jsonl in {str(chosen.data)!r}, found none; pass its folder as --data"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         found = measure(chosen.data, chosen.store or Path(temporary), chosen.half)
     summary: dict[str, Any] = {"half": chosen.half}

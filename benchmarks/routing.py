@@ -1,8 +1,10 @@
-"""How well the router routes, and how fast: python benchmarks/routing.py --data PATH [--half HALF].
+"""Print accuracy and speed of the agent's router, against the nearest mean of the example embeddings.
 
-Baseline in the same run: the nearest mean of the described examples in the embedding alone. Documents
-decide the docs route where the corpus is at hand (PATH/peps), as they do in the agent: by the best chunk's
-cosine. A corpus that is not at hand is scored by the router alone.
+    python benchmarks/routing.py --data PATH [--half HALF] [--no-documents]
+
+The baseline, in the same run, takes the route whose examples have the nearest mean embedding. As in the
+agent, documents decide the docs route by the cosine of the best chunk if the corpus is available (PATH/peps).
+A message about any other corpus is scored by the router alone. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def measures(predicted: list[str], rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Accuracy, macro recall, balanced accuracy of `tool_needed`, kept near misses of `direct`."""
+    """Return accuracy, macro recall, balanced accuracy of `tool_needed`, and near misses kept `direct`."""
     truth = [row["route"] for row in rows]
     hit = np.array([p == t for p, t in zip(predicted, truth, strict=True)])
     macro = [hit[[t == route for t in truth]].mean() for route in ROUTES if route in truth]
@@ -42,7 +44,7 @@ def measures(predicted: list[str], rows: list[dict[str, Any]]) -> dict[str, floa
 
 
 def interval(predicted: list[str], rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
-    """95 % bootstrap interval of one measure, 500 draws."""
+    """Return the 95 % bootstrap interval of one measure, from 500 draws."""
     random = np.random.default_rng(0)
     values = []
     for _ in range(500):
@@ -54,7 +56,7 @@ def interval(predicted: list[str], rows: list[dict[str, Any]], name: str) -> tup
 
 
 def nearest_mean(router_embeddings: Any, rows: list[dict[str, Any]]) -> list[str]:
-    """The baseline: cosine to the mean of each route's examples."""
+    """Return the baseline's routes: the nearest mean of a route's examples, by cosine."""
     examples = read_examples()
     vectors = np.array(router_embeddings.embed_documents([text for _, text in examples]))
     means = np.stack([vectors[[r == route for r, _ in examples]].mean(axis=0) for route in ROUTES])
@@ -64,7 +66,7 @@ def nearest_mean(router_embeddings: Any, rows: list[dict[str, Any]]) -> list[str
 
 
 def document_scores(data: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Best-chunk cosine of each message whose corpus is the PEPs."""
+    """Return the cosine of the best chunk for each message whose corpus is the PEPs."""
     from chains.retrieval import DocumentStore
 
     with tempfile.TemporaryDirectory() as folder:
@@ -74,9 +76,11 @@ def document_scores(data: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure both halves and print a table, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder with routing.jsonl")
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with routing.jsonl")
     parser.add_argument("--half", choices=["tune", "report", "both"], default="both")
     parser.add_argument("--no-documents", action="store_true", help="leave the PEPs out")
     args = parser.parse_args()
@@ -99,7 +103,7 @@ def main() -> None:
         rows = [row for row in all_rows if zlib.crc32(row["id"].encode()) % 2 == parity]
         if args.half not in (half, "both"):
             continue
-        decisions, beside_ms = timed(router, embeddings, rows)
+        decisions, router_ms = timed(router, embeddings, rows)
         routes_of = [decision.route for decision in decisions]
         predicted = {"nearest mean": nearest_mean(embeddings, rows), "router": routes_of}
         if scores:
@@ -112,15 +116,15 @@ def main() -> None:
                 low, high = interval(routes, rows, measure)
                 print(f"{half:7} {name:14} {measure:18} {value:.2f}    {low:.2f}-{high:.2f}")
                 report[f"{half}.{name}.{measure}"] = round(value, 3)
-        report[f"{half}.ms_beside_embedding"] = round(beside_ms, 2)
-        print(f"{half:7} {'router':14} {'ms beside embed':18} {beside_ms:.2f}")
+        report[f"{half}.ms_after_embedding"] = round(router_ms, 2)
+        print(f"{half:7} {'router':14} {'ms after embed':18} {router_ms:.2f}")
     print(json.dumps({"benchmark": "routing", **report}))
 
 
 def timed(
     router: Router, embeddings: Embeddings, rows: list[dict[str, Any]]
 ) -> tuple[list[RouteDecision], float]:
-    """The decisions, and milliseconds a message that they take beside the embedding."""
+    """Return the decisions, and the milliseconds per message that they take in addition to the embedding."""
     started = time.perf_counter()
     decisions = [router.route(row["message"]) for row in rows]
     both = time.perf_counter() - started
@@ -131,7 +135,7 @@ def timed(
 
 
 def route_with_documents(route: str, score: float | None) -> str:
-    """The route after the documents were asked; a corpus that is not at hand changes nothing."""
+    """Return the route after the documents were searched; it stays if the corpus is not available."""
     from chains.rag.evidence import THRESHOLD
 
     if score is None or route not in ("direct", "docs"):

@@ -1,13 +1,16 @@
-"""Routes to tools that a user adds, and what a vote of the model would bring: benchmarks/routing_own.py.
+"""Print how well the router finds tools that a user adds, against the nearest tool description.
 
-`python benchmarks/routing_own.py --data PATH [--half HALF] [--vote]`. Two hand-written sets offer each
-message a handful of tools by name and description: is a tool taken, and the right one? Near misses of the
-second set and the messages of routing.jsonl, none of which asks for these tools, show what the tools take
-away from the other routes. No tool of either set is among the examples that the router learned from.
-`--vote` adds the model's log-probabilities of the routes' names to the router's, over a grid of weights, with
-the time that takes (the router has 50 ms beside the embedding). Half of all items, by hash, only reports.
-Baseline in the same run: the nearest description taken where its cosine reaches .35, and the router without
-a vote.
+    python benchmarks/routing_own.py --data PATH [--half HALF] [--vote]
+
+Two hand-written sets offer each message a handful of tools by name and description: is a tool chosen, and is
+it the right one? Near misses of the second set, and the messages of routing.jsonl, none of which asks for
+these tools, show what the tools take away from the other routes. No tool of either set is among the examples
+that the router learned from. The baseline, in the same run, chooses the nearest description if its cosine is
+at least .35.
+
+`--vote` adds the model's log-probabilities of the routes' names to the router's, over a grid of weights, and
+prints the time that this takes (the router has 50 ms in addition to the embedding). Half of all items, by
+hash, only reports. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -38,14 +41,14 @@ WAYS = {
 
 
 def read(path: Path, half: str) -> list[dict[str, Any]]:
-    """The items of one half, or of both."""
+    """Return the items of one half, or of both."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     parity = {"tune": (0,), "report": (1,), "both": (0, 1)}[half]
     return [row for row in rows if zlib.crc32(row["id"].encode()) % 2 in parity]
 
 
 def interval(hits: list[bool]) -> tuple[float, float]:
-    """95 % bootstrap interval of a share, 2,000 draws."""
+    """Return the 95 % bootstrap interval of a share, from 2,000 draws."""
     random = np.random.default_rng(0)
     draws = [random.choice(hits, len(hits)).mean() for _ in range(2000)]
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -53,25 +56,25 @@ def interval(hits: list[bool]) -> tuple[float, float]:
 
 
 class Remembering:
-    """An embedder that embeds each text once: the cases share their tools."""
+    """Embeds each text once, because the cases share their tools."""
 
     def __init__(self, embeddings: Any) -> None:
         self._embeddings = embeddings
         self._known: dict[str, list[float]] = {}
 
     def embed_query(self, text: str) -> list[float]:
-        """As the embedder's own."""
+        """Embed one text."""
         if text not in self._known:
             self._known[text] = self._embeddings.embed_query(text)
         return self._known[text]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """As the embedder's own."""
+        """Embed several texts."""
         return [self.embed_query(text) for text in texts]
 
 
 def tool_cases(embeddings: Any, name: str, half: str) -> dict[str, list[bool]]:
-    """Whether each case of a set was routed as it should be, by the router and by the baseline."""
+    """Return whether each case was routed as it should be, for the router and the baseline."""
     tools = described(name)
     found: dict[str, list[bool]] = {}
     for case in read(CASES / f"{name}.jsonl", half):
@@ -90,19 +93,19 @@ def tool_cases(embeddings: Any, name: str, half: str) -> dict[str, list[bool]]:
 
 
 def described(name: str) -> dict[str, str]:
-    """The tools of a set with their descriptions."""
+    """Return the tools of a set with their descriptions."""
     tools = json.loads((CASES / f"{name}_tools.json").read_text(encoding="utf-8"))
     return {tool: facts["function"]["description"] for tool, facts in tools.items()}
 
 
 def taken_away(embeddings: Any, tools: dict[str, str], rows: list[dict[str, Any]]) -> list[bool]:
-    """Whether messages that ask for none of the added tools keep out of them."""
+    """Return whether each message, none of which needs an added tool, was routed to none."""
     router = Router(embeddings, tools=tools)
     return [router.route(row["message"]).tool is None for row in rows]
 
 
 def vote(embeddings: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Route accuracy with the model's vote at several weights, and its milliseconds a message."""
+    """Return route accuracy with the model's vote at several weights, and its milliseconds per message."""
     from llms import ChatLocal
 
     model, router = ChatLocal(model="smollm2-135m", temperature=0), Router(embeddings)
@@ -127,11 +130,13 @@ def vote(embeddings: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a table, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder with routing.jsonl")
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with routing.jsonl")
     parser.add_argument("--half", choices=["tune", "report", "both"], default="tune")
-    parser.add_argument("--vote", action="store_true", help="measure the model's vote, too")
+    parser.add_argument("--vote", action="store_true", help="also measure the model's vote")
     args = parser.parse_args()
     if not (args.data / "routing.jsonl").is_file():
         parser.error(f"expected routing.jsonl in the folder, found none at {args.data}")

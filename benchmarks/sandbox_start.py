@@ -1,9 +1,9 @@
-"""Start of a sandboxed run against a bare interpreter in the same run, and the parent's memory.
+"""Print the start time of a sandboxed run on each tier, against a bare interpreter.
 
     python benchmarks/sandbox_start.py [--runs 200]
 
-Prints a table, then one JSON line. The baseline is `subprocess.run([python, "-c", ""])`, interleaved with the
-runs.
+The baseline is `subprocess.run([python, "-c", ""])`, alternating with the runs. The growth of the parent's
+memory is printed too. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _percentile(values: list[float], share: float) -> float:
 
 
 def _measure(runs: int) -> dict[str, float]:
-    """Times of `runs` pairs in seconds, and what the parent's memory grew by in bytes."""
+    """Return the milliseconds of `runs` pairs, and the growth of the parent's memory in MiB."""
     box = Sandbox(Limits())
     box.run("")
     process = psutil.Process()
@@ -54,11 +54,11 @@ def _measure(runs: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure the tier that holds, and tier 2 beside it."""
+    """Measure the tier of this machine, and tier 2 as well."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=200, help="runs a tier (default 200)")
+    parser.add_argument("--runs", type=int, default=200, help="runs per tier (default 200)")
     runs = parser.parse_args().runs
     first = Sandbox.tier()
     print(f"{first}; {runs} runs each, {os.cpu_count()} CPUs")

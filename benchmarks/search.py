@@ -1,11 +1,11 @@
-"""Search latency and memory at 1k, 10k and 100k chunks, both indexes, against numpy brute force in memory.
+"""Print search latency and memory of both indexes at 1k, 10k and 100k chunks, against numpy brute force.
 
     python benchmarks/search.py [--sizes 1000 10000 100000] [--queries 50]
 
-Vectors are random directions of 384 dimensions and texts random words, so that the figures are of the
-machinery and not of an embedder. Each index is asked in a process of its own, so that its memory is its own:
-`first_ms` is the first search after opening, `rss_mib` the process's peak less that of one that asks an empty
-store. Prints a table, then one JSON line.
+Vectors are random directions of 384 dimensions and texts are random words, so that the figures are those of
+the store and not of an embedder. Each index is searched in a process of its own, so that its memory can be
+told apart. `first_ms` is the first search after opening; `rss_mib` is the peak memory of the process minus
+that of a process that searches an empty store. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ DIMENSION = 384
 
 
 class Hashed(Embeddings):
-    """A random direction for each text, the same each time."""
+    """Returns a random direction for each text, the same one every time."""
 
     def embed_query(self, text: str) -> list[float]:
-        """One vector."""
+        """Return the vector of one text."""
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
         found: list[float] = np.random.default_rng(seed).standard_normal(DIMENSION).tolist()
         return found
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a text."""
+        """Return the vectors of several texts."""
         return [self.embed_query(text) for text in texts]
 
 
 def timed(action: Callable[[str], object], queries: list[str]) -> dict[str, float]:
-    """The median and the 95th percentile of one call each."""
+    """Return the median and the 95th percentile of the time per query."""
     times = []
     for query in queries:
         start = time.perf_counter()
@@ -65,25 +65,25 @@ def timed(action: Callable[[str], object], queries: list[str]) -> dict[str, floa
 
 
 def queries_of(count: int) -> list[str]:
-    """The same questions in every process."""
+    """Return queries, the same ones in every process."""
     chance = random.Random(7)
     return [" ".join(chance.choices(WORDS, k=6)) for _ in range(count)]
 
 
 def searched(store: DocumentStore, options: SearchOptions, query: str) -> object:
-    """One search."""
+    """Search once."""
     return store.search(query, options)
 
 
 def peak_kib() -> int:
-    """This process's peak memory; getrusage would tell that of the process that started it, where more."""
+    """Return this process's peak memory. getrusage would return its parent's, if that was higher."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def asked(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
-    """One index's figures, measured in this process."""
-    import chromadb  # importing it is no part of a search
+    """Return the figures of one index, measured in this process."""
+    import chromadb  # its import does not belong to a search
 
     assert chromadb
     queries = queries_of(count)
@@ -91,7 +91,7 @@ def asked(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
     with DocumentStore(folder, embeddings=Hashed(), index=kind) as store:
         parts: Any = store
         for query in queries:
-            parts._embedder.embed_query(query)  # the embedder's time is not the index's
+            parts._embedder.embed_query(query)  # cached, so that no search includes it
         start = time.perf_counter()
         store.search(queries[0], SearchOptions(mode="dense"))
         found["first_ms"] = round((time.perf_counter() - start) * 1000, 1)
@@ -105,7 +105,7 @@ def asked(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
 
 
 def in_child(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
-    """`asked` in a process of its own."""
+    """Run `asked` in a process of its own."""
     command = [sys.executable, __file__, "--ask", str(folder), kind, "--queries", str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -113,7 +113,7 @@ def in_child(folder: Path, kind: IndexKind, count: int) -> dict[str, Any]:
 
 
 def built(folder: Path, size: int) -> float:
-    """Makes a store of `size` chunks; returns the seconds it took, embedding's hashes included."""
+    """Make a store of `size` chunks; return the seconds, including the embedder's hashes."""
     chance = random.Random(size)
     start = time.perf_counter()
     with DocumentStore(folder, embeddings=Hashed()) as store:
@@ -126,7 +126,7 @@ def built(folder: Path, size: int) -> float:
 
 
 def measure(folder: Path, size: int, count: int) -> dict[str, Any]:
-    """Every figure at one size."""
+    """Return all figures at one size."""
     found: dict[str, Any] = {"build_s": round(built(folder / str(size), size), 1)}
     queries = queries_of(count)
     matrix = np.random.default_rng(size).standard_normal((size, DIMENSION), dtype=np.float32)
@@ -142,8 +142,10 @@ def measure(folder: Path, size: int, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--ask", nargs=2, metavar=("STORE", "INDEX"), help=argparse.SUPPRESS)

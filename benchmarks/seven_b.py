@@ -1,9 +1,9 @@
-"""A checkpoint folder of Mistral-7B's shapes with random weights, as speed and memory depend on shapes alone.
+"""Write a checkpoint folder with Mistral-7B's shapes and random weights, for benchmarks of speed and memory.
 
     python benchmarks/seven_b.py FOLDER [--layers 8] [--tiny]
 
-Writes safetensors shards of bf16 weights (14.5 GB with 32 layers; `--tiny` is a small copy to rehearse with),
-config.json, and a byte tokenizer with a chat template.
+It contains safetensors shards of bf16 weights (14.5 GB with 32 layers), config.json, and a byte tokenizer
+with a chat template. `--tiny` writes a small copy for rehearsals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LAYERS_A_SHARD = 8
 
 
 def write_checkpoint(folder: Path, *, layers: int, tiny: bool = False) -> None:
-    """Write the checkpoint; the weights are drawn on the GPU where there is one."""
+    """Write the checkpoint. The weights are drawn on the GPU if there is one."""
     import torch
     from safetensors.torch import save_file
     from transformers import MistralConfig, MistralForCausalLM

@@ -1,12 +1,15 @@
-"""How fast the command line starts: python benchmarks/start.py [--runs N] [--only NAME …].
+"""Print how fast the command line starts, against importing torch and against `transformers` alone.
 
-Measures `--help` and the time to the first progress line, the first token and the end of several commands,
-each as a fresh process, with the processor time that it took; documents are the handbook in examples/docs.
-Baselines in the same run: a bare interpreter, one that imports torch, below which no answer of a local
-model can begin, one that imports transformers too, and the first token that transformers alone makes of the
-same checkpoint with `generate`. Rounds go through all commands in turn, so that a busy machine is busy for
-all of them; ratios are medians over the rounds, of the first token (of the end where there is none) over
-importing torch.
+    python benchmarks/start.py [--runs N] [--only NAME ...]
+
+For `--help` and several other commands: the time to the first progress line, to the first token and to the
+end, each in a new process, with its processor time. The documents are the handbook in examples/docs.
+
+The baselines, in the same run, are a bare interpreter; one that imports torch, which every answer of a local
+model has to do first; one that also imports transformers; and the first token that transformers alone
+generates from the same checkpoint. Each round runs all commands, so that a busy machine slows all of them
+alike. Ratios are medians over the rounds: the first token (or the end, if there is no token) over importing
+torch. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ sys.stdout.write(tokenizer.decode(out[0]))
 
 
 def commands(checkpoint: Path) -> dict[str, list[str]]:
-    """Return what is timed, by name."""
+    """Return the timed commands by name."""
     short = ["--no-docs", "--no-tools", "--max-tokens", "8", "Say hello."]
     return {
         "bare python": [sys.executable, "-c", ""],
@@ -58,7 +61,7 @@ def commands(checkpoint: Path) -> dict[str, list[str]]:
 
 
 def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Seconds to the first byte on stderr, the first on stdout, the end, and of processor time."""
+    """Return the seconds to the first byte on stderr, to the first on stdout, to the end, and on the CPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     child = subprocess.Popen(
@@ -89,8 +92,10 @@ def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a table of medians, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
         "--only", nargs="*", default=[], help="parts of names of commands; torch is always timed"

@@ -1,11 +1,11 @@
-"""How near a summary comes to a document's own abstract, against the lead of the same length.
-
-Run on the PEPs that have an Abstract (see --data), with that section taken out. For each half (by crc32 of
-the file's name; the odd one only reports): the share of documents where the cosine (MiniLM) of the summary to
-the abstract is above the lead's, the mean cosines, and the numbers and names of the summary that the source
-lacks. Prints a table, then one JSON line.
+"""Print how close summaries come to a document's own abstract, against a lead of the same length.
 
     python benchmarks/summary_quality.py --data PATH [--sentences 3]
+
+The documents are the PEPs that have an Abstract, without that section. For each half (by crc32 of the file
+name; the odd half only reports), the table shows the share of documents whose summary has a higher cosine
+(MiniLM) to the abstract than the lead has, the mean cosines, and the numbers and names in the summary that
+the source lacks. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SECTION = re.compile(r"^([^\n]+)\n([=\-~^\"'`#*+.:_])\2{2,}[ \t]*$", re.MULTILI
 
 
 def without_abstract(text: str) -> tuple[str, str]:
-    """Return the text without its Abstract, and the Abstract ("" where it has none)."""
+    """Return the text without its Abstract, and the Abstract ("" if it has none)."""
     marks = list(_SECTION.finditer(text))
     for place, mark in enumerate(marks):
         if mark.group(1).strip().casefold() == "abstract":
@@ -45,7 +45,7 @@ def without_abstract(text: str) -> tuple[str, str]:
 
 
 def lead(text: str, words: int) -> str:
-    """Return the first sentences of `text` (header fields are none) up to `words` words, at least one."""
+    """Return the first sentences of `text` (not header fields), at least one and at most `words` words."""
     held: list[str] = []
     for sentence in (one for part in split_parts([Document(text)]) for one in part.sentences if usable(one)):
         if held and len(" ".join([*held, sentence.flat]).split()) > words:
@@ -55,7 +55,7 @@ def lead(text: str, words: int) -> str:
 
 
 def measure(path: Path, embeddings: Embeddings, style: Style) -> dict[str, Any] | None:
-    """Summarize one document and compare."""
+    """Summarize one document and compare; None if it has no abstract of 15 words or more."""
     text, abstract = without_abstract(path.read_text(encoding="utf-8"))
     if len(abstract.split()) < 15:
         return None
@@ -63,7 +63,7 @@ def measure(path: Path, embeddings: Embeddings, style: Style) -> dict[str, Any] 
     found = summarize_chain(None, embeddings=embeddings, style=style).invoke(text)
     seconds = time.perf_counter() - start
     first = lead(text, len(found.text.split()))
-    # An abstract may be longer than the embedder's window; the summary and its lead are shorter by far.
+    # An abstract may be longer than the embedder's window; the summary and the lead are much shorter.
     own = text_vectors(embeddings, [" ".join(abstract.split())])[0]
     ours, base = unit_vectors(embeddings, [found.text, first])
     missing = [one for sentence in found.sentences for one in unsupported(sentence.text, text)]
@@ -104,10 +104,12 @@ def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with peps/")
     parser.add_argument("--sentences", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=10_000, help="only so many documents")
+    parser.add_argument("--limit", type=int, default=10_000, help="number of documents at most")
     options = parser.parse_args()
     files = sorted((options.data / "peps").glob("*.rst"))[: options.limit]
     if not files:

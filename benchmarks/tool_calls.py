@@ -1,14 +1,16 @@
-"""Tool calls on the hand-written cases: right tool, all arguments right; and the decision to call at all.
+"""Print how often a small model calls the right tool with the right arguments, scores against the router.
 
-The model's own scores and the agent's router are paired on the same cases. Half of the cases, by hash
-of the id, only report. `--data PATH` adds the messages of routing.jsonl: does one of this toolkit's tools
-have to be called, by the model's own scores alone.
+    python benchmarks/tool_calls.py [--half report] [--data PATH]
+
+The cases are hand-written (tests/data/tool_cases.jsonl). The model's own scores and the agent's router are
+compared on the same cases. Half of the cases, by hash of the id, only report. `--data PATH` adds the messages
+of routing.jsonl: how often the model's own scores decide correctly whether one of this toolkit's tools has to
+be called. Prints a table with 95 % bootstrap intervals, then one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import random
 import zlib
@@ -17,27 +19,37 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
 
 from llms import ChatLocal
 from llms.small import choose_tool
 from llms.threads import configure_threads
+from tools import (
+    calculator_tool,
+    classify_tool,
+    read_file_tool,
+    run_python_tool,
+    search_docs_tool,
+    summarize_tool,
+    write_code_tool,
+)
 
 T = TypeVar("T")
 CASES = Path(__file__).parent.parent / "tests" / "data"
 
 
 def reports(identifier: str) -> bool:
-    """Whether a case belongs to the half that only reports."""
+    """Return whether a case belongs to the half that only reports."""
     return zlib.crc32(identifier.encode()) % 2 == 1
 
 
 def share(values: Sequence[bool]) -> float:
-    """Return the share of true ones."""
+    """Return the share of true values."""
     return sum(values) / len(values)
 
 
 def interval(rows: Sequence[T], measure: Callable[[Sequence[T]], float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a measure of rows."""
+    """Return the 95 % bootstrap interval of a measure."""
     draw = random.Random(0)
     found = sorted(measure(draw.choices(rows, k=len(rows))) for _ in range(2000))
     return found[50], found[1949]
@@ -52,7 +64,7 @@ def router() -> Any:
 
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Compare arguments; case and numbers' types do not matter."""
+    """Return whether arguments are equal, apart from case and the types of numbers."""
     return {k: str(v).casefold() for k, v in found.items()} == {
         k: str(v).casefold() for k, v in expected.items()
     }
@@ -73,14 +85,22 @@ def run_cases(chat: ChatLocal, cases: list[dict[str, Any]], picker: Any) -> list
 
 
 def own_tools() -> list[dict[str, Any]]:
-    """Return this toolkit's own tools by name and description, as the messages' labels mean them."""
-    names = ("search_docs", "write_code", "run_python", "calculator", "read_file", "summarize", "classify")
-    texts = {name: importlib.import_module(f"tools.{name}").DESCRIPTION for name in names}
-    return [{"function": {"name": name, "description": text}} for name, text in texts.items()]
+    """Return the names and descriptions of this toolkit's tools, to which the messages' labels refer."""
+    unused: Any = RunnableLambda(lambda _: None)  # only the descriptions are read
+    made = (
+        search_docs_tool(unused),
+        write_code_tool(unused),
+        run_python_tool(),
+        calculator_tool(),
+        read_file_tool(()),
+        summarize_tool(unused),
+        classify_tool(lambda _: unused),
+    )
+    return [{"function": {"name": tool.name, "description": tool.description}} for tool in made]
 
 
 def decisions(chat: ChatLocal, folder: Path, halves: Sequence[bool]) -> tuple[list[bool], list[bool]]:
-    """Return (needed, decided) of the messages of the wanted halves, the model deciding alone."""
+    """Return (needed, decided) for the messages of some halves; the model's scores alone decide."""
     tools = own_tools()
     needed, decided = [], []
     for line in (folder / "routing.jsonl").read_text(encoding="utf-8").splitlines():
@@ -92,7 +112,7 @@ def decisions(chat: ChatLocal, folder: Path, halves: Sequence[bool]) -> tuple[li
 
 
 def balanced(rows: Sequence[tuple[bool, bool]]) -> float:
-    """Return the mean of the share of needed calls made and of needless calls left out."""
+    """Return the mean of the shares of needed calls made and of needless calls left out."""
     shares = []
     for wanted in (True, False):
         right = [decided == wanted for needed, decided in rows if needed == wanted]
@@ -101,8 +121,10 @@ def balanced(rows: Sequence[tuple[bool, bool]]) -> float:
 
 
 def main() -> None:
-    """Measure, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
     parser.add_argument("--data", type=Path)

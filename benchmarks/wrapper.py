@@ -1,7 +1,9 @@
-"""What ChatLocal costs on top of plain `transformers.generate`: tokens a second of both, interleaved.
+"""Print tokens per second of ChatLocal.stream, against plain `transformers.generate` on the same model.
 
-The baseline is `generate` on the very model that ChatLocal has loaded, same prompt, same number of tokens.
-Passed: the median ratio is at least 0.95.
+    python benchmarks/wrapper.py [--model NAME] [--tokens 96] [--rounds 5]
+
+`generate` runs on the very model that ChatLocal has loaded, with the same prompt and number of tokens, in
+alternation. The target is a median ratio of at least 0.95. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ PROMPT = "Write a long story about a lighthouse keeper who finds a map."
 
 
 def stream_rate(chat: ChatLocal, tokens: int) -> float:
-    """Tokens a second of ChatLocal.stream, prefill included."""
+    """Return tokens per second of ChatLocal.stream, including prefill."""
     began, count = time.perf_counter(), 0
     for chunk in chat.stream(PROMPT, max_tokens=tokens):
         count += chunk.usage_metadata["output_tokens"] if chunk.usage_metadata else 0
@@ -28,7 +30,7 @@ def stream_rate(chat: ChatLocal, tokens: int) -> float:
 
 
 def generate_rate(runtime: Any, ids: list[int], tokens: int) -> float:
-    """Tokens a second of generate on the same model, prefill included."""
+    """Return tokens per second of generate on the same model, including prefill."""
     prompt = torch.tensor([ids], device=runtime.loaded.device)
     began = time.perf_counter()
     out = runtime.loaded.model.generate(
@@ -38,8 +40,10 @@ def generate_rate(runtime: Any, ids: list[int], tokens: int) -> float:
 
 
 def main() -> None:
-    """Measure, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
