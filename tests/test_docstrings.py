@@ -67,6 +67,8 @@ MODULES = [
     "chains.text.vectors",
     "chains.text.windows",
     "chains.text.words",
+    "llms.chat",
+    "llms.completion",
     "llms.decoders.cpu",
     "llms.decoders.cpu.native",
     "llms.decoders.cpu.weights",
@@ -85,9 +87,12 @@ MODULES = [
     "llms.models.registry",
     "llms.models.weights",
     "llms.params",
+    "llms.prompts",
     "llms.protocols",
+    "llms.structured",
     "llms.threads",
     "llms.tokenizer",
+    "llms.tool_calls.format",
     "sandbox.limits",
     "sandbox.pool",
     "sandbox.result",
@@ -100,10 +105,17 @@ MODULES = [
     "tools.run_python",
 ]
 
+WITH_MODEL = {"llms.chat", "llms.completion"}
+"""Modules whose examples load the embedded model."""
+
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_examples_of_a_module_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_a_module_run(
+    module: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setenv("COLUMNS", "110")  # an example prints the same on every terminal
+    if module in WITH_MODEL:
+        monkeypatch.setenv("AGENT_CACHE_DIR", str(request.getfixturevalue("embedded_cache")))
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     result = doctest.testmod(importlib.import_module(module), optionflags=flags)
     assert result.attempted > 0, f"{module} shows no example"

@@ -188,7 +188,7 @@ def test_names_that_other_chat_models_have_for_the_same_options(chat: ChatLocal)
         1.1,
         512,
     )
-    assert other.params().stop == ("x",)
+    assert other.params().stops == ("x",)
     assert chat.invoke(FRANCE, max_completion_tokens=2).usage_metadata["output_tokens"] == 2  # type: ignore[index]
     for given in ({"max_tokens": 3, "num_predict": 4}, {"model": "a", "model_name": "b"}):
         with pytest.raises(BadRequest, match="once"):
