@@ -225,7 +225,7 @@ class ModelTokenizer:
         return cls(
             backend,
             tokenizer.special_tokens_map,
-            tokenizer.chat_template,
+            getattr(tokenizer, "chat_template", None),
             lambda: tokenizer,
             all_special_tokens=tokenizer.all_special_tokens,
         )
@@ -338,7 +338,7 @@ class SlowTokenizer(ModelTokenizer):
     """A tokenizer of transformers that is written in Python; grammars cannot use it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        special_tokens, template = tokenizer.special_tokens_map, tokenizer.chat_template
+        special_tokens, template = tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)
         all_special_tokens = tokenizer.all_special_tokens
         super().__init__(
             cast("Tokenizer", tokenizer),
