@@ -97,7 +97,13 @@ def complete_chain(
 
 
 class Completer(Runnable[Gap, str]):
-    """The Runnable that `complete_chain` returns; `candidates` gives more than the best completion."""
+    """The Runnable that `complete_chain` returns; `candidates` gives more than the best completion.
+
+    >>> from langchain_core.language_models import FakeListLLM
+    >>> fill = complete_chain(FakeListLLM(responses=["r * r", "r ** 2"]), kind="code", n=2)
+    >>> [one.text for one in fill.candidates({"prefix": "def square(r): return ", "suffix": ""})]
+    ['r * r', 'r ** 2']
+    """
 
     def __init__(self, pipeline: _CompletionPipeline) -> None:
         """Use `complete_chain`, which checks the options."""

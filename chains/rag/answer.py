@@ -39,6 +39,10 @@ class Answer:
     If the documents do not answer, `grounded` is False, `citations` is empty, and `nearest` holds the
     passages that came closest.
 
+    >>> answer = Answer("Not in your documents.", question="Who was the first mayor?")
+    >>> answer.grounded, answer.to_dict()["question"]
+    (False, 'Who was the first mayor?')
+
     Attributes:
         text: The sentences, each followed by the number of its citation, as in "At nine [1]."
         question: The question that was looked up. A follow-up question is condensed with its history.

@@ -96,6 +96,12 @@ class SummaryPart:
 class Summary:
     """A summary, with the part that each of its sentences comes from.
 
+    >>> part = SummaryPart(heading="Repairs", source="bridge.md", start=0, end=900)
+    >>> sentence = SummarySentence("The bridge is closed.", part=0, quote="The bridge is closed.")
+    >>> summary = Summary("The bridge is closed.", sentences=(sentence,), parts=(part,))
+    >>> [(one.text, summary.parts[one.part].heading) for one in summary.sentences]
+    [('The bridge is closed.', 'Repairs')]
+
     Attributes:
         text: The summary.
         sentences: Its sentences, each with its part.
