@@ -81,8 +81,30 @@ def test_words_that_cannot_be_options_may_begin_with_a_dash() -> None:
     assert args.question == ("what is", "-5", "+", "-.5", "- and this?")
     assert (args.k, args.system) == (3, "-1")
     assert parse("ask", "-s be brief").system == " be brief"
+    assert parse("ask", "--json is what?").question == ("--json is what?",)
     with pytest.raises(click.NoSuchOption):
         parse("ask", "-5x")
+
+
+def test_values_with_an_equals_sign() -> None:
+    args = parse("ask", "-k=3", "--system=--json", "-m=a=b", "-t=", "hello")
+    assert (args.k, args.system, args.model, args.template) == (3, "--json", "a=b", "")
+    assert args.question == ("hello",) and not args.json
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("code", "f", "--out", "--force"),
+        ("ask", "-f", "--json", "x"),
+        ("ask", "-o", "k", "-x"),
+        ("ask", "-s", "--", "x"),
+    ],
+)
+def test_an_option_is_never_the_value_of_another_one(argv: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(click.BadOptionUsage):
+        parse(*argv)
+    assert main(argv) == 2
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -129,17 +129,33 @@ class Verb(click.Command):
         return int(ctx.invoke(self.callback, args))
 
     def make_parser(self, ctx: click.Context) -> Any:
-        """Return click's parser, changed so that it takes negative numbers and sentences as words."""
+        """Return click's parser, changed where click has no setting for it.
+
+        Negative numbers and sentences that begin with a dash are words. `-k=3` is `-k 3`. The value of an
+        option is never another option, so `--out --force` is an error and not a file called `--force`.
+        """
         parser: Any = super().make_parser(ctx)
-        names = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
-        take_option = parser._process_opts  # click has no public way to say which words are options
+        options = {
+            name: param
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        take_option = parser._process_opts
 
         def take(arg: str, state: Any) -> None:
-            is_option = arg.partition("=")[0] in names or arg[:2] in names - {"--"}
-            if not is_option and (" " in arg or _NEGATIVE.fullmatch(arg)):
+            name, equals, value = arg.partition("=")
+            option = options.get(name)
+            if option is None and arg[:2] not in options and (" " in arg or _NEGATIVE.fullmatch(arg)):
                 state.largs.append(arg)
-            else:
-                take_option(arg, state)
+                return
+            if option is not None and not option.is_flag:
+                if equals and len(name) == 2:
+                    state.rargs.insert(0, value)
+                    arg = name
+                elif not equals and {"--", *options} & set(state.rargs[: option.nargs]):
+                    raise click.BadOptionUsage(name, "an option stands in place of a value", ctx)
+            take_option(arg, state)
 
         parser._process_opts = take
         return parser
