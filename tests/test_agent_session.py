@@ -153,7 +153,7 @@ def test_a_fault_is_said_and_the_next_turn_works(
             if n == 3:
                 faults.armed = False
             try:
-                session.turn({"messages": [HumanMessage(question)]}, question, printer)
+                session.turn([HumanMessage(question)], printer)
             except Exception as error:
                 assert "fault in" in str(error), repr(error)  # said, with its cause
             if printer.final is not None:

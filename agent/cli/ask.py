@@ -106,7 +106,7 @@ def ask(args: Args) -> int:
                 session.continue_last(args.thread)
             if args.show_context:
                 report_passages(parts, request.question)
-            answer = session.turn(request.inputs, request.question, printer_for(args))
+            answer = session.turn([request.message], printer_for(args))
         report_run(parts, trace, args)
     grounded = answer is not None and answer.grounded
     return errors.UNGROUNDED if args.fail_ungrounded and not grounded else errors.DONE

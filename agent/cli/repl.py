@@ -144,7 +144,7 @@ class Repl:
 
         self._last_question = text
         printer = TextPrinter(tool_debug=self._args.tool_debug)
-        final = self._session.turn({"messages": [*instead_of, HumanMessage(text)]}, text, printer)
+        final = self._session.turn([*instead_of, HumanMessage(text)], printer)
         if self._show_tokens and final is not None:
             usage = final.usage
             console.say(f"tokens: {usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out")

@@ -8,13 +8,15 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from agent.cli import console
 from agent.cli.options import Args, settings_from, words_of
 from agent.errors import RequestError
 
 if TYPE_CHECKING:
+    from langchain_core.messages import HumanMessage
+
     from agent.build import Parts
     from agent.turn.context import RunContext
 
@@ -31,17 +33,11 @@ class Question:
     origin: str = "standard input"
 
     @property
-    def inputs(self) -> Any:
-        """The graph's input: one message, which marks what in it is not the user's own words."""
-        from langchain_core.messages import HumanMessage
+    def message(self) -> HumanMessage:
+        """The message for the graph, which marks the part that is not the user's own words."""
+        from agent.turn.messages import user_message
 
-        from agent.guard.taint import OWN_INPUT, UNTRUSTED
-
-        if not self.piped:
-            return {"messages": [HumanMessage(self.question)]}
-        text = "\n\n".join((self.piped, self.question))
-        marks = {UNTRUSTED: self.origin, OWN_INPUT: self.question}
-        return {"messages": [HumanMessage(text, additional_kwargs=marks)]}
+        return user_message(self.question, attached=self.piped, origin=self.origin)
 
 
 def read_question(args: Args) -> Question:

@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from agent.turn.context import RunContext
 from agent.turn.events import Approval, Delta, Final, ToolCall, stream_events
 
 if TYPE_CHECKING:
+    from langchain_core.messages import AnyMessage
+
     from agent.build import Parts
     from agent.cli.printing import Printer
     from agent.storage.threads import Thread
@@ -30,7 +32,7 @@ class Session:
     """An agent, the thread that it talks in, and the log. Use it as a context manager.
 
         with Parts(load_settings()) as parts, Session(parts, RunContext(), keep=True) as session:
-            session.turn({"messages": [HumanMessage("What is NF4?")]}, "What is NF4?", TextPrinter())
+            session.turn([HumanMessage("What is NF4?")], TextPrinter())
 
     Unless `keep` is set and logging is on, threads live in memory and end with the session.
     """
@@ -77,17 +79,20 @@ class Session:
         if self.thread is None:
             raise ThreadError("expected a thread to continue, found none; begin one: agent chat")
 
-    def turn(self, inputs: Any, question: str, printer: Printer) -> Final | None:
+    def turn(self, messages: Sequence[AnyMessage], printer: Printer) -> Final | None:
         """Run one turn, log it and return the answer; raises ThreadError if its steps cannot be written.
 
-        A turn of this thread that was not finished is finished first.
+        A turn of this thread that was not finished is finished first. The last of `messages` asks the
+        question.
         """
         from agent.storage.threads import telling_errors
+        from agent.turn.messages import question_of
 
+        question = question_of(messages) or ""
         with telling_errors(self._path):
             config = self._config(question)
             self._finish_waiting(config, printer)
-            final = self._run(inputs, printer, config)
+            final = self._run({"messages": list(messages)}, printer, config)
             if self.thread is not None:
                 self.threads.touch(self.thread)
                 self.threads.settle(self.thread)

@@ -1,8 +1,8 @@
 """Middleware that applies the policy to each tool call, and asks a person if the policy says so.
 
 LangChain's HumanInTheLoopMiddleware asks the same question, but words a rejection for the model alone, and
-adds a step to the graph for each model call. Here a rejection is worded for whoever reads it: the user, if
-the tool's result would have been the answer.
+adds a step to the graph for each model call. Here a rejection is worded for its reader: the user if the
+tool's result would have been the answer, else the model.
 """
 
 from __future__ import annotations

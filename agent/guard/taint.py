@@ -1,4 +1,4 @@
-"""Which text in a conversation is not the user's own, and which arguments of a tool call were taken from it.
+"""Taint: the text in a conversation that is not the user's own, and the tool arguments taken from it.
 
 Text from documents, files, tools and MCP servers is data, not instructions. The mark is read from the
 messages themselves, so it is stored with the thread and survives a restart. No model is asked, so no text can

@@ -149,7 +149,7 @@ def _explain(name: str, server: McpServer, error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         what = f"nothing within {server.timeout_s:g} s"
     elif type(error).__name__ in _GONE or str(error) == "Connection closed":
-        what = "that it ended, or said what is no message of the protocol"
+        what = "that it ended, or sent no message of the protocol"
     else:
         what = f"{type(error).__name__}: {error}"[:500]
     where = server.url or " ".join(server.command)

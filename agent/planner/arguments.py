@@ -1,4 +1,4 @@
-"""What the user's own words say without a model: what is wanted of a text, a file, the arguments of a tool.
+"""Rules that read the user's own words: the wish for a text's gist, a named file, a tool's arguments.
 
 A 135M model that copies a program or a page of text drops brackets and words. What can be cut out of the
 message is cut out here, and only the rest is left to the model under its grammar. These are rules in addition
