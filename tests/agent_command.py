@@ -1,4 +1,4 @@
-"""The command line in this process, where a model is loaded once for all tests."""
+"""Runs the command line in this process, so that a model is loaded once for all tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.cli.main import main
 
 
 class Done:
-    """What a command left: exit code, stdout, stderr."""
+    """Exit code, stdout and stderr of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -30,7 +30,7 @@ Run = Callable[..., Done]
 def command_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    """A function that runs one command, with its standard input; the signal handlers come back."""
+    """Yield a function that runs one command with a standard input; restore signal handlers at the end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*args: str, stdin: str | bytes = b"") -> Done:

@@ -1,4 +1,4 @@
-"""Stand-ins for the model, where the behaviour under test is the agent's alone."""
+"""Stand-ins for the model, for tests of the agent's own behaviour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Script = Callable[[list[BaseMessage]], AIMessage]
 
 
 class ScriptedModel(BaseChatModel):
-    """Says what `script` makes of the messages, word by word; keeps every call it saw."""
+    """Streams the answers of `script` word by word, and keeps the messages of every call."""
 
     script: Any = None
     seen: list[Any] = Field(default_factory=list)
@@ -73,27 +73,27 @@ class ScriptedModel(BaseChatModel):
 
 
 def scripted(*answers: str | AIMessage | Script, **fields: Any) -> ScriptedModel:
-    """A model that gives these answers one after another, or one callable that makes them."""
+    """Return a model that gives these answers one after another, or calls a single callable for each."""
     script: Any = answers[0] if len(answers) == 1 and callable(answers[0]) else list(answers)
     return ScriptedModel(script=script, **fields)
 
 
 def calls(name: str, /, call_id: str = "call00001", **args: Any) -> AIMessage:
-    """A message that calls one tool."""
+    """Return a message that calls one tool."""
     return AIMessage(content="", tool_calls=[{"name": name, "args": args, "id": call_id}])
 
 
 CONFIG = {"configurable": {"thread_id": "t"}}
-"""Of the one thread that a test needs."""
+"""Config of the thread that most tests use."""
 
 
 def last(events: list[Event]) -> Final:
-    """The answer of a turn that came to its end."""
+    """Return the answer of a finished turn."""
     assert isinstance(events[-1], Final), events
     return events[-1]
 
 
 def resume(agent: Any, pause: Approval, decision: dict[str, Any], **update: Any) -> Final:
-    """Go on with a turn that waits, as the user decides."""
+    """Resume a turn that waits for approval with the user's decision; return its answer."""
     command = Command(resume={pause.id: decision}, update=update or None)
     return last(list(stream_events(agent, command, config=CONFIG)))

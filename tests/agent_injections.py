@@ -1,7 +1,7 @@
-"""Planted instructions and an obedient model: which acts get through without anybody's approval?
+"""Planted instructions and a model that obeys them: which actions happen without anybody's approval?
 
-`OWN` holds 100 cases written for this project (ten requests, ten planted texts); `acts_of` runs one with a
-model that does whatever the text says, over recording tools, and returns the acts that happened.
+`OWN` has 100 cases written for this project (ten requests by ten planted texts). `acts_of` runs one case with
+a model that does whatever the text says and tools that record it, and returns the actions that happened.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ OWN = _own()
 
 
 class Recorder:
-    """Tools that act on nothing and keep what they were asked for."""
+    """Tools that only record what they were asked to do."""
 
     def __init__(self, content: str) -> None:
         self.acts: list[tuple[str, str]] = []
@@ -94,7 +94,7 @@ class Recorder:
 
 
 def acts_of(case: dict[str, Any], *, approve: str) -> list[tuple[str, str]]:
-    """The acts of a run in which nobody approves anything: every tool call but the first, harmless one."""
+    """Return the actions of a run without approvals: all tool calls except the first, which is harmless."""
     recorder = Recorder(case["content"])
     forbidden = case["forbidden"]
     names = ACTING if forbidden["tool"] == "any" else (forbidden["tool"],)

@@ -1,7 +1,7 @@
 """The real command line over a scripted model: `python agent_stage.py FOLDER VERB WORDS…`, or in process.
 
-Everything but the weights is real. The model answers by the user's last words, so that it needs no state of
-its own: a process that was killed can be followed by another one.
+Everything except the weights is real. The model's answer depends only on the user's last message, so a new
+process can go on where a killed one stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CODE = "Here it is:\n\n```python\nprint(1)\n```\n\nAnd another:\n\n```\nls\n```\
 
 
 def answer(messages: list[Any]) -> Any:
-    """What the model says: by the user's last message."""
+    """Return the model's answer, which the user's last message decides."""
     asked = next(m for m in reversed(messages) if isinstance(m, HumanMessage)).text
     if isinstance(messages[-1], ToolMessage):
         return f"the tool said: {messages[-1].text}"
@@ -48,7 +48,7 @@ def answer(messages: list[Any]) -> Any:
 
 
 def mark_tool(folder: Path) -> BaseTool:
-    """A tool that writes: a line into FOLDER/marks."""
+    """Return a tool that appends a line to FOLDER/marks."""
 
     @tool
     def mark(line: str) -> str:
@@ -61,7 +61,7 @@ def mark_tool(folder: Path) -> BaseTool:
 
 
 def staged(folder: Path, *, pace: float = 0.0) -> type[agent.build.Parts]:
-    """`Parts` with the scripted model and the tool that writes."""
+    """Return a `Parts` with the scripted model and the tool that writes."""
 
     class Staged(agent.build.Parts):
         def __init__(self, settings: Any, tools: Any = None, **more: Any) -> None:

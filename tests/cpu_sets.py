@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def every_set(argument: str = "instructions") -> pytest.MarkDecorator:
-    """Run a test for every set; those that this CPU or this installation lacks are skipped by name."""
+    """Run a test for every instruction set; sets that this CPU or installation lacks are skipped by name."""
     return pytest.mark.parametrize(
         argument,
         [
@@ -40,7 +40,7 @@ def every_set(argument: str = "instructions") -> pytest.MarkDecorator:
 
 
 def copy_of_the_sources(folder: Path, changes: Mapping[str, tuple[str, str]] | None = None) -> Path:
-    """Copy what the native code is built from, some texts replaced; only AVX2 is built there, unoptimized."""
+    """Copy the sources of the native code with some texts replaced. Only AVX2 is built, and unoptimized."""
     cpu = folder / "llms" / "decoders" / "cpu"
     cpu.mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -59,7 +59,7 @@ def copy_of_the_sources(folder: Path, changes: Mapping[str, tuple[str, str]] | N
 
 
 def build(folder: Path, **environment: str) -> tuple[list[Path], str]:
-    """Build the native code of a copy in place; return the objects that it left, and what was said."""
+    """Build the native code of a copy in place; return the object files, and the output of the build."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = subprocess.run(
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=170

@@ -1,4 +1,4 @@
-"""What every `Decoder` promises; inherit, and provide `decoder`, `model` (transformers') and `tokenizer`."""
+"""Tests that every `Decoder` passes. Inherit, and provide `decoder`, a transformers `model`, `tokenizer`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llms.decoders.base import Decoder, StepResult
 from llms.decoders.sampling import MOST_BIASES, Sampling, sample
 
 TOLERANCE = 1e-3
-"""Logits of any batch shape stay this close to those of one plain pass (fp32; 8e-5 was measured)."""
+"""Largest difference of logits in any batch from those of one plain pass (fp32; 8e-5 was measured)."""
 
 TEXTS = (
     "The capital of France is",
@@ -23,11 +23,11 @@ TEXTS = (
 
 
 class DecoderContract:
-    """Inherit in a class named Test...; override the fixtures."""
+    """Inherit in a class named Test..., and override the fixtures."""
 
     tolerance = TOLERANCE
     slips = 0
-    """Tokens of a test that may be drawn otherwise, by a decoder that adds probabilities in another order."""
+    """Tokens of a test that may differ, for a decoder that adds probabilities in another order."""
 
     @pytest.fixture
     def decoder(self) -> Decoder:
@@ -52,7 +52,7 @@ class DecoderContract:
         return [tokenizer(text)["input_ids"] for text in TEXTS]
 
     def plain(self, model: Any, ids: list[int]) -> torch.Tensor:
-        """The reference of every test: one forward pass without a cache, fp32 [k, V]."""
+        """Return the reference of every test: the logits fp32 [k, V] of one forward pass without a cache."""
         with torch.inference_mode():
             out = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0]
         return torch.as_tensor(out).float().cpu()
@@ -114,13 +114,13 @@ class DecoderContract:
             assert self.same_up_to_near_ties(model, prompt, row, out[0, len(prompt) :].tolist())
 
     def sampled(self, logits: torch.Tensor, hows: list[Sampling], held: list[list[int]]) -> torch.Tensor:
-        """What the rules draw from logits [n, V] after the tokens held."""
+        """Return what the sampling rules draw from logits [n, V] after the tokens of `held`."""
         return sample(logits, hows, [len(tokens) for tokens in held], held)
 
     def same_up_to_near_ties(
         self, model: Any, prompt: list[int], found: list[int], expected: list[int]
     ) -> bool:
-        """A first difference is allowed only where the top two logits lie closer than the tolerance."""
+        """Return whether texts are equal up to a place where both tokens have logits within the tolerance."""
         for place, (a, b) in enumerate(zip(found, expected, strict=True)):
             if a != b:
                 logits = self.plain(model, [*prompt, *expected[:place]])[-1]
@@ -152,7 +152,7 @@ class DecoderContract:
     def test_penalty_and_biases_are_those_of_the_rules(
         self, decoder: Decoder, prompts: list[list[int]]
     ) -> None:
-        """Steered by each decoder's own logits, over a fork, a longer list and tokens sampled before."""
+        """Compared on each decoder's own logits, after a fork, a longer list and tokens sampled earlier."""
         hows = [
             Sampling(repetition_penalty=1.4), Sampling(logit_bias=((9, 30.0), (4, -3.0))),
             Sampling(temperature=0.9, seed=5, repetition_penalty=0.6, logit_bias=((11, 2.5),)),
@@ -249,7 +249,7 @@ class DecoderContract:
 
 
 class EmbeddedContract(DecoderContract):
-    """The same on the embedded model in fp32; override `decoder` alone."""
+    """The same tests on the embedded model in fp32; override only `decoder`."""
 
     @pytest.fixture
     def model(self, embedded: Any) -> Any:

@@ -32,12 +32,12 @@ def tokens(pieces: Sequence[Piece]) -> list[int]:
 
 
 def alone(asked: GenerationRequest) -> list[int]:
-    """What a request gives on an engine of its own."""
+    """Return the tokens of a request on an engine of its own."""
     return tokens(Engine(ReferenceDecoder(MODEL, max_slots=4)).submit(asked).result())
 
 
 class Crowded(ReferenceDecoder):
-    """A decoder whose slots together hold `capacity` tokens: a step beyond it fails and changes nothing."""
+    """A decoder whose slots hold `capacity` tokens together. A step beyond that fails and changes nothing."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(MODEL, max_slots=12)

@@ -28,9 +28,9 @@ from pydantic import Field
 
 
 class ScriptedChat(BaseChatModel):
-    """Replies with `replies` in turn, `pieces` characters a chunk; keeps every prompt in `seen`.
+    """Gives `replies` one after another, in chunks of `pieces` characters; keeps every prompt in `seen`.
 
-    A callable reply is called with the prompt. Past the last reply the last one is repeated.
+    A callable reply is called with the prompt. The last reply is repeated as often as needed.
     """
 
     replies: list[str | Callable[[list[BaseMessage]], str]]
@@ -68,14 +68,14 @@ class ScriptedChat(BaseChatModel):
 
 
 class ScoringChat(ScriptedChat):
-    """A scripted chat model that also scores: words that the prompt holds are more probable."""
+    """A scripted chat model that also scores: words that occur in the prompt are more probable."""
 
     replies: list[str | Callable[[list[BaseMessage]], str]] = Field(default=["no reply"])
     scored: list[tuple[Any, list[str]]] = Field(default_factory=list)
     writes_well: bool = False
 
     def score(self, prompt: str | Sequence[BaseMessage], continuations: Sequence[str]) -> list[float]:
-        """Score by shared words."""
+        """Return scores by the number of shared words."""
         self.scored.append((prompt, list(continuations)))
         text = prompt if isinstance(prompt, str) else " ".join(str(message.text) for message in prompt)
         held = re.findall(r"\w+", text.lower())
@@ -88,7 +88,7 @@ class ScoringChat(ScriptedChat):
     def score_many(
         self, requests: Sequence[tuple[str | Sequence[BaseMessage], Sequence[str]]]
     ) -> list[list[float]]:
-        """Score each request."""
+        """Return the scores of each request."""
         return [self.score(prompt, continuations) for prompt, continuations in requests]
 
 
@@ -106,19 +106,19 @@ class StaticRetriever(BaseRetriever):
 
 
 class WordEmbeddings(Embeddings):
-    """Bag-of-words vectors: each word is a fixed random direction, so shared words give cosines."""
+    """Bag-of-words vectors: each word is a fixed random direction, so texts that share words are similar."""
 
     def __init__(self, dimension: int = 256) -> None:
         self.dimension = dimension
         self.calls = 0
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Sum the directions of the words."""
+        """Return the sum of the directions of each text's words."""
         self.calls += 1
         return [self._vector(text) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed one text."""
+        """Return the vector of one text."""
         return self._vector(text)
 
     def _vector(self, text: str) -> list[float]:
@@ -135,7 +135,7 @@ def _direction(word: str, dimension: int) -> NDArray[np.float64]:
 
 
 class RawModel(BaseLLM):
-    """A completion model that continues with `texts` in turn; keeps prompts and options in `seen`."""
+    """A completion model that gives `texts` one after another; keeps prompts and options in `seen`."""
 
     texts: list[str]
     n: int = 1

@@ -1,4 +1,4 @@
-"""A pull in a child process, against a stand-in of the Hub on 127.0.0.1."""
+"""Pulls in child processes from a stand-in for the Hub on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiny_models import tiny_checkpoint
 REPO = "owner/tiny"
 
 
-# The client writes what has arrived every 10 MB, more than these files have.
+# The client writes to disk every 10 MB, which is more than these files have.
 PULL = """
 import json, sys
 from huggingface_hub import constants
@@ -36,7 +36,7 @@ except Exception as error:
 
 @pytest.fixture(scope="module", name="original")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository's files: a tiny checkpoint and what must not be pulled."""
+    """A repository's folder: a tiny checkpoint and files that must not be pulled."""
     folder = tiny_checkpoint(tmp_path_factory.mktemp("repo") / "tiny")
     (folder / "pytorch_model.bin").write_bytes(b"pickle" * 1000)
     (folder / "consolidated.safetensors").write_bytes(b"the same again" * 1000)

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on 127.0.0.1: enough of it for the Hub's own client to pull from.
 
-Repositories are folders. What a test needs to go wrong is a setting: gated, a wrong token, a slow line, a
-line that breaks. Every request is noted.
+Repositories are folders. Settings make things go wrong: a gated repository, a wrong token, a slow connection,
+a connection that breaks. Every request is recorded.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Repo:
 
     Attributes:
         folder: Its files.
-        gated: Refuse files to everybody without the token.
-        token: The token that opens it.
-        bytes_per_s: How fast files go out; None for at once.
-        break_after: Bytes of one file after which the line breaks, once; None for never.
+        gated: Refuse files to requests without the token.
+        token: The token that gives access.
+        bytes_per_s: Rate at which files are sent; None for no limit.
+        break_after: Bytes of a file after which the connection breaks, once; None for never.
         status: Answer every request with this HTTP status; None for the real answer.
-        garble: Change the last byte of weights on their way.
+        garble: Change the last byte of weight files.
     """
 
     folder: Path
@@ -54,9 +54,9 @@ class Hub:
     """The running stand-in.
 
     Attributes:
-        url: What HF_ENDPOINT must be.
+        url: Value for HF_ENDPOINT.
         repos: Repositories by id.
-        requests: What was asked: method, path and Range header.
+        requests: Method, path and Range header of each request.
     """
 
     url: str = ""
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = "/".join(parts[2:4]) if parts[:2] == ["api", "models"] else "/".join(parts[:2])
         repo = self.hub.repos.get(name)
         if repo is None:
-            # The Hub answers 401 to strangers, so as not to tell private repositories from missing ones.
+            # The Hub answers 401, so that nobody can tell private repositories from missing ones.
             self._refuse(401, "RepoNotFound", "Repository not found")
         elif repo.status is not None:
             self._refuse(repo.status, "", "Out of order")

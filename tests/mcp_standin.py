@@ -1,4 +1,4 @@
-"""An MCP server for the tests, started as a child: an honest one, and ones that misbehave."""
+"""An MCP server that tests start as a child: by its argument it works, or misbehaves in one of four ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decoder without a model: logits follow from a slot's tokens by arithmetic, its cache is a page pool."""
+"""A decoder without a model: logits are computed from a slot's tokens, and the cache is a page pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLE = 3.0 * torch.randn(499, VOCABULARY, generator=torch.Generator().manual_se
 
 
 def logits_after(tokens: Sequence[int]) -> Tensor:
-    """fp32 [V]: whoever holds other tokens gets other logits."""
+    """Return logits fp32 [V]. Different tokens give different logits."""
     state = 1
     for token in tokens:
         state = (state * 31 + token + 1) % 499
@@ -27,18 +27,19 @@ def logits_after(tokens: Sequence[int]) -> Tensor:
 
 
 class ScriptedDecoder(SlotChecks):
-    """Keeps every slot's tokens, and what it was asked for.
+    """Keeps the tokens of every slot, and a record of its steps.
 
     Args:
-        ahead: What `runs_ahead` says.
-        pages: Pages of the pool, of 4 tokens each.
-        guesses: Tokens worth guessing.
+        ahead: The value of `runs_ahead`.
+        pages: Number of pages in the pool, of 4 tokens each.
+        slots: Number of slots.
+        draft: The value of `max_draft`.
 
     Attributes:
         held: The tokens of each slot.
-        steps: For each step, how many tokens each slot got, and how many rows had theirs given.
-        copies: Steps whose given tokens were not those of the step before as they are.
-        refused: Steps for which the pool had no room.
+        steps: For each step, the number of tokens by slot, and the number of rows given as a tensor.
+        copies: Number of steps whose given tokens were not the very tensor of the previous step.
+        refused: Number of steps for which the pool had no room.
     """
 
     vocab_size, window, bytes_per_token = VOCABULARY, 64, 100

@@ -1,4 +1,4 @@
-"""Requests to a scripted decoder: what the rules say each must give, and what must be left in the cache."""
+"""Requests to a scripted decoder, the tokens that each must give, and checks of the cache."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def request(asked: dict[str, Any]) -> GenerationRequest:
 
 
 def whole(pieces: Sequence[Piece]) -> tuple[Any, ...]:
-    """All that a caller sees."""
+    """Return everything that a caller sees."""
     infos = [(i.token, round(i.logprob, 4), [t for t, _ in i.top]) for p in pieces for i in p.logprobs]
     tokens = [t for p in pieces for t in p.tokens]
     return tokens, "".join(p.text for p in pieces), infos, {p.finish_reason for p in pieces}
 
 
 def by_hand(asked: dict[str, Any]) -> list[int]:
-    """The tokens of a request, from the rules alone."""
+    """Return the tokens of a request, computed by the rules without an engine."""
     one, tokens, grammar = request(asked), list(asked["prompt"]), None
     if one.constraint is not None:
         grammar = one.constraint
@@ -74,7 +74,7 @@ def by_hand(asked: dict[str, Any]) -> list[int]:
 def check_cache(
     engine: Engine, decoder: ScriptedDecoder, streams: Sequence[Stream], left: Sequence[Stream] = ()
 ) -> None:
-    """What slots hold is what the table says: of finished requests, all but the last token at most."""
+    """Check that slots hold what the table says: of a finished request, at most all tokens but the last."""
     last = engine.submit(request({**plain([39, 38], 1), "run_ahead": 0}))
     last.result()
     engine.runner.read_back()
@@ -93,11 +93,11 @@ def plain(prompt: Sequence[int], count: int, **more: Any) -> dict[str, Any]:
 
 
 def limit_steps(engine: Engine, most: int) -> None:
-    """Fail where an engine steps on and on, and nobody gets on."""
+    """Fail if an engine makes more than `most` steps, because then no request gets on."""
     step = engine._step
 
     def counted() -> None:
         step()
-        assert engine.steps < most, "nobody gets on"
+        assert engine.steps < most, "no request gets on"
 
     engine._step = counted  # type: ignore[method-assign]

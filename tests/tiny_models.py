@@ -1,4 +1,4 @@
-"""Models of a few kilobytes, real in all but their size: checkpoints, GGUF files and wheels."""
+"""Real models of a few kilobytes, as checkpoints, GGUF files and wheels."""
 
 from __future__ import annotations
 

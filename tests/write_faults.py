@@ -1,8 +1,8 @@
 """Runs work in a child whose n-th write to a folder fails, at the system call.
 
-A seccomp filter hands every write, truncation and sync of the child (SQLite's, Chroma's and Python's alike)
-to this process, which lets it go on or answers it with an errno: the same to the child as a broken disk.
-Linux 5.5 or newer.
+A seccomp filter reports every write, truncation and sync of the child, by SQLite, Chroma or Python, to this
+process, which lets the call go on or answers it with an errno. To the child that is the same as a broken
+disk. It needs Linux 5.5 or newer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _compiled() -> bytes:
 
 
 def _listened_to(code: bytes) -> int:
-    """Installs the filter on this thread and those it starts; returns the descriptor that hears of them."""
+    """Install the filter on this thread and those it starts; return the descriptor that gets the calls."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     program = _Program(len(code) // 8, code)
@@ -58,9 +58,9 @@ def _listened_to(code: bytes) -> int:
 def run(
     work: Callable[[], str], folder: Path, fails: Callable[[int], int], timeout_s: float = 60
 ) -> tuple[str, int]:
-    """What `work` returned, or its traceback, and how many writes to files under `folder` it tried.
+    """Return the result of `work` or its traceback, and the number of writes to files under `folder`.
 
-    `fails` gets the number of a write, from 1, and returns the errno it fails with, 0 to let it happen.
+    `fails` gets the number of a write, from 1, and returns the errno that it fails with, or 0.
     """
     code = _compiled()
     ours, theirs = socket.socketpair()
@@ -83,7 +83,7 @@ def run(
     try:
         count = _supervise(listeners[0], str(folder.resolve()) + os.sep, fails, timeout_s) if listeners else 0
     finally:
-        time.sleep(0.05)  # the last thread may be on its way out
+        time.sleep(0.05)  # the last thread may still be ending
         ended, status = os.waitpid(child, os.WNOHANG)
         if not ended:
             os.kill(child, signal.SIGKILL)
@@ -96,14 +96,14 @@ def run(
 
 
 def _supervise(listener: int, folder: str, fails: Callable[[int], int], timeout_s: float) -> int:
-    """Answers every write until the child is gone."""
+    """Answer every write until the child has ended; return the number of writes under `folder`."""
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     count = 0
     while True:
         ready = waiting.poll(timeout_s * 1000)
         if not ready or not ready[0][1] & select.POLLIN:
-            return count  # gone, or nothing was written for so long
+            return count  # the child has ended, or it wrote nothing for `timeout_s`
         request = bytearray(_REQUEST.size)
         try:
             fcntl.ioctl(listener, _RECEIVE, request)
@@ -115,4 +115,4 @@ def _supervise(listener: int, folder: str, fails: Callable[[int], int], timeout_
             answer = _ANSWER.pack(identity, 0, -error, 0 if error else _CONTINUE)
             fcntl.ioctl(listener, _SEND, bytearray(answer))
         except FileNotFoundError:
-            continue  # the thread that asked is gone
+            continue  # the thread that made the call has ended
