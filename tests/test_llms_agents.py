@@ -54,7 +54,7 @@ def test_an_agent_calls_once_and_answers_without_the_tags_of_the_result(chat: Ch
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
 def test_an_agent_with_a_schema_asks_its_tools_before_it_fills_it(chat: ChatLocal, strategy: Any) -> None:
-    """With a tool for the schema every answer must call one: which has answered is not asked again."""
+    """With a tool for the schema, each answer must call a tool. One that has answered is not called again."""
     found = conversation(create_agent(chat, [get_weather], response_format=strategy(Report)))
     assert calls(found["messages"])[0] == "get_weather"
     assert calls(found["messages"]).count("get_weather") == 1
@@ -120,7 +120,7 @@ def test_a_result_without_text_is_not_answered_in_tags(chat: ChatLocal) -> None:
 
 
 def test_langchain_knows_what_the_model_can_do(chat: ChatLocal, embedded: Any) -> None:
-    """`create_agent` takes the schema's own strategy; a summary may be asked for by share of the window."""
+    """`create_agent` chooses the schema's own strategy, and summaries can be due at a share of the window."""
     assert chat.profile is not None
     assert (chat.profile["structured_output"], chat.profile["max_input_tokens"]) == (True, 8192)
     assert ChatLocal(model="mistral-7b", window=512).profile["max_input_tokens"] == 512  # type: ignore[index]

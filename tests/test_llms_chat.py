@@ -1,4 +1,4 @@
-"""ChatLocal and LocalLLM on the embedded model: LangChain's terms, options, errors."""
+"""ChatLocal and LocalLLM on the embedded model: LangChain's methods, options and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_stream_is_what_invoke_gives(chat: ChatLocal) -> None:
     whole = chat.invoke(FRANCE)
     chunks = list(chat.stream(FRANCE))
     assert "Paris" in whole.text and "".join(c.text for c in chunks) == whole.text
-    assert FRANCE not in whole.text  # the prompt is not echoed
+    assert FRANCE not in whole.text  # The answer does not repeat the prompt.
     last = chunks[-1]
     assert last.chunk_position == "last" and last.usage_metadata is not None
     assert last.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]  # type: ignore[index]

@@ -1,7 +1,7 @@
-"""What LangChain's own local chat model gets wrong, one test a defect.
+"""Defects of LangChain's own local chat model that this one does not have, one per test.
 
-Each names the reports about `ChatHuggingFace` on a local pipeline that it answers (issues of
-langchain-ai/langchain by number).
+Each test names the reports about `ChatHuggingFace` on a local pipeline, by their issue numbers in
+langchain-ai/langchain.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def seen_prompt(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_tools_reach_the_prompt(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """29033, 30453: bound tools are not in the prompt."""
+    """29033, 30453: bound tools are missing from the prompt."""
     seen = seen_prompt(chat, monkeypatch)
     chat.bind_tools([multiply], tool_choice="any").invoke("What is 6 times 7?", max_tokens=24)
     assert any("multiply" in text and "Multiply two numbers." in text for text in seen)
 
 
 def test_a_tool_call_is_a_tool_call_and_not_text(chat: ChatLocal) -> None:
-    """24430: the answer is the prompt and prose; `tool_calls` stays empty."""
+    """24430: the answer is the prompt followed by prose, and `tool_calls` is empty."""
     answer = chat.bind_tools([multiply]).invoke("Multiply 6 by 7.")
     assert answer.text == ""
     assert [(c["name"], c["args"]) for c in answer.tool_calls] == [("multiply", {"a": 6, "b": 7})]
@@ -65,20 +65,20 @@ def test_a_tool_call_is_a_tool_call_and_not_text(chat: ChatLocal) -> None:
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 def test_structured_output_is_an_instance(chat: ChatLocal, method: Any) -> None:
-    """29569: `with_structured_output` gives None or raises, whatever the model."""
+    """29569: `with_structured_output` returns None or raises an error with any model."""
     found = chat.with_structured_output(Review, method=method).invoke("Jaws is a good film.")
     assert isinstance(found, Review)
 
 
 async def test_async_runs_in_process_and_batches(chat: ChatLocal) -> None:
-    """Async is missing: `ainvoke` and `astream` raise on a pipeline."""
+    """`ainvoke` and `astream` raise an error on a pipeline."""
     answers = await asyncio.gather(*(chat.ainvoke(FRANCE, max_tokens=8) for _ in range(3)))
     assert all("Paris" in answer.text for answer in answers)
     assert "Paris" in "".join([chunk.text async for chunk in chat.astream(FRANCE)])
 
 
 def test_stop_strings_end_the_answer_and_are_no_part_of_it(chat: ChatLocal) -> None:
-    """Stop strings are ignored: generation runs on to its limit."""
+    """Stop strings are ignored, and generation runs to its limit."""
     answer = chat.invoke(FRANCE, stop=["Paris"])
     assert answer.text == "The capital of France is "
     assert answer.response_metadata["finish_reason"] == "stop"
@@ -95,7 +95,7 @@ def test_the_prompt_is_not_echoed(chat: ChatLocal, embedded_cache: Path) -> None
 
 
 class Failures(BaseCallbackHandler):
-    """Keeps the errors that callbacks are told of."""
+    """Records the errors that callbacks receive."""
 
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
@@ -124,11 +124,11 @@ def test_an_error_while_decoding_is_raised_and_not_an_empty_answer(
     with pytest.raises(RuntimeError, match="the device went away"):
         run(chat, how, handler)
     assert [str(error) for error in handler.errors] == ["the device went away"]
-    assert chat.invoke(FRANCE).text  # the engine goes on
+    assert chat.invoke(FRANCE).text  # The engine still works.
 
 
 def run(chat: ChatLocal, how: str, handler: BaseCallbackHandler) -> None:
-    """Ask in one of LangChain's ways."""
+    """Call the model in one of LangChain's ways."""
     config: Any = {"callbacks": [handler]}
 
     async def astream() -> None:

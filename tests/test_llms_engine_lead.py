@@ -22,7 +22,7 @@ class _LateCondition(threading.Condition):
 
 
 class _Errand:
-    """Something that waits for the engine, as a handle does."""
+    """Something that waits for the engine, as a stream does."""
 
     def __init__(self, ready: threading.Condition) -> None:
         self.ready = ready

@@ -1,4 +1,4 @@
-"""What pydantic's types ask of a text or a list: written so that pydantic takes it, or refused when bound."""
+"""Types of pydantic: answers are valid for each of them, or the type is refused when it is bound."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Visit(BaseModel):
 
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_every_type_is_written_so_that_pydantic_takes_it(chat: ChatLocal, temperature: float) -> None:
-    """Digits without end, the 30th of February, "Tom-1:2" as a web address, a key that is no colour."""
+    """Otherwise there are endless digits, 30 February, "Tom-1:2" as an address, or a key "no colour"."""
     model = chat.with_structured_output(Visit, temperature=temperature, seed=5)
     visit = model.invoke("Tom came on 2024-02-30, 5 euro, red.", max_tokens=420)
     assert isinstance(visit, Visit) and set(visit.counts) <= set(Colour)
@@ -84,7 +84,7 @@ def test_every_day_can_be_written(day: dt.date) -> None:
 def test_formats_that_are_only_notes_go_and_the_others_stay() -> None:
     assert with_pattern({"type": "string", "format": "password"}) == {"type": "string"}
     assert with_pattern({"format": "date", "pattern": "^2"}) == {"format": "date", "pattern": "^2"}
-    assert with_pattern({"format": "uri"}) == {"format": "uri"}  # any scheme
+    assert with_pattern({"format": "uri"}) == {"format": "uri"}  # Any scheme is allowed.
     assert prepared({"type": "string", "format": "color", "x-order": 3, "x-mine": 1}) == {"type": "string"}
     for kind in ("regex", "ipvanyaddress", "uri-template"):
         with pytest.raises(UnsupportedSchema, match=kind):

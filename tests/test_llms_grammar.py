@@ -1,4 +1,4 @@
-"""Generated schemas: every text that a constraint completes is valid, within its budget."""
+"""Generated schemas: each text that a grammar completes is valid and fits its budget."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ TREE = {
 
 
 def drawn(seed: int) -> dict[str, Any]:
-    """Return the schema of one seed: an object with one value."""
+    """Return the schema for a seed: an object with one value."""
     value = schema(random.Random(seed))
     wanted: dict[str, Any] = {"type": "object", "properties": {"value": value}, "required": ["value"]}
     return wanted | ({"$defs": {"tree": TREE}} if "$ref" in json.dumps(value) else {})
@@ -74,7 +74,7 @@ def validate(text: str, expected: dict[str, Any]) -> None:
 
 
 def test_random_choices_under_a_grammar_close_in_time_and_are_valid(chat: ChatLocal) -> None:
-    """A worse writer than any model: every allowed token is equally likely."""
+    """All allowed tokens are equally likely, which is worse than what any model writes."""
     grammars = chat.runtime().grammars
     complete = 0
     for seed in range(60):
@@ -139,10 +139,10 @@ PROMPTS = ("Describe a town.", "Invent a person.", "List what is on a desk.", "S
 
 
 def answers(chat: ChatLocal, seeds: Sequence[int], limit: int) -> Iterator[tuple[int, str]]:
-    """Have the model fill a generated schema for each seed, at temperature 1, 48 at a time.
+    """Let the model fill a generated schema for each seed, at temperature 1, 48 at a time.
 
     Yields:
-        (seed, "" where the limit of tokens cut it, else "valid" or what is wrong with it).
+        The seed, and "valid", the problem of the answer, or "" if the token limit cut it.
     """
 
     def answer(seed: int) -> tuple[int, str]:

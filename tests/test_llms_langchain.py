@@ -69,7 +69,7 @@ async def test_events_of_version_three(chat: ChatLocal) -> None:
 
 
 class Tokens(BaseCallbackHandler):
-    """Keeps what callbacks are told."""
+    """Records the calls that callbacks receive."""
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
@@ -123,7 +123,7 @@ def read_from_cache(message: AIMessage) -> int:
 
 
 def test_what_was_read_before_is_not_read_again(chat: ChatLocal) -> None:
-    """Across turns, the members of a batch, and the calls of a chain."""
+    """The prefix cache serves the next turn, the other members of a batch, and the calls of a chain."""
     rules = SystemMessage(
         "You are a guide of a museum of lighthouses. " + "Answer in one short sentence. " * 8
     )
@@ -154,7 +154,7 @@ def test_a_retry_asks_again(chat: ChatLocal, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_cache_tells_a_changed_copy_from_the_model(chat: ChatLocal) -> None:
-    """LangChain's key is made once a model; `model_copy` copies the key with the model."""
+    """LangChain computes its key once per model, and `model_copy` copies the key with the model."""
     cached = chat.model_copy(update={"cache": InMemoryCache(), "max_tokens": 3})
     first = cached.invoke(FRANCE)
     assert cached.invoke(FRANCE).id == first.id
@@ -163,7 +163,7 @@ def test_a_cache_tells_a_changed_copy_from_the_model(chat: ChatLocal) -> None:
 
 
 async def test_a_cache_tells_the_options_of_a_completion(embedded_cache: Path) -> None:
-    """LangChain leaves them out of a completion model's key."""
+    """LangChain leaves call options out of a completion model's key."""
     settings: Any = {"model": "smollm2-135m", "temperature": 0, "cache_dir": embedded_cache}
     llm = LocalLLM(cache=InMemoryCache(), max_tokens=2, notify=lambda line: None, **settings)
     short, long = llm.invoke("One, two, three,"), llm.invoke("One, two, three,", max_tokens=8)

@@ -1,4 +1,4 @@
-"""Mistral's prompt format: what mistral-common writes for the same conversations.
+"""Mistral's prompt format: prompts equal those of mistral-common for the same conversations.
 
 The expected texts were made once with mistral-common 1.13.1, `MistralTokenizer.v3(is_tekken=False)` (the
 tokenizer of Mistral-7B-Instruct-v0.3) and `v1()` (v0.1 and v0.2), whose `text` shows a space as U+2581 and a

@@ -1,4 +1,4 @@
-"""One model and several processes: forks, copies, and what may not be written down."""
+"""One model in several processes: forks, copies, and models that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import multiprocessing, threading, time
 from llms import ChatLocal
 
 def answer(queue, stream):
-    stream.close()  # a copy of the parent's, whose engine nobody leads here
+    stream.close()  # A copy of the parent's stream, whose engine no thread of this process leads.
     try:
         list(lines)
     except Exception as error:
@@ -53,7 +53,7 @@ print("done")
 
 
 def test_forked_children_answer_while_the_parent_is_busy(embedded_cache: Path) -> None:
-    """The child has neither the thread that led the engine nor those of OpenMP: it would wait for ever."""
+    """The child lacks the thread that leads the engine and those of OpenMP, and must not wait for them."""
     environment = os.environ | {"OMP_NUM_THREADS": "2", "AGENT_CACHE_DIR": str(embedded_cache)}
     done = subprocess.run(
         [sys.executable, "-c", FORK],

@@ -1,4 +1,4 @@
-"""What a message says stays text: names of control tokens in it reach no tokenizer as control tokens."""
+"""The text of a message stays text, even if it contains the names of control tokens."""
 
 from __future__ import annotations
 

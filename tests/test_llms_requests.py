@@ -1,4 +1,4 @@
-"""One message that asks for several things: a call for each, and no call too many."""
+"""A message that asks for several things gets one call for each of them."""
 
 from __future__ import annotations
 

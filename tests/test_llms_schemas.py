@@ -1,4 +1,4 @@
-"""Output schemas: what is enforced, what is refused by name, and what fits the budget."""
+"""Output schemas: keywords that are enforced, keywords that are refused by name, and token budgets."""
 
 from __future__ import annotations
 

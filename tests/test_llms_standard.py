@@ -1,4 +1,4 @@
-"""LangChain's own tests, inherited: the embedded models, greedy. It has none for completion models."""
+"""LangChain's own test suites on the embedded models, greedy. There is none for completion models."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestChatLocalIntegration(ChatModelIntegrationTests):
 
 @pytest.mark.slow
 class TestChatLocalNF4Integration(TestChatLocalIntegration):
-    """The same in 4-bit, as bitsandbytes runs it on a CPU."""
+    """The same tests in 4-bit, which bitsandbytes computes on a CPU."""
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class TestChatLocalNF4Integration(TestChatLocalIntegration):
 
 
 class PackagedEmbeddings:
-    """Which embeddings the suites below take."""
+    """Says which embeddings the suites below test."""
 
     @property
     def embeddings_class(self) -> type[Embeddings]:

@@ -1,4 +1,4 @@
-"""Every way to ask for a tool or a schema that LangChain's users know."""
+"""All ways in which LangChain's users ask for a tool or a schema."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_form_of_schema(chat: ChatLocal, method: Any, include_raw: bool) -
             assert found["parsing_error"] is None and found["raw"].response_metadata["model_name"]
             found = found["parsed"]
         if schema is Node:
-            assert isinstance(found, Node)  # validated: recursion, union, pattern and bounds hold
+            assert isinstance(found, Node)  # pydantic has checked recursion, union, pattern and bounds
         else:
             assert isinstance(found, dict) and isinstance(found["name"], str)
             assert found.get("size", "small") in ("small", "large")
@@ -99,7 +99,7 @@ async def test_schemas_in_streams_batches_and_async(chat: ChatLocal) -> None:
 
 
 def test_a_recursive_tool_keeps_its_recursion(chat: ChatLocal) -> None:
-    """LangChain's own conversion leaves `{}` where a schema refers to itself: any value would pass."""
+    """LangChain's own conversion replaces a recursive reference by `{}`, which allows any value."""
 
     @tool
     def plant(tree: Node) -> str:
@@ -121,7 +121,7 @@ def test_a_recursive_tool_keeps_its_recursion(chat: ChatLocal) -> None:
 
 def test_what_cannot_be_read_is_reported_beside_the_raw_answer(chat: ChatLocal) -> None:
     how: dict[str, Any] = {"method": "function_calling", "include_raw": True}
-    found = chat.with_structured_output(Node, max_tokens=2, **how).invoke("A tree")  # no tree is that short
+    found = chat.with_structured_output(Node, max_tokens=2, **how).invoke("A tree")  # No tree is that short.
     assert found["parsed"] is None
     assert found["raw"].response_metadata["finish_reason"] == "length"
 

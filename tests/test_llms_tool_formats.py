@@ -1,4 +1,4 @@
-"""How calls are written and read back: Mistral's format, the generic one, and grammars of both."""
+"""Calls are written and read back in Mistral's format and in the generic one, and grammars allow both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llms.tool_calls.format import GENERIC, MISTRAL, detect, parse_calls, short_
 from llms.tool_calls.output import CallsTranslator
 from llms.tool_calls.plan import calls_grammar
 
-# A template of the shape that Mistral's has: no system role, strict alternation, nine-character ids.
+# A template like Mistral's: it has no system role, and requires alternating roles and ids of nine characters.
 MISTRAL_LIKE = """{%- set ns = namespace(n=0) -%}
 {{- bos_token -}}
 {%- for m in messages -%}

@@ -1,4 +1,4 @@
-"""Tool calls: whether one is made, which, and what a conversation of them looks like."""
+"""Tool calls: the decision to make one, the choice of the tool, and conversations with results."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_tool_picker_takes_part(chat: ChatLocal) -> None:
 
 
 def asked(*results: ToolMessage) -> list[BaseMessage]:
-    """A question, and the calls that gave these results."""
+    """Return a question, followed by calls with these results."""
     history: list[BaseMessage] = [HumanMessage("Is it sunny in Oslo, and how warm?")]
     for result in results:
         call = {"name": "get_weather", "args": {"location": "Oslo"}, "id": "call-1", "type": "tool_call"}
