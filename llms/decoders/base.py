@@ -153,41 +153,39 @@ class SlotChecks:
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.max_slots:
-            raise ValueError(f"Expected a slot in range({self.max_slots}), found {slot!r}.")
+            raise ValueError(f"expected a slot in range({self.max_slots}), found {slot!r}")
 
     def _check_length(self, slot: int, length: int) -> int:
         have = self.length(slot)
         if not 0 <= length <= have:
-            raise ValueError(f"Expected 0 to {have} tokens, all that slot {slot} holds, found {length!r}.")
+            raise ValueError(f"expected 0 to {have} tokens, all that slot {slot} holds, found {length!r}")
         return length
 
     def _check(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Refuse a malformed step."""
         if len(set(slots)) != len(slots) or len(slots) != len(tokens) or not slots:
-            raise ValueError(f"Expected one token list for each of n different slots, found slots {slots!r}.")
+            raise ValueError(f"expected one token list for each of n different slots, found slots {slots!r}")
         for slot, row in zip(slots, tokens, strict=True):
             have = self.length(slot)
             if not row:
-                raise ValueError(f"Expected at least one token for slot {slot}, found none.")
+                raise ValueError(f"expected at least one token for slot {slot}, found none")
             if min(row) < 0 or max(row) >= self.vocab_size:
-                raise ValueError(
-                    f"Expected tokens in range({self.vocab_size}), found {row!r} in slot {slot}."
-                )
+                raise ValueError(f"expected tokens in range({self.vocab_size}), found {row!r} in slot {slot}")
             if have + len(row) > self.window:
                 raise IndexError(
-                    f"Expected at most {self.window} tokens in slot {slot}, found {have} + {len(row)}."
+                    f"expected at most {self.window} tokens in slot {slot}, found {have} + {len(row)}"
                 )
 
     def _check_sampling(self, sampling: Sequence[Sampling], count: int) -> None:
         """Check that there is one setting per slot, and that biases are few enough and of existing tokens."""
         if len(sampling) != count:
-            raise ValueError(f"Expected {count} sampling parameters, one per slot, found {len(sampling)}.")
+            raise ValueError(f"expected {count} sampling parameters, one per slot, found {len(sampling)}")
         for how in sampling:
             if len(how.logit_bias) > MOST_BIASES:
-                raise ValueError(f"Expected at most {MOST_BIASES} biases, found {len(how.logit_bias)}.")
+                raise ValueError(f"expected at most {MOST_BIASES} biases, found {len(how.logit_bias)}")
             for token, _ in how.logit_bias:
                 if not 0 <= token < self.vocab_size:
-                    raise ValueError(f"Expected biased tokens in range({self.vocab_size}), found {token!r}.")
+                    raise ValueError(f"expected biased tokens in range({self.vocab_size}), found {token!r}")
 
 
 def rows_of(

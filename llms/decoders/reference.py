@@ -43,8 +43,8 @@ class ReferenceDecoder(SlotChecks):
         self._attention = getattr(config, "_attn_implementation", "sdpa")
         if self._attention not in ("sdpa", "eager"):
             raise UnsupportedModel(
-                f"Expected a model loaded with attn_implementation='sdpa' or 'eager', found "
-                f"{self._attention!r}. Load it again with from_pretrained(..., attn_implementation='sdpa')."
+                f"expected a model loaded with attn_implementation='sdpa' or 'eager', found "
+                f"{self._attention!r}; load it again with from_pretrained(..., attn_implementation='sdpa')"
             )
         self._model = model
         self._why = why
@@ -245,8 +245,8 @@ def _kv_shape(model: Any, config: Any, device: torch.device) -> KVShape:
         or hasattr(config, "kv_lora_rank")
     ):
         raise UnsupportedModel(
-            f"Expected a decoder-only model with a plain key-value cache, found model_type="
-            f"{config.model_type!r} ({type(model).__name__}). Use a Mistral, Llama or Qwen checkpoint."
+            f"expected a decoder-only model with a plain key-value cache, found model_type="
+            f"{config.model_type!r} ({type(model).__name__}); use a Mistral, Llama or Qwen checkpoint"
         )
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return KVShape(

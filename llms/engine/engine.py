@@ -181,18 +181,18 @@ class Engine:
         """
         length, window = len(request.prompt), self.decoder.window
         if length == 0:
-            raise BadRequest("Expected a prompt of at least one token, found an empty one. Give some text.")
+            raise BadRequest("expected a prompt of at least one token, found an empty one; give some text")
         if length >= window:
             raise ContextOverflow(
-                f"Expected a prompt shorter than the window of {window} tokens, found {length} tokens. "
-                f"Shorten it, split it, or take a model with a longer window.",
+                f"expected a prompt shorter than the window of {window} tokens, found {length} tokens; "
+                f"shorten it, split it, or take a model with a longer window",
                 prompt_tokens=length,
                 window=window,
             )
         if strange := [t for t in request.logit_bias if not 0 <= t < self.decoder.vocab_size]:
             raise BadRequest(
-                f"Expected logit_bias of tokens from 0 to {self.decoder.vocab_size - 1}, found "
-                f"{strange[0]!r}. Give token ids of this model's own tokenizer."
+                f"expected logit_bias of tokens from 0 to {self.decoder.vocab_size - 1}, found "
+                f"{strange[0]!r}; give token ids of this model's own tokenizer"
             )
         if length + request.max_tokens > window + 1:  # The last token is never fed back.
             request = replace(request, max_tokens=window + 1 - length)
@@ -214,8 +214,8 @@ class Engine:
             length = len(prompt) + max((len(c) for c in continuations), default=0)
             if length > self.decoder.window:
                 raise ContextOverflow(
-                    f"Expected prompt and continuation within the window of {self.decoder.window} tokens, "
-                    f"found {length} tokens. Shorten the prompt.",
+                    f"expected prompt and continuation within the window of {self.decoder.window} tokens, "
+                    f"found {length} tokens; shorten the prompt",
                     prompt_tokens=length,
                     window=self.decoder.window,
                 )
@@ -256,8 +256,8 @@ class Engine:
         """
         if os.getpid() != self._process:
             raise BadRequest(
-                f"Expected a request of this process ({os.getpid()}), found one that process {self._process} "
-                "began before it forked. Ask again here."
+                f"expected a request of this process ({os.getpid()}), found one that process {self._process} "
+                "began before it forked; ask again here"
             )
         self.leadership.drive(waiter)
 

@@ -205,4 +205,4 @@ class SlotTable:
                 return slot
         if source is not None and source in self._idle:
             return source
-        raise LookupError(f"Expected a free slot, found all {self._decoder.max_slots} busy.")
+        raise LookupError(f"expected a free slot, found all {self._decoder.max_slots} busy")

@@ -27,8 +27,8 @@ def too_large(stream: Stream, error: Exception) -> Exception:
     """Return the error for a request that does not fit in memory even when it runs alone."""
     length = len(stream.request.prompt) + len(stream.generated)
     failure = RequestTooLarge(
-        f"Expected room for the KV cache of one sequence of {length} tokens, found none, with no other "
-        f"request running ({error}). Shorten the prompt, or load the model with a smaller window."
+        f"expected room for the KV cache of one sequence of {length} tokens, found none, with no other "
+        f"request running ({error}); shorten the prompt, or load the model with a smaller window"
     )
     failure.__cause__ = error
     return failure
@@ -37,7 +37,7 @@ def too_large(stream: Stream, error: Exception) -> Exception:
 def not_enough(error: Exception) -> Exception:
     """Return the error for a scoring batch that does not fit in memory."""
     failure = NotEnoughMemory(
-        f"Expected room for the KV cache of this scoring batch, found none ({error}). Use shorter prompts."
+        f"expected room for the KV cache of this scoring batch, found none ({error}); use shorter prompts"
     )
     failure.__cause__ = error
     return failure
@@ -206,7 +206,8 @@ class Scheduler:
         self._end(list(ended), error)
         if broken is not None and not broken.done:
             self._end(
-                [broken], LLMError("Expected to hand a token over, found an interrupt meanwhile. Ask again.")
+                [broken],
+                LLMError("expected to deliver a token, found an interrupt meanwhile; ask again"),
             )
 
     def _end(self, streams: Sequence[Stream], error: Exception | None) -> None:

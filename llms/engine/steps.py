@@ -368,6 +368,6 @@ class StepRunner:
 
 def _damaged() -> DamagedCheckpoint:
     return DamagedCheckpoint(
-        "Expected finite logits, found NaN at the first token. The weights are damaged, or overflow in this "
-        "dtype: load with dtype='float32', or fetch the checkpoint anew."
+        "expected finite logits, found NaN at the first token, so the weights are damaged or overflow in "
+        "this dtype; load with dtype='float32', or fetch the checkpoint again"
     )
