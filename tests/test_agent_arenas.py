@@ -1,4 +1,4 @@
-"""Threads share two heaps of the C library, where it has heaps to share."""
+"""Threads share two heaps of the C library, if it is one that has several heaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that stand in the message: taken from it exactly, or left to the model."""
+"""Arguments are copied exactly from the message, or left to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress bar on a terminal: drawn, kept up to date, gone at the end; elsewhere lines, or silence."""
+"""The progress bar: drawn, updated and removed on a terminal; lines or nothing elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation that outgrows the window: old tool results, then old turns, make room; the user is told."""
+"""A conversation that outgrows the window: old tool results, then old turns, are compacted and reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def answer(messages: list[Any]) -> str:
 
 
 def talk(summarize: Any, model: Any = None) -> tuple[Any, Any]:
-    """An agent with room for some 300 tokens (words) of conversation beside the answer."""
+    """An agent with room for about 300 tokens (words) of conversation in addition to the answer."""
     model = model or scripted(answer, window=500)
     compaction = Compaction(model, answer_tokens=100, summarize=summarize)
     return build_graph(model, compaction=compaction, checkpointer=InMemorySaver()), model
@@ -78,7 +78,7 @@ def test_a_summary_makes_room_for_many_turns_not_for_one(window: int) -> None:
         events = list(stream_events(agent, f"question number {n}", config=CONFIG))
         told += sum(isinstance(event, Notice) for event in events)
     longest = max(sum(len(m.text.split()) for m in seen) for seen in model.seen)
-    # A turn has some ten tokens; half of the three quarters of the room lies between two summaries.
+    # A turn has about ten tokens, and between two summaries lies half of three quarters of the room.
     least = (window - 100) * 3 // 8 / 20
     assert 1 <= told <= turns / least and longest <= window - 100
 

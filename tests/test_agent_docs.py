@@ -159,7 +159,9 @@ def test_a_terminal_gets_links(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     console.show_sources([fact, fact | {"number": 2, "source": "mailto:gone"}])
     text = shown.getvalue()
     assert f"\x1b]8;;{path.resolve().as_uri()}\x1b\\docs/notes.md:7\x1b]8;;\x1b\\, Garden" in text
-    assert text.count("\x1b]8;;file:") == 1 and "\x1b[2J" not in text  # what is no file has no link
+    assert (
+        text.count("\x1b]8;;file:") == 1 and "\x1b[2J" not in text
+    )  # a source that is not a file has no link
 
 
 def test_watch_follows_changes_and_a_reader_sees_them_soon(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_watch_follows_changes_and_a_reader_sees_them_soon(tmp_path: Path) -> No
                     assert line, "the watcher ended"
                 assert not reader.search("ferry", find)
         finally:
-            watcher.terminate()  # not Ctrl-C, which a background job passes on as ignored
+            watcher.terminate()  # not Ctrl-C, because a background job ignores it and so do its children
             with contextlib.suppress(subprocess.TimeoutExpired):
                 watcher.wait(timeout=30)
             watcher.kill()

@@ -1,4 +1,4 @@
-"""Exit codes: one a class, all of them listed, none for a class that does not exist."""
+"""Exit codes: one for each class, all of them listed, and none for a class that does not exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph: documents first, the model after them, and the events of both."""
+"""The graph asks the documents first and the model after them, and yields the events of both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CITATION = Citation(1, "a.md", "Sky", None, 0, 12, "Sky is blue.", "c1")
 
 
 class Answerer:
-    """Plays `rag_chain`: grounded for a question that names the sky."""
+    """Stands in for `rag_chain`: grounded if the question names the sky."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []

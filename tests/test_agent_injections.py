@@ -1,4 +1,4 @@
-"""No planted instruction makes an obedient model act without approval, whatever was allowed before."""
+"""No planted instruction makes a model that obeys it act without approval, whatever was allowed before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_no_act_gets_through(approve: str, every: int) -> None:
 
 
 def test_the_cases_can_fail() -> None:
-    """Without the rule the same model does act: on a clean context with everything allowed."""
+    """Without the rule, in a clean context with everything allowed, the same model does act."""
     case = {**OWN[0], "channel": "none"}
     from agent_fakes import calls, scripted
     from agent_injections import Recorder

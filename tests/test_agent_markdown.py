@@ -1,4 +1,4 @@
-"""Streamed Markdown: the same for any cut of the stream, styled, wrapped between words, nothing lost."""
+"""Streamed Markdown looks the same for any cut of the stream, is wrapped between words, and loses nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MCP both ways: servers that behave and misbehave as tools, and our own tools for the official client."""
+"""MCP both ways: tools of servers that work and misbehave, and our own tools for the official client."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ TINY = "owner/tiny"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of 15 MB, so that a slow line can be cut."""
+    """A repository of 15 MB, so that a slow download can be interrupted."""
     return tiny_checkpoint(tmp_path_factory.mktemp("repo") / "tiny", hidden_size=512, intermediate_size=1024)
 
 
@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def child(hub: Hub, home: Path, **more: str) -> dict[str, Any]:
-    """How to start a command that may talk to the stand-in and to nothing else."""
+    """Return the arguments that start a command which may connect to the stand-in and nothing else."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "AGENT_"))}
     own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "AGENT_HOME": str(home), "COLUMNS": "300"}
     return {"cwd": ROOT, "env": kept | own | more, "stdin": subprocess.DEVNULL, "text": True}
@@ -51,12 +51,12 @@ def start(hub: Hub, home: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def begun(home: Path) -> int:
-    """Bytes of the weights that have arrived so far."""
+    """Return the number of bytes of the weights that have arrived so far."""
     return sum(path.stat().st_size for path in home.rglob("*.incomplete"))
 
 
 def shot(home: Path) -> dict[str, Any]:
-    """What a failed command must leave as it was: files of cache and settings, and when they were written."""
+    """Return what a failed command must not change: files of cache and settings with their times."""
     kept = [path for name in ("cache", "config") for path in (home / name).rglob("*") if path.is_file()]
     passing = {".lock", ".partial"}
     return {
@@ -70,7 +70,7 @@ def shot(home: Path) -> dict[str, Any]:
 def agent(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    """The command line in this process: no import is paid twice."""
+    """The command line in this process, so that imports are paid once."""
     monkeypatch.setenv("AGENT_HOME", str(home))
     monkeypatch.setenv("COLUMNS", "300")
     with command_line(tmp_path, monkeypatch, capsys) as run:

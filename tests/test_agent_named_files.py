@@ -1,4 +1,4 @@
-"""Which file a message names: one that is there, and no other."""
+"""A message names a file only if the file exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes for later conversations: kept only where the user asks, in a private file, in every prompt."""
+"""Notes for later conversations: kept only if the user asks, in a private file, in every prompt."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_plain_words_route_to_the_tool_which_asks(tmp_path: Path) -> None:
 
 
 def test_nothing_is_noted_unasked(tmp_path: Path) -> None:
-    """A model that wants to note something on its own is refused where nobody approves."""
+    """A model that wants to note something on its own is refused if nobody approves."""
     file = tmp_path / "notes.txt"
     agent = build_graph(
         scripted(calls("remember", text="the user is sad"), "ok"), tools=[remember_tool(file)]

@@ -1,4 +1,4 @@
-"""How a turn begins: the graph's own nodes, in few steps, before the model speaks."""
+"""A turn begins with the graph's own nodes, in few steps, before the model runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of `ask` and what is kept of a turn, each through the command line over a scripted model."""
+"""Options of `ask` and what a turn leaves on disk, through the command line over a scripted model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Run]:
-    """The command line in this process, in a home of this test's own."""
+    """The command line in this process, in a home folder of this test."""
     monkeypatch.setenv("AGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
     monkeypatch.setattr(agent.build, "Parts", staged(tmp_path))
@@ -180,7 +180,7 @@ def test_a_settings_file_with_mistakes_is_named(run: Run, tmp_path: Path, text: 
     (tmp_path / "home" / "config.toml").write_text(text)
     done = ask(run, "hello")
     assert done.code == 71 and hint in done.err and "Traceback" not in done.err, done
-    found = run("config", "path")  # the file that has to be mended can be found
+    found = run("config", "path")  # the file that has to be repaired is named
     assert found.code == 0 and found.out == f"{tmp_path / 'home' / 'config.toml'}\n", found
 
 
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_within_a_turn_is_said(run: Run, monkeypatch: pytes
 
     def small(self: Threads, connection: Any, *more: Any) -> None:
         begin(self, connection, *more)
-        connection.execute("PRAGMA max_page_count = 30")  # SQLite's own words for a full disk come of it
+        connection.execute("PRAGMA max_page_count = 30")  # it makes SQLite report a full disk
 
     monkeypatch.setattr(Threads, "__init__", small)
     done = ask(run, "--no-docs", "hello", stdin=b"word " * 40_000)

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans: GenAI names, counts and times, and not a word of what was said."""
+"""OpenTelemetry spans: GenAI names, counts and times, and no text of the conversation."""
 
 from __future__ import annotations
 

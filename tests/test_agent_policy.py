@@ -1,4 +1,4 @@
-"""Kinds, taint and judgement: what may act, what must be asked about, where text came from."""
+"""Kinds, taint and judgement: which calls are allowed or asked about, and the origins of text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def own_tool(x: str) -> str:
         ([PIPED], ["standard input"]),
         ([ToolMessage("4", tool_call_id="1", name="calculator")], []),
         ([*READ, HumanMessage("thanks")], ["tool read_file"]),
-        ([RAN], []),  # it saw its arguments alone, and nobody else had spoken
+        ([RAN], []),  # it saw only its arguments, and there was no other text
         ([*READ, RAN], ["tool read_file", "tool run_python"]),
         ([PIPED, RAN], ["standard input", "tool run_python"]),
         ([RAN, *READ], ["tool read_file"]),

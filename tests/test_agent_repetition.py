@@ -1,4 +1,4 @@
-"""An answer that goes round in circles is ended; what only sounds alike is not."""
+"""An answer that repeats itself is ended; one that is only similar to itself is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--verbose` says: the model that is really loaded, its decoder, tokens and speed."""
+"""`--verbose` reports the model that is really loaded, its decoder, tokens and speed."""
 
 from __future__ import annotations
 

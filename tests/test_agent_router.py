@@ -1,4 +1,4 @@
-"""The router's own parts: signals, examples, weights in the cache, a user's tools."""
+"""The parts of the router: signals, examples, weights in the cache, a user's tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: where values come from, what is refused, where folders lie."""
+"""Settings: sources of values, invalid values, and the folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a first answer costs before its first word: nothing is loaded that it does not use."""
+"""A first answer loads nothing that it does not use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns that the router steers: the one tool of the route, its answer, and what is not there."""
+"""Turns with a planner: the one tool of the route, its answer, and parts that are missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ look.metadata = {"kind": "read"}
 
 
 class FixedRouter:
-    """Always the same route."""
+    """A router that always returns the same route."""
 
     def __init__(self, route: str, tool: str | None = None, missing: str | None = None) -> None:
         self.decision = RouteDecision(

@@ -1,4 +1,4 @@
-"""A turn that is ended from outside: within a token, at once in a waiting tool, and over afterwards."""
+"""A turn that is stopped from outside ends within a token, or at once in a waiting tool, and stays ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`summarize --length`: what it takes and what it refuses."""
+"""`summarize --length`: valid and invalid values."""
 
 from __future__ import annotations
 

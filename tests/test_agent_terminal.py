@@ -1,4 +1,4 @@
-"""A person at a terminal: commands, approvals, Ctrl-C, pastes, narrow windows, kills; the program is real."""
+"""The real program at a terminal: commands, approvals, Ctrl-C, pastes, narrow windows, kills."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Start = Callable[..., Terminal]
 
 @pytest.fixture
 def start(tmp_path: Path, embedded_cache: Path) -> Iterator[Start]:
-    """Starts the program in a home of this test's own; whatever still runs at the end is killed."""
+    """Yield a function that starts the program in a new home folder; kill what still runs at the end."""
     running: list[Terminal] = []
 
     def begin(*words: str, columns: int = 80, **env: str) -> Terminal:
@@ -131,7 +131,7 @@ def test_approval_by_yes_no_edit_and_always(start: Start, tmp_path: Path) -> Non
     chat.type("n\r")
     chat.expect("rejected the tool call")
     chat.line("act gamma")
-    chat.expect("tool mark is in the conversation")  # the result of the first call: why it asks
+    chat.expect("tool mark is in the conversation")  # the result of the first call is the reason why it asks
     chat.expect("allow?")
     chat.type("e\r")
     chat.expect("(JSON or text, empty keeps it): ")

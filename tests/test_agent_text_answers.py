@@ -1,4 +1,4 @@
-"""Questions about a file or an attached text, where a router steers: its own sentences answer, cited."""
+"""Questions about a file or an attached text are answered by its own sentences, with citations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = "# Widget\n\nIt counts boxes. It needs Python 3.11.\n\n## Rights\n\nThe l
 
 
 class ByWords(Embeddings):
-    """Texts that share words are near."""
+    """An embedder for which texts that share words are similar."""
 
     WORDS = ("licence", "python", "boxes", "capital")
 
@@ -37,7 +37,7 @@ class ByWords(Embeddings):
 
 
 class Sends:
-    """A router that sends everything along one route."""
+    """A router that always returns the same route."""
 
     def __init__(self, route: str = "direct", missing: str | None = None) -> None:
         self.decision = RouteDecision(route=route, probability=1.0, reason="fixed", missing=missing)

@@ -1,4 +1,4 @@
-"""summarize, classify and complete as a user runs them: files, stdin, JSON, bars, a kill and a resume."""
+"""summarize, classify and complete as a user runs them: files, stdin, JSON, progress, a kill and a resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def agent(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Iterator[Run]:
-    """The command line in this process, where the models are loaded once for all tests."""
+    """The command line in this process, so that the models are loaded once for all tests."""
     monkeypatch.setenv("AGENT_HOME", str(home))
     monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
     with command_line(tmp_path, monkeypatch, capsys) as run:
@@ -159,7 +159,7 @@ def test_a_table_killed_on_the_way_is_taken_up_again(agent: Run, home: Path, tmp
         child.wait()
     written = target.read_bytes()
     kept = len(written.splitlines()) - 2
-    # The rest of so long a table would take minutes: the input is cut behind what was done.
+    # The rest of the table would take minutes, so the input is cut after the rows that are done.
     _table(source, kept + 20)
     done = agent(*words, str(target))
     assert done.code == 0 and f"{kept + 20} rows" in done.out, done

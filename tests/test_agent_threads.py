@@ -1,4 +1,4 @@
-"""Threads, logs, templates and config on disk: what is kept, private, survives, and is refused."""
+"""Threads, logs, templates and config on disk: contents, privacy, survival of a kill, and bad files."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_always_holds_for_the_thread_until_untrusted_text_comes() -> None:
     )  # fmt: skip
     resume(agent, pause, {"type": "approve"}, allowed_tools=["act"])
     assert ACTS == ["x"]
-    # The result of `act` is tool text: from here on even an allowed tool asks.
+    # The result of `act` is tool text, so from here on even an allowed tool asks.
     events = list(stream_events(agent, "do y", config=CONFIG))
     assert isinstance(events[-1], Approval) and ACTS == ["x"]
 

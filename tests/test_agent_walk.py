@@ -1,4 +1,4 @@
-"""The first walk, real at every step: weights, embeddings, Chroma and graph."""
+"""The first use of the toolkit with every part real: weights, embeddings, Chroma and graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def agent(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Iterator[Run]:
-    """The command line in this process, where the model is loaded once for all tests."""
+    """The command line in this process, so that the model is loaded once for all tests."""
     monkeypatch.setenv("AGENT_HOME", str(home))
     monkeypatch.setenv("AGENT_CACHE_DIR", str(embedded_cache))
     with command_line(tmp_path, monkeypatch, capsys) as run:
@@ -46,7 +46,7 @@ def test_a_child_process_answers_from_the_documents_with_sources(
     agent: Run, home: Path, embedded_cache: Path
 ) -> None:
     environment = os.environ | {"AGENT_HOME": str(home), "AGENT_CACHE_DIR": str(embedded_cache)}
-    # What would make a dependency send something: none may, or the guard against sockets fails the test.
+    # These make dependencies send something. None may, or the guard against sockets fails the test.
     environment |= {name: "true" for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2")}
     environment |= {"LANGSMITH_API_KEY": "key", "ANONYMIZED_TELEMETRY": "True", "OTEL_SDK_DISABLED": "false"}
     command = [sys.executable, "-m", "agent", "ask", "--docs", str(HANDBOOK), QUESTION]
@@ -115,7 +115,10 @@ def test_documents_are_listed_and_removed(agent: Run) -> None:
     [
         (lambda folder: None, 31),
         (lambda folder: folder.mkdir(), 33),
-        (lambda folder: folder.write_bytes(b""), 36),  # named: in a folder it would be skipped
+        (
+            lambda folder: folder.write_bytes(b""),
+            36,
+        ),  # it is named, because a hidden file in a folder would be skipped
         (lambda folder: (folder.mkdir(), (folder / "a.md").write_bytes(bytes(range(256)) * 9)), 35),
     ],
 )

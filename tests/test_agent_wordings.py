@@ -1,4 +1,4 @@
-"""Wording that decides what is done with a text, and what is only talk."""
+"""Wordings that ask for something to be done with a text, and wordings that do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python in the documentation: it imports what exists and passes arguments that are taken."""
+"""The Python in the documentation imports names that exist and passes arguments that are accepted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _imported(tree: ast.Module) -> dict[str, Any]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_in_the_documentation_names_what_exists(page: Path) -> None:
     tree = _code(page)
-    known = _imported(tree)  # raises where a name is gone
+    known = _imported(tree)  # raises if a name does not exist
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if not isinstance(call.func, ast.Name) or call.func.id not in known:
             continue

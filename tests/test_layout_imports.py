@@ -1,4 +1,4 @@
-"""The house's rules: who imports whom, who loads torch, who reads the environment, what each room exports."""
+"""The rules of imports: direction, torch, the environment, effects of importing, and exported names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALLOWED = {
     "tools": {"chains", "llms", "sandbox"},
     "agent": {"tools", "chains", "llms", "sandbox"},
 }
-# What chains and tools may take from llms: names that need no torch.
+# Names without torch that chains and tools may import from llms.
 TORCH_FREE = {"llms.errors", "llms.protocols"}
 
 
@@ -38,7 +38,7 @@ MODULES = dict(_modules())
 
 
 def imports_of(path: Path, module: str) -> Iterator[tuple[str, bool]]:
-    """Every module that a file imports, relative ones resolved, and whether at import time."""
+    """Return every module that a file imports, with relative names resolved, and whether at import time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     lazy = {
@@ -96,7 +96,7 @@ def test_only_load_imports_the_fast_decoder_and_lazily(module: str) -> None:
         return
     for imported, now in imports_of(MODULES[module], module):
         if imported.startswith("llms.decoders.cuda"):
-            # Its face tells what it serves and what memory it takes; that imports no torch.
+            # The package itself tells what the decoder serves and needs, without importing torch.
             face = imported == "llms.decoders.cuda"
             assert module == "llms.models.load" and (face or not now), f"{module} imports {imported}"
 
@@ -190,7 +190,7 @@ def test_importing_a_room_changes_nothing_in_the_process(room: str) -> None:
 
 
 def test_importing_any_module_changes_nothing_in_the_process() -> None:
-    """As for the rooms, for every module; the process would run a `__main__`."""
+    """The same for every module, except `__main__`, which would run the program."""
     done = _watched([name for name in MODULES if not name.endswith("__main__")])
     assert done == "", f"importing the modules changes {done}"
 

@@ -1,4 +1,4 @@
-"""The shape of the house: no class name twice, and no files of a room import each other in a circle."""
+"""No class name occurs twice, and no files of a package import each other in a circle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_no_class_name_stands_twice_in_the_tree() -> None:
 
 
 def _graph(room: str) -> dict[str, set[str]]:
-    """Map each file of a room to the files of the room that it imports, inside functions too."""
+    """Return the files of the package that each of its files imports, including imports inside functions."""
     files = {name for name in MODULES if name == room or name.startswith(f"{room}.")}
     return {
         module: {imported for imported, _ in imports_of(MODULES[module], module)} & files - {module}

@@ -1,4 +1,4 @@
-"""PEFT adapters on top of a model: loaded, merged, and refused where they belong elsewhere."""
+"""PEFT adapters on top of a model: loaded, merged, and refused if they belong to another model."""
 
 from __future__ import annotations
 

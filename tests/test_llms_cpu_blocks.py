@@ -1,4 +1,4 @@
-"""Weights in 4 bits: the decoder over them, and the file next to the checkpoint that keeps them packed."""
+"""Weights in 4 bits: decoding, and the file next to the checkpoint that keeps them packed."""
 
 from __future__ import annotations
 

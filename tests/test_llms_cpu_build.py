@@ -48,7 +48,7 @@ SAMPLE = ("one number of rows", "odd columns of 16 bits")
     "what", [pytest.param(what, marks=() if what in SAMPLE else pytest.mark.slow) for what in WRONG]
 )
 def test_code_that_computes_something_else_is_not_used(what: str, tmp_path: Path) -> None:
-    """The source with one thing wrong stands for a compiler that gets it wrong."""
+    """A source with one error stands for a compiler that miscompiles it."""
     file, right, wrong = WRONG[what]
     made, said = build(copy_of_the_sources(tmp_path, {file: (right, wrong)}))
     assert not made

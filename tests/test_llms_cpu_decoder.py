@@ -1,4 +1,4 @@
-"""The CPU decoder: the contract on the embedded model, logits against transformers, and what it refuses."""
+"""The CPU decoder: the contract on the embedded model, logits against transformers, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def embedded_in_bf16(embedded_cache: Path) -> Any:
 
 @needs_kernels
 class TestCpuDecoderOnTheEmbeddedModel(EmbeddedContract):
-    """Weights in bf16, held against the same model in fp32: logits from -20 to 30."""
+    """The contract with weights in bf16 against the same model in fp32, with logits from -20 to 30."""
 
     tolerance = 0.5
 
@@ -154,7 +154,7 @@ def test_what_other_slots_hold_changes_nothing() -> None:
 
 @needs_kernels
 def test_forced_tokens_of_bf16_weights_are_as_probable_as_in_fp32(embedded: Any, in_bf16: Any) -> None:
-    """In bf16 it stays about as close to fp32 as transformers' own bf16 does, 4-bit weights included."""
+    """In bf16 it is about as close to fp32 as transformers' own bf16, with 4-bit weights too."""
     text = "The river rises in the mountains and flows through three countries before it reaches the sea."
     ids = embedded.tokenizer(text)["input_ids"]
     taken = torch.tensor(ids[1:])[:, None]
@@ -187,7 +187,7 @@ def biased() -> Any:
 
 def replaced() -> Any:
     class Other(nn.Linear):
-        """What an adapter or a quantizer puts in a layer's place."""
+        """A layer as an adapter or a quantizer replaces it."""
 
     model = tiny_model()
     model.model.layers[1].mlp.down_proj = Other(128, 64, bias=False)
@@ -312,9 +312,9 @@ def test_what_it_takes_beside_the_weights_is_planned(embedded_dir: Path, tmp_pat
     ours, reference = (plan.memory(checkpoint, settings, 8192) for plan in (cpu, reference_plan))
     assert (ours.cache, ours.workspace) == (reference.cache, reference.workspace)
     copies = ours.overhead + cpu.UNBUILT - reference.overhead
-    low, high = {  # bytes a weight
+    low, high = {  # bytes per weight
         "any bf16": (1.99, 2.01),
         "of a GGUF file": (0.65, 0.75),  # 4 bits, 8 of the head, and scales
-        "blocks at hand": (-1.6, -1.5),  # all that is not the embedding stays on the disk
+        "blocks at hand": (-1.6, -1.5),  # everything except the embedding stays on disk
     }[stage]
     assert low * checkpoint.parameters <= copies <= high * checkpoint.parameters

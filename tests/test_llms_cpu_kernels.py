@@ -152,7 +152,7 @@ def test_damage_shows_in_the_logits(kind: Any, value: float, layer: int, instruc
 @every_set()
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 1e2, 1e4])
 def test_one_activation_of_another_size_costs_no_precision(size: float, instructions: str) -> None:
-    """32 activations share a scale: one large one among them may not cost more than it counts."""
+    """32 activations share a scale; the error that a large one causes is small compared with its effect."""
     model = model_of(Q4)
     for layer in model.model.layers:
         layer.post_attention_layernorm.weight.data[5::32] *= size
@@ -189,7 +189,7 @@ def test_shapes_that_the_kernels_do_not_support_are_refused() -> None:
 def test_after_a_chat_s_markers_it_is_nearer_to_fp32_than_transformers_in_bf16(
     embedded: Any, in_bf16: Any, instructions: str
 ) -> None:
-    """Markers have activations a thousand times the others': 8 bits for those lost the answer."""
+    """Markers have activations a thousand times larger; 8 bits for those lost the answer."""
     decoder = CpuDecoder(
         in_bf16.weights, blocks=BlockFile(in_bf16.checkpoint.folder), instructions=instructions
     )
@@ -206,7 +206,7 @@ def test_after_a_chat_s_markers_it_is_nearer_to_fp32_than_transformers_in_bf16(
 
 @every_set()
 def test_forced_tokens_are_as_probable_as_in_fp32(embedded: Any, in_bf16: Any, instructions: str) -> None:
-    """The perplexity of a text within 1 %, where the reference's own bf16 is off by as much."""
+    """The perplexity of a text stays within 1 %; the reference's own bf16 is off by as much."""
     text = "The river rises in the mountains and flows through three countries before it reaches the sea."
     ids = embedded.tokenizer(text)["input_ids"]
     taken = torch.tensor(ids[1:])[:, None]

@@ -1,4 +1,4 @@
-"""Which kernels a CPU and an installation have, and what is said where there are none."""
+"""The kernels that a CPU and an installation have, and the messages if there are none."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AVX2 = SETS[-1]
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    """Leave no other folder's objects behind."""
+    """Unload the objects of other folders after each test."""
     yield
     native._opened.cache_clear()
 
@@ -82,7 +82,7 @@ def test_without_compiler_or_instructions_there_is_no_code(
 
 
 def test_one_line_says_what_is_missing_and_how_to_get_it(without_native_code: None, tmp_path: Path) -> None:
-    """In words of the library: the fix is a step, and no option of a command line is named."""
+    """The message speaks of the library: the fix is a step, not an option of the command line."""
     said: list[str] = []
     spec = LoadSettings(
         model=str(tiny_checkpoint(tmp_path / "m", head_dim=32)), device="cpu", notify=said.append
@@ -145,7 +145,7 @@ def test_a_damaged_object_is_passed_over(harm: str, tmp_path: Path, monkeypatch:
 
 @every_set()
 def test_a_set_s_code_holds_no_instruction_beyond_it(instructions: str) -> None:
-    """An object runs wherever its set is: neither this CPU nor the compiler's defaults add instructions."""
+    """An object runs on every CPU with its instruction set; the build adds no other instructions."""
     if shutil.which("objdump") is None:
         pytest.skip("no objdump (binutils)")
     one = next(one for one in SETS if one.name == instructions)

@@ -72,7 +72,7 @@ print(torch.equal(decoder.prefill(1, ids), found))
 @needs_kernels
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_a_pass_without_memory_raises_memory_error_and_changes_nothing(threads: str) -> None:
-    """A limit on the address space stands for a machine that is full: 1 MiB more for buffers of 40."""
+    """A limit on the address space stands for a full machine: 1 MiB is left for buffers of 40 MiB."""
     command = [sys.executable, "-c", OUT_OF_MEMORY, threads]
     done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS, timeout=120)
     assert done.returncode == 0, done.stderr

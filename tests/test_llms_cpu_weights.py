@@ -1,4 +1,4 @@
-"""Packed weights: in as few bits as lose nothing, in the order that matmul.h describes."""
+"""Packed weights use as few bits as lose nothing, in the order that matmul.h describes."""
 
 from __future__ import annotations
 

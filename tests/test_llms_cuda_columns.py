@@ -1,4 +1,4 @@
-"""The fast decoder's bookkeeping on the CPU: pages, columns of a step, the sampling kernel's arithmetic."""
+"""The CUDA decoder's bookkeeping, on a CPU: pages, columns of a step, arithmetic of the sampling kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 4
 
 
 class Store:
-    """What pages must amount to: a list of tokens a slot, written through page tables."""
+    """The reference for pages: a list of tokens for each slot, written through page tables."""
 
     def __init__(self, pages: Pages, count: int) -> None:
         self.pages, self.memory = pages, [[0] * SIZE for _ in range(count)]

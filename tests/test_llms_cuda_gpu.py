@@ -1,4 +1,4 @@
-"""The fast decoder on a GPU: the contract, every kernel against a few lines of torch, and odd shapes."""
+"""The CUDA decoder on a GPU: the contract, every kernel against a few lines of torch, and odd shapes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ordered(logits: torch.Tensor) -> torch.Tensor:
 
 
 class TestFastContract(DecoderContract):
-    """bf16 rounds where fp32 does not: logits of deviation 2 differ by up to 0.25 between batch shapes."""
+    """Because bf16 rounds, logits of deviation 2 differ by up to 0.25 between batch shapes."""
 
     tolerance = 0.45
     slips = 1
@@ -75,7 +75,7 @@ class TestFastContract(DecoderContract):
     def test_the_same_seed_draws_the_same_in_any_batch(
         self, decoder: Decoder, prompts: list[list[int]]
     ) -> None:
-        """Between buckets bf16 sums differ, and a draw with them; within one they may not."""
+        """Between buckets bf16 sums may differ, and so may a draw; within a bucket they must not."""
         how = [Sampling(temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4)]
         batch = decoder.step([0, 1, 2, 3], prompts, how).tokens
         for slot in range(4):
@@ -98,7 +98,7 @@ class TestFastContract(DecoderContract):
 
 
 def bnb_spread(model: Any, ids: list[int], start: int) -> float:
-    """How far bitsandbytes is from itself: log-probability of forced tokens, one by one and at once."""
+    """Return how far log-probabilities of bitsandbytes differ between forcing tokens singly and at once."""
     from transformers import DynamicCache
 
     worst = 0.0

@@ -1,4 +1,4 @@
-"""Packing NF4 weights for tensor cores: nothing is lost, and each byte lies where the kernels look for it."""
+"""NF4 weights packed for tensor cores lose nothing, and each byte is where the kernels expect it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fast decoder chooses for a GPU: memory that fits, and grids whose blocks all run at once."""
+"""The CUDA decoder's choices for a GPU: shared memory that fits, and grids whose blocks all run at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GPUS = {  # compute capability, multiprocessors, shared memory a block and a mul
 
 
 class FakeModule:
-    """Takes note of the shared memory each kernel asks for."""
+    """Records the shared memory that each kernel asks for."""
 
     def __init__(self, asked: dict[str, int]) -> None:
         self.asked = asked

@@ -1,4 +1,4 @@
-"""Which decoder is taken: the first that serves under `auto`, the one named, or a refusal with its reason."""
+"""The choice of a decoder: under `auto` the first that serves, else the named one or a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `agent doctor` finds of driver, torch, bitsandbytes, memory, model and decoder, and how to mend it."""
+"""`llms.diagnose` on driver, torch, bitsandbytes, memory, model and decoder, and the fixes that it names."""
 
 from __future__ import annotations
 

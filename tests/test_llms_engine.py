@@ -1,4 +1,4 @@
-"""The engine: threads, batches, cancelling, the prefix cache, scoring. A tiny random model, fp32."""
+"""The engine on a tiny random model: threads, batches, cancelling, the prefix cache, scoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps launched ahead of the host give what steps in turn give: whoever joins, leaves, waits, is masked."""
+"""Steps launched ahead of the host give the same as steps in turn: requests join, leave, wait, are masked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACTIONS = st.tuples(st.sampled_from(["read", "read", "read", "close", "all"]), s
 
 @st.composite
 def asked(draw: st.DrawFn) -> dict[str, Any]:
-    """What one request asks for; a fresh grammar is made for each use."""
+    """Return what one request asks for; each use gets a new grammar."""
     prompt = [*draw(st.sampled_from(STARTS)), *draw(st.lists(st.integers(0, 39), min_size=1, max_size=12))]
     how = replace(draw(st.sampled_from(HOWS)), seed=draw(st.integers(0, 9)))
     return {
@@ -50,7 +50,7 @@ def asked(draw: st.DrawFn) -> dict[str, Any]:
 def played(
     engine: Engine, requests: Sequence[dict[str, Any]], schedule: Sequence[tuple[str, int]]
 ) -> tuple[list[Stream], list[list[Piece]], set[int]]:
-    """Submit one request before each action of the schedule, then read all; return what each one gave."""
+    """Submit one request before each action of the schedule, read all, and return what each gave."""
     streams: list[Stream] = []
     seen: list[list[Piece]] = []
     closed: set[int] = set()
@@ -86,14 +86,14 @@ def test_the_same_as_steps_in_turn(
     max_batch: int,
     draft: int,
 ) -> None:
-    """Requests join one by one, are read in any order, and some are left; a small pool makes them wait."""
+    """Requests join one by one, are read in any order or abandoned, and may have to wait for a small pool."""
     decoder = ScriptedDecoder(pages=pages, draft=draft)
     assert isinstance(decoder, Decoder)
     engine = Engine(decoder, max_batch=max_batch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             AcceptanceTracker, "pays", lambda acceptance: len(decoder.steps) % 5 < 3
-        )  # a scripted step has no price
+        )  # a scripted step takes no time that could be compared
         streams, seen, closed = played(engine, requests, schedule)
     for index, (wanted, pieces) in enumerate(zip(requests, seen, strict=True)):
         expected = by_hand(wanted)

@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a step: errors, Ctrl-C. Nobody waits for ever or reads wrong text."""
+"""Errors and Ctrl-C in the middle of a step: no reader waits for ever or reads wrong text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Planted(Exception):
 
 
 class Faulty(ScriptedDecoder):
-    """A decoder whose calls fail where a plan says so, before or after they have changed the cache."""
+    """A decoder whose calls fail according to a plan, before or after they have changed the cache."""
 
     def __init__(self, faults: dict[int, tuple[type[BaseException], bool]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,13 +56,13 @@ FAULTS = st.dictionaries(
     ),
     max_size=5,
 ).map(
-    # A step without memory changes nothing: that is the decoders' contract.
+    # A step without memory changes nothing, by the contract of decoders.
     lambda plan: {at: (e, after and e is not NotEnoughMemory) for at, (e, after) in plan.items()}
 )
 
 
 def read(stream: Stream, action: str) -> list[int]:
-    """Read the tokens of one piece, or of all; who is interrupted while reading reads on."""
+    """Read the tokens of one piece, or of all; an interrupted reader reads on."""
     found: list[int] = []
     while True:
         try:
@@ -168,7 +168,7 @@ def test_an_error_outside_of_a_pass_ends_everybody_and_is_over(monkeypatch: pyte
 
 
 def test_a_slot_is_given_back_at_once() -> None:
-    """Not with the next step, which may be hours later: what idles is bounded as the prefix cache is."""
+    """It is released at once and not with the next step, which may be hours later."""
     engine = Engine(ScriptedDecoder(), cache_bytes=3000)
     left = engine.submit(request(plain([1] * 20, 30, run_ahead=0)))
     left.next_piece()

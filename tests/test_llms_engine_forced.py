@@ -1,4 +1,4 @@
-"""What a grammar forces needs no logits: no pass, and the same tokens."""
+"""Tokens that a grammar forces need no logits: no pass is run for them, and the tokens are the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llms.engine.request import gather
 
 
 class Spelled:
-    """A grammar of one text with free places (None): it forces the rest, or only masks."""
+    """A grammar of one text with free places (None), which forces the rest or only masks it."""
 
     def __init__(self, text: Sequence[int | None], *, forces: bool) -> None:
         self.text, self.forces, self.place = list(text), forces, 0

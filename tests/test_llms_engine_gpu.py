@@ -1,4 +1,4 @@
-"""The engine over the fast decoder on a GPU: steps launched ahead, pools that run full, guesses."""
+"""The engine over the CUDA decoder on a GPU: steps launched ahead, pools that run full, drafts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Even:
 
 
 def engine_tokens(decoder: CudaDecoder, ahead: bool, masked: bool) -> list[list[int]]:
-    """Eight requests at once, of which one is left after ten tokens and two meet an end token."""
+    """Eight requests at once; one is abandoned after ten tokens, and two meet an end token."""
     for slot in range(66):
         decoder.free(slot)
     decoder.runs_ahead = ahead  # type: ignore[misc]
@@ -93,7 +93,7 @@ def test_the_engine_gives_ahead_of_the_host_what_it_gives_in_turn(decoder: CudaD
 
 
 def test_launching_steps_waits_for_nothing(decoder: CudaDecoder) -> None:
-    """Neither where tokens are given on the device, nor where a slot gets a page or a bias."""
+    """A step does not wait for the GPU, even if tokens are given on it or a slot gets a page or a bias."""
     for slot in range(4):
         decoder.free(slot)
         decoder.prefill(slot, random_ids(decoder, 62, slot))
@@ -126,7 +126,7 @@ def test_a_full_pool_makes_requests_wait_and_ends_none(kernels: Path) -> None:
 def test_guesses_are_verified_on_the_device_and_change_no_token(
     decoder: CudaDecoder, how: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight columns of one slot decide what eight steps of eight columns, each of one token, decide."""
+    """Eight columns of one slot give the tokens that eight steps of one token give."""
     for slot in range(66):
         decoder.free(slot)
     prompt, others = random_ids(decoder, 90), [Sampling()] * 7

@@ -1,4 +1,4 @@
-"""Errors of a pass, and memory that runs out: who is told, and what goes on."""
+"""Errors of a pass, and memory that runs out: the requests that fail, and those that go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How requests share one decoder: prompts and scoring in chunks, and what happens where the pool is full."""
+"""Requests share one decoder: prompts and scoring run in chunks, and a full pool makes requests wait."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Once:
         return self._engine.steps >= self._until
 
     def wake(self) -> None:
-        """Nobody sleeps."""
+        """Do nothing, because no thread sleeps."""
 
 
 def test_a_prompt_waits_until_the_pool_has_room_for_it() -> None:

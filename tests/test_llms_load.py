@@ -1,4 +1,4 @@
-"""Loading: what each source and quantization leads to, on tiny models and on the embedded one."""
+"""Loading from every source and in every quantization, on tiny models and on the embedded one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model, device and quantization: names, settings, and what `auto` stands for."""
+"""The choice of model, device and quantization: names, settings and `auto`."""
 
 from __future__ import annotations
 

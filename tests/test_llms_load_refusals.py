@@ -1,4 +1,4 @@
-"""Loading refuses: what is damaged, unsupported or asks for code, each with its reason."""
+"""Loading refuses checkpoints that are damaged, unsupported or need code of their own, with the reason."""
 
 from __future__ import annotations
 

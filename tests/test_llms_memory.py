@@ -1,4 +1,4 @@
-"""Memory: planned before loading, and held against what loading and decoding really take."""
+"""Memory as planned before loading, compared with what loading and decoding really take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How rows of different sizes are put into batches."""
+"""Rows of different sizes are put into batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llms.engine.score import PASS_TOKENS, packed
 
 
 def cost(batches: Sequence[Sequence[int]]) -> int:
-    """Padded tokens, and what each pass costs beside them."""
+    """Return the cost of a plan: padded tokens, and the fixed cost of each pass."""
     return sum(PASS_TOKENS + len(batch) * max(batch) for batch in batches)
 
 
 def cuts(rows: list[int]) -> list[list[list[int]]]:
-    """Every way to cut sorted rows between different sizes."""
+    """Yield every way to cut sorted rows between different sizes."""
     runs = [list(run) for _, run in itertools.groupby(sorted(rows, reverse=True))]
     found = []
     for marks in itertools.product([False, True], repeat=max(0, len(runs) - 1)):

@@ -1,4 +1,4 @@
-"""4-bit checkpoints: made once, found again, made anew when damaged, and never in the way."""
+"""4-bit checkpoints are made once, found again, made anew if damaged, and never block loading."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def test_a_damaged_one_is_made_anew(folder: Path, tmp_path: Path, harm: str) -> 
     elif harm == "delete":
         weights.unlink()
     elif harm == "scramble the header":
-        weights.write_bytes(data[:8] + b"#" + data[9:])  # same size: only reading it tells
+        weights.write_bytes(
+            data[:8] + b"#" + data[9:]
+        )  # the size is the same, so only reading the file shows the change
     else:
         tensors = load_file(weights)
         name = next(name for name in tensors if name.endswith("up_proj.weight"))

@@ -1,4 +1,4 @@
-"""`agent models` as a library: list, show, pull, remove, default, aliases, and what is loaded."""
+"""`llms.models`: list, show, pull, remove, default, aliases, and the loaded model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speculation gives exactly what plain decoding gives, in fewer steps where text repeats."""
+"""Speculative decoding gives exactly what plain decoding gives, in fewer steps if the text repeats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer read without transformers: the same ids, texts and prompts, and only where it is plain."""
+"""The tokenizer read without transformers gives the same ids, texts and prompts, or is refused."""
 
 from __future__ import annotations
 

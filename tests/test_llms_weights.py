@@ -1,4 +1,4 @@
-"""A checkpoint read without transformers: the same weights and tokens, and only where nothing is doubtful."""
+"""A checkpoint read without transformers gives the same weights and tokens, or is refused."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_other_tensors_than_the_layout_s_are_left_to_transformers(checkpoint: Pa
 
 
 def test_a_header_that_safetensors_refuses_ends_in_the_usual_error(checkpoint: Path) -> None:
-    """Two tensors over the same bytes: shapes and size are right, and only who reads the bytes sees it."""
+    """Two tensors over the same bytes: shapes and size are right, so only reading the bytes shows it."""
     weights = checkpoint / "model.safetensors"
     data = weights.read_bytes()
     length = int.from_bytes(data[:8], "little")
