@@ -35,7 +35,7 @@ class Scorer(Protocol):
 
         Args:
             prompt: Raw text (a `str`), or messages rendered with the chat template and its generation prompt.
-            continuations: Texts that follow the prompt directly, a leading space included where one belongs.
+            continuations: Texts that follow the prompt directly, with a leading space if they need one.
 
         Returns:
             One value (nats, <= 0) per continuation, in order. The end token is not part of it.

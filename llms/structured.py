@@ -27,7 +27,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from llms.errors import BadRequest
-from llms.grammar.schema import check_schema, lists_for_sets, merges, plain_schema, recursive_schema
+from llms.grammar.schema import check_schema, lists_for_sets, plain_schema, read_by_pydantic, recursive_schema
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 
@@ -112,7 +112,7 @@ def _converted(tool: Any, strict: bool | None) -> dict[str, Any]:
         converted = convert_to_openai_tool(tool, strict=strict)
         if not isinstance(tool, dict) and (schema := recursive_schema(tool)) is not None:
             converted["function"]["parameters"] = schema
-        return dict(lists_for_sets(converted)) if merges(tool) else converted
+        return dict(lists_for_sets(converted)) if read_by_pydantic(tool) else converted
     except (ValueError, TypeError, KeyError) as error:
         raise BadRequest(
             f"expected a tool as a function with type hints and a docstring, a LangChain tool, a pydantic "

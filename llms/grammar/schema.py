@@ -40,7 +40,7 @@ def plain_schema(schema: Schema | type) -> Schema:
     if isinstance(schema, dict):
         return dict(schema)
     found = recursive_schema(schema) or dict(convert_to_json_schema(schema))
-    return lists_for_sets(found) if merges(schema) else found
+    return lists_for_sets(found) if read_by_pydantic(schema) else found
 
 
 def recursive_schema(source: Any) -> Schema | None:
@@ -63,7 +63,7 @@ def recursive_schema(source: Any) -> Schema | None:
     return {**root, "$defs": definitions} if root else schema
 
 
-def merges(source: Any) -> bool:
+def read_by_pydantic(source: Any) -> bool:
     """Return whether pydantic will read the values of a schema. It makes a set of any list."""
     if isinstance(source, BaseTool):
         source = source.args_schema
@@ -221,7 +221,7 @@ def _unknown_keyword(schema: Any, path: str) -> str:
     if isinstance(schema, bool):
         return "" if schema else f"the schema `false` at {path}, which no value satisfies"
     if not isinstance(schema, Mapping):
-        return f"{schema!r} at {path}, where a schema belongs"
+        return f"{schema!r} in place of a schema at {path}"
     for keyword, value in schema.items():
         known = keyword in _ENFORCED or _is_annotation(keyword)
         if not known or (keyword == "propertyNames" and _names(schema) is None):
