@@ -216,6 +216,17 @@ def test_code_never_writes_over_a_file(agent: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
 def test_completion(agent: Run, shell: str) -> None:
     done = agent("completion", shell)
-    assert done.code == 0 and "ask" in done.out and "docs-only" in done.out
+    assert done.code == 0 and "agent" in done.out
     if shell == "bash":
         assert subprocess.run(["bash", "-n"], input=done.out, text=True).returncode == 0
+    # The script runs the program with these variables, which then prints what may come next.
+    words = {"bash": "agent ask --docs-", "zsh": "agent ask --docs-", "fish": "agent ask"}[shell]
+    asked = {"COMP_WORDS": words, "COMP_CWORD": "--docs-" if shell == "fish" else "2"}
+    offered = subprocess.run(
+        [sys.executable, "-m", "agent"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | asked | {"_AGENT_COMPLETE": f"{shell}_complete"},
+    )
+    assert "--docs-only" in offered.stdout, offered
