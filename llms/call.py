@@ -51,16 +51,13 @@ class Call:
 
     def submit(self, index: int = 0) -> Stream:
         """Queue answer number `index` and return its stream."""
-        engine = self.runtime.engine
-        request = self.params.request(
+        return self.runtime.submit(
+            self.params,
             self.prompt,
-            decode=self.decode or self.runtime.decode,
-            end_ids=self.runtime.end_ids,
-            window=engine.decoder.window,
             index=index,
+            decode=self.decode,
             constraint=self.constraint() if self.constraint else None,
         )
-        return engine.submit(request)
 
     def info(self, stream: Stream) -> AnswerInfo:
         """Return the facts about an answer that its message reports."""

@@ -383,7 +383,8 @@ class ChatLocal(LocalModel, BaseChatModel):
 
         if not tools or choice == "none":
             return plan_text(runtime, messages, params) if response_format is None else structured()
-        from llms.tool_calls.plan import ToolRequest
+        from llms.small import GuidedCalls
+        from llms.tool_calls.plan import ToolRequest, WrittenCalls
 
         request = ToolRequest(
             messages=messages,
@@ -395,7 +396,8 @@ class ChatLocal(LocalModel, BaseChatModel):
             answer=None if response_format is None else structured,
             picker=self.tool_picker,
         )
-        return runtime.tool_planner.plan(request)
+        planner = GuidedCalls(runtime) if runtime.small else WrittenCalls(runtime)
+        return planner.plan(request)
 
     def bind_tools(
         self,

@@ -175,19 +175,7 @@ class LocalLLM(LocalModel, BaseLLM):
 
     def _queue(self, runtime: Runtime, params: GenerationParams, prompt: str) -> list[Stream]:
         ids = runtime.encode(prompt)
-        engine = runtime.engine
-        return [
-            engine.submit(
-                params.request(
-                    ids,
-                    decode=runtime.decode,
-                    end_ids=runtime.end_ids,
-                    window=engine.decoder.window,
-                    index=index,
-                )
-            )
-            for index in range(params.n)
-        ]
+        return [runtime.submit(params, ids, index=index) for index in range(params.n)]
 
 
 class MistralNF4(LocalLLM):

@@ -11,11 +11,10 @@ module imports no torch.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,9 +22,6 @@ from llms.errors import BadRequest
 from llms.models.catalog import AUTO
 from llms.models.checkpoint import Notify, silent
 from llms.models.embedded import Progress, no_progress
-
-if TYPE_CHECKING:
-    from llms.engine.request import Constraint, GenerationRequest
 
 _WITHOUT_EFFECT = {
     "stream",
@@ -191,50 +187,6 @@ class GenerationParams(GenerationFields):
         _check("top_logprobs", self.top_logprobs, int, "an int from 0 to 20", lambda v: 0 <= v <= 20)
         for token, bias in (self.logit_bias or {}).items():
             _check(f"logit_bias[{token!r}]", bias, (int, float), "-100 to 100", lambda v: -100 <= v <= 100)
-
-    def request(
-        self,
-        prompt: Sequence[int],
-        *,
-        decode: Callable[[list[int]], str],
-        end_ids: frozenset[int],
-        window: int,
-        index: int = 0,
-        constraint: Constraint | None = None,
-    ) -> GenerationRequest:
-        """Return the engine's request for one answer.
-
-        Args:
-            prompt: Token ids.
-            decode: Turns token ids into text.
-            end_ids: Tokens that end an answer.
-            window: Length of the context window, in tokens.
-            index: Number of the answer; each one has a seed of its own.
-            constraint: A grammar, or None.
-        """
-        from llms.decoders.sampling import Sampling
-        from llms.engine.request import GenerationRequest
-
-        seed = secrets.randbits(63) if self.seed is None else self.seed
-        return GenerationRequest(
-            prompt=tuple(prompt),
-            # Cap max_tokens at the space that is left in the window; the finish reason is then "length".
-            max_tokens=max(1, min(self.max_tokens, window - len(prompt))),
-            decode=decode,
-            sampling=Sampling(
-                temperature=float(self.temperature),
-                top_k=self.top_k or 0,
-                top_p=1.0 if self.top_p is None else float(self.top_p),
-                min_p=self.min_p or 0.0,
-                seed=(seed + index * 0x9E3779B9) % 2**63,
-            ),
-            end_ids=end_ids,
-            stops=self.stops,
-            repetition_penalty=self.repetition_penalty or 1.0,
-            logit_bias={int(k): float(v) for k, v in (self.logit_bias or {}).items()},
-            top_logprobs=self.top_logprobs if self.logprobs else None,
-            constraint=constraint,
-        )
 
 
 def renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

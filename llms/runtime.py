@@ -16,14 +16,14 @@ from weakref import WeakSet
 
 from langchain_core.messages import BaseMessage
 
+from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
 from llms.engine.prefix import common_prefix
+from llms.engine.request import Constraint, GenerationRequest, Stream
 from llms.errors import BadRequest
 from llms.models.load import LoadedModel, load, make_decoder
-from llms.params import LoadSettings
+from llms.params import GenerationParams, LoadSettings
 from llms.prompts import PromptBuilder
-from llms.small import GuidedCalls
-from llms.tool_calls.plan import ToolPlanner, WrittenCalls
 
 if TYPE_CHECKING:
     from llms.grammar.grammar import Grammars
@@ -88,10 +88,45 @@ class Runtime:
             "handed over loaded; save it to a folder and give that as model="
         )
 
-    @property
-    def tool_planner(self) -> ToolPlanner:
-        """The planner of calls with tools. A small model does not write them freely."""
-        return GuidedCalls(self) if self.small else WrittenCalls(self)
+    def submit(
+        self,
+        params: GenerationParams,
+        prompt: Sequence[int],
+        *,
+        index: int = 0,
+        decode: Callable[[list[int]], str] | None = None,
+        constraint: Constraint | None = None,
+    ) -> Stream:
+        """Queue one answer and return its stream.
+
+        Args:
+            params: Checked parameters.
+            prompt: Token ids.
+            index: Number of the answer; each one has a seed of its own.
+            decode: Turns token ids into text. The default is the tokenizer's.
+            constraint: A grammar, or None.
+        """
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        request = GenerationRequest(
+            prompt=tuple(prompt),
+            # Cap max_tokens at the space that is left in the window; the finish reason is then "length".
+            max_tokens=max(1, min(params.max_tokens, self.engine.decoder.window - len(prompt))),
+            decode=decode or self.decode,
+            sampling=Sampling(
+                temperature=float(params.temperature),
+                top_k=params.top_k or 0,
+                top_p=1.0 if params.top_p is None else float(params.top_p),
+                min_p=params.min_p or 0.0,
+                seed=(seed + index * 0x9E3779B9) % 2**63,
+            ),
+            end_ids=self.end_ids,
+            stops=params.stops,
+            repetition_penalty=params.repetition_penalty or 1.0,
+            logit_bias={int(k): float(v) for k, v in (params.logit_bias or {}).items()},
+            top_logprobs=params.top_logprobs if params.logprobs else None,
+            constraint=constraint,
+        )
+        return self.engine.submit(request)
 
     @property
     def small(self) -> bool:

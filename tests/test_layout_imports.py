@@ -37,8 +37,11 @@ def _modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(_modules())
 
 
-def imports_of(path: Path, module: str) -> Iterator[tuple[str, bool]]:
-    """Return every module that a file imports, with relative names resolved, and whether at import time."""
+def imports_of(path: Path, module: str, *, for_types: bool = False) -> Iterator[tuple[str, bool]]:
+    """Return every module that a file imports, with relative names resolved, and whether at import time.
+
+    `for_types` includes the imports under `if TYPE_CHECKING`.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     lazy = {
@@ -54,7 +57,7 @@ def imports_of(path: Path, module: str) -> Iterator[tuple[str, bool]]:
         for node in ast.walk(outer)
     }
     for node in ast.walk(tree):
-        if id(node) in typing_only:
+        if id(node) in typing_only and not for_types:
             continue
         now = id(node) not in lazy
         if isinstance(node, ast.Import):

@@ -27,7 +27,8 @@ def _graph(room: str) -> dict[str, set[str]]:
     """Return the files of the package that each of its files imports, including imports inside functions."""
     files = {name for name in MODULES if name == room or name.startswith(f"{room}.")}
     return {
-        module: {imported for imported, _ in imports_of(MODULES[module], module)} & files - {module}
+        module: {imported for imported, _ in imports_of(MODULES[module], module, for_types=True)}
+        & files - {module}
         for module in files
         if MODULES[module].name != "__init__.py"
     }

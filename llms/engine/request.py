@@ -12,15 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from llms.decoders.sampling import MOST_BIASES, Sampling
-
-if TYPE_CHECKING:
-    from llms.engine.engine import Engine
-    from llms.engine.steps import PendingStep
 
 _REPLACEMENT = "\ufffd"
 _TAIL = 4
@@ -210,6 +206,22 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
+class StreamDriver(Protocol):
+    """What a stream needs of its engine."""
+
+    def drive(self, waiter: Stream) -> None:
+        """Return when the stream has something to read."""
+        ...
+
+    def pump(self, waiter: Stream) -> None:
+        """Let a helper thread drive."""
+        ...
+
+    def cancel(self, stream: Stream) -> None:
+        """Stop the work."""
+        ...
+
+
 class Stream:
     """A running request. Iterate over it to read its pieces; close it to stop the work.
 
@@ -232,7 +244,7 @@ class Stream:
                 print(piece.text, end="")
     """
 
-    def __init__(self, engine: Engine, request: GenerationRequest, lock: threading.Lock) -> None:
+    def __init__(self, engine: StreamDriver, request: GenerationRequest, lock: threading.Lock) -> None:
         self.request = request
         self.generated: list[int] = []
         self.cached_tokens = 0
@@ -243,7 +255,7 @@ class Stream:
         self.turn = 0
         self.done = False
         self.sampling = Sampling() if request.on_host else request.device_sampling
-        self.pending_step: PendingStep | None = None
+        self.pending_step: object | None = None
         self.ready = threading.Condition(lock)
         self.collect = False
         self._engine = engine

@@ -2,7 +2,7 @@
 
 A `ToolPlanner` plans the call for one kind of model. `WrittenCalls` is the planner of models that write their
 calls themselves: they may write text, and a grammar takes over at the marker that opens a call. Models too
-small for that have another planner, `llms.small.GuidedCalls`; `Runtime.tool_planner` says which one it is.
+small for that have another planner, `llms.small.GuidedCalls`; the chat model chooses between them.
 """
 
 from __future__ import annotations
