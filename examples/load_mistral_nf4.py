@@ -1,6 +1,6 @@
 """Mistral-7B in 4-bit NF4: the usual recipe of transformers, and the same through this toolkit, side by side.
 
-    python examples/load_mistral_nf4.py                # the embedded model, where there is no GPU
+    python examples/load_mistral_nf4.py                # the embedded model, for machines without a GPU
     python examples/load_mistral_nf4.py mistral-7b     # after `agent models pull mistral-7b`
 
 Both ways compute the same logits. Ours adds what the recipe leaves to you: it never touches the network,
