@@ -1,4 +1,4 @@
-"""Who runs the steps: the lead goes on to somebody who still waits."""
+"""The engine's leader: when it has its token, another waiting thread runs the steps."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """What one forward pass of a transformers model sees of the store."""
+    """A transformers cache over the KV store, for one forward pass."""
 
     def __init__(self, store: SlotStore, layout: PassLayout) -> None:
         """Bind every layer to the layout."""
