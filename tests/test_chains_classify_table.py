@@ -84,6 +84,8 @@ def test_an_output_of_another_input_is_left_alone(tmp_path: Path) -> None:
     assert target.read_text() == "something,else\n1,2\n"
     with pytest.raises(TableError, match="No such"):
         classify_table(chain, tmp_path / "absent.csv", target, column="text")
+    with pytest.raises(TableError, match="can be written"):
+        classify_table(chain, source, tmp_path / "absent" / "out.csv", column="text")
 
 
 def test_examples_come_from_a_table(tmp_path: Path) -> None:

@@ -78,6 +78,22 @@ def test_ignored_hidden_and_linked_files_stay_out(store: DocumentStore, tmp_path
     assert names(store.ingest(docs / ".hidden.txt").added) == [".hidden.txt"]  # named itself
 
 
+def test_a_link_that_cannot_be_read_is_skipped(
+    store: DocumentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = write(tmp_path / "docs", {"keep.txt": "keep"})
+    (docs / "link.txt").symlink_to("/nowhere")
+    resolve = os.path.realpath
+
+    def realpath(path: str | Path) -> str:
+        if str(path).endswith("link.txt"):  # as /proc/PID/exe of a kernel thread
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return resolve(path)
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    assert names(store.ingest(docs).added) == ["keep.txt"]
+
+
 def test_every_format_is_ingested_and_found(store: DocumentStore, tmp_path: Path) -> None:
     for name, data in every_format().items():
         (tmp_path / name).write_bytes(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import subprocess
 import sys
@@ -158,3 +159,25 @@ def test_stats_and_export(store: DocumentStore, docs: Path) -> None:
     exported = list(store.export())
     assert [e["text"] for e in exported] == [DOCS["deep/lamp.md"], DOCS["garden.md"], DOCS["harbour.txt"]]
     assert all(c["end"] <= len(e["text"]) for e in exported for c in e["chunks"])
+
+
+def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "store"
+    file.write_text("mine")
+    for path in (file, file / "inner"):
+        with pytest.raises(errors.StoreUnwritable, match="found a file"):
+            DocumentStore(path, embeddings=WordEmbeddings()).ingest(tmp_path / "absent")
+    assert file.read_text() == "mine"
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_another_process(tmp_path: Path) -> None:
+    text = tmp_path / "note.txt"
+    text.write_text("a note")
+    with DocumentStore(tmp_path / "store", embeddings=WordEmbeddings()) as store:
+        store.ingest(text)
+        lock = tmp_path / "store" / "writer.lock"
+        with lock.open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            held.truncate(0)
+            with pytest.raises(errors.StoreLocked, match="found another process writing"):
+                store.ingest(text)

@@ -229,7 +229,7 @@ def number(low: float, high: float, *, whole: bool = False) -> Callable[[str], f
             value = math.nan
         if not low <= value <= high:
             kind = "a whole number" if whole else "a number"
-            raise click.BadParameter(f"expected {kind} from {low:g} to {high:g}, found {text!r}")
+            raise click.BadParameter(f"expected {kind} from {low:,} to {high:,}, found {text!r}")
         return value
 
     return convert

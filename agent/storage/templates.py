@@ -38,9 +38,12 @@ def read_template(folder: Path, name: str) -> str:
     try:
         return template_path(folder, name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        known = ", ".join(list_templates(folder)) or "none yet"
+        known = ", ".join(list_templates(folder))
+        expected = (
+            f"expected a template among {known}" if known else "expected a template, of which there is none"
+        )
         raise TemplateError(
-            f"expected a template among {known}, found {name!r}; make it: agent templates save {name} 'TEXT'"
+            f"{expected}, found {name!r}; make it: agent templates save {name} 'TEXT'"
         ) from None
 
 

@@ -66,7 +66,7 @@ def classify_table(
 
     Raises:
         TableError: There is no such column or no row, a file is not CSV, or the output belongs to another
-            input.
+            input or cannot be opened.
     """
     total = sum(1 for _ in _rows(source, column))
     if total == 0:
@@ -78,7 +78,7 @@ def classify_table(
     header = [*_header(source), *ADDED]
     done = _done(source, target, header, column)
     skipped = 0
-    with target.open("a", encoding="utf-8", newline="") as out:
+    with _open_output(target) as out:
         writer = csv.writer(out)
         if out.tell() == 0:
             writer.writerow(header)
@@ -130,6 +130,16 @@ def _write(
         }
         writer.writerow([cells[name] for name in header])  # type: ignore[attr-defined]
     return skipped
+
+
+def _open_output(target: Path) -> IO[str]:
+    try:
+        return target.open("a", encoding="utf-8", newline="")
+    except OSError as error:
+        raise TableError(
+            f"expected an output that can be written at {str(target)!r}, found {error.strerror!r}: choose "
+            "another target"
+        ) from error
 
 
 def _open(path: Path) -> IO[str]:

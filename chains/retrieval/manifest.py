@@ -67,6 +67,10 @@ def store_errors(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         raise _store_error(folder, error) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreUnwritable(
+            f"expected a folder for the store at {str(folder)!r}, found a file; use another path"
+        ) from error
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
@@ -137,11 +141,9 @@ class WriterLock:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            holder = self.holder()
             raise StoreLocked(
-                f"expected the store {str(self.path.parent)!r} to be free for {purpose!r}, found process "
-                f"{holder.get('pid', 'unknown')!r} on {holder.get('host', 'this machine')!r} writing to it "
-                f"({holder.get('purpose', 'unknown')}); wait for it to end, then try again"
+                f"expected the store {str(self.path.parent)!r} to be free for {purpose!r}, found "
+                f"{self._describe_holder()} writing to it; wait for it to end, then try again"
             ) from None
         record = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": time.time()}
         try:
@@ -152,6 +154,14 @@ class WriterLock:
             os.close(handle)
             raise
         self._handle = handle
+
+    def _describe_holder(self) -> str:
+        # A holder has the lock some moments before it has written who it is.
+        for _ in range(20):
+            if found := self.holder():
+                return f"process {found.get('pid')!r} on {found.get('host')!r} ({found.get('purpose')})"
+            time.sleep(0.01)
+        return "another process"
 
     def _release(self) -> None:
         if self._handle is not None:

@@ -148,7 +148,10 @@ def _walk(root: str, folder: str, ignore: _GitIgnore, found: Survey, max_file_by
 
 
 def _inside(link: str, root: str) -> bool:
-    target = os.path.realpath(link)
+    try:
+        target = os.path.realpath(link)
+    except OSError:  # Some links cannot be read: /proc/PID/exe of a kernel thread, for one.
+        return False
     return _is_under(target, root) and os.path.isfile(target)
 
 

@@ -81,7 +81,7 @@ def judge(settings: LoadSettings) -> Iterator[Finding]:
     )
     better = ""
     if plan.fallback:
-        text, better = f"{text}; {plan.fallback.reason}", f"for better: {plan.fallback.remedy}"
+        text, better = f"{text}; {plan.fallback.reason}", f"to get a better model: {plan.fallback.remedy}"
     yield Finding(name="model", state="ok", detail=text, fix=better)
     detail = _decoder(decoder, device, memory.weights)
     if fix := native.notice() if decoder == "reference" and device == "cpu" else "":
@@ -183,6 +183,10 @@ def _check_bitsandbytes() -> Finding:
 def _check_kernels() -> Finding:
     name = "kernels"
     if importlib.util.find_spec(name) is None:
-        return Finding(name=name, state="ok", detail="the package is absent, as it should be")
+        return Finding(
+            name=name,
+            state="ok",
+            detail="the package `kernels`, which would fetch code from the Hub, is not installed",
+        )
     detail = "the package `kernels` is installed: bitsandbytes would fetch code from the Hub with it"
     return Finding(name=name, state="broken", detail=detail, fix="`pip uninstall kernels`")

@@ -122,7 +122,7 @@ class LoadPlan:
         longest = longest_window(self.source, self.checkpoint)
         parts = [f"model: {self.source.name} ({self.weights}) on {self.settings.device}"]
         if self.fallback:
-            parts.append(f": {self.fallback.reason}; for better: {self.fallback.remedy}")
+            parts.append(f": {self.fallback.reason}; to get a better model: {self.fallback.remedy}")
         if self.memory.window < longest:
             parts.append(f"; window {self.memory.window:,} of {longest:,} tokens")
         about = "".join(parts) if self.fallback or self.memory.narrowed else ""
@@ -186,12 +186,12 @@ def choose_model(settings: LoadSettings, cache: Path) -> tuple[LoadSettings, Fal
     small, pull = replace(chosen, model=EMBEDDED), f'`llms.models.pull("{PREFERRED}")`'
     if gpu is None:
         reason = "the CPU was asked for" if on_cpu else why_none()
-        return small, Fallback(reason, f"with an NVIDIA GPU of {ENOUGH_GB:g} GB, {pull}")
+        return small, Fallback(reason, f"use an NVIDIA GPU of {ENOUGH_GB:g} GB and run {pull}")
     if not in_cache(PREFERRED, cache):
-        return small, Fallback(f"{PREFERRED} is not on this machine", pull)
+        return small, Fallback(f"{PREFERRED} is not on this machine", f"run {pull}")
     if gpu.free < ENOUGH_GB * 1e9:
         reason = f"{gpu.name} has {gpu.free / 1e9:.1f} GB free, {PREFERRED} needs {ENOUGH_GB:g} GB"
-        return small, Fallback(reason, "end other GPU programs (`nvidia-smi`)")
+        return small, Fallback(reason, "end other GPU programs (`nvidia-smi` lists them)")
     return replace(chosen, model=PREFERRED), None
 
 
