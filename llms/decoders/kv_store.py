@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llms.decoders.base import SlotChecks
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KVShape:
@@ -159,3 +161,39 @@ class SlotStore:
             # Without any slot the memory is released.
             self.keys = self.keys[:, :0, :, :0].clone()
             self.values = self.values[:, :0, :, :0].clone()
+
+
+class StoredSlots(SlotChecks):
+    """The slots of a decoder that keeps its KV in a `SlotStore`: their length, and how they change."""
+
+    _store: SlotStore
+
+    def length(self, slot: int) -> int:
+        """Return the number of tokens in a slot's cache."""
+        self._check_slot(slot)
+        return self._store.lengths.get(slot, 0)
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """Replace the target by a copy of the source's first `length` tokens."""
+        length = self._check_length(source, self.length(source) if length is None else length)
+        self._check_slot(target)
+        if source == target:
+            self.truncate(source, length)
+            return
+        self.free(target)
+        if length:
+            with torch.inference_mode():
+                self._store.copy(source, target, length)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep only the first `length` tokens of a slot."""
+        if self._check_length(slot, length) == 0:
+            self.free(slot)
+        else:
+            self._store.truncate(slot, length)
+
+    @torch.inference_mode()
+    def free(self, slot: int) -> None:
+        """Empty a slot."""
+        self._check_slot(slot)
+        self._store.free(slot)

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llms.decoders.base import SlotChecks, StepResult, rows_of
-from llms.decoders.kv_store import KVShape, PassLayout, SlotStore
+from llms.decoders.base import StepResult, rows_of
+from llms.decoders.kv_store import KVShape, PassLayout, SlotStore, StoredSlots
 from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
 from llms.threads import bound_spinning
 
 
-class ReferenceDecoder(SlotChecks):
+class ReferenceDecoder(StoredSlots):
     """Decodes with the model's own forward pass. The contract is that of `llms.decoders.base.Decoder`.
 
     Args:
@@ -49,7 +49,6 @@ class ReferenceDecoder(SlotChecks):
         self._model = model
         self._why = why
         self._config = config
-        self._store: SlotStore | None = None
         self.max_slots = max_slots
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         if getattr(model.get_output_embeddings(), "out_features", None):
@@ -71,16 +70,6 @@ class ReferenceDecoder(SlotChecks):
         """Return one line for people that names the decoder and the device it runs on."""
         line = f"reference (forward passes of transformers) on {self.device}"
         return f"{line}; no faster one: {self._why}" if self._why else line
-
-    def length(self, slot: int) -> int:
-        """Return the number of tokens in a slot's cache."""
-        self._check_slot(slot)
-        return self._kv.lengths.get(slot, 0)
-
-    @property
-    def _kv(self) -> SlotStore:
-        assert self._store is not None
-        return self._store
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
@@ -118,32 +107,7 @@ class ReferenceDecoder(SlotChecks):
 
     def _before(self, slots: Sequence[int]) -> tuple[list[int], list[list[int]]]:
         """Return the number of tokens in each slot, and the tokens."""
-        return [self._kv.lengths[slot] for slot in slots], [self._kv.tokens[slot] for slot in slots]
-
-    def fork(self, source: int, target: int, length: int | None = None) -> None:
-        """Replace the target by a copy of the source's first `length` tokens."""
-        length = self._check_length(source, self.length(source) if length is None else length)
-        self._check_slot(target)
-        if source == target:
-            self.truncate(source, length)
-            return
-        self.free(target)
-        if length:
-            with torch.inference_mode():
-                self._kv.copy(source, target, length)
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Keep only the first `length` tokens of a slot."""
-        if self._check_length(slot, length) == 0:
-            self.free(slot)
-        else:
-            self._kv.truncate(slot, length)
-
-    @torch.inference_mode()
-    def free(self, slot: int) -> None:
-        """Empty a slot."""
-        self._check_slot(slot)
-        self._kv.free(slot)
+        return [self._store.lengths[slot] for slot in slots], [self._store.tokens[slot] for slot in slots]
 
     def _forward(self, slots: list[int], tokens: list[list[int]], keep: int) -> list[Tensor]:
         """Run the model and return the logits of each slot, fp32 [kept, V].
@@ -155,7 +119,7 @@ class ReferenceDecoder(SlotChecks):
         order, layout, ids, positions = self._lay_out(slots, tokens)
         out = self._pass(ids, positions, layout, keep)
         for slot, row in zip(slots, tokens, strict=True):
-            self._kv.append(slot, row)
+            self._store.append(slot, row)
         result: list[Tensor] = [torch.empty(0)] * len(slots)
         for index, which in enumerate(order):
             count = keep or len(tokens[which])
@@ -170,7 +134,7 @@ class ReferenceDecoder(SlotChecks):
             input_ids=ids,
             attention_mask=self._mask(positions, layout),
             position_ids=positions,
-            past_key_values=SlotCache(self._kv, layout),
+            past_key_values=SlotCache(self._store, layout),
             use_cache=True,
             logits_to_keep=keep,
         ).logits
@@ -180,7 +144,7 @@ class ReferenceDecoder(SlotChecks):
         self, slots: list[int], tokens: list[list[int]]
     ) -> tuple[list[int], PassLayout, Tensor, Tensor]:
         """Arrange a batch. Return the request of each row, the layout, ids [n, k] and positions [n, k]."""
-        store, width = self._kv, max(len(row) for row in tokens)
+        store, width = self._store, max(len(row) for row in tokens)
         for slot in slots:
             store.row(slot)
         total = max(store.lengths[slot] + len(row) for slot, row in zip(slots, tokens, strict=True))
@@ -229,7 +193,7 @@ class ReferenceDecoder(SlotChecks):
         """Return the mask in the form of the attention function: boolean for SDPA, additive for eager."""
         if self._attention == "sdpa":
             return seen
-        dtype = self._kv.shape.dtype
+        dtype = self._store.shape.dtype
         return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 

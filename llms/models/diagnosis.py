@@ -81,7 +81,7 @@ def judge(settings: LoadSettings) -> Iterator[Finding]:
     )
     better = ""
     if plan.fallback:
-        text, better = f"{text}; {plan.fallback.reason}", f"to get a better model: {plan.fallback.remedy}"
+        text, better = f"{text}; {plan.fallback.reason}", plan.fallback.remedy
     yield Finding(name="model", state="ok", detail=text, fix=better)
     detail = _decoder(decoder, device, memory.weights)
     if fix := native.notice() if decoder == "reference" and device == "cpu" else "":

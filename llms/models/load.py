@@ -122,7 +122,7 @@ class LoadPlan:
         longest = longest_window(self.source, self.checkpoint)
         parts = [f"model: {self.source.name} ({self.weights}) on {self.settings.device}"]
         if self.fallback:
-            parts.append(f": {self.fallback.reason}; to get a better model: {self.fallback.remedy}")
+            parts.append(f": {self.fallback.reason}; {self.fallback.remedy}")
         if self.memory.window < longest:
             parts.append(f"; window {self.memory.window:,} of {longest:,} tokens")
         about = "".join(parts) if self.fallback or self.memory.narrowed else ""
@@ -182,16 +182,18 @@ def choose_model(settings: LoadSettings, cache: Path) -> tuple[LoadSettings, Fal
     if settings.model != AUTO:
         if gpu or on_cpu:
             return chosen, None
-        return chosen, Fallback(why_none(), "see `llms.diagnose()`")
+        return chosen, Fallback(why_none(), "`llms.diagnose()` says how to use a GPU")
     small, pull = replace(chosen, model=EMBEDDED), f'`llms.models.pull("{PREFERRED}")`'
     if gpu is None:
         reason = "the CPU was asked for" if on_cpu else why_none()
-        return small, Fallback(reason, f"use an NVIDIA GPU of {ENOUGH_GB:g} GB and run {pull}")
+        return small, Fallback(
+            reason, f"for {PREFERRED}, use an NVIDIA GPU of {ENOUGH_GB:g} GB and run {pull}"
+        )
     if not in_cache(PREFERRED, cache):
-        return small, Fallback(f"{PREFERRED} is not on this machine", f"run {pull}")
+        return small, Fallback(f"{PREFERRED} is not on this machine", f"to get it, run {pull}")
     if gpu.free < ENOUGH_GB * 1e9:
         reason = f"{gpu.name} has {gpu.free / 1e9:.1f} GB free, {PREFERRED} needs {ENOUGH_GB:g} GB"
-        return small, Fallback(reason, "end other GPU programs (`nvidia-smi` lists them)")
+        return small, Fallback(reason, "to make room, end other GPU programs (`nvidia-smi` lists them)")
     return replace(chosen, model=PREFERRED), None
 
 

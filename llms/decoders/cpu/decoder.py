@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llms.decoders.base import SlotChecks, StepResult, rows_of
+from llms.decoders.base import StepResult, rows_of
 from llms.decoders.cpu import LARGEST, native, suits
 from llms.decoders.cpu.native import (
     BITS,
@@ -29,7 +29,7 @@ from llms.decoders.cpu.native import (
     ModelStruct,
 )
 from llms.decoders.cpu.weights import HEAD, BlockFile, pack_model
-from llms.decoders.kv_store import KVShape, SlotStore
+from llms.decoders.kv_store import KVShape, SlotStore, StoredSlots
 from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
@@ -54,7 +54,7 @@ ROTARY = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position only."""
 
 
-class CpuDecoder(SlotChecks):
+class CpuDecoder(StoredSlots):
     """Decode a small model on the CPU; `llms.decoders.base.Decoder` describes the methods.
 
         >>> decoder = CpuDecoder(load(LoadSettings(model="smollm2-135m")).weights)  # doctest: +SKIP
@@ -111,11 +111,6 @@ class CpuDecoder(SlotChecks):
         """Return one line for people: which decoder this is, and what it runs on."""
         return f"lean (native code for {self._instructions}, {self._kernels.bits}-bit weights) on cpu"
 
-    def length(self, slot: int) -> int:
-        """Return the number of tokens in a slot's cache."""
-        self._check_slot(slot)
-        return self._store.lengths.get(slot, 0)
-
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
         """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last.
@@ -157,31 +152,6 @@ class CpuDecoder(SlotChecks):
             rows = list(torch.split(logits, counts))
             return StepResult(rows, *(() if sampling is None else sample_each(rows, sampling, lengths, held)))
         return StepResult(logits, None if sampling is None else sample(logits, sampling, lengths, held))
-
-    def fork(self, source: int, target: int, length: int | None = None) -> None:
-        """Copy the source's first `length` tokens over the target."""
-        length = self._check_length(source, self.length(source) if length is None else length)
-        self._check_slot(target)
-        if source == target:
-            self.truncate(source, length)
-            return
-        self.free(target)
-        if length:
-            with torch.inference_mode():
-                self._store.copy(source, target, length)
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        if self._check_length(slot, length) == 0:
-            self.free(slot)
-        else:
-            self._store.truncate(slot, length)
-
-    @torch.inference_mode()
-    def free(self, slot: int) -> None:
-        """Empty a slot."""
-        self._check_slot(slot)
-        self._store.free(slot)
 
     def _lengths(self, slots: Sequence[int]) -> list[int]:
         return [self._store.lengths[slot] for slot in slots]
