@@ -7,11 +7,13 @@ A `SourceFile` is a file that was found; its parser makes a `ParsedDocument` of 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # Kinds whose text is the file's own, so that an offset also gives a line of the file.
 LINE_KINDS = frozenset({"markdown", "text", "rst", "source", "csv", "jsonl"})
@@ -43,33 +45,85 @@ class Block:
 
     `start` and `end` are offsets into the document's text, `heading` is the path of headings that leads to
     the block, joined with " > ", and `page` counts from 1 in formats that have pages.
+
+    `place` says where the block begins in the file itself, as far as the format has such places: `line` (from
+    1), `label` (the page number as printed), `sheet`, `row` (from 1), and whatever else a parser can name.
+    Values are texts, numbers and booleans. Every chunk of the block gets its `place`; `line` is counted on to
+    the line at which the chunk starts.
     """
 
     start: int
     end: int
     heading: str = ""
     page: int | None = None
+    place: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LineBox(NamedTuple):
+    """A printed line of a document with pages: its span in the text and its box on the page.
+
+    `page` counts from 1. The sides are in PDF points (1/72 inch), from the left and the top of the page.
+    """
+
+    start: int
+    end: int
+    page: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def overlapping(boxes: Sequence[LineBox], start: int, end: int) -> tuple[LineBox, ...]:
+    """Return the boxes whose lines overlap `start` to `end`; `boxes` are in the order of the text."""
+    first = bisect.bisect_right(boxes, start, key=lambda box: box.end)
+    last = bisect.bisect_left(boxes, end, key=lambda box: box.start)
+    return tuple(boxes[first:last])
+
+
+def line_boxes(rows: Any, length: int) -> tuple[LineBox, ...]:
+    """Return boxes from JSON rows, in the order of the text; raise ValueError if one is not valid."""
+    found = []
+    for start, end, page, *sides in rows:
+        box = LineBox(int(start), int(end), int(page), *(round(float(side), 1) for side in sides))
+        if not (0 <= box.start <= box.end <= length and all(map(math.isfinite, box[3:]))):
+            raise ValueError(f"expected a box of a line within 0..{length}, found {box!r}")
+        found.append(box)
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedDocument:
-    """The text of one source and its blocks. `metadata` is what the file says about itself (author, date)."""
+    """The text of one source and its blocks. `metadata` is what the file says about itself (author, date).
+
+    `partly` is empty if all of the file was read; otherwise it says in words what was left out and why.
+    `boxes` are the printed lines, in formats with pages.
+    """
 
     text: str
     title: str
     kind: str
     blocks: tuple[Block, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    partly: str = ""
+    boxes: tuple[LineBox, ...] = ()
 
     def to_payload(self) -> dict[str, Any]:
         """Return the document as plain JSON values, so that it can leave the parser's process."""
-        blocks = [[b.start, b.end, b.heading, b.page] for b in self.blocks]
+        blocks = [
+            [b.start, b.end, b.heading, b.page, dict(b.place)]
+            if b.place
+            else [b.start, b.end, b.heading, b.page]
+            for b in self.blocks
+        ]
         return {
             "text": self.text,
             "title": self.title,
             "kind": self.kind,
             "blocks": blocks,
             "metadata": dict(self.metadata),
+            "partly": self.partly,
+            "boxes": [list(box) for box in self.boxes],
         }
 
     @classmethod
@@ -77,18 +131,38 @@ class ParsedDocument:
         """Return the document that `to_payload` wrote; raise ValueError if an offset is outside the text."""
         text = _UNSTORABLE.sub("\ufffd", str(payload["text"]))
         blocks = []
-        for start, end, heading, page in payload["blocks"]:
+        for start, end, heading, page, *place in payload["blocks"]:
             if not 0 <= int(start) <= int(end) <= len(text):
                 raise ValueError(f"expected offsets within 0..{len(text)}, found {start!r}..{end!r}")
             heading = _UNSTORABLE.sub("\ufffd", str(heading))
-            blocks.append(Block(start=int(start), end=int(end), heading=heading, page=page))
+            blocks.append(
+                Block(
+                    start=int(start),
+                    end=int(end),
+                    heading=heading,
+                    page=page,
+                    place=_place(place[0]) if place else {},
+                )
+            )
         return cls(
             text=text,
             title=_UNSTORABLE.sub("\ufffd", str(payload["title"])),
             kind=str(payload["kind"]),
             blocks=tuple(blocks),
             metadata=dict(payload["metadata"]),
+            partly=_UNSTORABLE.sub("\ufffd", str(payload.get("partly", ""))),
+            boxes=line_boxes(payload.get("boxes", ()), len(text)),
         )
+
+
+def _place(given: Any) -> dict[str, Any]:
+    """Return a place with texts that can be stored; raise ValueError if a value is not a plain one."""
+    found: dict[str, Any] = {}
+    for name, value in dict(given).items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"expected a text or number for {name!r} in a place, found {value!r}")
+        found[str(name)] = _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +181,8 @@ class Chunk:
     heading: str
     page: int | None
     tokens: int
+    place: Mapping[str, Any] = field(default_factory=dict)
+    boxes: tuple[LineBox, ...] = ()
 
     @property
     def embedded_text(self) -> str:
@@ -134,7 +210,10 @@ def chunk_header(title: str, heading: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRecord:
-    """One stored source, as `store.sources()` lists it. Times are in seconds since the epoch."""
+    """One stored source, as `store.sources()` lists it. Times are in seconds since the epoch.
+
+    `partly` says in words which part of the file was not read and why; it is empty if all of it was.
+    """
 
     path: str
     origin: str
@@ -148,6 +227,7 @@ class SourceRecord:
     stat: str
     parser: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    partly: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as JSON values, the hash in hexadecimal."""
@@ -162,12 +242,16 @@ class SourceRecord:
             "chunks": self.chunks,
             "content_hash": self.content_hash.hex(),
             "metadata": dict(self.metadata),
+            "partly": self.partly,
         }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkRecord:
-    """One stored chunk. `row` is its key in the manifest; `chunk_id` stays the same in every store."""
+    """One stored chunk. `row` is its key in the manifest; `chunk_id` stays the same in every store.
+
+    `place` and `boxes` are what `Block` and `LineBox` say of the chunk's text.
+    """
 
     row: int
     chunk_id: str
@@ -183,3 +267,5 @@ class ChunkRecord:
     text: str
     modified: float
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, Any] = field(default_factory=dict)
+    boxes: tuple[LineBox, ...] = ()

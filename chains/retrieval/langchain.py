@@ -31,16 +31,18 @@ def to_document(hit: Hit, line: int | None = None) -> Document:
 
     Its metadata are `source` (the path), `title`, `heading`, `page` (or None), `line` (or None), `start` and
     `end` (offsets into the stored text), `chunk_id`, `ordinal`, `kind`, `modified`, `score` (the cosine),
-    `rank_score` (what ordered the hits), and the document's own metadata, as far as the names are free.
+    `rank_score` (what ordered the hits), the format's other places (such as `sheet` and `row`), and the
+    document's own metadata, as far as the names are free.
     """
     chunk = hit.chunk
     metadata: dict[str, Any] = {
         **chunk.metadata,
+        **chunk.place,
         "source": chunk.source if chunk.origin == "file" else chunk.metadata.get("source", chunk.source),
         "title": chunk.title or os.path.basename(chunk.source),
         "heading": chunk.heading,
         "page": chunk.page,
-        "line": line,
+        "line": chunk.place.get("line", line),
         "start": hit.start,
         "end": hit.end,
         "chunk_id": chunk.chunk_id,

@@ -26,21 +26,21 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chains.retrieval.document import Chunk, ChunkRecord, ParsedDocument, SourceFile, SourceRecord
+from chains.retrieval.document import Chunk, ChunkRecord, LineBox, ParsedDocument, SourceFile, SourceRecord
 from chains.retrieval.errors import StoreDamaged, StoreLocked, StoreTooNew, StoreUnwritable
 from chains.retrieval.index import Changes
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "manifest.sqlite3"
-MIGRATIONS = ("schema.sql", "migration_2.sql")
+MIGRATIONS = ("schema.sql", "migration_2.sql", "migration_3.sql")
 VERSION = len(MIGRATIONS)
 # Raised when the output of a parser changes. Files that an older parser read are then read again.
 PARSER_VERSION = 2
@@ -432,10 +432,10 @@ class Manifest:
         """Return the sources that an SQL condition over `sources` selects (by default all), by path."""
         sql = (
             "SELECT path, origin, kind, sources.title, size, modified, ingested, "
-            "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, "
+            "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, partly, "
             f"metadata FROM sources WHERE {where} ORDER BY path"
         )
-        names = "path origin kind title size modified ingested chunks content_hash stat parser".split()
+        names = "path origin kind title size modified ingested chunks content_hash stat parser partly".split()
         return [
             SourceRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
             for row in self.execute(sql, values)
@@ -461,8 +461,10 @@ class Manifest:
 
     def document(self, path: str) -> ParsedDocument | None:
         """Return a source as its parser delivered it, or None if there is no such source."""
-        sql = "SELECT text, title, kind, blocks, metadata FROM sources WHERE path = ?"
-        for text, title, kind, blocks, metadata in self.execute(sql, (path,)):
+        sql = "SELECT text, title, kind, blocks, metadata, partly FROM sources WHERE path = ?"
+        for text, title, kind, blocks, metadata, partly in self.execute(sql, (path,)):
+            # A line that ends one chunk and starts the next is in both.
+            boxes = {box for chunk in self.chunks_of(path) for box in chunk.boxes}
             return ParsedDocument.from_payload(
                 {
                     "text": text,
@@ -470,6 +472,8 @@ class Manifest:
                     "kind": kind,
                     "blocks": json.loads(blocks),
                     "metadata": json.loads(metadata),
+                    "partly": partly,
+                    "boxes": boxes,
                 }
             )
         return None
@@ -489,12 +493,17 @@ class Manifest:
         """Return the chunks that a condition over `chunks` and `sources` selects, by path and ordinal."""
         sql = (
             "SELECT chunks.id, chunk_id, path, origin, kind, ordinal, start, end, chunks.title, heading, "
-            "page, chunks.text, modified, metadata FROM chunks JOIN sources ON sources.id = source_id "
-            f"WHERE {where} ORDER BY path, ordinal"
+            "page, chunks.text, modified, metadata, place, boxes "
+            f"FROM chunks JOIN sources ON sources.id = source_id WHERE {where} ORDER BY path, ordinal"
         )
         names = "row chunk_id source origin kind ordinal start end title heading page text modified".split()
         return [
-            ChunkRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
+            ChunkRecord(
+                **dict(zip(names, row[:-3], strict=True)),
+                metadata=json.loads(row[-3]),
+                place=json.loads(row[-2] or "{}"),
+                boxes=tuple(LineBox(*box) for box in json.loads(row[-1] or "[]")),
+            )
             for row in self.execute(sql, values)
         ]
 
@@ -675,11 +684,11 @@ class Manifest:
         values = (
             *(source.path, source.origin, document.kind, document.title, source.content_hash, source.stat),
             *(source.size, source.modified, time.time(), json.dumps(dict(document.metadata), default=str)),
-            *(document.text, blocks, text_hash, PARSER_VERSION),
+            *(document.text, blocks, text_hash, PARSER_VERSION, document.partly),
         )
         sql = (
             "INSERT INTO sources(path, origin, kind, title, content_hash, stat, size, modified, ingested, "
-            f"metadata, text, blocks, text_hash, parser) VALUES ({_marks(values)}) RETURNING id"
+            f"metadata, text, blocks, text_hash, parser, partly) VALUES ({_marks(values)}) RETURNING id"
         )
         return int(self.execute(sql, values)[0][0])
 
@@ -696,11 +705,11 @@ class Manifest:
             chunk_id = path.removeprefix(APP_PREFIX) if origin == "app" else _chunk_id(path, chunk)
             values = (
                 *(chunk_id, source, chunk.ordinal, chunk.start, chunk.end, chunk.title, chunk.heading),
-                *(chunk.page, chunk.text, key, generation),
+                *(chunk.page, chunk.text, key, generation, _json(chunk.place), _json(chunk.boxes)),
             )
             sql = (
                 "INSERT INTO chunks(chunk_id, source_id, ordinal, start, end, title, heading, page, text, "
-                f"vector_key, generation) VALUES ({_marks(values)}) RETURNING id"
+                f"vector_key, generation, place, boxes) VALUES ({_marks(values)}) RETURNING id"
             )
             row = int(self.execute(sql, values)[0][0])
             self._index_text("", row, chunk.title, chunk.heading, chunk.text)
@@ -752,6 +761,11 @@ class Manifest:
             "INSERT OR IGNORE INTO loose SELECT vector_key FROM chunks WHERE source_id = ?", (source,)
         )
         self.execute("DELETE FROM chunks WHERE source_id = ?", (source,))
+
+
+def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Return compact JSON, or "" for an empty value."""
+    return json.dumps(value, separators=(",", ":"), default=dict) if value else ""
 
 
 def _chunk_id(path: str, chunk: Chunk) -> str:

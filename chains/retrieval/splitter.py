@@ -11,9 +11,9 @@ import bisect
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from chains.retrieval.document import Block, Chunk, ParsedDocument, chunk_header
+from chains.retrieval.document import Block, Chunk, ParsedDocument, chunk_header, overlapping
 
 # Returns the character span of each token of a text.
 Spans = Callable[[str], list[tuple[int, int]]]
@@ -91,7 +91,11 @@ class Splitter:
             heading = self._shorten(block.heading)
             header_tokens = len(self.spans(chunk_header(title, heading)))
             budget = max(8, self.config.max_tokens - header_tokens)
+            place, place_at = dict(block.place), block.start
             for start, end, tokens in self._cut(document.text, block.start, block.end, budget):
+                if "line" in place:
+                    place["line"] += document.text.count("\n", min(place_at, start), start)
+                    place_at = start
                 chunks.append(
                     Chunk(
                         ordinal=len(chunks),
@@ -102,6 +106,8 @@ class Splitter:
                         heading=heading,
                         page=block.page,
                         tokens=tokens + header_tokens,
+                        place=dict(place),
+                        boxes=overlapping(document.boxes, start, end) if document.boxes else (),
                     )
                 )
         return chunks
@@ -120,7 +126,7 @@ class Splitter:
                 heading = _shared_heading(merged.heading, block.heading)
                 same = heading is not None and merged.page == block.page
                 if same and self._fits_min_tokens(document.text, merged, block):
-                    merged = Block(start=merged.start, end=block.end, heading=heading or "", page=merged.page)
+                    merged = replace(merged, end=block.end, heading=heading or "")
                     continue
                 yield merged
             merged = block

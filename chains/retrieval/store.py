@@ -311,6 +311,10 @@ class DocumentStore:
 
     def line(self, hit: Hit) -> int | None:
         """Return the line of the file on which a hit starts, from 1; None for formats without lines."""
+        if "line" in hit.chunk.place:
+            before = hit.chunk.start - hit.start
+            skipped = self.text(hit.chunk.source, hit.start, hit.chunk.start).count("\n") if before else 0
+            return int(hit.chunk.place["line"]) - skipped
         if hit.chunk.kind not in LINE_KINDS:
             return None
         return self.text(hit.chunk.source, 0, hit.start).count("\n") + 1

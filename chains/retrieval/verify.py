@@ -205,7 +205,11 @@ def salvage(folder: Path) -> list[str]:
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, table: str) -> None:
     """Copy a table row by row, skipping rows that cannot be read."""
+    # A manifest of an earlier version lacks the columns that came later.
     columns = [row[1] for row in target.execute(f"PRAGMA table_info({table})")]
+    with contextlib.suppress(sqlite3.DatabaseError):
+        known = {row[1] for row in source.execute(f"PRAGMA table_info({table})")}
+        columns = [name for name in columns if name in known]
     names = ", ".join(columns)
     marks = ", ".join("?" * (len(columns) + 1))
     target.execute("BEGIN")
