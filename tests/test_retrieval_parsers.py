@@ -217,3 +217,25 @@ def test_any_text_parses_and_keeps_its_characters(text: str, name: str) -> None:
     if "error" not in answer:
         wanted = text.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n")
         assert answer["text"] == wanted.removeprefix("\ufeff")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("contract.txt", files.every_format()["river.pdf"], "pdf"),
+        ("contract.pdf", files.every_format()["policy.docx"], "docx"),
+        ("contract", files.every_format()["policy.docx"], "docx"),
+        ("figures.dat", files.every_format()["stock.xlsx"], "xlsx"),
+        ("1700000000.M1P2.host:2,S", files.every_format()["lunch.eml"], "eml"),
+        ("report.doc", b"<html><body><p>Saved by a program.</p></body></html>", "html"),
+        ("page", b"\n<!-- saved -->\n<!DOCTYPE html><p>Hello", "html"),
+        ("page.md", b"<html><p>a page in Markdown</p></html>", "markdown"),
+        ("run.py", b"From: nobody\nSubject: nothing\n", "source"),
+        ("notes.txt", b"From: the desk of Ada\n\nA note.", "text"),
+        ("notes", "Zürich".encode("utf-16"), "text"),
+        ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "WordDocument".encode("utf-16-le"), None),
+        ("photo.txt", b"\x89PNG\r\n\x1a\n", None),
+    ],
+)
+def test_a_format_is_told_by_the_content(name: str, data: bytes, kind: str | None) -> None:
+    assert kind_of(name, data) == kind

@@ -18,13 +18,12 @@ from chains.retrieval.errors import (
     UnsupportedFormat,
 )
 from chains.retrieval.parsers import IN_PROCESS, kind_of, parse
-from chains.retrieval.parsers.plain import looks_binary
+from chains.retrieval.parsers.sniff import sniff
 
 if TYPE_CHECKING:
     from sandbox import ParserPool
 
 _TARGET = "chains.retrieval.parsers:parse"
-_SNIFF_BYTES = 8192
 
 
 class FileParser:
@@ -45,7 +44,7 @@ class FileParser:
             ) from error
 
     def parse(self, path: str, data: bytes) -> ParsedDocument:
-        """Return the document in `data`. Its kind follows from the name, or else from the first bytes.
+        """Return the document in `data`. Its kind follows from the content, or else from the name.
 
         Raises:
             UnsupportedFormat: No parser reads it.
@@ -53,9 +52,11 @@ class FileParser:
             BinaryDocument: It is not text.
             DamagedDocument: Its parser failed, or exceeded its limits of time, memory or output.
         """
-        kind = kind_of(path) or self._sniff(path, data)
         if not data:
             raise EmptyDocument(f"expected a document, found {path!r} with 0 bytes; nothing to ingest")
+        kind = kind_of(path, data)
+        if kind is None:
+            raise UnsupportedFormat(_unsupported(path, data))
         payload = {"name": path, "data": data, "kind": kind}
         answer = parse(payload) if kind in IN_PROCESS else self._in_child(path, payload)
         if "error" in answer:
@@ -69,15 +70,6 @@ class FileParser:
         if not document.text.strip():
             raise EmptyDocument(f"expected text in {path!r}, found none; nothing to ingest")
         return document
-
-    @staticmethod
-    def _sniff(path: str, data: bytes) -> str:
-        if looks_binary(data[:_SNIFF_BYTES]):
-            raise UnsupportedFormat(
-                f"expected a format that is read, found {path!r} starting with "
-                f"{data[:8]!r}; convert it, for example to PDF"
-            )
-        return "text"
 
     def _in_child(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
         from sandbox.errors import ParserError
@@ -104,6 +96,13 @@ class FileParser:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+
+def _unsupported(path: str, data: bytes) -> str:
+    """Return the message for a file that no parser reads."""
+    what, _, mend = sniff(data).what.partition("; ")
+    mend = mend or "convert it, for example to PDF"
+    return f"expected a format that is read, found {what} in {path!r}; {mend}"
 
 
 def _error_from(path: str, answer: dict[str, Any]) -> SourceError:

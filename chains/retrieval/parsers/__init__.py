@@ -1,4 +1,4 @@
-"""Turns the bytes of one file into text with structure, with one function a format, chosen by suffix.
+"""Turns the bytes of one file into text with structure, with one function a format, chosen by content.
 
 `parse(payload)` runs in a limited child process. It and every parser take and return plain JSON values (apart
 from the file's bytes) and keep no state. A new format is one function in a parser module and one line in each
@@ -7,6 +7,7 @@ table here. Parser modules are imported when the first document of their kind tu
 
 from __future__ import annotations
 
+import codecs
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
@@ -14,6 +15,8 @@ from typing import Any
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import SourceError
+from chains.retrieval.parsers.plain import looks_binary
+from chains.retrieval.parsers.sniff import sniff
 
 __all__ = ["IN_PROCESS", "KINDS", "kind_of", "parse", "parser_for"]
 
@@ -73,11 +76,33 @@ _PARSERS = {
 KINDS = frozenset(_PARSERS)
 # These are text formats that are read by linear code of our own. All others are parsed in a limited child.
 IN_PROCESS = frozenset({"text", "markdown", "rst", "source"})
+# Formats that are not text. A text file whose name ends like one of them is taken for what its text is.
+_CONTAINERS = frozenset({"pdf", "docx", "pptx", "xlsx", "epub", "odt", "ods", "odp", "msg"})
+_SNIFF_BYTES = 8192
 
 
-def kind_of(name: str) -> str | None:
-    """Return the kind that a file name's suffix stands for, or None."""
-    return _SUFFIXES.get(PurePath(name).suffix.lower())
+def kind_of(name: str, data: bytes | None = None) -> str | None:
+    r"""Return the kind of a file, or None if no parser reads it.
+
+    Marks of a format count first (a PDF is one whatever its name is), then the structure of a text that is
+    not named after a more special kind, then the name's ending; any other text is "text". Without `data` the
+    ending alone counts.
+
+    >>> kind_of("contract.txt", b"%PDF-1.7"), kind_of("1700.M1P2.host:2,S", b"From: a@b\nSubject: Tea\n\n")
+    ('pdf', 'eml')
+    """
+    ending = _SUFFIXES.get(PurePath(name).suffix.lower())
+    if data is None:
+        return ending
+    content = sniff(data)
+    if content.sure:
+        return content.kind if content.kind in KINDS else None
+    if content.kind in KINDS and (ending in (None, "text") or ending in _CONTAINERS):
+        return content.kind
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if ending is None and (marked or not looks_binary(data[:_SNIFF_BYTES])):
+        return "text"
+    return ending
 
 
 def parser_for(kind: str) -> Parser:
