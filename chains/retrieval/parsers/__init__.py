@@ -15,7 +15,7 @@ from typing import Any
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import SourceError
-from chains.retrieval.parsers.plain import looks_binary
+from chains.retrieval.parsers.decoding import looks_binary
 from chains.retrieval.parsers.sniff import sniff
 
 __all__ = ["IN_PROCESS", "KINDS", "kind_of", "parse", "parser_for"]

@@ -7,84 +7,14 @@ offsets, and it runs directives (include, raw).
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
 from chains.retrieval.document import Block, ParsedDocument
-from chains.retrieval.errors import BinaryDocument, EmptyDocument
 from chains.retrieval.parsers.builder import Heading, sections
-
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_SNIFF_BYTES = 65_536
-# Code pages of classic Mac OS. In a short text they look as likely as the Windows pages that others used.
-_FOREIGN = ["mac_cyrillic", "mac_greek", "mac_iceland", "mac_latin2", "mac_roman", "mac_turkish", "hp_roman8"]
-# Control characters that occur in text: tab, line feed, form feed, carriage return, escape (terminal logs).
-_TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b\x08")
-
-
-def decode(name: str, data: bytes) -> str:
-    """Return `data` as text; the encoding is a byte order mark's, UTF-8, or charset-normalizer's guess.
-
-    Raises:
-        EmptyDocument: There is nothing but white space.
-        BinaryDocument: The bytes are not text.
-    """
-    text = _decode(name, data).replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
-        raise EmptyDocument(
-            f"expected text in {name!r}, found {len(data)} bytes of nothing; nothing to ingest"
-        )
-    return text
-
-
-def _decode(name: str, data: bytes) -> str:
-    for bom, encoding in _BOMS:
-        if data.startswith(bom):
-            try:
-                return data.decode(encoding)
-            except UnicodeDecodeError:
-                break
-    if looks_binary(data[:_SNIFF_BYTES]):
-        raise BinaryDocument(
-            f"expected text in {name!r}, found binary data ({data[:8]!r}…); convert it to text"
-        )
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return _detect(name, data)
-
-
-def _detect(name: str, data: bytes) -> str:
-    from charset_normalizer import from_bytes
-
-    found = from_bytes(data[: 4 * _SNIFF_BYTES], cp_exclusion=_FOREIGN)
-    best = found.best()
-    western = next((match for match in found if match.encoding == "cp1252"), None)
-    # A short French text looks as good in a Baltic code page, but the Western European one is more likely.
-    if best is not None and western is not None and western.coherence >= best.coherence - 0.1:
-        best = western
-    if best is None:
-        raise BinaryDocument(
-            f"expected text in {name!r}, found bytes in no known encoding; save the file as UTF-8"
-        )
-    return data.decode(best.encoding, "replace")
-
-
-def looks_binary(head: bytes) -> bool:
-    """Return whether the first bytes of a file contain a NUL or more than 1 in 50 control characters."""
-    if b"\0" in head:
-        return True
-    controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
-    return controls * 50 > max(len(head), 1)
+from chains.retrieval.parsers.decoding import decode as decode
 
 
 def stem(name: str) -> str:
