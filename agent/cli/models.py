@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import console
+from agent.cli.models_progress import download_bar
 from agent.cli.options import (
     JSON,
     Args,
@@ -54,18 +55,22 @@ def models(args: Args) -> int:
 
 
 def _list(registry: Registry, args: Args) -> int:
-    rows = registry.rows()
+    rows = registry.rows(measure=True)
     if args.json:
-        console.write_json({"models": [asdict(row) for row in rows]})
+        console.write_json({"models": [{**asdict(row), "present": row.present} for row in rows]})
         return 0
     shown = [
         {
             "name": row.name,
+            "licence": row.licence,
             "parameters": _count(row.parameters),
             "quantization": row.quantization,
+            "download": _size(row.download) if row.download else "",
+            "memory": _size(row.memory) if row.memory else "",
+            "tokens/s": f"{row.tokens_per_second:.0f}" if row.tokens_per_second else "",
+            "fits": row.fits,
             "on disk": _size(row.size),
             "context": row.context,
-            "fits": row.fits,
             "default": "yes" if row.default else "",
             "aliases": ", ".join(row.aliases),
         }
@@ -85,6 +90,9 @@ def _show(registry: Registry, args: Args) -> int:
         facts = {
             "name": row.name,
             "title": row.title,
+            "licence": row.licence,
+            "prompts": details.source.entry.prompts if details.source.entry else "",
+            "fills gaps": "yes" if details.source.entry and details.source.entry.fills_gaps else "",
             "aliases": ", ".join(row.aliases),
             "source": f"{details.source.kind} {details.source.location}",
             "folder": details.folder or f"not on this machine; `agent models pull {row.name}` brings it",
@@ -104,13 +112,8 @@ def _show(registry: Registry, args: Args) -> int:
 
 def _pull(registry: Registry, args: Args) -> int:
     for name in _named(args):
-        with console.progress_bar("download") as bar:
-            folder = registry.pull(
-                name,
-                revision=args.revision,
-                notify=console.notify,
-                progress=lambda what, done, total: bar(_in_megabytes(what, done, total)),
-            )
+        with download_bar() as bar:
+            folder = registry.pull(name, revision=args.revision, notify=console.notify, progress=bar)
         if args.json:
             console.write_json({"name": name, "folder": folder})
         else:
@@ -155,10 +158,6 @@ def _alias(registry: Registry, args: Args) -> int:
     for name, target in registry.aliases.items():
         console.line(f"{name} = {target}")
     return 0
-
-
-def _in_megabytes(what: str, done: int, total: int) -> console.Step:
-    return console.Step(done=done // 10**6, total=max(1, total // 10**6), text=f"MB of {what}")
 
 
 def _ps(registry: Registry, args: Args) -> int:

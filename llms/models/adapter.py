@@ -90,7 +90,7 @@ def _check_base(config: dict[str, Any], source: Source | None, folder: Path) -> 
         if same:
             return
     # A path of another machine says nothing, so the shapes decide then. Two different Hub ids say enough.
-    if trained_on is not None and source.entry is not None and trained_on.name != source.entry.name:
+    if trained_on is not None and source.entry is not None and trained_on.repo != source.entry.repo:
         raise AdapterMismatch(
             f"expected an adapter for {source.name}, found one for {base!r} in {str(folder)!r}; load it with "
             f'model="{trained_on.name}"'

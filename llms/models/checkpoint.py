@@ -81,8 +81,16 @@ Notify = Callable[[str], None]
 """Receives one line for the user; the caller decides where it is shown (the command line: stderr)."""
 
 
+Progress = Callable[[str, int, int], None]
+"""Receives the progress of a download: what is fetched, bytes so far, bytes in total."""
+
+
 def silent(_line: str) -> None:
     """Drop a notice."""
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Drop a progress report."""
 
 
 # ---- Reading ----------------------------------------------------------------------

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -37,23 +38,25 @@ from llms.errors import (
     UnknownModel,
     UnsupportedModel,
 )
+from llms.models.catalog import HubPlace
 from llms.models.checkpoint import (
     INDEX,
     PICKLES,
     TOKENIZERS,
     WEIGHTS,
     Notify,
+    Progress,
     check_config,
     disk_errors,
     folder_bytes,
     locked,
+    no_progress,
     require_space,
     sha256_file,
     silent,
     size_text,
     weight_files,
 )
-from llms.models.embedded import Progress, no_progress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -444,6 +447,81 @@ def _append(wanted: HubFile, part: Path, token: str | None) -> None:
         os.fsync(file.fileno())
 
 
+REACH_S = 5.0
+"""Seconds after which a Hub that has not answered is given up."""
+
+
+def append_file(
+    place: HubPlace, part: Path, *, size: int, sha256: str | None, begin: Callable[[], None] = lambda: None
+) -> str | None:
+    """Append the rest of a partial file from a repository; return the hash that is expected of the whole.
+
+    Args:
+        place: The repository and its file.
+        part: The partial file.
+        size: Size of the whole in bytes.
+        sha256: Hex digest of the whole; None takes the one that the Hub announces.
+        begin: Called once the Hub has answered, before the first byte.
+
+    Raises:
+        FetchFailed: The Hub did not answer within `REACH_S` seconds, or it broke off.
+        UnknownModel, GatedModel: The Hub refused.
+        HashMismatch: The Hub announces another size or hash.
+    """
+    try:
+        with hub_errors(place.repo, place.revision, part.parent):
+            commit, announced, found = _announced(place)
+            if found is not None and found != size:
+                raise HashMismatch(f"expected {place.file} of {size:,} bytes, found {found:,}")
+            if sha256 is not None and announced not in (None, sha256):
+                raise HashMismatch(f"expected {place.file} with sha256 {sha256}, found {announced}")
+            begin()
+            if part.stat().st_size < size:
+                wanted = HubFile(repo=place.repo, name=place.file, commit=commit, size=size, sha256=sha256)
+                _append(wanted, part, None)
+    except FetchFailed as error:
+        raise FetchFailed(_said(error.__cause__ or error)) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise FetchFailed(str(error)) from error  # the client's own checks of what arrived
+    return sha256 or announced
+
+
+def _announced(place: HubPlace) -> tuple[str, str | None, int | None]:
+    """Return the commit, the SHA-256 (None if it is not that of a large file) and the size of a file."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if is_offline_mode():
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            url = hf_hub_url(place.repo, place.file, revision=place.revision)
+            answer.append(get_hf_file_metadata(url, timeout=REACH_S))
+        except Exception as error:  # raised again in the thread that waits
+            answer.append(error)
+
+    # A name server that does not answer keeps a lookup longer than any time-out of the client.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(REACH_S)
+    if not answer:
+        raise ConnectionError(f"it did not answer within {REACH_S:g} s")
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    found = answer[0]
+    etag = str(found.etag or "")
+    return (
+        str(found.commit_hash or place.revision),
+        etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,
+        int(found.size) if found.size is not None else None,
+    )
+
+
 def _check(wanted: HubFile, part: Path) -> None:
     found = part.stat().st_size
     wrong = f"{found:,} bytes, expected {wanted.size:,}" if found != wanted.size else ""
@@ -538,7 +616,7 @@ def _refused(repo: str, home: Path, error: Exception) -> LLMError:
     return FetchFailed(_no_network(repo, home, error))
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     text = str(getattr(error, "server_message", None) or error).strip()
     return text.splitlines()[-1] if text else type(error).__name__
 

@@ -142,7 +142,9 @@ def plan_load(settings: LoadSettings, decoders: Sequence[DecoderPlan] = DECODERS
     cache = cache_of(settings)
     chosen, fallback = choose_model(settings, cache)
     source = resolve(chosen.model, chosen.revision)
-    folder = checkpoint_folder(source, cache, notify=settings.notify, progress=settings.progress)
+    folder = checkpoint_folder(
+        source, cache, download=settings.download, notify=settings.notify, progress=settings.progress
+    )
     checkpoint = Checkpoint.open(folder)
     quantization = choose_quantization(
         settings.quantization, parameters=checkpoint.parameters, stored=checkpoint.stored_quantization

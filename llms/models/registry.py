@@ -31,21 +31,35 @@ from llms.models.catalog import (
     AUTO,
     CATALOG,
     SMALL,
+    CatalogEntry,
+    ModelFile,
     Source,
     UserModels,
     cache_dir,
     find,
     resolve,
 )
-from llms.models.checkpoint import Checkpoint, Notify, disk_errors, folder_bytes, silent
-from llms.models.embedded import Progress, embedded_checkpoint, no_progress
+from llms.models.checkpoint import (
+    Checkpoint,
+    Notify,
+    Progress,
+    disk_errors,
+    folder_bytes,
+    no_progress,
+    silent,
+)
+from llms.models.embedded import embedded_checkpoint
+from llms.models.fetch import fetch, remove_file
 from llms.models.gguf import converted, converted_path
 from llms.models.gpu import free_gpu_bytes
 from llms.models.memory import free_bytes, kv_bytes, weight_bytes
-from llms.models.sources import locate_source
+from llms.models.sources import gguf_file, locate_source
+from llms.models.speed import read_rate, tokens_per_second
 
 _OVERHEAD = 1_000_000_000
 """Bytes that `fits` adds to the weights: KV cache for 4,096 tokens of a 7B model, and workspace."""
+_PROCESS = 150_000_000
+"""Bytes of the process and its workspace next to a GGUF file and its KV cache."""
 _NF4_BYTES = 0.57
 """Bytes per weight of Mistral-7B in NF4, with the embeddings in bf16: 4.14 GB / 7.25e9."""
 
@@ -62,6 +76,10 @@ class ModelRow:
         size: Bytes on this disk; 0 if it is not on this machine.
         context: Longest sequence in tokens; None if it is not known.
         fits: `gpu`, `cpu` or `no`: the device that it fits on now; empty if that is not known.
+        licence: SPDX identifier of the licence of the weights; empty if it is not known.
+        download: Size of the file or repository in bytes; None if it is not known.
+        memory: Bytes of memory that it takes with 4,096 tokens of KV cache; None if that is not known.
+        tokens_per_second: Expected decoding speed on this machine's CPU; None if it was not measured.
         default: Whether it is the default.
         aliases: Other names of it.
     """
@@ -75,6 +93,15 @@ class ModelRow:
     fits: str
     default: bool
     aliases: tuple[str, ...] = ()
+    licence: str = ""
+    download: int | None = None
+    memory: int | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def present(self) -> bool:
+        """Return whether it is on this machine."""
+        return self.size > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +127,20 @@ class ModelDetails:
 
 def fits(parameters: int, quantization: str) -> str:
     """Return where a model of this size can run now: `gpu`, `cpu` or `no`."""
-    needed = parameters * (_NF4_BYTES if quantization == "nf4" else 2)
-    needed += _OVERHEAD if parameters >= SMALL else _OVERHEAD / 4
+    needed = _needed(parameters, quantization)
     if needed <= free_gpu_bytes():
         return "gpu"
     return "cpu" if needed <= free_bytes("cpu") else "no"
+
+
+def _needed(parameters: int, quantization: str) -> int:
+    weights = parameters * (_NF4_BYTES if quantization == "nf4" else 2)
+    return int(weights + (_OVERHEAD if parameters >= SMALL else _OVERHEAD / 4))
+
+
+def _file_needs(entry: CatalogEntry, file: ModelFile) -> int:
+    """Return the memory of a GGUF file that is read in place, with 4,096 tokens of KV cache, in bytes."""
+    return file.size + 4_096 * entry.kv_bytes + _PROCESS
 
 
 def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -160,8 +196,14 @@ class Registry:
         """Return the model that an alias stands for; other names are returned unchanged."""
         return self.aliases.get(name, name)
 
-    def rows(self) -> list[ModelRow]:
-        """Return the catalog, other models that were pulled, and models that aliases stand for."""
+    def rows(self, *, measure: bool = False) -> list[ModelRow]:
+        """Return the catalog, other models that were pulled, and models that aliases stand for.
+
+        Args:
+            measure: Measure how fast this machine reads memory, which takes 100 ms, and estimate the decoding
+                speed of each model that the CPU decodes.
+        """
+        rate = read_rate() if measure else None
         names = [entry.name for entry in CATALOG]
         for found in hub.pulled(self.cache):
             if found.revision != "main":
@@ -175,7 +217,7 @@ class Registry:
                 source = resolve(name)
             except LLMError:
                 continue  # an alias of a folder that is gone
-            rows.setdefault(source.name, self._row(source))
+            rows.setdefault(source.name, self._row(source, rate))
         return list(rows.values())
 
     def show(self, name: str) -> ModelDetails:
@@ -186,7 +228,7 @@ class Registry:
         """
         source = resolve(self.resolve(name))
         folder, facts, problem = self.folder(source), {}, ""
-        if folder is not None:
+        if folder is not None and folder.is_dir():
             try:
                 facts = checkpoint_facts(Checkpoint.open(folder))
             except LLMError as error:
@@ -209,15 +251,17 @@ class Registry:
         progress: Progress = no_progress,
         token: str | None = None,
     ) -> Path:
-        """Fetch a model and return its checkpoint.
+        """Fetch a model and return its checkpoint, or its GGUF file.
 
         Raises:
             BadRequest: It is a folder, which is here already.
-            LLMError: What `llms.models.hub.pull` or `llms.models.embedded.embedded_checkpoint` raises.
+            LLMError: What `llms.models.hub.pull` or `llms.models.fetch.fetch` raises.
         """
         source = resolve(self.resolve(name), revision)
         if source.kind == "embedded":
             return embedded_checkpoint(self.cache, notify=notify, progress=progress, entry=source.entry)
+        if source.entry is not None and source.entry.file is not None:
+            return fetch(source.entry.file, self.cache, notify=notify, progress=progress)
         if source.kind == "gguf":
             return converted(Path(source.location), self.cache, notify=notify)
         if source.kind == "folder":
@@ -237,6 +281,8 @@ class Registry:
     def remove(self, name: str) -> int:
         """Delete a model, its 4-bit checkpoints and converted copies from the cache; return the freed bytes.
 
+        What a killed download has left of it goes as well.
+
         A default that names it goes back to `auto`. The user's own folders and files stay as they are.
 
         Raises:
@@ -245,10 +291,14 @@ class Registry:
         """
         source = resolve(self.resolve(name))
         freed = hub.remove(source.location, self.cache, source.revision) if source.kind == "hub" else 0
-        for folder in self._made_here(source):
+        for folder in self._made_here(
+            source
+        ):  # found before the file is deleted, from which their names come
             freed += folder_bytes(folder)
             with disk_errors(folder):
                 shutil.rmtree(folder)
+        if source.entry is not None and source.entry.file is not None:
+            freed += remove_file(source.entry.file, self.cache)
         if freed == 0:
             raise UnknownModel(
                 f"expected {source.name!r} in the cache {str(self.cache)!r}, found nothing of it",
@@ -309,17 +359,23 @@ class Registry:
         """Return a source's checkpoint if it is whole on this machine, else None."""
         return locate_source(source, self.cache)
 
-    def _row(self, source: Source) -> ModelRow:
+    def _row(self, source: Source, rate: float | None = None) -> ModelRow:
         entry, folder = source.entry, self.folder(source)
+        file = entry.file if entry else None
         parameters = entry.parameters if entry else None
         context = entry.context if entry else None
-        if folder is not None and entry is None:
+        if folder is not None and folder.is_dir() and entry is None:
             try:
                 found = Checkpoint.open(folder)
                 parameters, context = found.parameters, found.context
             except LLMError:
                 pass  # `show` has the damage
         quantization = "nf4" if parameters and parameters >= SMALL else "none"
+        memory = _needed(parameters, quantization) if parameters else None
+        where = fits(parameters, quantization) if parameters else ""
+        if entry is not None and file is not None:
+            memory = _file_needs(entry, file)
+            quantization, where = entry.quantization, "cpu" if memory <= free_bytes("cpu") else "no"
         aliases = [name for name, target in self.aliases.items() if target in (source.name, source.location)]
         return ModelRow(
             name=source.name,
@@ -328,17 +384,23 @@ class Registry:
             quantization=quantization,
             size=_bytes_on_disk(folder),
             context=context,
-            fits=fits(parameters, quantization) if parameters else "",
+            fits=where,
             default=self.default in (source.name, source.location, *aliases),
             aliases=(*(entry.aliases if entry else ()), *aliases),
+            licence=entry.licence if entry else "",
+            download=entry.download_bytes if entry else None,
+            memory=memory,
+            tokens_per_second=(
+                round(tokens_per_second(file.token_bytes or file.size, rate), 1) if rate and file else None
+            ),
         )
 
     def _made_here(self, source: Source) -> list[Path]:
         made = pretrained.kept(source, self.cache)
         if source.kind == "embedded":
             made += [path for path in (self.cache / "models").glob(f"{source.name}-*") if path.is_dir()]
-        if source.kind == "gguf":
-            made.append(converted_path(Path(source.location), self.cache))
+        elif (gguf := gguf_file(source, self.cache)) is not None:
+            made.append(converted_path(gguf, self.cache))
         return [path for path in made if path.exists()]
 
 
@@ -346,6 +408,8 @@ def _bytes_on_disk(folder: Path | None) -> int:
     # A folder of the Hub's common cache holds links, so the sizes of their targets count.
     if folder is None:
         return 0
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
@@ -363,7 +427,7 @@ def pull(
     notify: Notify = silent,
     progress: Progress = no_progress,
 ) -> Path:
-    """Fetch a model into the cache, whole or not at all, and return its checkpoint folder.
+    """Fetch a model into the cache, whole or not at all, and return its checkpoint folder or GGUF file.
 
         >>> import llms
         >>> llms.models.pull("mistral-7b")  # doctest: +SKIP

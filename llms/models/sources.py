@@ -1,7 +1,7 @@
-"""From a source to the folder with its weights, which is fetched, converted or already there.
+"""From a source to its file or to the folder with its weights: fetched, converted, or already there.
 
-Only the embedded model is fetched here. A model of 14 GB is fetched when it is asked for by name
-(`llms.models.pull`).
+Only the embedded model is fetched unasked. A larger one is fetched when it is asked for by name
+(`llms.models.pull`), or when the caller consents to it (`download=True`).
 
     >>> from llms.models.catalog import cache_dir, resolve
     >>> checkpoint_folder(resolve("smollm2-135m"), cache_dir())  # doctest: +SKIP
@@ -13,33 +13,62 @@ from __future__ import annotations
 from pathlib import Path
 
 from llms.errors import UnknownModel
-from llms.models.catalog import EMBEDDED, Source
-from llms.models.checkpoint import Notify, damage, silent
-from llms.models.embedded import Progress, embedded_checkpoint, embedded_path, no_progress
+from llms.models.catalog import EMBEDDED, ModelFile, Source
+from llms.models.checkpoint import Notify, Progress, damage, no_progress, silent, size_text
+from llms.models.embedded import embedded_checkpoint, embedded_path
+from llms.models.fetch import fetch, file_path, find_file
 from llms.models.gguf import converted, converted_path
-from llms.models.hub import locate
+from llms.models.hub import locate, pull
+
+
+def gguf_file(source: Source, cache: Path) -> Path | None:
+    """Return the GGUF file of a source if it is on this machine; None if not, or if the source has none."""
+    if source.kind == "gguf":
+        return Path(source.location)
+    file = _file_of(source)
+    return find_file(file, cache) if file is not None else None
 
 
 def locate_source(source: Source, cache: Path) -> Path | None:
-    """Return a source's checkpoint if it is whole on this machine, else None. Nothing is fetched."""
+    """Return a source's checkpoint if it is whole on this machine, else None. Nothing is fetched.
+
+    That is a folder, or the GGUF file of a source that has not been converted.
+    """
     if source.kind == "hub":
         return locate(source.location, source.revision, cache)
     if source.kind == "folder":
         return Path(source.location)
+    gguf = gguf_file(source, cache)
     if source.kind == "embedded":
         path = embedded_path(cache, source.entry)
+    elif gguf is None:
+        return None
     else:
-        path = converted_path(Path(source.location), cache)
-    return path if damage(path) is None else None
+        path = converted_path(gguf, cache)
+    if damage(path) is None:
+        return path
+    return gguf if source.kind == "file" else None
 
 
 def checkpoint_folder(
-    source: Source, cache: Path, *, notify: Notify = silent, progress: Progress = no_progress
+    source: Source,
+    cache: Path,
+    *,
+    download: bool = False,
+    notify: Notify = silent,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Return the folder with a source's weights; fetch the embedded model and convert a GGUF file if needed.
+    """Return the folder with a source's weights; a GGUF file is converted first.
+
+    Args:
+        source: The source.
+        cache: The cache's root.
+        download: Fetch a model that is not on this machine. The embedded one is always fetched.
+        notify: Receives a line before each slow step.
+        progress: Receives the progress of a download.
 
     Raises:
-        UnknownModel: A Hub model is not on this machine; the hint is the call that fetches it.
+        UnknownModel: The model is not on this machine; the hint is the call that fetches it.
         LLMError: What fetching or converting raises.
     """
     if source.kind == "embedded":
@@ -48,13 +77,30 @@ def checkpoint_folder(
         return Path(source.location)
     if source.kind == "gguf":
         return converted(Path(source.location), cache, notify=notify)
+    if (file := _file_of(source)) is not None:
+        if (gguf := find_file(file, cache)) is None:
+            if not download and not file_path(file, cache).exists():
+                raise _missing(source, cache)
+            gguf = fetch(file, cache, notify=notify, progress=progress)
+        return converted(gguf, cache, notify=notify)
     found = locate(source.location, source.revision, cache)
     if found is None:
-        at = f" at revision {source.revision!r}" if source.revision else ""
-        size = f" ({source.entry.download_bytes / 1e9:.1f} GB)" if source.entry else ""
-        raise UnknownModel(
-            f"expected {source.location!r}{at} on this machine, found nothing in {str(cache / 'hub')!r}; use "
-            f'model="{EMBEDDED}", or fetch it{size}',
-            hint=f'llms.models.pull("{source.name}")',
-        )
+        if not download:
+            raise _missing(source, cache)
+        found = pull(source.location, source.revision, cache, notify=notify, progress=progress).folder
     return found
+
+
+def _missing(source: Source, cache: Path) -> UnknownModel:
+    at = f" at revision {source.revision!r}" if source.revision else ""
+    size = f" ({size_text(source.entry.download_bytes)})" if source.entry else ""
+    where = cache / ("files" if source.kind == "file" else "hub")
+    return UnknownModel(
+        f"expected {source.location!r}{at} on this machine, found nothing in {str(where)!r}; only the tiny "
+        f'model is downloaded unasked: use model="{EMBEDDED}", or download this one{size} with download=True',
+        hint=f'llms.models.pull("{source.name}")',
+    )
+
+
+def _file_of(source: Source) -> ModelFile | None:
+    return source.entry.file if source.entry is not None else None
