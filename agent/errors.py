@@ -50,6 +50,7 @@ class McpError(AgentError):
 
 
 DONE, INTERNAL, USAGE, UNGROUNDED, FAILED_EXAMPLES = 0, 1, 2, 3, 4
+UNREAD = 49
 HANGUP, INTERRUPTED, TERMINATED = 129, 130, 143
 
 
@@ -68,6 +69,7 @@ OUTCOMES: tuple[ExitCode, ...] = (
     ExitCode(USAGE, "", "wrong usage"),
     ExitCode(UNGROUNDED, "", "not in your documents, with --fail-ungrounded"),
     ExitCode(FAILED_EXAMPLES, "", "the written code fails the given examples"),
+    ExitCode(UNREAD, "", "files were left out, or read only in part; the others are in the store"),
     ExitCode(HANGUP, "", "ended by SIGHUP"),
     ExitCode(INTERRUPTED, "", "ended by Ctrl-C"),
     ExitCode(TERMINATED, "", "ended by SIGTERM"),

@@ -7,6 +7,8 @@ import json
 import zipfile
 from email.message import EmailMessage
 
+from outlook_files import msg
+
 MARKDOWN = b"""---
 title: Garden notes
 author: Ada
@@ -181,6 +183,15 @@ def eml() -> bytes:
     return bytes(message)
 
 
+def mbox() -> bytes:
+    """Return a mailbox with two mails, one of them with a line that was escaped."""
+    first = eml()
+    second = (
+        b"From: Eve <eve@x.example>\nSubject: Boats\n\nThe boat leaves at six.\n>From here on it is calm.\n"
+    )
+    return b"".join(b"From nobody Mon May  3 14:02:00 2027\n" + mail + b"\n\n" for mail in (first, second))
+
+
 def every_format() -> dict[str, bytes]:
     """Return the content of one file of each kind, by name."""
     return {
@@ -200,4 +211,6 @@ def every_format() -> dict[str, bytes]:
         "stock.xlsx": xlsx(),
         "lighthouse.epub": epub(),
         "lunch.eml": eml(),
+        "letters.mbox": mbox(),
+        "meeting.msg": msg("Meeting", "Ada <ada@x.example>", "Bob <bob@x.example>", "We meet at the pond."),
     }

@@ -20,7 +20,7 @@ from agent.cli.options import (
     verb,
     words,
 )
-from agent.errors import RequestError
+from agent.errors import DONE, UNREAD, RequestError
 
 if TYPE_CHECKING:
     from agent.build import Parts
@@ -55,7 +55,7 @@ def ingest(args: Args) -> int:
         report = ingest_paths(parts, args.paths, dry_run=args.dry_run, reembed=args.reembed, **limit)
     if args.json:
         console.write_json(report.as_dict())
-    return 0
+    return UNREAD if report.unread else DONE
 
 
 def _watch(parts: Parts, args: Args, limit: dict[str, Any]) -> int:
@@ -64,11 +64,17 @@ def _watch(parts: Parts, args: Args, limit: dict[str, Any]) -> int:
     private_folder(parts.settings.store)
     parts.store.watch(
         args.paths,
-        on_report=lambda report: console.note(describe(report)),
+        on_report=_told,
         on_error=lambda error: console.show_error(error, known=True),
         **limit,
     )
     return 0
+
+
+def _told(report: IngestReport) -> None:
+    for line in unread_lines(report):
+        console.note(line)
+    console.note(describe(report))
 
 
 def ingest_paths(parts: Parts, paths: list[str], **options: Any) -> IngestReport:
@@ -82,20 +88,27 @@ def ingest_paths(parts: Parts, paths: list[str], **options: Any) -> IngestReport
     except KeyboardInterrupt:
         console.note("interrupted: what was embedded is kept; the same command goes on from there")
         raise
-    for failure in report.failed:
-        console.note(
-            f"not ingested: {console.display_path(failure.path)}: {console.as_typed(failure.reason)}"
-        )
+    for line in unread_lines(report):
+        console.note(line)
     report.raise_if_nothing()
     console.note(describe(report))
     return report
 
 
+def unread_lines(report: IngestReport) -> list[str]:
+    """Return one line for each file that was not read, or only in part, with the reason."""
+    return [
+        f"{'read in part' if one.partly else 'not read'}: {console.display_path(one.path)}: "
+        f"{console.as_typed(one.reason)}"
+        for one in report.unread
+    ]
+
+
 def describe(report: IngestReport) -> str:
     """Return one line that says what an ingest did."""
-    if not report.changed and not report.failed:
-        skipped = f" ({len(report.skipped)} skipped: empty, or no document)" if report.skipped else ""
-        return f"documents: {len(report.unchanged)} unchanged, nothing to ingest{skipped}"
+    if not report.changed and not report.unread:
+        empty = f" ({len(report.skipped)} skipped: empty)" if report.skipped else ""
+        return f"documents: {len(report.unchanged)} unchanged, nothing to ingest{empty}"
     return f"documents: {report.summary()}"
 
 
@@ -132,7 +145,9 @@ def _list(parts: Parts, args: Args) -> int:
     elif not sources:
         console.note(f"no documents in {parts.settings.store}; add some: agent ingest PATH")
     else:
-        console.table([_row(source) for source in sources], ["document", "kind", "chunks", "title"])
+        columns = ["document", "kind", "chunks", "title"]
+        columns += ["read"] if any(source.partly for source in sources) else []
+        console.table([_row(source) for source in sources], columns)
     return 0
 
 
@@ -161,6 +176,7 @@ def _row(source: SourceRecord) -> dict[str, Any]:
         "kind": source.kind,
         "chunks": source.chunks,
         "title": source.title,
+        "read": "in part" if source.partly else "whole",
     }
 
 
@@ -171,6 +187,8 @@ def _show(parts: Parts, args: Args) -> int:
             console.write_json({**record.as_dict(), "text": text})
         else:
             console.line(f"# {console.display_path(record.path)} ({record.kind}, {record.chunks} chunks)")
+            if record.partly:
+                console.line(f"# read in part: {record.partly}")
             console.line(parts.store.text(record.path))
     return 0
 

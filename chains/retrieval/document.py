@@ -92,12 +92,20 @@ def line_boxes(rows: Any, length: int) -> tuple[LineBox, ...]:
     return tuple(sorted(found))
 
 
+class Enclosed(NamedTuple):
+    """A file inside a file, such as an attachment: its name, and its bytes, which are still to be parsed."""
+
+    name: str
+    data: bytes
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedDocument:
     """The text of one source and its blocks. `metadata` is what the file says about itself (author, date).
 
     `partly` is empty if all of the file was read; otherwise it says in words what was left out and why.
-    `boxes` are the printed lines, in formats with pages.
+    `boxes` are the printed lines, in formats with pages. `enclosed` are the files inside the file; they are
+    parsed and stored as documents of their own, and the store keeps no bytes of them.
     """
 
     text: str
@@ -107,6 +115,7 @@ class ParsedDocument:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     partly: str = ""
     boxes: tuple[LineBox, ...] = ()
+    enclosed: tuple[Enclosed, ...] = ()
 
     def to_payload(self) -> dict[str, Any]:
         """Return the document as plain JSON values, so that it can leave the parser's process."""
@@ -124,6 +133,7 @@ class ParsedDocument:
             "metadata": dict(self.metadata),
             "partly": self.partly,
             "boxes": [list(box) for box in self.boxes],
+            "enclosed": [list(one) for one in self.enclosed],
         }
 
     @classmethod
@@ -152,6 +162,7 @@ class ParsedDocument:
             metadata=dict(payload["metadata"]),
             partly=_UNSTORABLE.sub("\ufffd", str(payload.get("partly", ""))),
             boxes=line_boxes(payload.get("boxes", ()), len(text)),
+            enclosed=tuple(Enclosed(str(name), bytes(data)) for name, data in payload.get("enclosed", ())),
         )
 
 

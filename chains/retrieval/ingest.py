@@ -19,9 +19,9 @@ from chains.retrieval.document import Block, Chunk, ParsedDocument, SourceFile, 
 from chains.retrieval.embedder import Embedder
 from chains.retrieval.errors import EmptyDocument, NothingToIngest, SourceError, UnsupportedFormat
 from chains.retrieval.manifest import APP_PREFIX, PARSER_VERSION, Manifest
-from chains.retrieval.parsing import FileParser
+from chains.retrieval.parsing import FileParser, FoundDocument
 from chains.retrieval.splitter import Splitter
-from chains.retrieval.walk import Survey
+from chains.retrieval.walk import MAX_FILE_BYTES, Survey
 
 # Chunks that are embedded between two commits, which is the most that a killed ingest embeds again. They are
 # sorted by length, so that little padding is computed.
@@ -71,6 +71,15 @@ class Progress:
         return self.chunks / self.seconds if self.seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadFile:
+    """A file of which the store has nothing, or (`partly`) not all, and why."""
+
+    path: str
+    reason: str
+    partly: bool = False
+
+
 ProgressCallback = Callable[[Progress], None]
 
 
@@ -91,6 +100,9 @@ class IngestReport:
         moved: (old path, new path) of files that were found elsewhere with equal content.
         failed: Files that could not be ingested, with their errors.
         skipped: Paths in a folder that no parser reads, and empty files.
+        unread: Every file that was not read, or only in part, with the reason: those of `failed`, those of
+            `skipped` that are not empty, what lies in a folder and is no file (a pipe, a link that leads out
+            of it), and files with parts that cannot be read.
         chunks: Chunks written.
         embedded: Vectors computed; the other chunks' vectors were stored already.
         seconds: Wall-clock time.
@@ -104,6 +116,7 @@ class IngestReport:
     moved: tuple[tuple[str, str], ...] = ()
     failed: tuple[FailedFile, ...] = ()
     skipped: tuple[str, ...] = ()
+    unread: tuple[UnreadFile, ...] = ()
     chunks: int = 0
     embedded: int = 0
     seconds: float = 0.0
@@ -129,6 +142,7 @@ class IngestReport:
             "unchanged": len(self.unchanged),
             "skipped": len(self.skipped),
             "failed": len(self.failed),
+            "read in part": sum(one.partly for one in self.unread),
         }
         done = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
         prefix = "would be: " if self.dry_run else ""
@@ -146,6 +160,7 @@ class IngestReport:
                 {"path": f.path, "error": type(f.error).__name__, "reason": f.reason} for f in self.failed
             ],
             "skipped": list(self.skipped),
+            "unread": [{"path": one.path, "reason": one.reason, "partly": one.partly} for one in self.unread],
             "chunks": self.chunks,
             "embedded": self.embedded,
             "seconds": round(self.seconds, 3),
@@ -159,7 +174,7 @@ class PreparedSource:
 
     `document` is None if there is nothing to write: the file failed (`error`), or its content is what the
     store has (`unchanged`), or it was not parsed in a dry run. `blank` marks a file that is empty and that
-    the store does not know.
+    the store does not know. `inside` are the documents in the file, such as the attachments of a mail.
     """
 
     source: SourceFile
@@ -168,11 +183,18 @@ class PreparedSource:
     error: SourceError | None = None
     unchanged: bool = False
     blank: bool = False
+    inside: tuple[PreparedSource, ...] = ()
 
     @property
     def weight(self) -> int:
         """The number of chunks, at least 1."""
-        return max(1, len(self.chunks))
+        return max(1, len(self.chunks)) + sum(one.weight for one in self.inside)
+
+    @property
+    def documents(self) -> Iterator[PreparedSource]:
+        """The source itself, and those inside it."""
+        yield self
+        yield from self.inside
 
 
 def app_source(name: str, text: str, metadata: Mapping[str, Any]) -> PreparedSource:
@@ -215,6 +237,8 @@ class Ingest:
         }
         self._moved: list[tuple[str, str]] = []
         self._failed: list[FailedFile] = []
+        self._unread: list[UnreadFile] = []
+        self._known_inside: dict[str, list[str]] = {}
         self._files_total = self._files_done = 0
         self._chunks = self._embedded = 0
 
@@ -226,14 +250,16 @@ class Ingest:
         Raises:
             NothingToIngest: The folders contain no document, and the store has none of theirs.
         """
-        known = self._manifest.sources_at(survey.files, survey.folders)
-        gone = [path for path in known if path not in survey.files and survey.covers(path)] if prune else []
-        if not (survey.files or survey.failed or gone):
+        known = self._manifest.sources_at(survey.files, [*survey.folders, *survey.named])
+        absent = [path for path in known if path not in survey.files and not self._is_inside(path, survey)]
+        gone = [path for path in absent if survey.covers(path)] if prune else []
+        if not (survey.files or survey.failed or survey.passed_over or gone):
             places = ", ".join(repr(folder) for folder in survey.folders) or "what was named"
             raise NothingToIngest(
                 f"expected documents in {places}, found none; name a folder that holds some"
             )
         self._failed += [FailedFile(path=path, error=error) for path, error in survey.failed]
+        self._unread += [UnreadFile(path=path, reason=str(error)) for path, error in survey.passed_over]
         self._files_total = len(survey.files)
         changed = self._changed_files(survey, known, "scanning" if dry_run else "embedding")
         prepared = (self._prepare(survey.files[p], known.get(p), dry_run=dry_run) for p in changed)
@@ -250,6 +276,13 @@ class Ingest:
             self._manifest.delete_unused_vectors()
         return self._report(dry_run)
 
+    def _is_inside(self, path: str, survey: Survey) -> bool:
+        """Return whether a stored path is below a file that was found, and note it there."""
+        file = next((above for above in _above(path) if above in survey.files), None)
+        if file is not None:
+            self._known_inside.setdefault(file, []).append(path)
+        return file is not None
+
     def _changed_files(self, survey: Survey, known: Mapping[str, SourceRecord], stage: str) -> list[str]:
         """Return the files whose size or times differ from what is stored; the others are done."""
         changed = []
@@ -257,6 +290,7 @@ class Ingest:
             record, stat = known.get(path), survey.files[path].stat
             if record and _is_current(record) and stat and stat == record.stat:
                 self._paths["unchanged"].append(path)
+                self._note_partly(path, record.partly)
                 self._files_done += 1
                 self._notify(stage, path)
             else:
@@ -267,17 +301,35 @@ class Ingest:
         """Read, parse and split a file; with `dry_run` it is only read. Runs in the prefetching thread."""
         data = b""
         try:
-            data = self._parser.read(source.path)
+            data = self._parser.read(source.path, max(MAX_FILE_BYTES, source.size))
             source = replace(source, content_hash=hashlib.blake2b(data, digest_size=20).digest())
             if known and _is_current(known) and source.content_hash == known.content_hash:
                 return PreparedSource(source=source, unchanged=True)
             if dry_run:
                 return PreparedSource(source=source)
-            document = self._parser.parse(source.path, data)
-            return PreparedSource(source=source, document=document, chunks=self._splitter.split(document))
+            first, *inside = (
+                self._split(source, found) for found in self._parser.parse_all(source.path, data)
+            )
+            return replace(first, inside=tuple(inside))
         except SourceError as error:
             blank = isinstance(error, EmptyDocument) and known is None and not data.strip()
             return PreparedSource(source=source, error=error, blank=blank)
+
+    def _split(self, file: SourceFile, found: FoundDocument) -> PreparedSource:
+        """Return a document of a file, split; one inside the file has a hash of its own, but no stat."""
+        source = file
+        if found.path != file.path:
+            key = hashlib.blake2b(
+                file.content_hash + found.path.removeprefix(file.path).encode(), digest_size=20
+            )
+            source = replace(file, path=found.path, stat="", content_hash=key.digest())
+        return PreparedSource(
+            source=source, document=found.document, chunks=self._splitter.split(found.document)
+        )
+
+    def _note_partly(self, path: str, partly: str) -> None:
+        if partly:
+            self._unread.append(UnreadFile(path=path, reason=partly, partly=True))
 
     def _take(
         self, item: PreparedSource, survey: Survey, known: Mapping[str, SourceRecord], *, dry_run: bool
@@ -288,17 +340,23 @@ class Ingest:
             # A folder of source code has many files that no parser reads. They are skipped, not reported.
             if (item.blank or isinstance(item.error, UnsupportedFormat)) and path not in survey.named:
                 self._paths["skipped"].append(path)
+                if not item.blank:
+                    self._unread.append(UnreadFile(path=path, reason=str(item.error)))
             else:
                 self._failed.append(FailedFile(path=path, error=item.error))
         elif item.unchanged:
             self._paths["unchanged"].append(path)
+            self._note_partly(path, known[path].partly)
             if not dry_run:
                 self._manifest.update_stat(path, item.source.stat, item.source.modified)
         else:
             self._paths["updated" if path in known else "added"].append(path)
         if item.document is not None:
+            for one in item.documents:
+                assert one.document is not None
+                self._note_partly(one.source.path, one.document.partly)
             self._pending.append(item)
-            if sum(len(waiting.chunks) for waiting in self._pending) >= BATCH:
+            if sum(waiting.weight for waiting in self._pending) >= BATCH:
                 self._commit()
             return
         self._files_done += 1
@@ -310,7 +368,10 @@ class Ingest:
         if gone and not dry_run:
             added = {self._manifest.content_hash(path): path for path in reversed(self._paths["added"])}
             self._manifest.remove(gone)
+        vanished = set(gone)
         for path in gone:
+            if any(above in vanished for above in _above(path)):
+                continue  # It was inside a file that disappeared.
             new = added.pop(known[path].content_hash, None)
             if new is None:
                 self._paths["deleted"].append(path)
@@ -322,12 +383,17 @@ class Ingest:
         return IngestReport(
             **{name: tuple(sorted(paths)) for name, paths in self._paths.items()},
             moved=tuple(sorted(self._moved)),
+            unread=self._all_unread(),
             failed=tuple(sorted(self._failed, key=lambda failed: failed.path)),
             chunks=self._chunks,
             embedded=self._embedded,
             seconds=time.monotonic() - self._started,
             dry_run=dry_run,
         )
+
+    def _all_unread(self) -> tuple[UnreadFile, ...]:
+        failed = [UnreadFile(path=one.path, reason=one.reason) for one in self._failed]
+        return tuple(sorted([*failed, *self._unread], key=lambda one: one.path))
 
     # Texts of an app, and everything anew
 
@@ -378,13 +444,16 @@ class Ingest:
         if not pending:
             return
         last = pending[-1].source.path
-        self._embed([chunk for item in pending for chunk in item.chunks], last)
+        documents = [one for item in pending for one in item.documents]
+        self._embed([chunk for one in documents for chunk in one.chunks], last)
         with self._manifest.transaction():
-            for item in pending:
-                assert item.document is not None
-                keys = self._keys(item.chunks)
-                self._manifest.put_document(item.source, item.document, item.chunks, keys)
-        self._chunks += sum(len(item.chunks) for item in pending)
+            self._manifest.remove(
+                path for item in pending for path in self._known_inside.get(item.source.path, ())
+            )
+            for one in documents:
+                assert one.document is not None
+                self._manifest.put_document(one.source, one.document, one.chunks, self._keys(one.chunks))
+        self._chunks += sum(len(one.chunks) for one in documents)
         self._files_done += len(pending)
         self._notify("embedding", last)
 
@@ -412,6 +481,12 @@ class Ingest:
                     path=path,
                 )
             )
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the paths above an absolute path, the nearest first."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _is_current(known: SourceRecord) -> bool:

@@ -1,12 +1,15 @@
-"""Reads files and parses them: text formats in this process, all others in a limited child process.
+"""The one reader of files: every door of the package opens, limits and parses files here.
 
-A hostile file costs one error and nothing else.
+Text formats are parsed in this process, all others in a limited child process. A hostile file costs one error
+and nothing else: pipes, devices and sockets are never waited for, and no more is read than the limit allows.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chains.retrieval import errors
 from chains.retrieval.document import ParsedDocument
@@ -14,16 +17,26 @@ from chains.retrieval.errors import (
     DamagedDocument,
     EmptyDocument,
     SourceError,
-    SourceUnreadable,
     UnsupportedFormat,
 )
 from chains.retrieval.parsers import IN_PROCESS, kind_of, parse
 from chains.retrieval.parsers.sniff import sniff
+from chains.retrieval.walk import MAX_FILE_BYTES, read_file
 
 if TYPE_CHECKING:
     from sandbox import ParserPool
 
 _TARGET = "chains.retrieval.parsers:parse"
+MAX_ENCLOSED, MAX_ENCLOSED_DEPTH = 20_000, 8
+"""Documents that one file may hold, and how deep: a mail in a mail in a mailbox is two deep."""
+_MAX_NAME = 120
+
+
+class FoundDocument(NamedTuple):
+    """A document and where it is: the file's path, or for one inside the file a path below that."""
+
+    path: str
+    document: ParsedDocument
 
 
 class FileParser:
@@ -33,15 +46,39 @@ class FileParser:
         self._pool: ParserPool | None = None
         self._lock = threading.Lock()
 
-    def read(self, path: str) -> bytes:
-        """Return the file's bytes; raise SourceUnreadable."""
-        try:
-            with open(path, "rb") as handle:
-                return handle.read()
-        except OSError as error:
-            raise SourceUnreadable(
-                f"expected to read {path!r}, found {error.strerror!r}; check its owner and mode"
-            ) from error
+    def read(self, path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """Return the file's bytes; raise what `read_file` raises."""
+        return read_file(path, max_bytes)
+
+    def parse_all(self, path: str, data: bytes) -> list[FoundDocument]:
+        """Return the document in `data`, and after it those inside it, such as the attachments of a mail.
+
+        What cannot be read inside the file is named in the first document's `partly`.
+
+        Raises:
+            SourceError: As for `parse`; only for the file itself.
+        """
+        left = iter(range(MAX_ENCLOSED))
+        return list(self._with_enclosed(path, data, left, 0))
+
+    def _with_enclosed(
+        self, path: str, data: bytes, left: Iterator[int], depth: int
+    ) -> Iterator[FoundDocument]:
+        document = self.parse(path, data)
+        inside: list[FoundDocument] = []
+        unread = [document.partly] if document.partly else []
+        names: dict[str, int] = {}
+        for one in document.enclosed:
+            name = _unique(_node_name(one.name), names)
+            if depth >= MAX_ENCLOSED_DEPTH or next(left, None) is None:
+                unread.append(f"not read: {name} and what follows, which is more than one file may hold")
+                break
+            try:
+                inside += self._with_enclosed(f"{path}/{name}", one.data, left, depth + 1)
+            except SourceError as error:
+                unread.append(f"not read: {name} ({short_reason(error)})")
+        yield FoundDocument(path, replace(document, enclosed=(), partly="; ".join(unread)))
+        yield from inside
 
     def parse(self, path: str, data: bytes) -> ParsedDocument:
         """Return the document in `data`. Its kind follows from the content, or else from the name.
@@ -96,6 +133,37 @@ class FileParser:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+
+def short_reason(error: SourceError) -> str:
+    """Return what was found instead of a document, for a list that names the file itself.
+
+    >>> short_reason(SourceError("expected text in 'a.txt', found none; nothing to ingest"))
+    'none'
+    """
+    _, found, rest = str(error).partition("found ")
+    return (rest if found else str(error)).partition(";")[0].partition(" in '")[0].strip()
+
+
+def _node_name(name: str) -> str:
+    """Return the name of an enclosed file as one part of a path."""
+    shown = "".join(char if char.isprintable() and char not in "/\\" else " " for char in name)
+    shown = " ".join(shown.split()).strip(". ")
+    if len(shown) > _MAX_NAME:
+        stem, dot, ending = shown.rpartition(".")
+        shown = f"{stem[: _MAX_NAME - 10]}{dot}{ending[:9]}" if stem else shown[:_MAX_NAME]
+    return shown or "attachment"
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    """Return the name, numbered if it is taken; `taken` counts the names that were given."""
+    stem, dot, ending = name.rpartition(".")
+    found = name
+    while found in taken:
+        taken[name] += 1
+        found = f"{stem} ({taken[name]}){dot}{ending}" if stem else f"{name} ({taken[name]})"
+    taken[found] = 1
+    return found
 
 
 def _unsupported(path: str, data: bytes) -> str:

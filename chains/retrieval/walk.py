@@ -19,6 +19,7 @@ from chains.retrieval.document import SourceFile
 from chains.retrieval.errors import DocumentTooLarge, SourceError, SourceNotFound, SourceUnreadable
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
+_MAX_RULES_BYTES = 1024 * 1024
 # A file that changed this recently may change again within one tick of the clock: its times are not trusted.
 _RACY_S = 2.0
 
@@ -32,6 +33,7 @@ class Survey:
         failed: Files that cannot be ingested, and why.
         folders: Folders that were walked completely.
         named: Files that were named themselves.
+        passed_over: What lies in the folders and is no file of theirs, such as pipes, and why it is not read.
         unreadable: Path prefixes that could not be listed; nothing under them counts as deleted.
     """
 
@@ -39,6 +41,7 @@ class Survey:
     failed: list[tuple[str, SourceError]] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    passed_over: list[tuple[str, SourceError]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     def covers(self, path: str) -> bool:
@@ -106,9 +109,15 @@ class _GitIgnore:
     def entering(self, folder: str) -> _GitIgnore:
         """Return these rules together with those of the .gitignore in `folder`."""
         try:
-            with open(os.path.join(folder, ".gitignore"), encoding="utf-8", errors="replace") as handle:
-                spec = pathspec.GitIgnoreSpec.from_lines(handle)
-        except (OSError, ValueError):
+            rules = read_file(os.path.join(folder, ".gitignore"), _MAX_RULES_BYTES)
+        except SourceError:
+            return self
+        try:
+            # RE2 matches in linear time; with Python's `re` one hostile pattern takes minutes a file.
+            spec = pathspec.GitIgnoreSpec.from_lines(
+                rules.decode("utf-8", "replace").splitlines(), backend="re2"
+            )
+        except Exception:  # rules that cannot be compiled, for which re2 has an error class of its own
             return self
         return _GitIgnore((*self.specs, (folder, spec)))
 
@@ -143,16 +152,27 @@ def _walk(root: str, folder: str, ignore: _GitIgnore, found: Survey, max_file_by
                 continue
             if is_dir:
                 pending.append((entry.path, rules))
-            elif not entry.is_symlink() or _inside(entry.path, root):
+            elif entry.is_symlink() and (refusal := _link_refusal(entry.path, root)) is not None:
+                found.passed_over.append((entry.path, refusal))
+            else:
                 _add_file(entry.path, found, max_file_bytes)
 
 
-def _inside(link: str, root: str) -> bool:
+def _link_refusal(link: str, root: str) -> SourceError | None:
+    """Return why a link in a folder is not followed, or None if it leads to a file of the folder."""
     try:
         target = os.path.realpath(link)
     except OSError:  # Some links cannot be read: /proc/PID/exe of a kernel thread, for one.
-        return False
-    return _is_under(target, root) and os.path.isfile(target)
+        return SourceUnreadable(f"expected a file, found {link!r}, a link that cannot be read")
+    if not os.path.lexists(target):
+        return SourceUnreadable(f"expected a file, found {link!r}, a link to nothing; mend or remove it")
+    if not _is_under(target, root):
+        return SourceUnreadable(
+            f"expected a file below {root!r}, found {link!r}, a link that leads out of it; name its target"
+        )
+    if not os.path.isfile(target):
+        return SourceUnreadable(f"expected a file, found {link!r}, a link to something else below {root!r}")
+    return None
 
 
 def _add_file(path: str, found: Survey, max_file_bytes: int) -> None:
@@ -171,10 +191,8 @@ def _add_file(path: str, found: Survey, max_file_bytes: int) -> None:
         found.failed.append((path, SourceUnreadable(f"expected to read {path!r}, found {error.strerror!r}")))
         return
     if not modes.S_ISREG(status.st_mode):
-        if path in found.named:
-            found.failed.append(
-                (path, SourceUnreadable(f"expected a regular file, found {path!r}, which is not one"))
-            )
+        refusal = SourceUnreadable(f"expected a file, found {kind_of_node(status.st_mode)} at {path!r}")
+        (found.failed if path in found.named else found.passed_over).append((path, refusal))
         return
     if status.st_size > max_file_bytes:
         message = (
@@ -197,6 +215,59 @@ def _fingerprint(status: os.stat_result) -> str:
     if max(status.st_mtime, status.st_ctime) > time.time() - _RACY_S:
         return ""
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+
+
+def read_file(path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the file's bytes; pipes, devices and sockets are not waited for.
+
+    Raises:
+        SourceNotFound: There is no such file.
+        SourceUnreadable: It cannot be opened or read, or is a folder, a pipe, a device or a socket.
+        DocumentTooLarge: It has more than `max_bytes` bytes.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe that has no writer would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not modes.S_ISREG(mode):
+                raise SourceUnreadable(
+                    f"expected a file, found {kind_of_node(mode)} at {path!r}; name a file"
+                )
+            with open(descriptor, "rb", closefd=False) as handle:
+                data = handle.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
+        raise SourceNotFound(f"expected a file, found nothing at {path!r}; check the path") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceUnreadable(
+            f"expected to read {path!r}, found {reason!r}; check its owner and mode"
+        ) from error
+    if len(data) > max_bytes:
+        raise DocumentTooLarge(
+            f"expected at most {max_bytes} bytes, found more in {path!r}; raise the limit with "
+            "max_file_bytes="
+        )
+    return data
+
+
+def kind_of_node(mode: int) -> str:
+    """Return what a path leads to in words, from its `st_mode`.
+
+    >>> kind_of_node(modes.S_IFIFO)
+    'a pipe'
+    """
+    kinds = (
+        (modes.S_ISREG, "a file"),
+        (modes.S_ISDIR, "a folder"),
+        (modes.S_ISFIFO, "a pipe"),
+        (modes.S_ISSOCK, "a socket"),
+        (modes.S_ISCHR, "a device"),
+        (modes.S_ISBLK, "a device"),
+    )
+    return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
 
 
 def folders_of(paths: Iterable[str]) -> Iterator[str]:

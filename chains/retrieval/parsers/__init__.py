@@ -51,6 +51,8 @@ _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".eml": "eml",
+    ".mbox": "mbox",
+    ".msg": "msg",
     ".ipynb": "ipynb",
     **dict.fromkeys(_SOURCE.split(), "source"),
     **dict.fromkeys(_TEXT.split(), "text"),
@@ -70,7 +72,9 @@ _PARSERS = {
     "epub": "html:parse_epub",
     "json": "data:parse_json",
     "jsonl": "data:parse_jsonl",
-    "eml": "html:parse_eml",
+    "eml": "mail:parse_eml",
+    "mbox": "mail:parse_mbox",
+    "msg": "mail:parse_msg",
     "ipynb": "data:parse_ipynb",
 }
 KINDS = frozenset(_PARSERS)

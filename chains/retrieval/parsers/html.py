@@ -1,18 +1,13 @@
-"""HTML and XML, and the formats that contain HTML: EPUB and e-mail.
+"""HTML and XML, and EPUB, which contains HTML.
 
 Scripts, styles, navigation and pictures are left out. lxml's HTML parser fetches nothing and the XML parser
-resolves no entities, so neither network nor expansion attacks work. Attachments of e-mails are named but not
-opened.
+resolves no entities, so neither network nor expansion attacks work.
 """
 
 from __future__ import annotations
 
-import email
-import email.policy
 import posixpath
 import zipfile
-from email.message import EmailMessage, MIMEPart
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -196,57 +191,3 @@ def _named(root: Any, name: str) -> list[Any]:
 
 def _content(node: Any) -> str:
     return " ".join((node.text or "").split())
-
-
-def parse_eml(name: str, data: bytes) -> ParsedDocument:
-    """Parse an e-mail: the headers that people search by, then the body; the title is the subject.
-
-    An HTML body is read as a page if there is no plain one. `from`, `to` and `date` are metadata.
-    """
-    message = email.message_from_bytes(data, policy=email.policy.default)
-    if not isinstance(message, EmailMessage) or not (
-        message["from"] or message["subject"] or message["date"]
-    ):
-        raise DamagedDocument(
-            f"expected an e-mail in {name!r}, found no From, Subject or Date; check the file"
-        )
-    builder = DocumentBuilder(name, "eml")
-    headers = {key: _header(message, key) for key in ("from", "to", "cc", "date", "subject")}
-    for key, value in headers.items():
-        builder.add(f"{key.capitalize()}: {value}" if value else "")
-    builder.add("\n", "")
-    body = message.get_body(preferencelist=("plain", "html"))
-    if body is not None:
-        _body(builder, name, body)
-    attachments = [part.get_filename() or "unnamed" for part in message.iter_attachments()]
-    if attachments:
-        builder.add(f"Attachments: {', '.join(attachments)}")
-    metadata = {"from": headers["from"], "to": headers["to"], "date": _iso(headers["date"])}
-    return builder.document(headers["subject"] or stem(name), metadata)
-
-
-def _header(message: EmailMessage, key: str) -> str:
-    try:
-        return " ".join(str(message[key] or "").split())
-    except (ValueError, TypeError, IndexError):
-        return ""  # a header that the standard library cannot parse
-
-
-def _body(builder: DocumentBuilder, name: str, body: MIMEPart) -> None:
-    if body.get_content_subtype() == "html":
-        payload = body.get_payload(decode=True)
-        add_html(builder, name, payload if isinstance(payload, bytes) else str(payload).encode())
-        return
-    try:
-        content = str(body.get_content())
-    except (LookupError, UnicodeError):
-        payload = body.get_payload(decode=True)
-        content = payload.decode("latin-1") if isinstance(payload, bytes) else str(payload)
-    builder.add(content.replace("\r\n", "\n").strip())
-
-
-def _iso(date: str) -> str:
-    try:
-        return parsedate_to_datetime(date).isoformat()
-    except (ValueError, TypeError):
-        return date
