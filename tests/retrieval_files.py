@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from email.message import EmailMessage
 
@@ -151,6 +152,52 @@ def xlsx() -> bytes:
     return target.getvalue()
 
 
+def xls() -> bytes:
+    from xlwt import Workbook
+
+    book = Workbook()
+    sheet = book.add_sheet("Stock")
+    for at, row in enumerate((("part", "count"), ("bolt", 12), ("nut", 40))):
+        for column, value in enumerate(row):
+            sheet.write(at, column, value)
+    target = io.BytesIO()
+    book.save(target)
+    return target.getvalue()
+
+
+def xlsb() -> bytes:
+    """Return a workbook of binary records ([MS-XLSB] 2.1.4), each with a number, its size and its data."""
+
+    def record(number: int, data: bytes = b"") -> bytes:
+        head = bytes([number]) if number < 128 else bytes([number & 127 | 128, number >> 7])
+        return head + bytes([len(data)]) + data
+
+    def text(value: str) -> bytes:
+        return struct.pack("<I", len(value)) + value.encode("utf-16-le")
+
+    rows = b""
+    for at, row in enumerate((("part", "count"), ("bolt", 12), ("nut", 40))):
+        rows += record(0, struct.pack("<IIHBBBI", at, 0, 300, 0, 0, 0, 0))
+        for column, value in enumerate(row):
+            place = struct.pack("<II", column, 0)
+            cell = text(value) if isinstance(value, str) else struct.pack("<d", value)
+            rows += record(6 if isinstance(value, str) else 5, place + cell)
+    sheet = record(129) + record(148, struct.pack("<IIII", 0, 2, 0, 1)) + record(145) + rows
+    book = record(131) + record(143) + record(156, struct.pack("<II", 0, 1) + text("rId1") + text("Stock"))
+    kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.bin", book + record(144) + record(132))
+        archive.writestr("xl/worksheets/sheet1.bin", sheet + record(146) + record(130))
+        archive.writestr(
+            "xl/_rels/workbook.bin.rels",
+            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship '
+            f'Id="rId1" Type="{kind}/worksheet" Target="worksheets/sheet1.bin"/></Relationships>',
+        )
+    return target.getvalue()
+
+
 def epub() -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
@@ -209,6 +256,8 @@ def every_format() -> dict[str, bytes]:
         "policy.docx": docx(),
         "results.pptx": pptx(),
         "stock.xlsx": xlsx(),
+        "stock.xls": xls(),
+        "stock.xlsb": xlsb(),
         "lighthouse.epub": epub(),
         "lunch.eml": eml(),
         "letters.mbox": mbox(),

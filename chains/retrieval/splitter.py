@@ -93,9 +93,9 @@ class Splitter:
             budget = max(8, self.config.max_tokens - header_tokens)
             place, place_at = dict(block.place), block.start
             for start, end, tokens in self._cut(document.text, block.start, block.end, budget):
-                if "line" in place:
-                    place["line"] += document.text.count("\n", min(place_at, start), start)
-                    place_at = start
+                for unit in place.keys() & {"line", "row"}:
+                    place[unit] += document.text.count("\n", min(place_at, start), start)
+                place_at = start
                 chunks.append(
                     Chunk(
                         ordinal=len(chunks),

@@ -30,6 +30,9 @@ class DocumentBuilder:
         self._start = 0
         self._path: list[tuple[int, str]] = []
         self._page: int | None = None
+        self._place: Mapping[str, Any] = {}
+        self._left_out: list[str] = []
+        self._notes: list[str] = []
 
     def add(self, piece: str, end: str = "\n") -> None:
         """Append text; raise DamagedDocument if the document becomes too long."""
@@ -59,15 +62,30 @@ class DocumentBuilder:
         self._close()
         self._page = number
 
-    def section(self, label: str) -> None:
-        """Start a section with a label that is not part of the text."""
+    def section(self, label: str, place: Mapping[str, Any] | None = None) -> None:
+        """Start a section with a label that is not part of the text; "" ends the sections before.
+
+        `place` says where in the file the section begins (see `Block`).
+        """
         self._close()
-        self._path = [(1, " ".join(label.split()))]
+        label = " ".join(label.split())
+        self._path = [(1, label)] if label else []
+        self._place = place or {}
+
+    def leave_out(self, what: str) -> None:
+        """Say in words that a part of the file is not in the text, and why."""
+        self._left_out.append(what)
+
+    def note(self, what: str) -> None:
+        """Say in words what the reader should know about the text, such as that changes are pending."""
+        self._notes.append(what)
 
     def _close(self) -> None:
         if self._length > self._start:
             names = " > ".join(text for _, text in self._path)
-            self._blocks.append(Block(start=self._start, end=self._length, heading=names, page=self._page))
+            self._blocks.append(
+                Block(start=self._start, end=self._length, heading=names, page=self._page, place=self._place)
+            )
             self._start = self._length
 
     def document(
@@ -83,7 +101,12 @@ class DocumentBuilder:
             title=" ".join(title.split())[:300],
             kind=self.kind,
             blocks=tuple(self._blocks),
-            metadata={key: value for key, value in (metadata or {}).items() if value not in (None, "")},
+            metadata={
+                key: value
+                for key, value in {**(metadata or {}), "notes": "; ".join(self._notes)}.items()
+                if value not in (None, "")
+            },
+            partly="; ".join(self._left_out),
         )
 
 
@@ -124,11 +147,26 @@ MAX_RATIO = 200
 _SMALL = 8 * 1024 * 1024
 
 
+# How files of Office 97 to 2003 begin, and newer ones that are locked with a password.
+OLE = bytes.fromhex("d0cf11e0a1b11ae1")
+
+
+def _ole_message(name: str, data: bytes) -> str:
+    if "EncryptedPackage".encode("utf-16-le") in data:
+        return f"expected a readable document, found {name!r} locked with a password; save it without"
+    return (
+        f"expected a document in a ZIP archive, found {name!r} in the format of Office 97 to 2003; save it "
+        "in a current format (.docx, .xlsx or .pptx)"
+    )
+
+
 def check_archive(name: str, data: bytes) -> zipfile.ZipFile:
     """Open an archive; raise DamagedDocument if it is not one or claims to unpack to a suspicious size.
 
     The limits of the child process catch an archive that lies about its size.
     """
+    if data.startswith(OLE):
+        raise DamagedDocument(_ole_message(name, data))
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile as error:
