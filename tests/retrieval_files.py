@@ -192,8 +192,9 @@ def xlsb() -> bytes:
         archive.writestr("xl/worksheets/sheet1.bin", sheet + record(146) + record(130))
         archive.writestr(
             "xl/_rels/workbook.bin.rels",
-            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship '
-            f'Id="rId1" Type="{kind}/worksheet" Target="worksheets/sheet1.bin"/></Relationships>',
+            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+            f'<Relationship Id="rId1" Type="{kind}/worksheet" Target="worksheets/sheet1.bin"/>'
+            "</Relationships>",
         )
     return target.getvalue()
 

@@ -43,7 +43,7 @@ FILE_NAME = "manifest.sqlite3"
 MIGRATIONS = ("schema.sql", "migration_2.sql", "migration_3.sql")
 VERSION = len(MIGRATIONS)
 # Raised when the output of a parser changes. Files that an older parser read are then read again.
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 # Texts that an app adds have an id instead of a file; this prefix keeps ids and paths apart.
 APP_PREFIX = "app:"
 # An index that is more removals than this behind starts over.

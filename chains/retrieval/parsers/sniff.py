@@ -65,6 +65,7 @@ _ZIP_ENTRIES: tuple[tuple[bytes, str, str], ...] = (
     (b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet", "ods", "an OpenDocument sheet (.ods)"),
     (b"mimetypeapplication/vnd.oasis.opendocument.presentation", "odp", "OpenDocument slides (.odp)"),
     (b"word/document", "docx", "a Word document"),
+    (b"xl/workbook.bin", "xlsb", "a binary Excel workbook"),
     (b"xl/workbook", "xlsx", "an Excel workbook"),
     (b"ppt/presentation", "pptx", "a PowerPoint presentation"),
     (b"META-INF/container.xml", "epub", "an e-book (EPUB)"),

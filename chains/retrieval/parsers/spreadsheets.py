@@ -20,8 +20,9 @@ from lxml import etree  # type: ignore[import-untyped]
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument
-from chains.retrieval.parsers.builder import DocumentBuilder
+from chains.retrieval.parsers.builder import OLE, DocumentBuilder
 from chains.retrieval.parsers.cells import BUILTIN, general, iso, shown
+from chains.retrieval.parsers.delimited import parse_csv
 from chains.retrieval.parsers.package import (
     Element,
     Package,
@@ -43,6 +44,8 @@ _TAIL = re.compile(rb"</(?:\w+:)?sheetData>|<(?:\w+:)?sheetData\s*/>")
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]+\d+:[A-Z]+\d+)"')
 _FILTER = re.compile(rb'<(?:\w+:)?autoFilter\s[^>]*?ref="([A-Z]+\d+:[A-Z]+\d+)"')
 _CHUNK = 1 << 20
+# How a workbook before Excel 95 begins, which has no container around it.
+_BIFF = b"\t"
 
 
 class Area(NamedTuple):
@@ -367,6 +370,8 @@ def parse_xls(name: str, data: bytes) -> ParsedDocument:
     """Parse XLS, the format of Excel 97 to 2003: one block per visible sheet."""
     import xlrd  # type: ignore[import-untyped]
 
+    if not data.startswith((OLE, _BIFF)):
+        return parse_csv(name, data)  # many programs name their lists with tabs like this
     try:
         book = xlrd.open_workbook(file_contents=data, formatting_info=True, logfile=io.StringIO())
     except xlrd.XLRDError as error:
