@@ -83,7 +83,8 @@ def _around(data: Path, name: str, evidence: str) -> str:
 
 def _runs(loaded: Any, engine: Any, prompts: list[str], seconds: float, temperature: float) -> Runs:
     from llms.decoders.sampling import Sampling
-    from llms.engine.request import GenerationRequest, gather
+    from llms.engine.request import GenerationRequest
+    from llms.engine.stream import gather
 
     runs: Runs = []
     began, stop = time.perf_counter(), loaded.tokenizer.eos_token_id

@@ -41,24 +41,13 @@ def request(decode: Callable[[list[int]], str], new: int) -> Any:
     from llms.engine.request import GenerationRequest
 
     prompt = tuple(torch.randint(0, 32_000, (PROMPT,)).tolist())
-    return GenerationRequest(prompt=prompt, max_tokens=new, decode=decode)
+    return GenerationRequest(prompt=prompt, max_tokens=new, decode=decode, run_ahead=0)
 
 
-class Until:
-    """A waiter that lets the caller drive the engine until a condition holds."""
-
-    def __init__(self, engine: Any, holds: Callable[[], bool]) -> None:
-        import threading
-
-        self.ready, self._holds = threading.Condition(engine._lock), holds
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether the condition holds."""
-        return self._holds()
-
-    def wake(self) -> None:
-        """Do nothing, because no thread waits."""
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until the engine's thread has come so far."""
+    while not holds():
+        time.sleep(0.0002)
 
 
 def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ahead: bool) -> float:
@@ -69,19 +58,15 @@ def engine_rate(decoder: Any, decode: Callable[[list[int]], str], batch: int, ah
         decoder.free(slot)
     decoder.runs_ahead, decoder.max_draft = ahead, 0
     engine = Engine(decoder, max_batch=batch)
-    streams = [engine.submit(request(decode, NEW + 2 * batch)) for _ in range(batch)]
-    for stream in streams:
-        stream.collect = True
-    engine.drive(Until(engine, lambda: all(h.generated for h in streams)))
+    streams = engine.submit_all([request(decode, NEW + 2 * batch) for _ in range(batch)])
+    wait_until(lambda: all(h.generated for h in streams))
     torch.cuda.synchronize()
     before, began = sum(len(h.generated) for h in streams), time.perf_counter()
     enough = before + batch * (NEW - 4)
-    engine.drive(Until(engine, lambda: sum(len(h.generated) for h in streams) >= enough))
+    wait_until(lambda: sum(len(h.generated) for h in streams) >= enough)
     seconds = time.perf_counter() - began
     made = sum(len(h.generated) for h in streams) - before
-    for stream in streams:
-        stream.close()
-    engine.scheduler.release_finished()
+    engine.close()
     return made / seconds
 
 
@@ -118,14 +103,12 @@ def step_seconds(decoder: Any, decode: Callable[[list[int]], str], kind: str, st
     try:
         engine = Engine(decoder)
         stream = engine.submit(request(decode, 8 * (steps + 20)))
-        stream.collect = True
-        engine.drive(Until(engine, lambda: len(stream.generated) >= 10))
+        wait_until(lambda: len(stream.generated) >= 10)
         torch.cuda.synchronize()
         before, began = engine.steps, time.perf_counter()
-        engine.drive(Until(engine, lambda: engine.steps >= before + steps))
+        wait_until(lambda: engine.steps >= before + steps)
         seconds = (time.perf_counter() - began) / steps
-        stream.close()
-        engine.scheduler.release_finished()
+        engine.close()
         return seconds
     finally:
         AcceptanceTracker.pays, Ngrams.propose = pays, propose  # type: ignore[method-assign]

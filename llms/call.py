@@ -20,7 +20,8 @@ from llms.tool_calls.format import RESULT_TAGS
 from llms.tool_calls.output import UntaggedTranslator
 
 if TYPE_CHECKING:
-    from llms.engine.request import Constraint, Piece, Stream
+    from llms.engine.request import Constraint, Piece
+    from llms.engine.stream import Stream
     from llms.params import GenerationParams
     from llms.runtime import Runtime
 

@@ -304,7 +304,7 @@ class ChatLocal(LocalModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._plan(messages, stop, kwargs)
-        from llms.engine.request import gather
+        from llms.engine.stream import gather
 
         streams = [call.submit(i) for i in range(call.params.n)]
         answers = gather(streams)

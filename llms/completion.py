@@ -17,7 +17,8 @@ from llms.chat import LocalModel
 from llms.params import ALIASES, GenerationFields, GenerationParams, renamed
 
 if TYPE_CHECKING:
-    from llms.engine.request import Piece, Stream
+    from llms.engine.request import Piece
+    from llms.engine.stream import Stream
     from llms.runtime import Runtime
 
 
@@ -105,7 +106,7 @@ class LocalLLM(LocalModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        from llms.engine.request import gather
+        from llms.engine.stream import gather
 
         runtime, streams = self._submit(prompts, stop, kwargs)
         gather([stream for group in streams for stream in group])

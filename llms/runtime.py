@@ -19,7 +19,8 @@ from langchain_core.messages import BaseMessage
 from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
 from llms.engine.prefix import common_prefix
-from llms.engine.request import Constraint, GenerationRequest, Stream
+from llms.engine.request import Constraint, GenerationRequest
+from llms.engine.stream import Stream
 from llms.errors import BadRequest
 from llms.models.load import LoadedModel, load, make_decoder
 from llms.params import GenerationParams, LoadSettings

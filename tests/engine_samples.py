@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from test_llms_decoder import tiny
@@ -34,6 +35,14 @@ def tokens(pieces: Sequence[Piece]) -> list[int]:
 def alone(asked: GenerationRequest) -> list[int]:
     """Return the tokens of a request on an engine of its own."""
     return tokens(Engine(ReferenceDecoder(MODEL, max_slots=4)).submit(asked).result())
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something holds that the engine's thread brings about."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never held"
+        time.sleep(0.001)
 
 
 class Crowded(ReferenceDecoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class ScriptedDecoder(SlotChecks):
         pages: Number of pages in the pool, of 4 tokens each.
         slots: Number of slots.
         draft: The value of `max_draft`.
+        pause: Duration of a step in seconds.
 
     Attributes:
         held: The tokens of each slot.
@@ -45,7 +47,10 @@ class ScriptedDecoder(SlotChecks):
     vocab_size, window, bytes_per_token = VOCABULARY, 64, 100
     device = torch.device("cpu")
 
-    def __init__(self, *, ahead: bool = True, pages: int = 500, slots: int = 12, draft: int = 0) -> None:
+    def __init__(
+        self, *, ahead: bool = True, pages: int = 500, slots: int = 12, draft: int = 0, pause: float = 0.0
+    ) -> None:
+        self.pause = pause
         self.max_slots, self.runs_ahead, self.max_draft = slots, ahead, draft
         self.pages = Pages(pages + 1, PAGE, slots)
         self.held: list[list[int]] = [[] for _ in range(slots)]
@@ -71,6 +76,8 @@ class ScriptedDecoder(SlotChecks):
         all_logits: bool = False,
         given: Tensor | None = None,
     ) -> StepResult:
+        if self.pause:
+            time.sleep(self.pause)
         first = [] if given is None else given.tolist()
         lists = [*([t] for t in first), *map(list, tokens)]
         self._check(slots, lists)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from engine_samples import until
 from scripted_decoder import VOCABULARY, ScriptedDecoder, logits_after
 
 from llms.decoders.sampling import process_logits, sample
 from llms.engine.engine import Engine
-from llms.engine.request import GenerationRequest, Piece, Stream
+from llms.engine.request import GenerationRequest, Piece
+from llms.engine.stream import Stream
 
 
 def decode(ids: list[int]) -> str:
@@ -77,15 +79,14 @@ def check_cache(
     """Check that slots hold what the table says: of a finished request, at most all tokens but the last."""
     last = engine.submit(request({**plain([39, 38], 1), "run_ahead": 0}))
     last.result()
-    engine.runner.read_back()
-    engine.scheduler.release_finished()
+    until(lambda: not engine.scheduler.active and not engine.table._busy and not engine.runner.pending_steps)
     sequences = [[*h.request.prompt, *h.generated] for h in [*streams, last]]
     sequences = [s if h in left else s[:-1] for s, h in zip(sequences, [*streams, last], strict=True)]
     for slot in range(decoder.max_slots):
         held = decoder.held[slot]
         assert held == engine.table._tokens.get(slot, [])
         assert not held or any(held == s[: len(held)] for s in sequences)
-    assert all(stream.slot is None and stream.pending_step is None for stream in streams)
+    assert all(s.sequence.slot is None and s.sequence.pending_step is None for s in streams)
 
 
 def plain(prompt: Sequence[int], count: int, **more: Any) -> dict[str, Any]:
@@ -96,8 +97,9 @@ def limit_steps(engine: Engine, most: int) -> None:
     """Fail if an engine makes more than `most` steps, because then no request gets on."""
     step = engine._step
 
-    def counted() -> None:
-        step()
+    def counted() -> bool:
+        busy = step()
         assert engine.steps < most, "no request gets on"
+        return busy
 
     engine._step = counted  # type: ignore[method-assign]

@@ -7,12 +7,13 @@ import threading
 
 import pytest
 import torch
-from engine_samples import MODEL, alone, prompt, request, tokens
+from engine_samples import MODEL, alone, prompt, request, tokens, until
 
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
-from llms.engine.request import GenerationRequest, gather
+from llms.engine.request import GenerationRequest
+from llms.engine.stream import gather
 from llms.errors import BadRequest, ContextOverflow
 
 
@@ -47,11 +48,13 @@ def test_closing_stops_the_work_at_once(engine: Engine) -> None:
     pieces = iter(stream)
     for _ in range(5):
         next(pieces)
+    began = len(stream.generated)
     pieces.close()  # type: ignore[attr-defined]
-    assert len(stream.generated) == 5
     last = engine.submit(request(prompt(2), 3))
     last.result()
-    assert len(stream.generated) == 5 and engine.scheduler.active == []
+    until(lambda: not engine.scheduler.active)
+    # It was at most 8 tokens ahead of its reader, and one step may have been running.
+    assert began <= 5 + 8 and len(stream.generated) <= began + 2
 
 
 def test_a_paused_reader_holds_nobody_up_and_loses_nothing() -> None:
@@ -132,7 +135,7 @@ def test_scores_are_those_of_plain_passes(engine: Engine) -> None:
                 logits = MODEL(torch.tensor([[*ids, *continuation]])).logits[0].log_softmax(-1)
             expected = sum(float(logits[len(ids) - 1 + k, t]) for k, t in enumerate(continuation))
             assert value == pytest.approx(expected, abs=1e-3)
-    assert not engine.table._busy
+    until(lambda: not engine.table._busy)
 
 
 def test_scoring_and_generating_run_side_by_side(engine: Engine) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from engine_samples import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_decoder import ScriptedDecoder
@@ -16,7 +19,7 @@ from scripted_requests import by_hand, check_cache, limit_steps, plain, request,
 from test_llms_engine_ahead import ACTIONS, asked
 
 from llms.engine.engine import Engine
-from llms.engine.request import Stream, _call_soon
+from llms.engine.stream import Stream, _call_soon
 from llms.errors import LLMError, NotEnoughMemory
 
 
@@ -62,13 +65,10 @@ FAULTS = st.dictionaries(
 
 
 def read(stream: Stream, action: str) -> list[int]:
-    """Read the tokens of one piece, or of all; an interrupted reader reads on."""
+    """Read the tokens of one piece, or of all."""
     found: list[int] = []
     while True:
-        try:
-            piece = stream.next_piece()
-        except KeyboardInterrupt:
-            continue
+        piece = stream.next_piece()
         if piece is None:
             return found
         found += piece.tokens
@@ -107,52 +107,61 @@ def test_every_answer_is_right_or_an_error(
             continue
         try:
             seen[index] += read(streams[index], action)
-        except (Planted, LLMError):
+        except (Planted, LLMError, KeyboardInterrupt):
             ended.add(index)
     for index, (wanted, tokens) in enumerate(zip(requests, seen, strict=True)):
         expected = by_hand(wanted)
         assert tokens == (expected[: len(tokens)] if index in closed | ended else expected)
     assert decoder.met or not ended
     decoder.faults = {}
-    assert not engine.table._busy and not engine.scheduler.active
+    until(lambda: not engine.table._busy and not engine.scheduler.active)
     check_cache(engine, decoder, streams, [streams[i] for i in closed | ended])
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_an_interrupted_reader_costs_the_others_nothing(after: bool) -> None:
-    """The thread that leads gets Ctrl-C: its own request stops, the others' tokens are computed again."""
-    decoder = Faulty({at: (KeyboardInterrupt, after) for at in (3, 6, 7)})
+class Interrupted(Exception):
+    """What Ctrl-C raises here, so that it does not end pytest."""
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise `Interrupted` in the main thread once, as Ctrl-C would, by a signal."""
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("whole_answer", [False, True])
+def test_an_interrupted_reader_costs_the_others_nothing(whole_answer: bool) -> None:
+    """The thread that waits gets Ctrl-C: its own request stops, and the others go on."""
+    decoder = ScriptedDecoder(pause=0.02)
     engine = Engine(decoder)
-    streams = [engine.submit(request(plain([i, 5, 9], 12, run_ahead=0))) for i in range(6)]
-    for stream in streams[:3]:
-        with pytest.raises(KeyboardInterrupt):
-            stream.result()
-        assert not engine.table._busy and engine.leadership.leader is None
-    for i in (3, 4, 5):
-        assert whole(streams[i].result())[0] == by_hand(plain([i, 5, 9], 12))
-    check_cache(engine, decoder, streams, streams[:3])
+    streams = engine.submit_all([request(plain([i, 5, 9], 40, run_ahead=0)) for i in range(6)])
+    with pytest.raises(Interrupted), interrupted_after(0.05):
+        streams[0].result() if whole_answer else list(streams[0])
+    assert streams[0].closed and len(streams[0].generated) < 40
+    for i in range(1, 6):
+        assert whole(streams[i].result())[0] == by_hand(plain([i, 5, 9], 40))
+    check_cache(engine, decoder, streams, streams[:1])
 
 
 def test_scoring_goes_on_after_an_interrupt() -> None:
     items = [([i] * 20, [[1], [2, 3]]) for i in range(6)]
     expected = Engine(ScriptedDecoder()).score(items)
-    decoder = Faulty({2: (KeyboardInterrupt, True), 5: (KeyboardInterrupt, True)})
-    engine = Engine(decoder)
+    engine = Engine(ScriptedDecoder(pause=0.01))
     running = engine.submit(request(plain([1, 2], 30, run_ahead=0)))
-    found: list[Any] = []
-    scoring = threading.Thread(target=lambda: found.extend(_stubborn(engine, items)))
-    scoring.start()
-    tokens = read(running, "all")
-    scoring.join(30)
-    assert found == expected and tokens == by_hand(plain([1, 2], 30))
-
-
-def _stubborn(engine: Engine, items: Any) -> list[list[float]]:
-    while True:
-        try:
-            return engine.score(items)
-        except KeyboardInterrupt:
-            continue
+    with pytest.raises(Interrupted), interrupted_after(0.03):
+        engine.score(items)
+    assert engine.score(items) == expected
+    assert read(running, "all") == by_hand(plain([1, 2], 30))
+    until(lambda: not engine.table._busy and not engine.scores.active)
 
 
 def test_an_error_outside_of_a_pass_ends_everybody_and_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,26 +182,26 @@ def test_a_slot_is_given_back_at_once() -> None:
     left = engine.submit(request(plain([1] * 20, 30, run_ahead=0)))
     left.next_piece()
     left.close()
-    assert not engine.table._busy and left.slot is None
+    until(lambda: not engine.table._busy and left.sequence.slot is None)
     streams = [engine.submit(request(plain([i] * 20, 9))) for i in range(5)]
     for stream in streams:
         stream.result()
-    assert not engine.table._busy and engine.table.idle_bytes <= 3000
+    until(lambda: not engine.table._busy)
+    assert engine.table.idle_bytes <= 3000
 
 
 def test_a_short_prompt_is_not_kept_waiting_by_long_ones_that_keep_coming() -> None:
     decoder = ScriptedDecoder(pages=20000, slots=40)
     decoder.window = 8192  # type: ignore[misc]
     engine = Engine(decoder)
-    late = [engine.submit(request(plain([i] * 3000, 1, run_ahead=0))) for i in range(2)]
-    short = engine.submit(request(plain([9] * 30, 1, run_ahead=0)))
-    began = engine.steps
-    while short.next_piece() is None or not short.done:
-        late.append(engine.submit(request(plain([len(late) + 10] * 3000, 1, run_ahead=0))))
-    assert engine.steps - began <= 4
+    asked = [request(plain([i] * 3000, 1)) for i in range(2)]
+    *late, short = engine.submit_all([*asked, request(plain([9] * 30, 1))])
+    while not short.done:
+        late.append(engine.submit(request(plain([len(late) + 10] * 3000, 1))))
+    slot = next(s for s in range(40) if decoder.held[s][:1] == [9])
+    assert min(i for i, (counts, _) in enumerate(decoder.steps) if slot in counts) <= 3
     for stream in late:
-        stream.result()
-    assert all(stream.done for stream in late)
+        stream.close()
 
 
 def test_scoring_jobs_take_turns() -> None:
@@ -216,4 +225,4 @@ def test_scoring_jobs_take_turns() -> None:
 def test_a_loop_that_is_closed_meanwhile_is_no_error_of_the_engine() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    _call_soon(loop, lambda: None)
+    _call_soon(loop, loop.create_future())

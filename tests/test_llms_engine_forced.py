@@ -10,7 +10,7 @@ from engine_samples import MODEL, Crowded, prompt, request, tokens
 
 from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
-from llms.engine.request import gather
+from llms.engine.stream import gather
 
 
 class Spelled:

@@ -12,8 +12,9 @@ from llms.decoders.cuda.decoder import CudaDecoder
 from llms.decoders.cuda.synthetic import synthetic_model
 from llms.decoders.sampling import Sampling, sample
 from llms.engine.engine import Engine
-from llms.engine.request import GenerationRequest, Stream
+from llms.engine.request import GenerationRequest
 from llms.engine.speculation import AcceptanceTracker
+from llms.engine.stream import Stream
 from llms.models.weights import weights_of
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from test_llms_decoder import tiny
 
 from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
-from llms.engine.request import gather
+from llms.engine.stream import gather
 from llms.errors import DamagedCheckpoint, NotEnoughMemory, RequestTooLarge
 
 

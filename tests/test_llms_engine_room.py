@@ -2,72 +2,54 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
+from engine_samples import until
 from scripted_decoder import PAGE, ScriptedDecoder
 from scripted_requests import by_hand, check_cache, limit_steps, plain, request, whole
 
 from llms.engine.engine import Engine
-from llms.engine.request import gather
-from llms.engine.steps import PREFILL_TOKENS
+from llms.engine.stream import gather
 from llms.errors import RequestTooLarge
 
 
 def test_a_prompt_is_prefilled_in_chunks_between_the_tokens_of_others() -> None:
-    decoder = ScriptedDecoder(pages=3000)
+    decoder = ScriptedDecoder(pages=3000, pause=0.001)
     decoder.window = 8192  # type: ignore[misc]
     engine = Engine(decoder)
-    running = engine.submit(request(plain([1, 2], 60, run_ahead=0)))
-    for _ in range(3):
-        running.next_piece()
-    assert running.slot is not None
-    slot, start = running.slot, len(decoder.steps)
-    late = [engine.submit(request(plain([i] * (2500 + i), 2))) for i in (3, 4, 5)]
+    running = engine.submit(request(plain([1, 2], 600, run_ahead=0)))
+    running.next_piece()
+    slot, start = running.sequence.slot, len(decoder.steps)
+    late = engine.submit_all([request(plain([i] * (2500 + i), 2)) for i in (3, 4, 5)])
     made = len(running.generated)
-    while not all(h.done for h in late) and not running.done:
-        engine.drive(_Once(engine))
+    until(lambda: all(h.done for h in late) or running.done)
+    running.close()
     waited = [0]
     for counts, _ in decoder.steps[start:]:
         if slot in counts:
             waited.append(0)
         else:
             waited[-1] += max(counts.values()) * len(counts)
-    assert max(waited) <= PREFILL_TOKENS, "more than one chunk between two tokens of a running request"
+    assert max(waited) <= max(engine.scheduler.budget), "more than one chunk between two tokens"
     assert sum(1 for w in waited if w) >= 7 and len(running.generated) - made >= 7
 
 
 def test_scoring_runs_in_chunks_between_the_tokens_of_others() -> None:
-    decoder = ScriptedDecoder(pages=3000, slots=40)
+    decoder = ScriptedDecoder(pages=3000, slots=40, pause=0.001)
     decoder.window = 8192  # type: ignore[misc]
     engine = Engine(decoder)
-    running = engine.submit(request(plain([1, 2], 60, run_ahead=0)))
+    running = engine.submit(request(plain([1, 2], 600, run_ahead=0)))
     running.next_piece()
-    slot, start = running.slot, len(decoder.steps)
+    slot, start = running.sequence.slot, len(decoder.steps)
     scores = engine.score([([i] * 300, [[1], [2]]) for i in range(20)])
     assert len(scores) == 20 and len(running.generated) >= 6
+    running.close()
     waited = [0]
     for counts, _ in decoder.steps[start:]:
         if slot in counts:
             waited.append(0)
         else:
             waited[-1] += sum(counts.values())
-    assert max(waited) <= PREFILL_TOKENS
-
-
-class _Once:
-    """Waits for one step."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.ready, self._engine = threading.Condition(engine._lock), engine
-        self._until = engine.steps + 1
-
-    @property
-    def satisfied(self) -> bool:
-        return self._engine.steps >= self._until
-
-    def wake(self) -> None:
-        """Do nothing, because no thread sleeps."""
+    assert max(waited) <= max(engine.scheduler.budget)
 
 
 def test_a_prompt_waits_until_the_pool_has_room_for_it() -> None:

@@ -13,8 +13,9 @@ from llms.decoders.base import StepResult
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
-from llms.engine.request import GenerationRequest, Stream
+from llms.engine.request import GenerationRequest
 from llms.engine.speculation import SIZES, AcceptanceTracker, DraftTracker, Ngrams, verify
+from llms.engine.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -150,4 +151,5 @@ def test_a_decoder_that_names_no_guesses_is_asked_for_one_token_at_a_time(model:
     engine = Engine(ReferenceDecoder(model, window=200, max_slots=2))
     stream = engine.submit(asked(0, Sampling()))
     stream.next_piece()
-    assert engine.scheduler.active == [stream] and engine.runner.drafter.candidate([stream]) is None
+    assert engine.scheduler.active == [stream.sequence]
+    assert engine.runner.drafter.candidate([stream.sequence]) is None

@@ -51,6 +51,7 @@ class Decoder(Protocol):
 
     An implementation may define more. The engine reads these with a default:
         runs_ahead (False): A step returns before it has run, so that the next one can be launched meanwhile.
+        ragged (False): A pass costs the sum of its rows' tokens. If False, rows are padded to the longest.
         max_draft (0): Number of drafted tokens that one step can verify at little extra cost.
         room() (no limit): Number of tokens that still fit in the cache, over all slots.
 

@@ -1,6 +1,6 @@
-"""The engine: it turns requests into tokens, one decoder step at a time.
+"""The engine: it turns requests into tokens, one decoder step at a time, on a thread of its own.
 
-`engine.Engine` is the entry point. `scheduler`, `steps`, `prefix`, `score` and `speculation` are its parts,
-and `request` is what a caller submits and reads. The arithmetic is done by a `Decoder`
-(`llms.decoders.base`).
+`engine.Engine` is the entry point, and `stream.Stream` is what a caller reads. `scheduler`, `steps`,
+`prefix`, `score` and `speculation` are the engine's parts, and `request` has what passes between them. The
+arithmetic is done by a `Decoder` (`llms.decoders.base`).
 """

@@ -2,155 +2,97 @@
 
 The engine works on token ids. It does not know messages, templates or model files.
 
-There is no background thread. The thread that waits for a token becomes the leader: it runs the step for all
-requests, and when it has its token it wakes another waiting thread to lead. A helper thread runs only while
-an asyncio task waits. When memory runs out, requests are paused rather than failed, unless one is too large
-on its own. Closing a stream stops its work before the next step.
+One daemon thread for each engine owns the decoder, the scheduler and the slots, so none of them has a lock.
+Callers send requests to it through an `Inbox` and read their own `Stream`. Closing a stream sets a flag that
+the thread reads before the next step. When memory runs out, requests are paused rather than failed, unless
+one is too large on its own. The thread starts with the first request, holds no reference to the engine while
+it waits, and ends when the engine is closed, when it is no longer used, or when the interpreter exits.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
+from weakref import finalize, ref
 
 from llms.decoders.base import Decoder
 from llms.engine.prefix import SlotTable
-from llms.engine.request import GenerationRequest, Stream, TokenInfo
-from llms.engine.scheduler import Scheduler, not_enough, out_of_memory
-from llms.engine.score import CHUNK_TOKENS, ScoreItem, ScoreJob, packed
-from llms.engine.steps import PREFILL_TOKENS, PendingSteps, StepRunner
-from llms.errors import BadRequest, ContextOverflow
+from llms.engine.request import GenerationRequest, Sequence, TokenInfo
+from llms.engine.scheduler import Scheduler
+from llms.engine.score import ScoreItem, ScoreJob, ScoreQueue
+from llms.engine.steps import PendingSteps, StepRunner
+from llms.engine.stream import Inbox, Stream
+from llms.errors import BadRequest, ContextOverflow, LLMError
 from llms.models.memory import IDLE_CACHE_BYTES
 
 __all__ = ["Engine", "GenerationRequest", "Stream", "TokenInfo"]
 
+EXIT_S = 10.0
+"""How long the exit of the interpreter waits for a step that is running, in seconds."""
 
-class Waiter(Protocol):
-    """Work that a thread can wait for, and lead the engine for: a `Stream` or a `ScoreJob`."""
+MOST_EMPTY_STEPS = 100
+"""Number of steps in a row without a token, while requests could go on, that ends them with an error."""
 
-    ready: threading.Condition
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether the waiting thread can go on."""
-        ...
-
-    def wake(self) -> None:
-        """Notify the waiting thread if it can go on. The caller holds the lock."""
-        ...
+EngineMail = list[Sequence] | ScoreJob
+"""What callers send to the engine's thread."""
 
 
-class Leadership:
-    """Chooses the thread that runs the engine's steps (the leader/followers pattern).
+class EngineThread:
+    """The thread of one engine: its inbox, and how it is started and stopped. It does not keep the engine."""
 
-    Args:
-        lock: The engine's lock. The condition of every waiter belongs to it.
-        step: Runs one step for all requests. Only the leader calls it, and without the lock.
-    """
-
-    def __init__(self, lock: threading.Lock, step: Callable[[], None]) -> None:
-        self._lock = lock
-        self._step = step
-        self.leader: Waiter | None = None
-        self.sleepers: list[Waiter] = []
-        self._pumped: list[Waiter] = []
-        self._news = threading.Condition(lock)
+    def __init__(self) -> None:
+        self.inbox: Inbox[EngineMail] = Inbox()
+        self.closed = False
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
-    def drive(self, waiter: Waiter) -> None:
-        """Return when the waiter is satisfied. Runs steps if no other thread leads."""
-        try:
-            if self._leads(waiter):
-                while not waiter.satisfied:
-                    self._step()
-        finally:
-            self._leave(waiter)
+    def start(self, engine: Callable[[], Engine | None]) -> None:
+        """Start the thread if that has not been done."""
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None and not self.closed:
+                    self._thread = threading.Thread(
+                        target=_serve, args=(self.inbox, engine), name="llm-engine", daemon=True
+                    )
+                    self._thread.start()
 
-    def alone(self, waiter: Waiter, work: Callable[[], None]) -> None:
-        """Do a part of the leader's work if no thread leads. Otherwise the leader does it within a step."""
-        with self._lock:
-            if self.leader is not None:
-                return
-            self.leader = waiter
-        try:
-            work()
-        finally:
-            self._leave(waiter)
+    def stop(self, wait_s: float | None = EXIT_S) -> None:
+        """End the thread and wait for the step that is running; at most `wait_s` seconds if that is given."""
+        self.closed = True
+        self.inbox.wake()
+        thread = self._thread
+        if self.inbox.usable and thread is not None and thread is not threading.current_thread():
+            thread.join(wait_s)
 
-    def _leave(self, waiter: Waiter) -> None:
-        """Stop leading, if this waiter leads."""
-        with self._lock:
-            if self.leader is waiter:
-                self.leader = None
-                self._hand_over()
 
-    def _leads(self, waiter: Waiter) -> bool:
-        """Wait. Returns False when the waiter is satisfied, and True if it has become the leader.
-
-        A thread may be woken to lead and then not lead, because it was satisfied or interrupted in the
-        meantime. It then wakes the next one; otherwise all of them would sleep.
-        """
-        with self._lock:
-            try:
-                while not waiter.satisfied and self.leader is not None:
-                    self.sleepers.append(waiter)
-                    try:
-                        waiter.ready.wait()
-                    finally:
-                        self.sleepers.remove(waiter)
-                if waiter.satisfied:
-                    return False
-                self.leader = waiter
-                return True
-            finally:
-                self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Wake one sleeping thread that still waits, if no thread leads. The caller holds the lock."""
-        if self.leader is None:
-            heir = next((sleeper for sleeper in self.sleepers if not sleeper.satisfied), None)
-            if heir is not None:
-                heir.ready.notify_all()
-
-    def pump(self, waiter: Waiter) -> None:
-        """Let the helper thread drive for a caller that must not block."""
-        with self._lock:
-            self._pumped.append(waiter)
-            self._news.notify()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._pump_loop, name="llm-engine", daemon=True)
-                self._thread.start()
-
-    def _pump_loop(self) -> None:
-        """Drive every waiter that was given to `pump`. The thread ends after 0.2 s without work."""
-        while True:
-            with self._lock:
-                for waiter in self._pumped:
-                    waiter.wake()
-                self._pumped = [waiter for waiter in self._pumped if not waiter.satisfied]
-                if not self._pumped and not self._news.wait_for(lambda: bool(self._pumped), timeout=0.2):
-                    self._thread = None
-                    return
-                waiter = self._pumped[0]
-            self.drive(waiter)
+def _serve(inbox: Inbox[EngineMail], engine: Callable[[], Engine | None]) -> None:
+    """Run the steps of an engine until it is closed or no longer used."""
+    while True:
+        mail = inbox.wait()
+        owner = engine()
+        if owner is None or not owner.serve(mail):
+            return
+        del owner, mail
 
 
 class Engine:
     """Runs many requests on one decoder.
 
+        >>> engine = Engine(decoder)  # doctest: +SKIP
+        >>> request = GenerationRequest(prompt=(1, 2, 3), max_tokens=20, decode=decode)  # doctest: +SKIP
+        >>> stream = engine.submit(request)  # doctest: +SKIP
+        >>> text = "".join(piece.text for piece in stream)  # doctest: +SKIP
+
     Args:
         decoder: The decoder. The engine must be its only user.
         max_batch: Maximum number of requests that run at once. The default leaves a quarter of the slots to
-            the prefix cache.
+            the prefix cache and to scoring.
         cache_bytes: Maximum size of the KV that is kept for reuse, in bytes.
 
-    Example:
-        engine = Engine(decoder)
-        stream = engine.submit(GenerationRequest(prompt=(1, 2, 3), max_tokens=20, decode=tokenizer.decode))
-        text = "".join(piece.text for piece in stream)
+    Attributes:
+        steps: Number of steps so far.
     """
 
     def __init__(
@@ -161,24 +103,44 @@ class Engine:
         spare = max(1, decoder.max_slots - self.max_batch // 2)
         self.table = SlotTable(decoder, max_bytes=cache_bytes, max_idle=spare)
         self.steps = 0
-        self._clear = False
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._jobs: list[ScoreJob] = []
         pending = PendingSteps()
+        self.scores = ScoreQueue(decoder, self.table)
         self.scheduler = Scheduler(
-            self.table, max_batch=self.max_batch, lock=self._lock, on_release=pending.forget
+            decoder, self.table, self.scores, max_batch=self.max_batch, on_release=pending.forget
         )
-        self.runner = StepRunner(decoder, self.table, self.scheduler, pending, self._lock)
-        self.leadership = Leadership(self._lock, lambda: self._step())
+        self.runner = StepRunner(decoder, self.table, self.scheduler, self.scores, pending)
+        self._clear = False
+        self._empty_steps = 0
+        self._thread = EngineThread()
+        self._inbox = self._thread.inbox
+        # It runs when the engine is no longer used, and before the interpreter is taken down.
+        finalize(self, self._thread.stop)
+
+    # ---- Callers -------------------------------------------------------------------------------
 
     def submit(self, request: GenerationRequest) -> Stream:
-        """Queue a request and return its stream. Nothing runs before this stream, or another one, is read.
+        """Queue a request and return its stream.
 
         Raises:
             ContextOverflow: The prompt leaves no room in the window; both lengths are in the message.
             BadRequest: The prompt is empty, or a biased token is not in the vocabulary.
         """
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Iterable[GenerationRequest]) -> list[Stream]:
+        """Queue several requests at once and return their streams. None is queued if one is refused.
+
+        Raises:
+            ContextOverflow: A prompt leaves no room in the window; both lengths are in the message.
+            BadRequest: A prompt is empty, or a biased token is not in the vocabulary.
+        """
+        checked = [self._checked(request) for request in requests]
+        streams = [Stream(self._inbox, request, self) for request in checked]
+        self._send([stream.sequence for stream in streams])
+        return streams
+
+    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+        """Return a request that fits the window."""
         length, window = len(request.prompt), self.decoder.window
         if length == 0:
             raise BadRequest("expected a prompt of at least one token, found an empty one; give some text")
@@ -195,12 +157,10 @@ class Engine:
                 f"{strange[0]!r}; give token ids of this model's own tokenizer"
             )
         if length + request.max_tokens > window + 1:  # The last token is never fed back.
-            request = replace(request, max_tokens=window + 1 - length)
-        stream = Stream(self, request, self._lock)
-        self.scheduler.add(stream)
-        return stream
+            return replace(request, max_tokens=window + 1 - length)
+        return request
 
-    def score(self, items: Sequence[ScoreItem], *, keep: bool = False) -> list[list[float]]:
+    def score(self, items: Iterable[ScoreItem], *, keep: bool = False) -> list[list[float]]:
         """Return the log-probability (nats) of each continuation of each item, in order.
 
         Args:
@@ -209,7 +169,9 @@ class Engine:
 
         Raises:
             ContextOverflow: A prompt and a continuation do not fit the window.
+            NotEnoughMemory: Memory does not suffice for one of the prompts.
         """
+        items = list(items)
         for prompt, continuations in items:
             length = len(prompt) + max((len(c) for c in continuations), default=0)
             if length > self.decoder.window:
@@ -219,16 +181,15 @@ class Engine:
                     prompt_tokens=length,
                     window=self.decoder.window,
                 )
-        job = ScoreJob(items, self._lock, keep=keep)
-        with self._lock:
-            self._jobs.append(job)
+        job = ScoreJob(items, keep=keep)
+        if not job.done.is_set():
+            self._send(job)
         try:
-            while not job.satisfied:
-                self.leadership.drive(job)
+            job.done.wait()
         finally:
-            with self._lock:
-                if job in self._jobs:
-                    self._jobs.remove(job)
+            if not job.done.is_set():  # Ctrl-C
+                job.cancelled = True
+                self._inbox.wake()
         if job.error is not None:
             raise job.error
         return job.results
@@ -236,116 +197,102 @@ class Engine:
     def clear_cache(self) -> None:
         """Drop all cached prefixes before the next step, those of finished requests included."""
         self._clear = True
+        self._inbox.wake()
 
-    def cancel(self, stream: Stream) -> None:
-        """Stop a request. Its slot is released at once, or after the step that is running."""
-        if os.getpid() != self._process:
-            return  # A forked child drops its copy of the stream. The lock may be held for ever there.
-        with self._lock:
-            self.scheduler.drop(stream)
-            stream.done = True
-            stream.wake()
-        if stream.slot is not None:
-            self.leadership.alone(stream, self.scheduler.release_finished)
+    def close(self) -> None:
+        """End the thread after the step that is running. Requests that have not finished end with an error.
 
-    def drive(self, waiter: Waiter) -> None:
-        """Return when the waiter is satisfied; see `Leadership.drive`.
-
-        Raises:
-            BadRequest: The request was submitted in another process, before a fork.
+        A closed engine takes no more requests. Closing it again does nothing.
         """
-        if os.getpid() != self._process:
-            raise BadRequest(
-                f"expected a request of this process ({os.getpid()}), found one that process {self._process} "
-                "began before it forked; ask again here"
-            )
-        self.leadership.drive(waiter)
+        self._thread.stop(None)
+        if self._inbox.usable:
+            self._end_all(_closed())
 
-    def pump(self, waiter: Waiter) -> None:
-        """Let a helper thread drive for a caller that must not block; see `Leadership.pump`."""
-        self.leadership.pump(waiter)
+    @property
+    def closed(self) -> bool:
+        """Whether the engine has been closed."""
+        return self._thread.closed
 
-    # The methods below run one step. Only the leader calls them.
+    def _send(self, mail: EngineMail) -> None:
+        """Hand over work to the thread, which is started with the first."""
+        self._inbox.check_process()
+        self._thread.start(ref(self))
+        self._inbox.put(mail)
+        if self.closed:  # The thread may have ended before this arrived.
+            self._end_all(_closed())
 
-    def _step(self) -> None:
-        """Run one step for all requests. If it fails, no thread is left waiting for ever."""
-        self.steps += 1
-        try:
-            self._advance()
-        except Exception as error:
-            self._start_over(error)
-        except BaseException:  # Ctrl-C may reach the leader at any point.
-            self._start_over(None)
-            raise
+    # ---- The engine's thread -------------------------------------------------------------------
 
-    def _start_over(self, error: Exception | None) -> None:
-        """Discard the KV of all running requests, which are then computed again from their tokens.
+    def serve(self, mail: EngineMail | None) -> bool:
+        """Take mail and run steps until there is nothing to do. Return False once the engine is closed."""
+        if mail is not None:
+            self._take(mail)
+        while not self.closed:
+            try:
+                if not self._step():
+                    return True
+            except BaseException as error:
+                self._recover(error)
+        self._end_all(_closed())
+        return False
 
-        Args:
-            error: The error that ends all requests instead. None if the calling thread was interrupted.
-        """
-        broken = self.runner.drop()
-        self.scheduler.restart(error, broken)
-        with self._lock:
-            for job in self._jobs if error is not None else ():
-                job.error = error
-                job.wake()
-        self.table.reset()
+    def _take(self, mail: EngineMail) -> None:
+        if isinstance(mail, ScoreJob):
+            self.scores.add(mail)
+        else:
+            self.scheduler.add(mail)
 
-    def _advance(self) -> None:
-        """Release finished requests, admit new ones, prefill and score a chunk each, launch a decode step.
+    def _step(self) -> bool:
+        """Run one step for all requests. Return False if there was nothing to do.
 
         The steps that were launched before are read last, while the newest one runs.
         """
+        for mail in self._inbox.collect():
+            self._take(mail)
+        self.scores.drop_cancelled()
         self.runner.settle()
-        self.scheduler.release_finished()
+        self.scheduler.retire()
         if self._clear:
             self._clear = False
             self.table.clear()
         self.scheduler.admit(self.runner.begin)
-        launched_before = len(self.runner.pending_steps)
-        if late := self._next_prompts():
-            self.runner.launch(late)
-        with self._lock:
-            job = self._jobs.pop(0) if self._jobs else None
-            if job is not None:
-                self._jobs.append(job)  # Scoring jobs take turns.
-        if job is not None:
-            self._run_job(job)
-        if ready := self.scheduler.decoding():
-            self.runner.decode(ready)
-        self.runner.read_back(max(launched_before, len(self.runner.pending_steps) - 1))
-        self.scheduler.release_finished()
+        flying = len(self.runner.pending_steps)
+        plan = self.scheduler.plan()
+        if plan.decode or plan.prompts or plan.scores or flying:
+            self.steps += 1
+            self._empty_steps = 0
+            self.runner.run(plan)
+            self.runner.read_back(max(flying, len(self.runner.pending_steps) - 1))
+        else:
+            self._empty_steps += 1
+        self.scores.finish_rows()
+        self.scheduler.retire()
+        busy = self.scores.active or self.scheduler.busy or len(self.runner.pending_steps) > 0
+        if busy and self._empty_steps > MOST_EMPTY_STEPS:
+            raise LLMError("expected a token of some request, found that none can go on; ask again")
+        return busy
 
-    def _next_prompts(self) -> list[Stream]:
-        """Return the prompts of which this step prefills a chunk: those that have waited longest.
+    def _recover(self, error: BaseException) -> None:
+        """End all requests after an error outside of a pass, and empty all slots."""
+        with suppress(BaseException):
+            self.runner.pending_steps.clear()
+        self._end_all(error)
+        with suppress(BaseException):
+            self.table.reset()
 
-        Taking the longest prompts first would be as fast, but a short one would never have its turn while
-        long ones keep coming.
-        """
-        late = self.scheduler.prefilling()
-        for stream in late:
-            stream.turn = stream.turn or self.steps
-        batches = packed(late, lambda h: min(h.pending, PREFILL_TOKENS), PREFILL_TOKENS)
-        chosen = min(batches, key=lambda batch: min(h.turn for h in batch), default=[])
-        for stream in chosen:
-            stream.turn = self.steps + 1
-        return chosen
+    def _end_all(self, error: BaseException) -> None:
+        """End all requests and scoring jobs with an error. None may be left waiting for ever."""
+        for mail in self._inbox.collect():
+            self._take(mail)
+        for sequence in [*self.scheduler.active, *self.scheduler.waiting]:
+            sequence.slot, sequence.pending, sequence.pending_step = None, 0, None
+            with suppress(BaseException):
+                if not sequence.finished:
+                    sequence.finish(error)
+        self.scheduler.active, self.scheduler.waiting = [], []
+        with suppress(BaseException):
+            self.scores.fail_all(error)
 
-    def _run_job(self, job: ScoreJob) -> None:
-        """Run one chunk of a scoring job. If memory does not suffice, make room and try again later.
 
-        The chunk is no larger than a chunk of a prompt while requests are running, so they wait no longer
-        for it (a single longer prompt is the exception).
-        """
-        try:
-            job.run_chunk(self.decoder, self.table, PREFILL_TOKENS if self.scheduler.active else CHUNK_TOKENS)
-        except Exception as error:
-            if out_of_memory(error) and (self.table.evict() or job.shrink() or self.scheduler.make_room()):
-                return
-            job.error = not_enough(error) if out_of_memory(error) else error
-        if job.satisfied:
-            with self._lock:
-                if job in self._jobs:
-                    self._jobs.remove(job)
-                job.wake()
+def _closed() -> LLMError:
+    return LLMError("expected a loaded model, found that it was unloaded meanwhile; ask again")

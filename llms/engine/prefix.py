@@ -1,7 +1,7 @@
 """KV-cache slots and prefix reuse.
 
 `SlotTable` assigns a slot to each running sequence and keeps the KV of finished ones. It evicts the least
-recently used when `max_bytes` or `max_idle` is exceeded. It is not thread-safe: only the engine's leader may
+recently used when `max_bytes` or `max_idle` is exceeded. It is not thread-safe: only the engine's thread may
 call it.
 """
 
@@ -11,11 +11,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from math import inf
 
+import torch
+
 from llms.decoders.base import Decoder
 
 MIN_SHARED = 16
 """Minimum length of a prefix that is reused. Prefilling 16 tokens costs about as much as one decode step, so
 a shorter one is not worth a copy."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error).lower()
+    )
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -53,11 +62,12 @@ class SlotTable:
         self._tokens: dict[int, list[int]] = {}
         self._busy: set[int] = set()
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self._unknown: set[int] = set()
 
     @property
     def available(self) -> int:
         """The number of slots that `acquire` can assign, including idle ones."""
-        return self._decoder.max_slots - len(self._busy)
+        return self._decoder.max_slots - len(self._busy) - len(self._unknown)
 
     @property
     def idle_bytes(self) -> int:
@@ -100,7 +110,11 @@ class SlotTable:
         else:
             target = self._empty_slot(source)
         if source is not None and target == source:
-            self._decoder.truncate(target, length)
+            try:
+                self._decoder.truncate(target, length)
+            except BaseException:
+                self._drop(target)
+                raise
         elif source is not None:
             self._copy(source, target, length)
             if source in self._idle:
@@ -119,6 +133,10 @@ class SlotTable:
         self._tokens[target] = self._tokens[source][:length]
         return target
 
+    def length(self, slot: int) -> int:
+        """Return the number of recorded tokens of a busy slot."""
+        return len(self._tokens[slot])
+
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
         """Record tokens that the decoder has appended to a busy slot."""
         self._tokens[slot].extend(tokens)
@@ -128,21 +146,32 @@ class SlotTable:
         self._decoder.truncate(slot, length)
         del self._tokens[slot][length:]
 
-    def release(self, slot: int, *, keep: bool = True) -> None:
+    def release(self, slot: int, *, keep: bool = True, length: int | None = None) -> None:
         """Release a slot. With `keep`, its KV stays cached as long as the limits allow.
 
         Tokens that the decoder holds but that were never recorded here are cut off: they were launched ahead
         and then discarded.
+
+        Args:
+            slot: A busy slot.
+            keep: Whether to keep its KV.
+            length: Number of tokens to keep; None for all.
         """
         self._busy.discard(slot)
-        if self._decoder.length(slot) > len(self._tokens[slot]):
-            self._decoder.truncate(slot, len(self._tokens[slot]))
-        if keep and len(self._tokens[slot]) >= MIN_SHARED and not self._redundant(slot):
-            self._idle[slot] = None
-            while self._idle and (self.idle_bytes > self._max_bytes or len(self._idle) > self._max_idle):
-                self._drop(next(iter(self._idle)))
-        else:
+        try:
+            if keep and length is not None:
+                del self._tokens[slot][length:]
+            keep = keep and len(self._tokens[slot]) >= MIN_SHARED and not self._redundant(slot)
+            if keep and self._decoder.length(slot) > len(self._tokens[slot]):
+                self._decoder.truncate(slot, len(self._tokens[slot]))
+        except Exception:
+            keep = False  # The slot is emptied, which is always right.
+        if not keep:
             self._drop(slot)
+            return
+        self._idle[slot] = None
+        while self._idle and (self.idle_bytes > self._max_bytes or len(self._idle) > self._max_idle):
+            self._drop(next(iter(self._idle)))
 
     def evict(self) -> bool:
         """Drop the least recently used idle slot. Return False if there is none."""
@@ -157,13 +186,37 @@ class SlotTable:
         while room is not None and room() < tokens and self.evict():
             pass
 
-    def reset(self) -> None:
-        """Empty all slots. Needed after an error, when it is not known what they hold."""
+    def repair(self) -> list[int]:
+        """Make the decoder hold what is recorded here, after one of its calls has failed half-way.
+
+        No step may be in flight. What the decoder holds beyond the record is cut off, and a slot that lost
+        tokens is emptied and released.
+
+        Returns:
+            The busy slots that were released.
+        """
+        lost: list[int] = []
         for slot in range(self._decoder.max_slots):
-            self._decoder.free(slot)
-        self._tokens.clear()
+            recorded = len(self._tokens.get(slot, ()))
+            try:
+                held = self._decoder.length(slot)
+                if held > recorded:
+                    self._decoder.truncate(slot, recorded)
+                if held >= recorded and self._decoder.length(slot) == recorded:
+                    continue
+            except Exception:  # The slot is emptied, which is always right.
+                recorded = -1
+            self._drop(slot)
+            if slot in self._busy:
+                self._busy.discard(slot)
+                lost.append(slot)
+        return lost
+
+    def reset(self) -> None:
+        """Empty all slots, if it is not known what they hold."""
         self._busy.clear()
-        self._idle.clear()
+        for slot in range(self._decoder.max_slots):
+            self._drop(slot)
 
     def clear(self) -> None:
         """Drop every idle slot."""
@@ -185,19 +238,26 @@ class SlotTable:
         """Copy the beginning of a slot. A copy that fails is freed."""
         try:
             self._decoder.fork(source, target, length)
-        except Exception:
-            self._decoder.free(target)
+        except BaseException:
+            self._drop(target)
             raise
 
     def _drop(self, slot: int) -> None:
+        """Empty a slot. One that cannot be emptied is not used until that succeeds."""
         self._idle.pop(slot, None)
         self._tokens.pop(slot, None)
-        self._decoder.free(slot)
+        try:
+            self._decoder.free(slot)
+            self._unknown.discard(slot)
+        except Exception:
+            self._unknown.add(slot)
 
     def _empty_slot(self, source: int | None) -> int:
         """Return a free slot, or the least recently used idle one, the source only if no other is left."""
+        for slot in list(self._unknown):
+            self._drop(slot)
         for slot in range(self._decoder.max_slots):
-            if slot not in self._tokens:
+            if slot not in self._tokens and slot not in self._unknown:
                 return slot
         for slot in self._idle:
             if slot != source:

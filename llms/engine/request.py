@@ -1,17 +1,15 @@
-"""A request to the engine, and the stream that its caller reads.
+"""A request to the engine, and the record that the scheduler keeps of it.
 
-The leader of the engine pushes tokens into a `Stream`. The caller iterates over it, synchronously or
-asynchronously. A piece of text never ends inside a character, nor inside a possible stop string.
+`GenerationRequest` is what a caller asks for. A `Sequence` is its state while it runs, which only the
+engine's thread changes. The caller reads `Piece`s from a `Stream` (`llms.engine.stream`). A piece of text
+never ends inside a character, nor inside a possible stop string.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -32,7 +30,7 @@ class Detokenizer:
         prompt: The prompt's ids. Its last ones decide whether the text begins with a space.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], prompt: Sequence[int] = ()) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], prompt: tuple[int, ...] = ()) -> None:
         self._decode = decode
         self._ids = list(prompt[-_TAIL:])
         self._shown = decode(self._ids) if self._ids else ""
@@ -76,7 +74,7 @@ class StopScanner:
         hit: The stop string that was found, or None.
     """
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Iterable[str] = ()) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
         self.hit: str | None = None
@@ -206,76 +204,92 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
-class StreamDriver(Protocol):
-    """What a stream needs of its engine."""
+class PieceReader(Protocol):
+    """The caller's end of a sequence, as the engine's thread sees it: a `Stream`."""
 
-    def drive(self, waiter: Stream) -> None:
-        """Return when the stream has something to read."""
+    collects: bool
+    closed: bool
+
+    @property
+    def unread(self) -> int:
+        """The number of pieces that wait to be read."""
         ...
 
-    def pump(self, waiter: Stream) -> None:
-        """Let a helper thread drive."""
+    def deliver(self, piece: Piece) -> None:
+        """Hand over the next piece. The one with a finish reason is the last."""
         ...
 
-    def cancel(self, stream: Stream) -> None:
-        """Stop the work."""
+    def fail(self, error: BaseException) -> None:
+        """End the stream with an error."""
         ...
 
 
-class Stream:
-    """A running request. Iterate over it to read its pieces; close it to stop the work.
+class Phase(Enum):
+    """The state of a sequence: it runs if it has a slot, and it is paused if others have taken its slot."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """The scheduler's record of one request. Only the engine's thread changes it.
+
+    Args:
+        request: The request.
+        reader: Returns the stream, or None once its caller has dropped it.
 
     Attributes:
-        request: The request.
+        phase: Whether it waits, runs, is paused or has finished.
         generated: The tokens so far, including the end token.
         cached_tokens: Number of prompt tokens that the prefix cache provided.
-        slot: The decoder's slot, or None while the request waits.
+        slot: The decoder's slot while it runs.
         pending: Number of tokens at the end of the sequence that the decoder has not seen.
-        started: Whether the request has ever had a slot.
         checked: Whether its first logits were checked for NaN.
         sampling: The sampling parameters that the decoder uses.
         pending_step: The newest step in flight that computes one of its tokens.
-        turn: The step since which its prompt has waited for a chunk. 0 before the first.
-        done: Whether it has ended.
-
-    Example:
-        with contextlib.closing(engine.submit(request)) as stream:
-            for piece in stream:
-                print(piece.text, end="")
+        turn: The step in which a chunk of its prompt ran last.
     """
 
-    def __init__(self, engine: StreamDriver, request: GenerationRequest, lock: threading.Lock) -> None:
+    def __init__(self, request: GenerationRequest, reader: Callable[[], PieceReader | None]) -> None:
         self.request = request
+        self.phase = Phase.WAITING
         self.generated: list[int] = []
         self.cached_tokens = 0
         self.slot: int | None = None
         self.pending = 0
-        self.started = False
         self.checked = False
-        self.turn = 0
-        self.done = False
         self.sampling = Sampling() if request.on_host else request.device_sampling
         self.pending_step: object | None = None
-        self.ready = threading.Condition(lock)
-        self.collect = False
-        self._engine = engine
-        self._pieces: deque[Piece] = deque()
-        self._error: BaseException | None = None
+        self.turn = 0
+        self._reader = reader
         self._text = Detokenizer(request.decode, request.prompt)
         self._stops = StopScanner(request.stops)
-        self._listener: Callable[[], None] | None = None
-
-    # The engine's side. Every call holds the engine's lock.
-    @property
-    def satisfied(self) -> bool:
-        """Whether the caller has something to read (everything, if it collects)."""
-        return self.done or (bool(self._pieces) and not self.collect)
 
     @property
-    def ahead(self) -> bool:
+    def tokens(self) -> list[int]:
+        """A copy of the whole sequence: the prompt, then the generated tokens."""
+        return [*self.request.prompt, *self.generated]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will be computed for it."""
+        return self.phase is Phase.FINISHED
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether its caller has closed or dropped the stream."""
+        reader = self._reader()
+        return reader is None or reader.closed
+
+    @property
+    def lagging(self) -> bool:
         """Whether the caller reads too slowly to compute more for it."""
-        limit, coming = self.request.run_ahead, int(self.pending_step is not None)
-        return not self.collect and limit > 0 and len(self._pieces) + coming >= limit
+        reader, limit = self._reader(), self.request.run_ahead
+        if reader is None or reader.collects or limit == 0:
+            return False
+        return reader.unread + int(self.pending_step is not None) >= limit
 
     @property
     def schedulable(self) -> int:
@@ -293,11 +307,13 @@ class Stream:
         prompt, generated = self.request.prompt, self.generated
         start = len(prompt) + len(generated) - self.pending
         if start >= len(prompt):
-            return generated[start - len(prompt) :][:limit]
-        return [*prompt[start : start + limit], *generated][:limit]
+            start -= len(prompt)
+            return generated[start : start + limit]
+        head = prompt[start : start + limit]
+        return [*head, *generated[: limit - len(head)]]
 
-    def push(self, token: int, info: TokenInfo | None, complete: bool) -> FinishReason | None:
-        """Add one token. Return the finish reason if it was the last."""
+    def push(self, token: int, info: TokenInfo | None, complete: bool) -> None:
+        """Add one token and deliver its piece. The sequence is finished if the token was the last."""
         self.generated.append(token)
         reason: FinishReason | None = None
         text = ""
@@ -309,111 +325,16 @@ class Stream:
                 reason = "stop"
             elif len(self.generated) >= self.request.max_tokens:
                 reason = "length"
-        if reason is not None and self._stops.hit is None:
-            text += self._stops.push(self._text.flush())
-            text += self._stops.flush() if self._stops.hit is None else ""
-        self._pieces.append(Piece(text, (token,), (info,) if info else (), reason))
-        self.done = reason is not None
-        self.wake()
-        return reason
+        if reason is not None:
+            self.phase = Phase.FINISHED
+            if self._stops.hit is None:
+                text += self._stops.push(self._text.flush())
+                text += self._stops.flush() if self._stops.hit is None else ""
+        if (reader := self._reader()) is not None:
+            reader.deliver(Piece(text, (token,), (info,) if info else (), reason))
 
-    def fail(self, error: BaseException) -> None:
-        """End the request with an error."""
-        self._error, self.done = error, True
-        self.wake()
-
-    def wake(self) -> None:
-        """Notify the caller if it has something to read."""
-        if self.satisfied:
-            self.ready.notify_all()
-            if self._listener is not None:
-                self._listener()
-
-    # The caller's side.
-    def __iter__(self) -> Iterator[Piece]:
-        """Yield pieces as they come. Leaving the loop early stops the work."""
-        try:
-            while (piece := self.next_piece()) is not None:
-                yield piece
-        finally:
-            self.close()
-
-    def next_piece(self) -> Piece | None:
-        """Return the next piece, or None after the last one. Runs steps if no other thread does."""
-        if not self._pieces and not self.done:
-            self._engine.drive(self)
-        return self._take()
-
-    def result(self) -> list[Piece]:
-        """Return all pieces at once."""
-        self.collect = True
-        try:
-            while not self.done:
-                self._engine.drive(self)
-        finally:
-            self.close()
-        if self._error is not None:
-            raise self._error
-        return list(self._pieces)
-
-    async def __aiter__(self) -> AsyncIterator[Piece]:
-        """Yield pieces without blocking the event loop. Cancelling the task stops the work."""
-        try:
-            while not (self.done and not self._pieces):
-                await self._news()
-                while (piece := self._take()) is not None:
-                    yield piece
-            self._take()  # Raises the error that ended the request, if there is one.
-        finally:
-            self.close()
-
-    async def aresult(self) -> list[Piece]:
-        """Return all pieces at once, without blocking the event loop."""
-        self.collect = True
-        try:
-            while not self.done:
-                await self._news()
-        finally:
-            self.close()
-        if self._error is not None:
-            raise self._error
-        return list(self._pieces)
-
-    async def _news(self) -> None:
-        """Wait until the caller has something to read."""
-        loop, news = asyncio.get_running_loop(), asyncio.Event()
-        self._listener = lambda: _call_soon(loop, news.set)
-        try:
-            if not self.satisfied:
-                self._engine.pump(self)
-                await news.wait()
-        finally:
-            self._listener = None
-
-    def close(self) -> None:
-        """Stop the work. Does nothing if the request has ended."""
-        self._engine.cancel(self)
-
-    def _take(self) -> Piece | None:
-        if self._pieces:
-            return self._pieces.popleft()
-        if self._error is not None:
-            raise self._error
-        return None
-
-
-def gather(streams: Sequence[Stream]) -> list[list[Piece]]:
-    """Return all pieces of several requests, which run as one batch. An error stops all of them."""
-    for stream in streams:
-        stream.collect = True
-    try:
-        return [stream.result() for stream in streams]
-    finally:
-        for stream in streams:
-            stream.close()
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    """Run a callback on an event loop, unless the loop has been closed."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(callback)
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the sequence before its last token: with an error, or because nobody reads it any more."""
+        self.phase = Phase.FINISHED
+        if error is not None and (reader := self._reader()) is not None:
+            reader.fail(error)

@@ -1,31 +1,42 @@
-"""The scheduler decides which requests wait and which hold a slot, and makes room when memory runs out.
+"""The scheduler: which sequences have a slot, and which tokens run in the next step.
 
-It does not see logits. Only the engine's leader changes the list of active requests. Other threads may add
-waiting requests and remove them.
+A step gives every running sequence its next token. What is left of its budget goes to prompts, those first
+that have waited longest, and to scoring. The scheduler does not see logits, and only the engine's thread uses
+it.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 
-import torch
+from llms.decoders.base import Decoder
+from llms.engine.prefix import MIN_SHARED, SlotTable, common_prefix, out_of_memory
+from llms.engine.request import Phase, Sequence
+from llms.engine.score import ScoreQueue, Strand
+from llms.errors import RequestTooLarge
 
-from llms.engine.prefix import MIN_SHARED, SlotTable, common_prefix
-from llms.engine.request import Stream
-from llms.errors import LLMError, NotEnoughMemory, RequestTooLarge
+SHORT = 8
+"""Maximum number of pending tokens that run in a decode step. More of them are run as a prefill."""
+
+GPU_BUDGET = (1024, 1024)
+CPU_BUDGET = (64, 64)
+RAGGED_CPU_BUDGET = (64, 8)
+"""Tokens of prompts and of scoring in one step: while nobody waits for a next token, and while somebody does.
+On two cores a decode step of the embedded model takes 5 ms and each token more in the same pass 0.7 ms, so
+8 of them double it; passes of more than 64 tokens are no faster per token (0.73 ms at 64, 0.80 at 256)."""
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Return whether an error means that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error).lower()
-    )
+def budget_of(decoder: Decoder) -> tuple[int, int]:
+    """Return the budget of a step without and with decoding sequences, in tokens."""
+    if decoder.device.type != "cpu":
+        return GPU_BUDGET
+    return RAGGED_CPU_BUDGET if getattr(decoder, "ragged", False) else CPU_BUDGET
 
 
-def too_large(stream: Stream, error: Exception) -> Exception:
+def too_large(sequence: Sequence, error: BaseException) -> BaseException:
     """Return the error for a request that does not fit in memory even when it runs alone."""
-    length = len(stream.request.prompt) + len(stream.generated)
+    length = len(sequence.request.prompt) + len(sequence.generated)
     failure = RequestTooLarge(
         f"expected room for the KV cache of one sequence of {length} tokens, found none, with no other "
         f"request running ({error}); shorten the prompt, or load the model with a smaller window"
@@ -34,201 +45,218 @@ def too_large(stream: Stream, error: Exception) -> Exception:
     return failure
 
 
-def not_enough(error: Exception) -> Exception:
-    """Return the error for a scoring batch that does not fit in memory."""
-    failure = NotEnoughMemory(
-        f"expected room for the KV cache of this scoring batch, found none ({error}); use shorter prompts"
-    )
-    failure.__cause__ = error
-    return failure
+@dataclass(slots=True)
+class StepPlan:
+    """The tokens of one step.
 
+    Attributes:
+        decode: The sequences that get their next token.
+        prompts: Sequences whose prompts are prefilled, each with its number of tokens.
+        scores: Strands of scoring, each with its number of tokens.
+    """
 
-SHORT = 8
-"""Maximum number of pending tokens that run in a decode step. More of them are run as a prefill."""
+    decode: list[Sequence]
+    prompts: list[tuple[Sequence, int]] = field(default_factory=list)
+    scores: list[tuple[Strand, int]] = field(default_factory=list)
 
 
 class Scheduler:
-    """The waiting and the active requests of one engine.
+    """The waiting and the active sequences of one engine.
 
     Args:
-        table: The decoder's slots.
-        max_batch: Maximum number of requests that hold a slot at once.
-        lock: The engine's lock.
-        on_release: Called with each request that loses its slot, before the slot is released.
+        decoder: The decoder.
+        table: Its slots.
+        scores: The scoring jobs.
+        max_batch: Maximum number of sequences that hold a slot at once.
+        on_release: Called with each sequence that loses its slot, before the slot is released.
     """
 
     def __init__(
         self,
+        decoder: Decoder,
         table: SlotTable,
+        scores: ScoreQueue,
         *,
         max_batch: int,
-        lock: threading.Lock,
-        on_release: Callable[[Stream], None],
+        on_release: Callable[[Sequence], None],
     ) -> None:
-        self.waiting: list[Stream] = []
-        self.active: list[Stream] = []
-        self._table = table
-        self._lock = lock
+        self.waiting: list[Sequence] = []
+        self.active: list[Sequence] = []
+        self.budget = budget_of(decoder)
+        self._table, self._scores = table, scores
         self._max_batch = self._limit = max_batch
         self._on_release = on_release
+        self._steps = 0
+        self._score_next = True
 
-    def add(self, stream: Stream) -> None:
-        """Queue a request."""
-        with self._lock:
-            self.waiting.append(stream)
+    def add(self, sequences: Iterable[Sequence]) -> None:
+        """Queue sequences."""
+        self.waiting += sequences
 
-    def drop(self, stream: Stream) -> None:
-        """Remove a waiting request. The caller holds the lock."""
-        if stream in self.waiting:
-            self.waiting.remove(stream)
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence could go on now: one whose reader keeps up."""
+        return any(not s.lagging for s in [*self.active, *self.waiting])
 
-    def prefilling(self) -> list[Stream]:
-        """Return the active requests whose prompt still has to be prefilled."""
-        with self._lock:
-            return [h for h in self.active if h.pending > SHORT and not h.done]
+    # ---- What runs -----------------------------------------------------------------------------
 
-    def decoding(self) -> list[Stream]:
-        """Return the active requests that can be given their next token now."""
-        with self._lock:
-            return [h for h in self.active if 0 < h.schedulable <= SHORT and not h.ahead and not h.done]
+    def plan(self) -> StepPlan:
+        """Return the tokens of the next step."""
+        self._steps += 1
+        plan = StepPlan([s for s in self.active if 0 < s.schedulable <= SHORT and not s.lagging])
+        budget = self.budget[1] if plan.decode else self.budget[0]
+        late = sorted((s for s in self.active if s.pending > SHORT), key=lambda s: s.turn)
+        # Scoring gets a quarter of the budget however many prompts there are.
+        reserve = -(-budget // 4) if self._scores.active else 0
+        for sequence in late:
+            if (count := min(sequence.pending, budget - reserve)) <= 0:
+                break
+            budget -= count
+            sequence.turn = self._steps
+            plan.prompts.append((sequence, count))
+        plan.scores = list(self._scores.portions(budget, self._spare()))
+        return plan
 
-    def release_finished(self) -> None:
-        """Release the slots of finished requests."""
-        with self._lock:
-            over = [h for h in self.active if h.done]
-            self.active = [h for h in self.active if not h.done]
-            if over:
-                self._limit = self._max_batch
-        for stream in over:
-            self._release(stream)
+    def _spare(self) -> int:
+        """Return the number of slots that new rows of scoring may take: those that no sequence waits for."""
+        coming = sum(1 for s in self.waiting if not s.lagging)
+        coming = min(coming, max(0, self._limit - len(self.active)))
+        if self._table.available - coming <= 0 and not self._scores.running and self._score_next:
+            return min(1, self._table.available)
+        return self._table.available - coming
 
-    def admit(self, begin: Callable[[Stream], None]) -> None:
-        """Give slots to waiting requests, first come, first served.
+    # ---- Who has a slot ------------------------------------------------------------------------
 
-        A request waits if its prompt shares a longer prefix with a prompt that is being prefilled right now
-        than with anything cached. Eight requests with one system prompt therefore prefill it once.
+    def retire(self) -> None:
+        """Release the slots of finished sequences, and end those whose callers have left."""
+        for sequence in [*self.active, *self.waiting]:
+            if not sequence.finished and sequence.abandoned:
+                sequence.finish()
+        self.waiting = [s for s in self.waiting if not s.finished]
+        over = [s for s in self.active if s.finished]
+        if over:
+            self.active = [s for s in self.active if not s.finished]
+            self._limit = self._max_batch
+            for sequence in over:
+                self._release(sequence)
+
+    def admit(self, begin: Callable[[Sequence], None]) -> None:
+        """Give slots to waiting sequences, first come, first served.
+
+        A sequence waits while its prompt shares a longer prefix with a prompt that is being prefilled than
+        with anything cached. Eight requests with one system prompt therefore prefill it once.
 
         Args:
-            begin: Called with each request before it is given its first slot.
+            begin: Called with each sequence before it is given its first slot.
         """
-        with self._lock:
-            self.waiting = [h for h in self.waiting if not h.done]
-            waiting = [h for h in self.waiting if not h.ahead]
-        for stream in waiting:
+        for sequence in [s for s in self.waiting if not s.lagging]:
             if len(self.active) >= self._limit and not self._pause():
                 return
-            if self._table.available == 0 or self._shares_soon(stream):
-                continue
-            while self.active and self._missing(stream) > self._table.room:
-                if not self._pause():
-                    return  # Its prompt would evict running requests, or itself.
-            if not stream.generated:
-                begin(stream)
-            if not stream.done:
-                self._place(stream)
-
-    def _place(self, stream: Stream) -> None:
-        """Give a waiting request a slot, and reuse the cached prefix of its tokens."""
-        sequence = [*stream.request.prompt, *stream.generated]
-        try:
-            slot, cached = self._table.acquire(sequence)
-        except Exception as error:
-            room = out_of_memory(error) and (self._table.evict() or self.make_room())
-            if not room:
-                self._end([stream], too_large(stream, error) if out_of_memory(error) else error)
-            return
-        with self._lock:
-            if stream not in self.waiting:  # It was cancelled in the meantime.
-                self._table.release(slot)
+            if self._left_to_scores():
                 return
-            self.waiting.remove(stream)
-            self.active.append(stream)
-        stream.slot, stream.pending = slot, len(sequence) - cached
-        if not stream.started:
-            stream.cached_tokens, stream.started = min(cached, len(stream.request.prompt)), True
+            if self._table.available == 0 or self._shares_soon(sequence):
+                continue
+            while self.active and self._missing(sequence) > self._table.room:
+                if not self._pause():
+                    return  # Its prompt would evict running sequences, or itself.
+            if not sequence.generated:
+                begin(sequence)
+            if not sequence.finished:
+                self._place(sequence)
 
-    def _missing(self, stream: Stream) -> int:
-        """Return the number of tokens of a waiting request that are not cached."""
-        sequence = [*stream.request.prompt, *stream.generated]
-        return len(sequence) - self._table.best(sequence)[1]
+    def _left_to_scores(self) -> bool:
+        """Return whether scoring has the last free slot. It takes turns with sequences that wait for one."""
+        if not self._scores.active or self._scores.running or self._table.available != 1:
+            return False
+        self._score_next = not self._score_next
+        return not self._score_next
 
-    def _shares_soon(self, stream: Stream) -> bool:
-        """Return whether waiting for a running prefill saves more tokens than the cache does now."""
-        prompt = stream.request.prompt
-        running = [h for h in self.active if h.pending > SHORT]
-        soon = max((common_prefix(h.request.prompt, prompt) for h in running), default=0)
-        return soon >= self._table.best(prompt)[1] + 2 * MIN_SHARED
+    def _place(self, sequence: Sequence) -> None:
+        """Give a waiting sequence a slot, and reuse the cached prefix of its tokens."""
+        tokens = sequence.tokens
+        try:
+            slot, cached = self._table.acquire(tokens)
+        except Exception as error:
+            memory = out_of_memory(error)
+            if not (memory and (self._table.evict() or self.make_room())):
+                self.waiting.remove(sequence)
+                sequence.finish(too_large(sequence, error) if memory else error)
+            return
+        self.waiting.remove(sequence)
+        self.active.append(sequence)
+        if sequence.phase is Phase.WAITING:
+            sequence.cached_tokens = min(cached, len(sequence.request.prompt))
+        sequence.phase, sequence.slot, sequence.pending = Phase.RUNNING, slot, len(tokens) - cached
+
+    def _missing(self, sequence: Sequence) -> int:
+        """Return the number of tokens of a waiting sequence that are not cached."""
+        tokens = sequence.tokens
+        return len(tokens) - self._table.best(tokens)[1]
+
+    def _shares_soon(self, sequence: Sequence) -> bool:
+        """Return whether a running prefill is about to cache a prefix that is worth waiting for."""
+        prompt = sequence.request.prompt
+        running = (s for s in self.active if s.pending > SHORT)
+        soon = max((common_prefix(s.request.prompt, prompt) for s in running), default=0)
+        return soon >= MIN_SHARED and soon >= self._table.best(list(prompt))[1] + MIN_SHARED
 
     def _pause(self) -> bool:
-        """Pause a request whose reader is slow. It loses its slot, and its KV stays cached."""
-        with self._lock:
-            lagging = (h for h in self.active if h.ahead and h.pending_step is None and not h.done)
-            paused = next(lagging, None)
-        if paused is not None:
-            self._requeue(paused, keep=True)
-        return paused is not None
+        """Pause a sequence whose reader is slow. It loses its slot, and its KV stays cached."""
+        slow = (s for s in self.active if s.lagging and s.pending_step is None and not s.finished)
+        if (sequence := next(slow, None)) is None:
+            return False
+        self._requeue(sequence, keep=True)
+        return True
 
     def make_room(self) -> bool:
-        """Pause a request when no cached prefix is left to evict: one with a slow reader, or the youngest.
+        """Pause something when no cached prefix is left to evict: a slow reader, scoring, or the youngest.
 
-        A paused request waits until another one finishes. Returns False if only one request is left, which is
-        then too large for the memory.
+        What is paused waits until something else finishes. Returns False if only one sequence or row of
+        scoring is left, which is then too large for the memory.
         """
         if self._pause():
             return True
-        with self._lock:
-            running = [h for h in self.active if not h.done]
-        if len(running) < 2:
+        running = [s for s in self.active if not s.finished]
+        if len(running) + len(self._scores.running) < 2:
             return False
+        if self._scores.preempt():
+            return True
         self._requeue(running[-1], keep=False)
         self._limit = len(running) - 1
         return True
 
-    def _requeue(self, stream: Stream, *, keep: bool) -> None:
-        with self._lock:
-            self.active.remove(stream)
-            self.waiting.append(stream)
-        self._release(stream, keep=keep)
+    def _requeue(self, sequence: Sequence, *, keep: bool) -> None:
+        self.active.remove(sequence)
+        self.waiting.append(sequence)
+        self._release(sequence, keep=keep)
+        sequence.phase = Phase.PAUSED
 
-    def restart(self, error: Exception | None, broken: Stream | None) -> None:
-        """Move all requests back to waiting without calling the decoder. They are computed again.
+    # ---- Failures ------------------------------------------------------------------------------
 
-        Args:
-            error: If given, it ends all requests instead.
-            broken: A request that cannot go on because an interrupt came while it was given a token.
-        """
-        with self._lock:
-            self.waiting, self.active = [*self.active, *self.waiting], []
-            self._limit = self._max_batch
-            for stream in self.waiting:
-                stream.slot, stream.pending, stream.pending_step = None, 0, None
-            ended = self.waiting if error is not None else []
-        self._end(list(ended), error)
-        if broken is not None and not broken.done:
-            self._end(
-                [broken],
-                LLMError("expected to deliver a token, found an interrupt meanwhile; ask again"),
-            )
+    def restart(self, lost: Collection[int]) -> None:
+        """Let the sequences in these slots, which were emptied, wait to be computed again."""
+        hit = [s for s in self.active if s.slot in lost]
+        self.active = [s for s in self.active if s not in hit]
+        for sequence in hit:
+            self._on_release(sequence)
+            sequence.slot, sequence.pending = None, 0
+            if not sequence.finished:
+                sequence.phase = Phase.PAUSED
+                self.waiting.insert(0, sequence)
 
-    def _end(self, streams: Sequence[Stream], error: Exception | None) -> None:
-        """End waiting requests with an error."""
-        with self._lock:
-            for stream in streams:
-                self.drop(stream)
-                if error is not None:
-                    stream.fail(error)
+    def fail(self, sequences: Iterable[Sequence], error: BaseException) -> None:
+        """End sequences with an error and drop their KV, which may be incomplete or NaN."""
+        for sequence in sequences:
+            sequence.finish(error)
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
+            if sequence in self.active:
+                self.active.remove(sequence)
+                self._release(sequence, keep=False)
+                self._limit = self._max_batch
 
-    def discard(self, streams: Sequence[Stream]) -> None:
-        """Remove failed requests and drop their KV, which may be incomplete or NaN."""
-        with self._lock:
-            self.active = [h for h in self.active if h not in streams]
-            self._limit = self._max_batch
-        for stream in streams:
-            if stream.slot is not None:
-                self._release(stream, keep=False)
-
-    def _release(self, stream: Stream, *, keep: bool = True) -> None:
-        assert stream.slot is not None
-        self._on_release(stream)
-        self._table.release(stream.slot, keep=keep)
-        stream.slot = None
+    def _release(self, sequence: Sequence, *, keep: bool = True) -> None:
+        assert sequence.slot is not None
+        self._on_release(sequence)
+        slot, sequence.slot, sequence.pending = sequence.slot, None, 0
+        self._table.release(slot, keep=keep)

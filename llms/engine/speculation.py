@@ -15,14 +15,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakKeyDictionary
 
 from llms.decoders.base import Decoder
 from llms.engine.prefix import SlotTable
-from llms.engine.request import Stream
+from llms.engine.request import Sequence
 
 SIZES = (3, 2)
 """Lengths of the n-grams that are looked up, longest first. With one token, four drafts in five were
@@ -115,7 +116,7 @@ class DraftTracker:
         most: Maximum number of tokens to draft.
     """
 
-    def __init__(self, prompt: Sequence[int], most: int) -> None:
+    def __init__(self, prompt: Tokens[int], most: int) -> None:
         self.text = Ngrams(prompt)
         self.acceptance = AcceptanceTracker()
         self._most = most
@@ -133,7 +134,7 @@ class DraftTracker:
             self._draft, self._decided = self.text.propose(self._most), 0
 
 
-def verify(drawn: Sequence[int], draft: Sequence[int]) -> list[int]:
+def verify(drawn: Tokens[int], draft: Tokens[int]) -> list[int]:
     """Return the tokens that plain decoding would give: the accepted part of the draft and one token more.
 
     Args:
@@ -163,10 +164,10 @@ class Drafter:
     def __init__(self, decoder: Decoder, table: SlotTable) -> None:
         self._decoder, self._table = decoder, table
         self._most = int(getattr(decoder, "max_draft", 0))
-        self._trackers: WeakKeyDictionary[Stream, DraftTracker] = WeakKeyDictionary()
-        self._last: tuple[Stream | None, float] = (None, 0.0)
+        self._trackers: WeakKeyDictionary[Sequence, DraftTracker] = WeakKeyDictionary()
+        self._last: tuple[Sequence | None, float] = (None, 0.0)
 
-    def candidate(self, active: Sequence[Stream]) -> Stream | None:
+    def candidate(self, active: list[Sequence]) -> Sequence | None:
         """Return the request that is alone and worth drafting for; its tokens must be read one by one.
 
         Args:
@@ -174,41 +175,42 @@ class Drafter:
         """
         if not self._most or len(active) != 1:
             return None
-        stream, request = active[0], active[0].request
-        if request.on_host or request.top_logprobs is not None or stream.done or not stream.checked:
+        sequence, request = active[0], active[0].request
+        if request.on_host or request.top_logprobs is not None or sequence.finished or not sequence.checked:
             return None
-        if stream not in self._trackers:
-            self._trackers[stream] = DraftTracker(request.prompt, self._most)
-            self._trackers[stream].note(stream.generated)
-        return stream if self._trackers[stream].acceptance.pays() else None
+        if sequence not in self._trackers:
+            self._trackers[sequence] = DraftTracker(request.prompt, self._most)
+            self._trackers[sequence].note(sequence.generated)
+        return sequence if self._trackers[sequence].acceptance.pays() else None
 
-    def propose(self, stream: Stream) -> list[int]:
+    def propose(self, sequence: Sequence) -> list[int]:
         """Return drafted tokens that may come next in a request's text."""
-        if stream.pending != 1 or stream.slot is None:
+        if sequence.pending != 1 or sequence.slot is None:
             return []
-        left = stream.request.max_tokens - len(stream.generated) - 1
-        room = min(left, self._decoder.window - self._decoder.length(stream.slot) - 1)
-        return self._trackers[stream].text.propose(min(self._most, room))
+        left = sequence.request.max_tokens - len(sequence.generated) - 1
+        room = min(left, self._decoder.window - self._decoder.length(sequence.slot) - 1)
+        return self._trackers[sequence].text.propose(min(self._most, room))
 
-    def run(self, stream: Stream, draft: Sequence[int]) -> list[int]:
+    def run(self, sequence: Sequence, draft: Tokens[int]) -> list[int]:
         """Verify a draft in one step. Return the tokens that it gave; all but the last are in the cache."""
-        slot, last = stream.slot, stream.next_tokens(1)
+        slot, last = sequence.slot, sequence.next_tokens(1)
         assert slot is not None
         held = self._decoder.length(slot)
-        result = self._decoder.step([slot], [[*last, *draft]], [stream.sampling], all_logits=True)
+        result = self._decoder.step([slot], [[*last, *draft]], [sequence.sampling], all_logits=True)
         assert result.drawn is not None
         new = verify(result.drawn[0].tolist(), draft)
-        self._table.extend(slot, [*last, *draft])
-        self._table.rewind(slot, held + len(new))
+        # The record comes last: if truncating fails, all of the step is taken back.
+        self._decoder.truncate(slot, held + len(new))
+        self._table.extend(slot, [*last, *draft][: len(new)])
         return new
 
-    def observe(self, stream: Stream, tokens: Sequence[int], kind: Kind) -> None:
+    def observe(self, sequence: Sequence, tokens: Tokens[int], kind: Kind) -> None:
         """Record the tokens that a step gave to a request that may be drafted for."""
-        tracker = self._trackers.get(stream)
+        tracker = self._trackers.get(sequence)
         if tracker is None:
             return
         tracker.note(tokens)
         before, now = self._last, time.perf_counter()
-        self._last = stream, now
-        if before[0] is stream:
+        self._last = sequence, now
+        if before[0] is sequence:
             tracker.acceptance.took(kind, now - before[1])

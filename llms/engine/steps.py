@@ -1,4 +1,4 @@
-"""Decode steps: launching them, reading their tokens, and delivering these to the streams.
+"""Decode steps: launching them, reading their results, and delivering these to the callers.
 
 If the decoder can run ahead, the next step is launched before the tokens of the last one are read. If the
 host has to choose a token (a grammar), that step is read first. A request that turns out to be finished, by
@@ -7,31 +7,35 @@ an end token, a stop string or a caller that left, may have had one extra token 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from llms.decoders.base import Decoder, StepResult
-from llms.decoders.sampling import process_logits, sample
-from llms.engine.prefix import SlotTable
-from llms.engine.request import Stream, TokenInfo
-from llms.engine.scheduler import Scheduler, out_of_memory, too_large
+from llms.decoders.sampling import Sampling, process_logits, sample
+from llms.engine.prefix import SlotTable, out_of_memory
+from llms.engine.request import Sequence, TokenInfo
+from llms.engine.scheduler import Scheduler, StepPlan, too_large
+from llms.engine.score import ScoreQueue, Strand, not_enough, packed
 from llms.engine.speculation import Drafter
 from llms.errors import DamagedCheckpoint
 
+Portion = tuple[Sequence | Strand, int]
+"""A sequence or a strand of scoring, and the number of its tokens in a step."""
 
-def choose(logits: Tensor, stream: Stream) -> int:
+
+def choose(logits: Tensor, sequence: Sequence) -> int:
     """Return the next token of one request, chosen by its sampling parameters and its grammar.
 
     Args:
         logits: fp32 [V].
-        stream: The request and the tokens that it has generated.
+        sequence: The request and the tokens that it has generated.
     """
-    request, generated = stream.request, stream.generated
-    processed = process_logits(logits, request.device_sampling, [*request.prompt, *generated])
+    request, generated = sequence.request, sequence.generated
+    held = sequence.tokens if request.repetition_penalty != 1.0 else ()
+    processed = process_logits(logits, request.device_sampling, held)
     if request.constraint is not None:
         mask = request.constraint.mask(request.max_tokens - len(generated))
         processed = processed.masked_fill(~mask[: processed.numel()].to(processed.device), -torch.inf)
@@ -59,66 +63,123 @@ def report(logits: Tensor, token: int, alternatives: int) -> TokenInfo:
 
 
 class HostCopy:
-    """An asynchronous copy of a small tensor to the host. Reading it does not wait for later launches."""
+    """An asynchronous copy of tensors to the host. Reading them waits once, and not for later launches.
 
-    def __init__(self, tensor: Tensor) -> None:
-        """Start the copy. It runs after the work that is on the current CUDA stream."""
+    Args:
+        tensors: Tensors on one device. They are copied after the work that is on its current CUDA stream.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._event: Any = None
-        self._host = tensor
-        if tensor.is_cuda:
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._host: list[Tensor] = []
+        for tensor in tensors:
+            if not tensor.is_cuda:
+                self._host.append(tensor)
+                continue
+            self._host.append(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True))
+            self._host[-1].copy_(tensor, non_blocking=True)
+            self._event = self._event or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        if self._event is not None:
             self._event.record()
 
-    def read(self) -> list[Any]:
-        """Wait for this tensor and return its values."""
+    def read(self) -> list[Tensor]:
+        """Wait for these tensors and return them."""
         if self._event is not None:
             self._event.synchronize()
-        found: list[Any] = self._host.tolist()
-        return found
+        return self._host
 
 
 class PendingStep:
-    """A step that was launched and whose tokens the host has not read.
+    """A step that was launched and whose results the host has not read.
+
+    Everything that the host will need is copied to it in one go: tokens, checks for NaN, the logits of
+    requests whose token the host chooses or reports on, and scores.
 
     Args:
-        streams: The request of each row.
+        portions: The sequence or strand of each row, and the number of its tokens.
         result: The decoder's result.
 
     Attributes:
-        rows: The row of each request that takes its token. Requests that end in the meantime are removed.
+        rows: The row of each sequence that takes its token. Sequences that end in the meantime are removed.
         tokens: int64 [n] on the decoder's device.
-        logits: fp32 [n, V] on the decoder's device.
     """
 
-    def __init__(self, streams: Sequence[Stream], result: StepResult) -> None:
-        assert result.tokens is not None and isinstance(result.logits, Tensor)
-        self.tokens, self.logits = result.tokens, result.logits
-        self.rows = {stream: row for row, stream in enumerate(streams) if stream.pending == 0}
-        self._count = len(streams)
-        self._coming = HostCopy(result.tokens)
-        self._fresh = [h for h in self.rows if not h.checked]
-        rows = [self.rows[h] for h in self._fresh]
-        self._bad = HostCopy(result.logits[rows].isnan().any(-1)) if rows else None
+    def __init__(self, portions: list[Portion], result: StepResult) -> None:
+        assert result.tokens is not None
+        self.tokens, self._count = result.tokens, len(portions)
+        self.rows: dict[Sequence, int] = {}
+        self._strands: list[Strand] = []
+        scores: list[Tensor] = []
+        for row, (owner, count) in enumerate(portions):
+            if isinstance(owner, Sequence):
+                if owner.pending == 0:
+                    self.rows[owner] = row
+                continue
+            logits = result.logits[row]
+            if not owner.every and logits.ndim == 2:
+                logits = logits[-1]
+            if (values := owner.values(logits, owner.fed - count)) is not None:
+                self._strands.append(owner)
+                scores.append(values)
+        self._fresh = [s for s in self.rows if not s.checked]
+        self._shown = [s for s in self.rows if s.request.on_host or s.request.top_logprobs is not None]
+        copies = [result.tokens]
+        if self._fresh:
+            copies.append(_last(result, [self.rows[s] for s in self._fresh]).isnan().any(-1))
+        if self._shown:
+            copies.append(_last(result, [self.rows[s] for s in self._shown]))
+        self._copy = HostCopy([*copies, *scores])
+        for strand in self._strands:
+            strand.row.reads += 1
 
-    def read(self) -> list[int]:
-        """Wait for this step and return the tokens of all rows."""
-        return self._coming.read()
+    def read(self) -> StepReading:
+        """Wait for this step and return its results."""
+        tensors = iter(self._copy.read())
+        tokens: list[int] = next(tensors).tolist()
+        nan = next(tensors).tolist() if self._fresh else []
+        logits = next(tensors) if self._shown else ()
+        return StepReading(
+            tokens,
+            {s for s, bad in zip(self._fresh, nan, strict=True) if bad},
+            dict(zip(self._shown, logits, strict=True)),
+            [(strand, values.tolist()) for strand, values in zip(self._strands, tensors, strict=True)],
+        )
 
-    def damaged(self) -> set[Stream]:
-        """Return the requests whose first logits contain NaN."""
-        if self._bad is None:
-            return set()
-        return {h for h, bad in zip(self._fresh, self._bad.read(), strict=True) if bad}
+    @property
+    def strands(self) -> list[Strand]:
+        """The strands of scoring that get values."""
+        return self._strands
 
-    def take(self, streams: Sequence[Stream]) -> Tensor:
-        """Return the tokens of these streams on the device, int64 [streams], without a copy if possible."""
-        rows = [self.rows[stream] for stream in streams]
+    def take(self, sequences: list[Sequence]) -> Tensor:
+        """Return the tokens of sequences on the device, int64 [n], without a copy if possible."""
+        rows = [self.rows[sequence] for sequence in sequences]
         if rows == list(range(self._count)):
             return self.tokens
         index = torch.tensor(rows, pin_memory=self.tokens.is_cuda)
         return self.tokens[index.to(self.tokens.device, non_blocking=True)]
+
+
+class StepReading(NamedTuple):
+    """What the host reads of a step.
+
+    Attributes:
+        tokens: The token of each row.
+        damaged: The sequences whose first logits contain NaN.
+        logits: fp32 [V] on the host, for sequences that need them.
+        scores: The values of each strand.
+    """
+
+    tokens: list[int]
+    damaged: set[Sequence]
+    logits: dict[Sequence, Tensor]
+    scores: list[tuple[Strand, list[float]]]
+
+
+def _last(result: StepResult, rows: list[int]) -> Tensor:
+    """Return the logits after the last token of some rows, fp32 [rows, V]."""
+    if isinstance(result.logits, Tensor):
+        return result.logits if rows == list(range(len(result.logits))) else result.logits[rows]
+    return torch.stack([result.logits[row][-1] for row in rows])
 
 
 class PendingSteps:
@@ -134,37 +195,37 @@ class PendingSteps:
     def add(self, pending_step: PendingStep) -> None:
         """Add a step that was just launched."""
         self._steps.append(pending_step)
-        for stream in pending_step.rows:
-            stream.pending_step = pending_step
+        for sequence in pending_step.rows:
+            sequence.pending_step = pending_step
 
     def pop(self) -> PendingStep:
         """Remove and return the oldest step."""
         pending_step = self._steps.pop(0)
-        for stream in pending_step.rows:
-            if stream.pending_step is pending_step:
-                stream.pending_step = None
+        for sequence in pending_step.rows:
+            if sequence.pending_step is pending_step:
+                sequence.pending_step = None
         return pending_step
 
     def clear(self) -> None:
         """Drop all steps in flight."""
         for pending_step in self._steps:
-            for stream in pending_step.rows:
-                stream.pending_step = None
+            for sequence in pending_step.rows:
+                sequence.pending_step = None
         self._steps.clear()
 
-    def forget(self, stream: Stream) -> None:
-        """Drop the pending token of a request that loses its slot. Other rows are not affected."""
+    def forget(self, sequence: Sequence) -> None:
+        """Drop the pending token of a sequence that loses its slot. Other rows are not affected."""
         for pending_step in self._steps:
-            pending_step.rows.pop(stream, None)
-        stream.pending_step = None
+            pending_step.rows.pop(sequence, None)
+        sequence.pending_step = None
 
-    def device_inputs(self, streams: Sequence[Stream]) -> tuple[list[Stream], Tensor | None]:
-        """Return the streams whose token is in flight, ordered by row, and those tokens on the device."""
-        ordered: list[Stream] = []
+    def device_inputs(self, sequences: list[Sequence]) -> tuple[list[Sequence], Tensor | None]:
+        """Return the sequences whose token is in flight, ordered by row, and those tokens on the device."""
+        ordered: list[Sequence] = []
         parts: list[Tensor] = []
         for pending_step in self._steps:
             mine = sorted(
-                (h for h in streams if h.pending_step is pending_step), key=pending_step.rows.__getitem__
+                (s for s in sequences if s.pending_step is pending_step), key=pending_step.rows.__getitem__
             )
             if mine:
                 ordered += mine
@@ -174,20 +235,15 @@ class PendingSteps:
         return ordered, parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-PREFILL_TOKENS = 1024
-"""Maximum number of prompt tokens (padding included) that one step prefills, so that running requests are
-not held up for longer."""
-
-
 class StepRunner:
-    """Launches the steps of one engine and delivers their tokens. Only the leader calls it.
+    """Launches the steps of one engine and delivers their results. Only the engine's thread uses it.
 
     Args:
         decoder: The decoder that runs the steps.
         table: The decoder's slots.
-        scheduler: Knows the active requests.
+        scheduler: Knows the active sequences.
+        scores: The scoring jobs.
         pending: The steps in flight.
-        lock: The engine's lock.
     """
 
     def __init__(
@@ -195,175 +251,219 @@ class StepRunner:
         decoder: Decoder,
         table: SlotTable,
         scheduler: Scheduler,
+        scores: ScoreQueue,
         pending: PendingSteps,
-        lock: threading.Lock,
     ) -> None:
-        self._decoder, self._table, self._scheduler, self._lock = decoder, table, scheduler, lock
+        self._decoder, self._table, self._scheduler, self._scores = decoder, table, scheduler, scores
         self._ahead = bool(getattr(decoder, "runs_ahead", False))
+        self._ragged = bool(getattr(decoder, "ragged", False))
         self.pending_steps = pending
         self.drafter = Drafter(decoder, table)
-        self._candidate: Stream | None = None
-        self._taking: Stream | None = None
+        self._candidate: Sequence | None = None
 
     def settle(self) -> None:
         """Read the steps in flight if the next one depends on them: a grammar's token, or a draft."""
         active = self._scheduler.active
         self._candidate = self.drafter.candidate(active)
-        if self._candidate or any(h.pending_step is not None and h.request.on_host for h in active):
+        if self._candidate or any(s.pending_step is not None and s.request.on_host for s in active):
             self.read_back()
 
-    def launch(self, batch: Sequence[Stream]) -> None:
-        """Launch a step over the pending tokens of a batch (a chunk of a long prompt), or those in flight."""
-        device_inputs, given = self.pending_steps.device_inputs(batch)
-        batch = [*device_inputs, *(h for h in batch if h.pending_step is None)]
-        slots = [stream.slot for stream in batch if stream.slot is not None]
-        lists = [stream.next_tokens(PREFILL_TOKENS) for stream in batch[len(device_inputs) :]]
-        how = [stream.sampling for stream in batch]
-        while True:
-            try:
-                result = self._decoder.step(slots, lists, how, given=given)
-                break
-            except Exception as error:
-                if not out_of_memory(error):
-                    self.fail(batch, error)
-                elif self._table.evict():
-                    continue
-                elif len(self.pending_steps):
-                    self.read_back()  # Requests that turn out to be finished release their slots.
-                elif not self._scheduler.make_room():
-                    self.fail(batch, too_large(batch[0], error))
-                return
-        for slot, stream, tokens in zip(
-            slots[len(device_inputs) :], batch[len(device_inputs) :], lists, strict=True
-        ):
-            self._table.extend(slot, tokens)
-            stream.pending -= len(tokens)
+    def run(self, plan: StepPlan) -> None:
+        """Launch the passes of a plan.
+
+        A decoder whose rows may differ in length at no cost (`ragged`) runs all tokens in one pass.
+        Otherwise rows of similar lengths run together.
+        """
+        decode: list[Portion] = [(sequence, sequence.schedulable) for sequence in plan.decode]
+        more: list[Portion] = [*plan.prompts, *plan.scores]
+        if self._ragged and more:
+            self.launch([*decode, *more])
+            return
+        for batch in self._batches(more):
+            self.launch(batch)
+        alone = self._candidate if [self._candidate] == plan.decode and not more else None
+        draft = self.drafter.propose(alone) if alone is not None else []
+        if alone is None or not draft or not self._verify(alone, draft):
+            self.launch(decode)
+            if alone is not None:
+                self.read_back()
+
+    def _batches(self, portions: list[Portion]) -> Iterator[list[Portion]]:
+        """Yield portions that run in one pass: of similar sizes, and with the same kind of logits."""
+        budget = self._scheduler.budget[0]
+        for every in (False, True):
+            same = [p for p in portions if isinstance(p[0], Strand) and p[0].every]
+            if not every:
+                same = [p for p in portions if p not in same]
+            most = min(budget, self._scores.most_every) if every else budget
+            yield from packed(same, lambda p: p[1], most)
+
+    def launch(self, portions: list[Portion]) -> None:
+        """Launch one pass over tokens of prompts, decoding sequences and strands of scoring."""
+        portions = [(owner, count) for owner, count in portions if _present(owner)]
+        if not portions:
+            return
+        sequences = [owner for owner, _ in portions if isinstance(owner, Sequence)]
+        ahead, given = self.pending_steps.device_inputs(sequences)
+        counts = dict(portions)
+        ordered: list[Portion] = [(sequence, 1) for sequence in ahead]
+        ordered += [(s, counts[s]) for s in sequences if s.pending_step is None]
+        ordered += [p for p in portions if isinstance(p[0], Strand)]
+        fed = ordered[len(ahead) :]
+        lists = [_next_tokens(owner, count) for owner, count in fed]
+        every = any(isinstance(owner, Strand) and owner.every for owner, _ in ordered)
+        how = [owner.sampling if isinstance(owner, Sequence) else Sampling() for owner, _ in ordered]
         try:
-            self.pending_steps.add(PendingStep(batch, result))
-        except Exception as error:  # CUDA reports errors late.
-            self.fail(batch, error)
+            slots = [owner.slot for owner, _ in ordered if owner.slot is not None]
+            result = self._decoder.step(slots, lists, how, all_logits=every, given=given)
+        except BaseException as error:
+            self._failed([owner for owner, _ in ordered], error)
+            return
+        for (owner, _), tokens in zip(fed, lists, strict=True):
+            if isinstance(owner, Strand):
+                self._scores.ran(owner, tokens)
+            else:
+                assert owner.slot is not None
+                self._table.extend(owner.slot, tokens)
+                owner.pending -= len(tokens)
+        try:
+            self.pending_steps.add(PendingStep(ordered, result))
+        except BaseException as error:  # CUDA reports errors late.
+            self._fail([owner for owner, _ in ordered], error)
             return
         if not self._ahead:
             self.read_back()
 
-    def decode(self, ready: Sequence[Stream]) -> None:
-        """Launch a step for all requests that need a token, or verify a draft of one that is alone."""
-        if self._candidate is None or list(ready) != [self._candidate]:
-            self.launch(ready)
-            return
-        draft = self.drafter.propose(self._candidate)
-        if not draft or not self._verify(self._candidate, draft):
-            self.launch(ready)
-            self.read_back()
+    def _failed(self, owners: list[Sequence | Strand], error: BaseException) -> None:
+        """Repair the cache after a call of the decoder has failed; make room, or end what it was for."""
+        flying = len(self.pending_steps) > 0
+        self.read_back()  # Sequences that turn out to be finished release their slots.
+        self.repair()
+        if not out_of_memory(error):
+            self._fail(owners, error)
+        elif not (self._table.evict() or flying or self._scheduler.make_room()):
+            self._fail(owners, error)
+
+    def repair(self) -> None:
+        """Make the decoder hold what is recorded, and compute again what it lost. No step is in flight."""
+        if lost := self._table.repair():
+            self._scheduler.restart(lost)
+            self._scores.restart(lost)
+
+    def _fail(self, owners: Iterable[Sequence | Strand], error: BaseException) -> None:
+        """End sequences and scoring jobs with an error."""
+        memory = out_of_memory(error)
+        for owner in owners:
+            if isinstance(owner, Sequence):
+                self._scheduler.fail([owner], too_large(owner, error) if memory else error)
+            elif owner.row.owners:
+                self._scores.fail([owner.row], not_enough(error) if memory else error)
 
     def read_back(self, count: int | None = None) -> None:
-        """Read the oldest `count` steps in flight (all of them by default) and deliver their tokens."""
+        """Read the oldest `count` steps in flight (all of them by default) and deliver their results."""
         for _ in range(len(self.pending_steps) if count is None else min(count, len(self.pending_steps))):
             pending_step = self.pending_steps.pop()
             try:
-                tokens, damaged = pending_step.read(), pending_step.damaged()
-            except Exception as error:
-                self.fail(list(pending_step.rows), error)
+                read = pending_step.read()
+            except BaseException as error:
+                self._fail([*pending_step.rows, *pending_step.strands], error)
                 continue
-            for stream, row in list(pending_step.rows.items()):
-                if stream in damaged:
-                    self.fail([stream], _damaged())
-                elif not stream.done:
-                    self._take(stream, pending_step, row, tokens[row])
+            for sequence, row in list(pending_step.rows.items()):
+                if sequence in read.damaged:
+                    self._fail([sequence], _damaged())
+                elif not sequence.finished:
+                    self._take(sequence, read.tokens[row], read.logits.get(sequence))
+            for strand, values in read.scores:
+                strand.take(values)
 
-    def _take(self, stream: Stream, pending_step: PendingStep, row: int, token: int) -> None:
-        """Deliver the next token of a request, and the tokens that its grammar forces after it."""
-        request = stream.request
+    def _take(self, sequence: Sequence, token: int, logits: Tensor | None) -> None:
+        """Deliver the next token of a sequence, and the tokens that its grammar forces after it."""
+        request = sequence.request
         info: TokenInfo | None = None
         complete = False
-        stream.checked = True
+        sequence.checked = True
         try:
-            if request.on_host:
-                token = choose(pending_step.logits[row], stream)
-            if request.top_logprobs is not None:
-                info = report(pending_step.logits[row], token, request.top_logprobs)
-            self._taking = stream
+            if logits is not None and request.on_host:
+                token = choose(logits, sequence)
+            if logits is not None and request.top_logprobs is not None:
+                info = report(logits, token, request.top_logprobs)
             if request.constraint is not None:
                 complete = request.constraint.accept(token)
-            forced = [] if complete else self._forced(stream, spent=1)
-        except Exception as error:
-            self.fail([stream], error)
+            forced = [] if complete else self._forced(sequence, spent=1)
+            self._deliver(sequence, [(token, complete), *forced], info)
+        except BaseException as error:
+            self._fail([sequence], error)
             return
-        self._deliver(stream, [(token, complete), *forced], info)
-        self.drafter.observe(stream, [token], "plain" if stream is self._candidate else "ahead")
-        if stream.pending_step is None:
-            return
-        # The next step was launched with this token, so it was pending on the host only.
-        assert stream.slot is not None
-        if not stream.done:
-            self._table.extend(stream.slot, [token])
-            stream.pending -= 1
+        self.drafter.observe(sequence, [token], "plain" if sequence is self._candidate else "ahead")
+        if sequence.pending_step is not None and not sequence.finished:
+            # The next step was launched with this token, so it was pending on the host only.
+            assert sequence.slot is not None
+            self._table.extend(sequence.slot, [token])
+            sequence.pending -= 1
 
-    def begin(self, stream: Stream) -> None:
+    def begin(self, sequence: Sequence) -> None:
         """Deliver the tokens that a grammar forces before the first token is sampled."""
         try:
-            self._taking = stream
-            forced = self._forced(stream)
-        except Exception as error:
-            self.fail([stream], error)
-            return
-        self._deliver(stream, forced)
+            self._deliver(sequence, self._forced(sequence))
+        except BaseException as error:
+            self._fail([sequence], error)
 
-    def _verify(self, stream: Stream, draft: list[int]) -> bool:
+    def _verify(self, sequence: Sequence, draft: list[int]) -> bool:
         """Verify a draft in one step. Return False if memory has no room for it."""
         try:
-            new = self.drafter.run(stream, draft)
-        except Exception as error:
-            if out_of_memory(error):
+            new = self.drafter.run(sequence, draft)
+        except BaseException as error:
+            self.repair()
+            if out_of_memory(error) and sequence.slot is not None:
                 return False
-            self.fail([stream], error)
+            if not out_of_memory(error):
+                self._fail([sequence], error)
             return True
-        stream.pending = 1 - len(new)  # All but the last are in the cache.
-        self._taking = stream
-        self._deliver(stream, [(token, False) for token in new])
-        self.drafter.observe(stream, new, "verify")
+        sequence.pending = 1 - len(new)  # All but the last are in the cache.
+        try:
+            self._deliver(sequence, [(token, False) for token in new])
+        except BaseException as error:
+            self._fail([sequence], error)
+            return True
+        self.drafter.observe(sequence, new, "verify")
         return True
 
-    def _forced(self, stream: Stream, spent: int = 0) -> list[tuple[int, bool]]:
+    def _forced(self, sequence: Sequence, spent: int = 0) -> list[tuple[int, bool]]:
         """Return the tokens that a grammar forces now, each with whether it completes the text.
 
         They need no logits, so they all run in the pass that computes the next free token. If the request
         wants log-probabilities, every token is computed on its own.
         """
-        request = stream.request
+        request = sequence.request
         if request.constraint is None or request.top_logprobs is not None:
             return []
-        left = request.max_tokens - len(stream.generated) - spent
+        left = request.max_tokens - len(sequence.generated) - spent
         found: list[tuple[int, bool]] = []
         for token in request.constraint.forced()[: max(0, left)]:
             found.append((token, request.constraint.accept(token)))
         return found
 
     def _deliver(
-        self, stream: Stream, tokens: Sequence[tuple[int, bool]], info: TokenInfo | None = None
+        self, sequence: Sequence, tokens: list[tuple[int, bool]], info: TokenInfo | None = None
     ) -> None:
-        """Push tokens to the stream. The decoder has yet to see them, so they become pending."""
-        with self._lock:
-            for token, complete in tokens:
-                if not stream.done:
-                    stream.push(token, info, complete)
-                    stream.pending += 1
-        self._taking = None
+        """Add tokens to the sequence. The decoder has yet to see them, so they become pending."""
+        for token, complete in tokens:
+            if not sequence.finished:
+                sequence.push(token, info, complete)
+                sequence.pending += 1
 
-    def drop(self) -> Stream | None:
-        """Drop all steps in flight. Return the request that was being given a token, if there was one."""
-        self.pending_steps.clear()
-        broken, self._taking, self._candidate = self._taking, None, None
-        return broken
 
-    def fail(self, batch: Sequence[Stream], error: BaseException) -> None:
-        """End requests with an error."""
-        self._taking = None
-        with self._lock:
-            for stream in batch:
-                self._scheduler.drop(stream)
-                stream.fail(error)
-        self._scheduler.discard(batch)
+def _next_tokens(owner: Sequence | Strand, count: int) -> list[int]:
+    if isinstance(owner, Strand):
+        return owner.tokens[owner.fed : owner.fed + count]
+    return owner.next_tokens(count)
+
+
+def _present(owner: Sequence | Strand) -> bool:
+    """Return whether something planned still has its slot, which a failure since may have taken."""
+    if isinstance(owner, Strand):
+        return owner in owner.row.strands
+    return owner.slot is not None and not owner.finished
 
 
 def _damaged() -> DamagedCheckpoint:

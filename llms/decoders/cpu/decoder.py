@@ -93,6 +93,7 @@ class CpuDecoder(StoredSlots):
         self.vocab_size = int(weights.head.shape[0])
         self.window = int(window or config["max_position_embeddings"])
         self.max_slots = max_slots
+        self.ragged = True
         self.device = torch.device("cpu")
         self._instructions = kernels.instructions.name
         self._kernels = CpuKernels(kernels.forward, weights, packed_weights(weights, blocks), self.window)
