@@ -1,8 +1,8 @@
-"""The text of a prompt, made of LangChain messages by the tokenizer's own chat template.
+"""A prompt, made of LangChain messages by the tokenizer's chat template, or as Mistral's models expect it.
 
 The template's text already has its special tokens, so it is tokenized without adding any; a second BOS costs
 quality. Text of a message or a tool's description cannot become a control token: `<|im_end|>` in a document
-does not end a turn.
+does not end a turn. Mistral's own tokenizers need no template (`llms.mistral_prompts`).
 
     >>> message_text(HumanMessage([{"type": "text", "text": "Hello"}]))
     'Hello'
@@ -24,8 +24,18 @@ from langchain_core.messages import (
 )
 
 from llms.errors import BadRequest, TextOnly, UnsupportedModel
+from llms.mistral_prompts import WrittenPrompt, find_writer
 from llms.tokenizer import ModelTokenizer
-from llms.tool_calls.format import ToolFormat, calls_text, detect, result_text, short_id, tool_list_text
+from llms.tool_calls.format import (
+    GENERIC,
+    MISTRAL,
+    ToolFormat,
+    calls_text,
+    detect,
+    result_text,
+    short_id,
+    tool_list_text,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,12 +65,24 @@ class PromptBuilder:
     def __init__(self, tokenizer: ModelTokenizer | PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer = ModelTokenizer.wrap(tokenizer)
         self._template = _template_text(tokenizer)
-        self.tool_format: ToolFormat = detect(self._template)
         self._system: bool | None = None
-        self._control_names = _control_names(tokenizer)
+        self._writer = find_writer(tokenizer, self._template)
+        if self._writer is None:
+            self.tool_format: ToolFormat = detect(self._template)
+            self._control_names = _control_names(tokenizer)
+        else:
+            self.tool_format = MISTRAL if self._writer.version == 3 else GENERIC
+            self._control_names = None  # its prompts are ids, so a text never becomes a control token
 
     def render(self, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Return the prompt up to the start of the model's answer.
+        """Return the prompt as text, up to the start of the model's answer; see `write`."""
+        written = self.write(messages, tools)
+        return written if isinstance(written, str) else written.text
+
+    def write(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str | WrittenPrompt:
+        """Return the prompt up to the start of the model's answer, for `Runtime.encode`.
 
         Args:
             messages: At least one message.
@@ -82,6 +104,8 @@ class PromptBuilder:
         native = self.tool_format.name != "generic"
         if offered and not native:
             turns = _with_system(turns, tool_list_text(offered))
+        if self._writer is not None:
+            return self._writer.write(_merged(turns), offered if native else ())
         if not self._takes_system():
             turns = _folded(turns)
         return self._apply(_merged(turns), offered if native and offered else None)

@@ -22,6 +22,7 @@ from llms.engine.prefix import common_prefix
 from llms.engine.request import Constraint, GenerationRequest
 from llms.engine.stream import Stream
 from llms.errors import BadRequest
+from llms.mistral_prompts import WrittenPrompt
 from llms.models.load import LoadedModel, load, make_decoder
 from llms.params import GenerationParams, LoadSettings
 from llms.prompts import PromptBuilder
@@ -152,8 +153,10 @@ class Runtime:
             special_ids=self.special_ids,
         )
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
+    def encode(self, text: str | WrittenPrompt, *, special: bool = True) -> list[int]:
         """Return the ids of a text. `special` adds the tokens that the tokenizer puts around it (BOS)."""
+        if not isinstance(text, str):
+            return text.ids()
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         return [int(i) for i in ids]
 
@@ -177,7 +180,7 @@ class Runtime:
         """Return the ids of a prompt. A text is encoded as it is, messages go through the chat template."""
         if isinstance(prompt, str):
             return self.encode(prompt)
-        return self.encode(self.prompts.render(prompt, tools), special=False)
+        return self.encode(self.prompts.write(prompt, tools), special=False)
 
     def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """Return log-probabilities (nats); see `llms.protocols.Scorer`."""
@@ -188,10 +191,10 @@ class Runtime:
         if isinstance(prompt, str):
             return self.split(prompt, texts)
         _check_messages(prompt)
-        return self.split(self.prompts.render(prompt), texts, special=False)
+        return self.split(self.prompts.write(prompt), texts, special=False)
 
     def split(
-        self, text: str, continuations: Sequence[str], *, special: bool = True
+        self, text: str | WrittenPrompt, continuations: Sequence[str], *, special: bool = True
     ) -> tuple[list[int], list[list[int]]]:
         """Return the ids that a text shares with all its continuations, and the rest of each continuation.
 

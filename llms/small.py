@@ -28,6 +28,7 @@ from llms.tool_calls.output import ArgumentsTranslator, CallsTranslator
 from llms.tool_calls.plan import Tool, ToolRequest, arguments_grammar, call_head, parameters, tool_name
 
 if TYPE_CHECKING:
+    from llms.mistral_prompts import WrittenPrompt
     from llms.protocols import ToolPicker
     from llms.runtime import Runtime
 
@@ -69,7 +70,7 @@ class GuidedCalls:
         """Plan the call of one tool. The prompt ends where its arguments begin."""
         runtime = self._runtime
         head = call_head(runtime.prompts.tool_format, tool_name(tool))
-        opened = runtime.prompts.render(request.messages, [tool]) + head
+        opened = runtime.prompts.write(request.messages, [tool]) + head
         schema = self._schema(request, tool, opened, text)
         return Call(
             runtime=runtime,
@@ -84,7 +85,7 @@ class GuidedCalls:
         runtime, tools = self._runtime, [tool for tool, _ in parts]
         form = runtime.prompts.tool_format
         offered = list({tool_name(tool): tool for tool in tools}.values())
-        text = runtime.prompts.render(request.messages, offered)
+        text = runtime.prompts.write(request.messages, offered)
         schemas = [
             self._schema(request, tool, text + call_head(form, tool_name(tool)), part) for tool, part in parts
         ]
@@ -97,7 +98,9 @@ class GuidedCalls:
             translator=lambda: CallsTranslator(form, opened=True, begun=head.removeprefix(form.opening)),
         )
 
-    def _schema(self, request: ToolRequest, tool: Tool, opened: str, text: str) -> dict[str, Any]:
+    def _schema(
+        self, request: ToolRequest, tool: Tool, opened: str | WrittenPrompt, text: str
+    ) -> dict[str, Any]:
         """Return the schema of a tool's arguments, limited to what the text contains if they are copied."""
         schema = parameters(tool)
         if not request.copy:
@@ -445,7 +448,9 @@ _COMBINATIONS = 512
 _PLAIN = {"type", "title", "description", "minLength", "maxLength"}
 
 
-def copied_arguments(runtime: Runtime, opened: str, function: Mapping[str, Any], text: str) -> dict[str, Any]:
+def copied_arguments(
+    runtime: Runtime, opened: str | WrittenPrompt, function: Mapping[str, Any], text: str
+) -> dict[str, Any]:
     """Return the parameters of a tool limited to what the message contains, each text to its best span.
 
     Args:
@@ -490,11 +495,11 @@ def _without(found: Sequence[str], naming: set[str], text: str) -> list[str]:
 
 
 def _scores(
-    runtime: Runtime, opened: str, found: Mapping[str, Sequence[str]]
+    runtime: Runtime, opened: str | WrittenPrompt, found: Mapping[str, Sequence[str]]
 ) -> dict[str, list[tuple[float, str]]]:
     """Return the most probable candidates of each argument with their log-probabilities, best first."""
     items = [
-        runtime.split(f'{opened}{{"{name}": "', [_quoted(span) for span in spans], special=False)
+        runtime.split(opened + f'{{"{name}": "', [_quoted(span) for span in spans], special=False)
         for name, spans in found.items()
     ]
     firsts = runtime.engine.score(

@@ -91,7 +91,7 @@ class WrittenCalls:
         runtime = self._runtime
         form = runtime.prompts.tool_format
         marker = form.opening.strip()
-        text = runtime.prompts.render(request.messages, list(request.tools))
+        text = runtime.prompts.write(request.messages, list(request.tools))
         grammar = calls_grammar(form, request.candidates, parallel=request.parallel)
 
         def constraint() -> Constraint:
@@ -113,7 +113,7 @@ class WrittenCalls:
 
     def _prefers_call(self, request: ToolRequest) -> bool:
         """Return whether the marker of a tool call is more probable than the beginning of a JSON object."""
-        text = self._runtime.prompts.render(request.messages, list(request.tools))
+        text = self._runtime.prompts.write(request.messages, list(request.tools))
         marker = self._runtime.prompts.tool_format.opening.strip()
         item = self._runtime.split(text, [marker, "{"], special=False)
         call, value = self._runtime.engine.score([item])[0]
