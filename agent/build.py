@@ -5,19 +5,20 @@ Each part is built on first use and kept, so that a command pays only for what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError
-from agent.guard.taint import CLOSED, TRUSTED_RESULTS
 from agent.settings import Settings
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
+    from langchain_core.language_models import BaseChatModel
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
+    from langgraph.graph.state import CompiledStateGraph
 
     from agent.mcp.client import McpServers
     from agent.planner.planner import Planner
@@ -35,7 +36,7 @@ _ORDER = "calculator classify summarize remember read_file search_docs run_pytho
 
 def built_in_tools(parts: Parts) -> list[BaseTool]:
     """Return the tools that this machine has all parts for."""
-    from agent.storage.notes import remember_tool
+    from agent.storage.remember import remember_tool
     from chains import classify_chain, summarize_chain
     from tools import default_tools
 
@@ -52,35 +53,33 @@ def built_in_tools(parts: Parts) -> list[BaseTool]:
     return sorted([*found, remember], key=lambda tool: _ORDER.index(tool.name))
 
 
-def first_tier_holds() -> bool:
-    """Return whether the sandbox's first tier works on this machine."""
-    from sandbox import Sandbox
-
-    return Sandbox.tier().number == 1
-
-
 def join_tools(
-    built_in: Sequence[BaseTool], remote: Sequence[BaseTool], added: Sequence[BaseTool]
+    built_in: Sequence[BaseTool], remote: Sequence[BaseTool], added: Sequence[BaseTool | Callable[..., Any]]
 ) -> list[BaseTool]:
-    """Return all tools together.
+    """Return all tools together; a remote tool whose name is taken gets a number at its end.
 
     Raises:
-        ConfigError: A name is taken already, or is that of a built-in tool whose results are trusted
-            (`agent.guard.taint`). The latter holds even if that tool is missing here, because trust goes by
-            the name.
+        ConfigError: Two tools of this program have the same name.
     """
+    from agent.turn.graph import as_tool
+
     taken: dict[str, BaseTool] = {tool.name: tool for tool in built_in}
-    for tool in (*added, *remote):
-        if tool.name in (TRUSTED_RESULTS | CLOSED) - taken.keys():
-            raise ConfigError(
-                f"expected a name that no built-in tool has, found a tool called {tool.name!r}; rename it"
-            )
+    for tool in map(as_tool, added):
         if tool.name in taken:
             raise ConfigError(
                 f"expected tools with names of their own, found two called {tool.name!r}; rename one of them"
             )
         taken[tool.name] = tool
+    for tool in remote:
+        name = next(name for name in _numbered(tool.name) if name not in taken)
+        taken[name] = tool if name == tool.name else tool.model_copy(update={"name": name})
     return list(taken.values())
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield the name, then the name with a number, within the 64 characters that models allow."""
+    yield name
+    yield from (f"{name[:60]}_{number}" for number in range(2, 1000))
 
 
 class Parts:
@@ -95,6 +94,8 @@ class Parts:
     Args:
         settings: What to build.
         tools: Added to the built-in tools.
+        model: Any LangChain chat model, used instead of the one that the settings name.
+        retriever: Any LangChain retriever, asked instead of the document store.
         search_filter: Narrows which documents are asked, by their metadata.
         notify: Receives the notices of the model, which otherwise go to stderr.
     """
@@ -102,12 +103,15 @@ class Parts:
     def __init__(
         self,
         settings: Settings,
-        tools: Sequence[BaseTool] | None = None,
+        tools: Sequence[BaseTool | Callable[..., Any]] | None = None,
         *,
+        model: BaseChatModel | None = None,
+        retriever: BaseRetriever | None = None,
         search_filter: dict[str, Any] | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
+        self._model, self._retriever = model, retriever
         self._notify = notify
         self._added = list(tools or ())
         self._filter = search_filter or None
@@ -124,6 +128,7 @@ class Parts:
         fresh = object.__new__(type(self))  # Of the same class, without what was built already.
         fresh.settings = type(self.settings).model_construct(**{**self.settings.model_dump(), **values})
         fresh._added, fresh._filter, fresh._notify = self._added, self._filter, self._notify
+        fresh._model, fresh._retriever = self._model, self._retriever
         return fresh
 
     def __enter__(self) -> Parts:
@@ -133,8 +138,13 @@ class Parts:
         self.close()
 
     @cached_property
-    def model(self) -> ChatLocal:
-        """The chat model; its weights load on its first use."""
+    def model(self) -> BaseChatModel:
+        """The chat model; the weights of a local one load on its first use."""
+        return self._model or self.local_model
+
+    @cached_property
+    def local_model(self) -> ChatLocal:
+        """The chat model that the settings name."""
         from llms import ChatLocal
 
         return ChatLocal(**self._model_fields(), tool_picker=RouterPicker(self))
@@ -179,12 +189,16 @@ class Parts:
         return default_embeddings()
 
     def has_documents(self) -> bool:
-        """Return whether the store has a document; makes no folder and loads no embedder."""
+        """Return whether there is a document to ask; makes no folder and loads no embedder."""
+        if self._retriever is not None:
+            return True
         return self.settings.store.exists() and not self.store.empty
 
     @cached_property
     def retriever(self) -> BaseRetriever:
         """Finds passages in the store."""
+        if self._retriever is not None:
+            return self._retriever
         return self.store.retriever(k=self.settings.k, filter=self._filter)
 
     @cached_property
@@ -192,7 +206,7 @@ class Parts:
         """The chain that answers from the documents."""
         from chains import rag_chain
 
-        return rag_chain(self.model, self.retriever, embeddings=self.store.embeddings)
+        return rag_chain(self.model, self.retriever, embeddings=self.embeddings)
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -221,16 +235,11 @@ class Parts:
     @cached_property
     def router(self) -> Router:
         """The router of messages; tools that are not built in are routed by their descriptions."""
-        from agent.guard.policy import BUILT_IN
         from agent.planner.router import Router
 
-        own = {tool.name: tool.description for tool in self.tools if tool.name not in BUILT_IN}
+        built_in = {id(tool) for tool in self.own_tools}
+        own = {tool.name: tool.description for tool in self.tools if id(tool) not in built_in}
         return Router(self.embeddings, cache=self.settings.folders.cache, tools=own)
-
-    @cached_property
-    def sandboxed(self) -> bool:
-        """True if the sandbox's first tier holds, so that write_code's own checks need no approval."""
-        return first_tier_holds()
 
     @cached_property
     def spans(self) -> GenAISpans:
@@ -241,12 +250,14 @@ class Parts:
 
     def agent(self, *, documents: bool = True, tools: bool = True, checkpointer: Any = None) -> Any:
         """Return the compiled graph; with `documents`, the store is asked first if it holds any."""
-        from agent.storage.notes import read_notes, system_with_notes
+        from agent.guard.labels import CLEAN, both
+        from agent.storage.notes import from_others, read_notes, system_with_notes
         from agent.turn.bounds import TurnLimits
         from agent.turn.graph import build_graph
 
         s = self.settings
         offered = self.tools if tools else []
+        notes = read_notes(s.folders.notes)
         limits = TurnLimits(
             steps=s.max_steps,
             seconds=s.max_seconds,
@@ -260,10 +271,10 @@ class Parts:
             answerer=self.answerer if documents and self.has_documents() else None,
             planner=self.planner if offered else None,
             approve=s.approve,
-            sandboxed=bool(offered) and self.sandboxed,
+            standing=both("an earlier note") if from_others(notes) else CLEAN,
             limits=limits,
             max_tool_calls=s.max_tool_calls,
-            system=system_with_notes(s.system, read_notes(s.folders.notes)),
+            system=system_with_notes(s.system, notes),
             compaction=self._compaction() if checkpointer is not None else None,
             checkpointer=checkpointer,
         )
@@ -309,8 +320,13 @@ class RouterPicker:
 
 
 def build_agent(
-    settings: Settings, tools: Sequence[BaseTool] | None = None, *, checkpointer: Any = None
-) -> Any:
+    settings: Settings | None = None,
+    tools: Sequence[BaseTool | Callable[..., Any]] | None = None,
+    *,
+    model: BaseChatModel | None = None,
+    retriever: BaseRetriever | None = None,
+    checkpointer: Any = None,
+) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Return a compiled LangGraph agent with the built-in tools and `tools`.
 
     ```python
@@ -318,13 +334,25 @@ def build_agent(
     agent.invoke({"messages": [("user", "What is 15 % of 300?")]})["messages"][-1].text
     ```
 
-    `stream_events` yields what happens in a turn. A tool says in its metadata what it may do (`{"kind":
-    "read"}`, `"run"` or `"write"`); without that it counts as `write`. Calls that act need approval: with a
+    `stream_events` yields what happens in a turn. A tool says in its metadata what it does (`kind`: "read",
+    "run" or "write") and how far a call can carry data (`reaches`: "nothing", "machine" or "outside"). If it
+    says neither, it counts as one that writes and reaches outside. Calls that act need approval: with a
     `checkpointer` the run stops in an interrupt, without one they are refused. A tool whose result is the
     answer has `"answers": True` in its metadata, which ends the turn of a small model.
+
+    Args:
+        settings: What to build; by default, what `load_settings()` reads.
+        tools: LangChain tools, or plain functions with docstrings, in addition to the built-in ones.
+        model: Any LangChain chat model, used instead of the one that the settings name.
+        retriever: Any LangChain retriever, asked instead of the document store.
+        checkpointer: LangGraph's; keeps threads and waiting approvals.
 
     Raises:
         ConfigError: Two tools have the same name.
         LLMError: The model cannot be found or loaded; other parts raise the errors of their own rooms.
     """
-    return Parts(settings, tools).agent(checkpointer=checkpointer)
+    from agent.settings import load_settings
+
+    parts = Parts(settings or load_settings(), tools, model=model, retriever=retriever)
+    found: CompiledStateGraph[Any, Any, Any, Any] = parts.agent(checkpointer=checkpointer)
+    return found

@@ -61,7 +61,7 @@ def _memory(settings: Settings) -> Finding:
 def _model(settings: Settings) -> Iterator[Finding]:
     from agent.build import Parts
 
-    return judge(Parts(settings).model.load_settings())
+    return judge(Parts(settings).local_model.load_settings())
 
 
 def _embedder(_: Settings) -> Finding:

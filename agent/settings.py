@@ -44,6 +44,10 @@ class McpServer(BaseModel):
     """The most that its tools may do; `run` and `write` ask before they act."""
     read_tools: list[str] = Field(default_factory=list)
     """Names of tools that only read, whatever `trust` says."""
+    reaches: Literal["nothing", "machine", "outside"] = "outside"
+    """How far a call of its tools can carry data. What reaches outside asks once documents are there."""
+    trusted: bool = False
+    """The descriptions of its tools are not somebody else's text. Otherwise a call that acts always asks."""
     timeout_s: float = Field(default=30.0, gt=0, le=600)
 
 
@@ -161,7 +165,7 @@ def load_settings(**overrides: Any) -> Settings:
     Traceback (most recent call last):
     agent.errors.ConfigError: expected setting 'temperature': ...
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {known_setting(name): value for name, value in overrides.items() if value is not None}
     from_file = read_config(config_file(given.get("home")))
 
     class FileBacked(Settings):

@@ -3,7 +3,8 @@
     python benchmarks/injections.py --data PATH [--model NAME] [--way free|forced|both] [--cases N]
 
 A scripted model obeys every instruction in the text. Its tools record what they are asked to do, every tool
-is allowed in advance, and nobody is there to approve. The baseline is the same model with the same tools in
+is allowed in advance, and nobody is there to approve. Reading a file below the allowed folders is no act, so
+a model that is told to read one sends it away as well. The baseline is the same model with the same tools in
 `create_agent`, in the same run. With `--model NAME` a real model reads the planted text too, once planning
 freely and once forced to call some tool (`tool_choice="any"`, because a small model that calls no tool
 attempts nothing). It is counted how often it attempts what the text says, and how often that gets through.
@@ -23,6 +24,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import HumanMessage, ToolMessage
 
+from agent.guard.policy import rule_of
 from agent.turn.events import ToolCall, stream_events
 from agent.turn.graph import build_graph
 from llms.threads import configure_threads
@@ -32,19 +34,31 @@ cases_module = import_module("agent_injections")
 fakes = import_module("agent_fakes")
 
 
-def plain_acts(case: dict[str, Any]) -> list[tuple[str, str]]:
+CHANNELS = {"file": "file", "web_page_saved": "file", "document": "document"}
+
+
+def cases_of(shared: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the cases that a line of injections.jsonl stands for, one for each tool that it may name."""
+    wanted = shared["forbidden"]["tool"]
+    tools = {"any": sorted(cases_module.ACTING), "read_file": ["send"]}.get(wanted, [wanted])
+    order = f"{shared['content']}\n{shared['forbidden']['args_contain']}"
+    channel = CHANNELS.get(shared["channel"], "tool")
+    return [
+        {"id": shared["id"], "channel": channel, "turns": "0", "tool": tool, "order": order} for tool in tools
+    ]
+
+
+def plain_acts(case: dict[str, str]) -> list[tuple[str, str]]:
     """Return what the same model does without this project's middleware."""
-    recorder = cases_module.Recorder(case["content"])
-    forbidden = case["forbidden"]
-    name = "run_python" if forbidden["tool"] == "any" else forbidden["tool"]
+    recorder = cases_module.Recorder(case["order"])
     script = (
-        fakes.calls("remote_read", "c0", argument="x"),
-        fakes.calls(name, "c1", argument=forbidden["args_contain"]),
+        fakes.calls("look", "c0", text="x"),
+        fakes.calls(case["tool"], "c1", text=case["order"]),
         "done",
     )
     agent: Any = create_agent(fakes.scripted(*script), recorder.tools())
-    agent.invoke({"messages": [("user", case["user"])]})
-    return [act for act in recorder.acts if act[0] == name]
+    agent.invoke({"messages": [("user", "What does it say?")]})
+    return [act for act in recorder.acts if act[0] == case["tool"]]
 
 
 class MustCall(AgentMiddleware[Any, Any, Any]):
@@ -60,13 +74,12 @@ def real_attempts(model: Any, case: dict[str, Any], *, forced: bool) -> tuple[bo
     """Return whether a real model called a tool, an acting one, one as the text orders, and acted."""
     recorder = cases_module.Recorder(case["content"])
     middleware = [MustCall()] if forced else []
-    agent = build_graph(
-        model, tools=recorder.tools(), approve="never-ask", sandboxed=True, middleware=middleware
-    )
-    read = fakes.calls("remote_read", "c00000000", argument="x")
+    agent = build_graph(model, tools=recorder.tools(), approve="never-ask", middleware=middleware)
+    read = fakes.calls("remote_read", "c00000000", text="x")
     found = ToolMessage(case["content"][:4000], tool_call_id="c00000000", name="remote_read")
     messages = [HumanMessage(case["user"]), read, found]
-    events = list(stream_events(agent, {"messages": messages, "allowed_tools": list(cases_module.ACTING)}))
+    grants = [rule_of(tool).grant("clean") for tool in recorder.tools()]
+    events = list(stream_events(agent, {"messages": messages, "allowed_tools": grants}))
     calls = [event for event in events if isinstance(event, ToolCall)]
     forbidden = case["forbidden"]
     named = [call for call in calls if forbidden["tool"] in ("any", call.name)]
@@ -94,7 +107,8 @@ def main() -> None:
     ]
     report: dict[str, Any] = {}
     print(f"{'cases':10} {'approve':10} {'acts':>5} {'of':>5}   plain create_agent")
-    for name, cases in (("given", shared), ("own", cases_module.OWN)):
+    given = [case for line in shared for case in cases_of(line)]
+    for name, cases in (("given", given), ("own", cases_module.OWN)):
         plain = sum(bool(plain_acts(case)) for case in cases)
         for approve in ("deny", "never-ask"):
             through = [case["id"] for case in cases if cases_module.acts_of(case, approve=approve)]

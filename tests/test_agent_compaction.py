@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.guard.policy import judge
-from agent.guard.taint import trusted_words, untrusted_sources
+from agent.guard.labels import labels_of, own_words
+from agent.guard.policy import ToolRule, verdict
 from agent.turn.compaction import Compaction
 from agent.turn.context import PLAN
 from agent.turn.events import Final, Notice, astream_events, stream_events
@@ -126,12 +126,10 @@ def test_a_summary_is_as_tainted_as_what_it_replaces(tainted: bool) -> None:
         list(stream_events(agent, f"question {n}", config=CONFIG))
     messages = messages_of(agent)
     assert not any(isinstance(m, ToolMessage) for m in messages) and "data.db" in messages[0].text
-    assert bool(untrusted_sources(messages)) == tainted
-    assert "data.db" not in trusted_words(messages)
-    allowed = judge(
-        name="delete", kind="write", args={"path": "data.db"}, messages=messages, approve="never-ask"
-    )
-    assert allowed.verdict == ("deny" if tainted else "allow")
+    labels = labels_of(messages)
+    assert bool(labels.untrusted) == bool(labels.private) == tainted
+    assert own_words(messages[0]) == ""
+    assert verdict(ToolRule(), labels, "never-ask") == ("deny" if tainted else "allow")
 
 
 @tool
@@ -140,7 +138,7 @@ def look(where: str) -> str:
     return f"seen at {where}: " + "detail " * 40
 
 
-look.metadata = {"kind": "read"}
+look.metadata = {"kind": "read", "reaches": "machine"}
 
 
 def test_old_tool_results_are_not_shown_again_and_stay_in_the_thread() -> None:

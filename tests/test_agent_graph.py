@@ -10,7 +10,7 @@ from agent_fakes import scripted
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
 
-from agent.guard.taint import OWN_INPUT
+from agent.guard.labels import OWN_INPUT
 from agent.turn.context import RunContext
 from agent.turn.documents import NOT_FOUND, OWN_ANSWER
 from agent.turn.events import AnswerLabel, Delta, Event, Final, astream_events, stream_events

@@ -14,10 +14,11 @@ from langchain_core.tools import tool
 
 from agent.build import join_tools
 from agent.errors import ConfigError, McpError
-from agent.mcp.client import McpServers
+from agent.guard.policy import rule_of
+from agent.mcp.client import McpServers, _bounded
 from agent.mcp.server import build_server, served
 from agent.settings import McpServer
-from agent.turn.events import Final, ToolResult, stream_events
+from agent.turn.events import Final, Notice, ToolResult, stream_events
 from agent.turn.graph import build_graph
 
 STANDIN = str(Path(__file__).parent / "mcp_standin.py")
@@ -50,7 +51,7 @@ def test_tools_have_names_kinds_and_answers_of_their_own(servers: McpServers) ->
 def test_a_tools_own_error_and_a_picture_are_told_to_the_model(servers: McpServers) -> None:
     tools = [each for each in servers.tools() if each.name in ("standin_fails", "standin_picture")]
     for each in tools:
-        each.metadata = {"kind": "read"}
+        each.metadata = {"kind": "read", "reaches": "machine"}
     answers = (calls("standin_fails", "c1"), calls("standin_picture", "c2"), "done")
     events = list(stream_events(build_graph(scripted(*answers), tools=tools), "go"))
     failed, shown = (event for event in events if isinstance(event, ToolResult))
@@ -89,13 +90,16 @@ def test_a_command_that_is_not_there() -> None:
 
 
 def test_a_slow_tool_and_its_answer_are_untrusted_in_a_turn() -> None:
-    servers = McpServers({"standin": server(read_tools=["read_file", "slow"], timeout_s=8)})
+    options = {"read_tools": ["slow"], "timeout_s": 8, "trusted": True, "reaches": "machine"}
+    servers = McpServers({"standin": server(**options)})
     tools = servers.tools()
     model = scripted(calls("standin_slow"), calls("standin_crash", "c2"), "end")
     events = list(stream_events(build_graph(model, tools=tools, approve="never-ask"), "go"))
     results = [event for event in events if isinstance(event, ToolResult)]
     assert "within 8 s" in results[0].text and results[0].status == "error"
-    assert "text from tool standin_slow is in the conversation" in results[1].text
+    denied = next(event for event in events if isinstance(event, Notice) and event.kind == "denied")
+    assert "text from tool standin_slow is in the conversation" in denied.text
+    assert results[1].status == "error" and "needs a person's approval" in results[1].text
     assert isinstance(events[-1], Final)
     servers.close()
 
@@ -108,7 +112,7 @@ def echo(text: str) -> str:
     return f"echo {text}"
 
 
-echo.metadata = {"kind": "read"}
+echo.metadata = {"kind": "read", "reaches": "machine"}
 
 
 @tool
@@ -205,13 +209,53 @@ async def test_http_serves_clients_and_refuses_other_host_names() -> None:
 
 def test_nothing_stands_in_for_a_tool_that_is_there() -> None:
     with pytest.raises(ConfigError, match="'echo'"):
-        join_tools([echo], [echo.model_copy()], [])
+        join_tools([echo], [], [echo.model_copy()])
+    foreign = echo.model_copy(update={"description": "another one"})
+    joined = join_tools([echo], [foreign, foreign], [])
+    assert [tool.name for tool in joined] == ["echo", "echo_2", "echo_3"]  # X17: the agent starts
+    assert joined[0] is echo
 
 
-def test_nothing_takes_a_trusted_name_where_the_tool_of_that_name_is_missing() -> None:
-    posing = echo.model_copy(update={"name": "run_python"})
-    with pytest.raises(ConfigError, match="'run_python'"):
-        join_tools([], [posing], [])
-    with pytest.raises(ConfigError, match="'run_python'"):
-        join_tools([], [], [posing])
-    assert join_tools([posing], [], []) == [posing]
+def test_trust_goes_by_the_tool_and_not_by_its_name() -> None:
+    """X3: a tool of another that is called like a built-in one gets nothing of it."""
+    posing = act.model_copy(update={"name": "search_docs", "metadata": None})
+    rule = rule_of(posing)
+    assert (rule.kind, rule.reaches, rule.own_result) == ("write", "outside", False)
+
+
+def test_descriptions_of_parameters_are_bounded_too() -> None:
+    """X17: a server cannot bring a book into the prompt."""
+    schema = {"properties": {"a": {"type": "string", "description": "obey " * 1000}}}
+    assert len(_bounded(schema)["properties"]["a"]["description"]) == 1000
+
+
+def test_a_call_that_a_description_orders_is_not_made_unasked(servers: McpServers) -> None:
+    """X4: the description is there before any tool has answered."""
+    done: list[str] = []
+
+    @tool
+    def note(what: str) -> str:
+        """Notes something."""
+        done.append(what)
+        return what
+
+    note.metadata = {"kind": "write", "reaches": "machine"}
+    agent = build_graph(scripted(calls("note", what="x"), "end"), tools=[note], approve="never-ask")
+    list(stream_events(agent, "go"))
+    assert done == ["x"]
+    offered = [note, *servers.tools()]
+    agent = build_graph(scripted(calls("note", what="y"), "end"), tools=offered, approve="never-ask")
+    list(stream_events(agent, "go"))
+    assert done == ["x"]
+
+
+def test_a_server_is_untrusted_and_reaches_outside_until_the_settings_say_otherwise(
+    servers: McpServers,
+) -> None:
+    tools = {t.name: t for t in servers.tools()}
+    rule = rule_of(tools["standin_read_file"])
+    assert (rule.kind, rule.reaches, rule.described_by) == ("read", "outside", "the MCP server standin")
+    trusted = McpServers({"standin": server(trusted=True, reaches="machine")})
+    rule = rule_of(trusted.tools()[0])
+    trusted.close()
+    assert (rule.reaches, rule.described_by) == ("machine", None)

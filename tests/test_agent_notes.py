@@ -19,10 +19,10 @@ from agent.storage.notes import (
     add_note,
     asked_to_remember,
     read_notes,
-    remember_tool,
     remove_note,
     system_with_notes,
 )
+from agent.storage.remember import remember_tool
 from agent.turn.events import Approval, Final, stream_events
 from agent.turn.graph import build_graph
 

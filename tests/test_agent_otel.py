@@ -26,7 +26,7 @@ def look(where: str) -> str:
     return "secret result"
 
 
-look.metadata = {"kind": "read"}
+look.metadata = {"kind": "read", "reaches": "machine"}
 
 
 def spans_of(*answers: Any) -> list[Any]:

@@ -104,7 +104,7 @@ class FaultyParts(Parts):
             self.faults.maybe("tool")
             return "seen"
 
-        look.metadata = {"kind": "read"}
+        look.metadata = {"kind": "read", "reaches": "machine"}
         return [look]
 
     @cached_property

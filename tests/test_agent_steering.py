@@ -24,7 +24,7 @@ def look(where: str) -> str:
     return f"saw {where}"
 
 
-look.metadata = {"kind": "read"}
+look.metadata = {"kind": "read", "reaches": "machine"}
 
 
 class FixedRouter:
@@ -43,6 +43,9 @@ class FixedRouter:
 def calculator(expression: str) -> str:
     """Calculates."""
     return "42"
+
+
+calculator.metadata = {"kind": "read", "reaches": "nothing"}
 
 
 def test_steering_offers_the_routed_tool_alone_and_answers_with_its_result() -> None:
@@ -76,6 +79,10 @@ def read_file(path: str) -> str:
 def summarize(text: str) -> str:
     """Summarizes a text."""
     return f"in short: {text}"
+
+
+read_file.metadata = {"kind": "read", "reaches": "machine"}
+summarize.metadata = {"kind": "read", "reaches": "nothing"}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ async def async_wait(x: str) -> str:
 
 
 for waiting in (sync_wait, async_wait):
-    waiting.metadata = {"kind": "read"}
+    waiting.metadata = {"kind": "read", "reaches": "machine"}
 
 
 def test_a_turn_is_stopped_from_another_thread_within_a_token() -> None:

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from agent_fakes import CONFIG, last, scripted
 from langchain_core.embeddings import Embeddings
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.guard.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
+from agent.guard.labels import labels_of
 from agent.planner.planner import Planner
 from agent.planner.router import RouteDecision
 from agent.planner.text_answers import PASSAGE_CHARS, TextAnswers, passages
 from agent.turn.events import AnswerLabel, Final, ToolCall, astream_events, stream_events
 from agent.turn.graph import build_graph
+from agent.turn.messages import user_message
 from tools import read_file_tool
 
 TEXT = "# Widget\n\nIt counts boxes. It needs Python 3.11.\n\n## Rights\n\nThe licence is MIT.\n"
@@ -52,6 +53,9 @@ def summarize(text: str) -> str:
     return f"in short: {' '.join(text.split())[:20]}"
 
 
+summarize.metadata = {"kind": "read", "reaches": "nothing"}
+
+
 def agent_for(
     folder: Path | None, *answers: Any, route: str = "direct", missing: str | None = None, **more: Any
 ) -> tuple[Any, Any]:
@@ -77,8 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def attached(question: str, text: str = TEXT) -> Any:
-    marks = {UNTRUSTED: "README.md", OWN_INPUT: question}
-    return {"messages": [HumanMessage(f"{text}\n\n{question}", additional_kwargs=marks)]}
+    return {"messages": [user_message(question, attached=text, origin="README.md")]}
 
 
 def test_a_question_about_a_named_file_is_answered_out_of_it(folder: Path) -> None:
@@ -99,7 +102,7 @@ def test_the_same_asynchronously_and_for_an_attached_text() -> None:
     final = asyncio.run(run())[-1]
     assert isinstance(final, Final) and "It needs Python 3.11. [1]" in final.text and model.seen == []
     message = AIMessage("", additional_kwargs={"answer": {"citations": final.citations}})
-    assert untrusted_sources([message])  # what a text says stays untrusted
+    assert labels_of([message]).untrusted  # what a text says stays untrusted
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,8 @@ def test_the_model_is_not_shown_calls_whose_result_was_the_answer() -> None:
     def calculator(expression: str) -> str:
         """Calculates."""
         return "4"
+
+    calculator.metadata = {"kind": "read", "reaches": "nothing"}
 
     router = Sends("calculator")
     model = scripted("Paris", writes_well=False)

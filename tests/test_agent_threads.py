@@ -262,7 +262,7 @@ def test_a_turn_that_a_tool_answers_is_finished_and_exported(tmp_path: Path) -> 
         """Looks up a price."""
         return f"{of}: 3 EUR"
 
-    price.metadata = {"kind": "read"}
+    price.metadata = {"kind": "read", "reaches": "machine"}
     with open_threads(tmp_path / "t.sqlite") as threads:
         thread = threads.new("tea")
         model = scripted(calls("price", of="tea"), "I said 3 EUR")

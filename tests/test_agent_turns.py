@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from agent_fakes import CONFIG, calls, last, resume, scripted
 from langchain_core.messages import AIMessage, ToolMessage
-from langchain_core.tools import BaseTool, tool
+from langchain_core.tools import BaseTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import ValidationError
 
+from agent.guard.policy import rule_of
 from agent.turn.bounds import TurnLimits
 from agent.turn.context import RunContext
-from agent.turn.events import Approval, ToolResult, astream_events, stream_events
+from agent.turn.events import Approval, Notice, ToolResult, astream_events, stream_events
 from agent.turn.graph import build_graph
 
 ACTS: list[str] = []
@@ -34,7 +35,7 @@ def look(where: str) -> str:
     return f"saw {where}"
 
 
-look.metadata = {"kind": "read"}
+look.metadata = {"kind": "read", "reaches": "machine"}
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +51,12 @@ def test_without_a_checkpointer_acting_is_denied_with_the_way_out() -> None:
     final = last(events := list(stream_events(graph(calls("act", what="x"), "sorry"), "do x")))
     assert ACTS == [] and final.text == "sorry"
     result = next(event for event in events if isinstance(event, ToolResult))
-    assert result.status == "error" and "what: x" in result.text
-    assert "--approve ask" in result.text and "--approve never-ask" in result.text
+    assert result.status == "error" and result.text == "act was not called: it needs a person's approval."
+    denied = next(event for event in events if isinstance(event, Notice) and event.kind == "denied")
+    assert "what: x" in denied.text
+    assert not any(
+        "--approve" in getattr(event, "text", "") for event in events
+    )  # T17: not a terminal's words
 
 
 def test_never_ask_acts_and_reading_needs_no_approval() -> None:
@@ -94,7 +99,7 @@ def test_always_holds_for_the_thread_until_untrusted_text_comes() -> None:
         calls("act", what="x"), "done", calls("act", "c2", what="y"), "again",
         calls("look", "c3", where="z"), "seen", calls("act", "c4", what="w"), "end",
     )  # fmt: skip
-    resume(agent, pause, {"type": "approve"}, allowed_tools=["act"])
+    resume(agent, pause, {"type": "approve", "always": "clean"})
     assert ACTS == ["x"]
     # The result of `act` is tool text, so from here on even an allowed tool asks.
     events = list(stream_events(agent, "do y", config=CONFIG))
@@ -103,7 +108,7 @@ def test_always_holds_for_the_thread_until_untrusted_text_comes() -> None:
 
 def test_always_skips_the_question_while_the_context_is_clean() -> None:
     agent = graph(calls("act", what="x"), "done", checkpointer=InMemorySaver())
-    state = {"messages": [("user", "do x")], "allowed_tools": ["act"]}
+    state = {"messages": [("user", "do x")], "allowed_tools": [rule_of(act).grant("clean")]}
     assert last(list(stream_events(agent, state, config=CONFIG))).text == "done"
     assert ACTS == ["x"]
 
@@ -123,18 +128,23 @@ def misbehaving(make: Any) -> BaseTool:
         """Misbehaves."""
         return make()
 
-    bad.metadata = {"kind": "read"}
+    bad.metadata = {"kind": "read", "reaches": "machine"}
     return bad
 
 
 def boom() -> None:
-    raise ValueError("no\x1b[31m such thing")
+    raise ValueError("no\x1b[31m such thing: password=hunter2")
+
+
+def told() -> None:
+    raise ToolException("no\x1b[31m such thing")
 
 
 @pytest.mark.parametrize(
     ("make", "status", "said"),
     [
-        (boom, "error", "bad failed: ValueError: no[31m such thing"),
+        (boom, "error", "bad failed: ValueError"),
+        (told, "error", "bad failed: ToolException: no[31m such thing"),
         (lambda: "x" * 50_000_000, "success", "more characters]"),
         (lambda: b"\x00\xff", "success", ""),
         (lambda: None, "success", ""),
@@ -161,7 +171,7 @@ async def test_a_tool_that_hangs_in_an_asynchronous_run() -> None:
         await asyncio.sleep(20)
         return x
 
-    bad.metadata = {"kind": "read"}
+    bad.metadata = {"kind": "read", "reaches": "machine"}
     agent = graph(calls("bad", x="1"), "I see", tools=[bad], limits=TurnLimits(tool_seconds=0.2))
     events = [event async for event in astream_events(agent, "go")]
     assert (
@@ -175,7 +185,8 @@ def test_a_second_failure_goes_to_the_user() -> None:
         calls("bad", "c1", x="1"), calls("bad", "c2", x="2"), "never said", tools=[misbehaving(boom)]
     )
     final = last(list(stream_events(agent, "go")))
-    assert final.text.startswith("Stopped: a tool failed twice") and "no[31m such thing" in final.text
+    assert final.text.startswith("Stopped: a tool failed twice") and "bad failed: ValueError" in final.text
+    assert "hunter2" not in final.text  # T17: what an unexpected error says may be a secret
 
 
 def test_identical_calls_are_stopped() -> None:
@@ -221,7 +232,7 @@ def answering(make: Any) -> BaseTool:
         """Looks up a price."""
         return str(make(of))
 
-    price.metadata = {"kind": "read"}
+    price.metadata = {"kind": "read", "reaches": "machine"}
     return price
 
 
@@ -252,3 +263,74 @@ def test_an_edit_is_told_to_the_model_and_cannot_name_another_tool() -> None:
     for event in stream_events(agent, Command(resume={pause.id: edit}), config=CONFIG):
         told += [event] if isinstance(event, ToolResult) else []
     assert "The user changed the arguments" in told[0].text and told[0].text.endswith("did y")
+
+
+def two_calls() -> AIMessage:
+    parts = [calls("act", "c1", what="x"), calls("act", "c2", what="y")]
+    return AIMessage("", tool_calls=[call for part in parts for call in part.tool_calls])
+
+
+def test_always_for_one_call_does_not_run_another_that_is_refused() -> None:
+    """X12: both calls are of one step."""
+    agent = graph(two_calls(), "done", checkpointer=InMemorySaver())
+    pauses = [e for e in stream_events(agent, "do both", config=CONFIG) if isinstance(e, Approval)]
+    first, second = sorted(pauses, key=lambda pause: pause.requests[0]["args"]["what"])
+    decisions = {
+        first.id: {"type": "approve", "always": "clean"},
+        second.id: {"type": "reject", "message": "no"},
+    }
+    list(stream_events(agent, Command(resume=decisions), config=CONFIG))
+    assert ACTS == ["x"]
+
+
+def test_a_rejection_counts_under_whatever_setting_the_turn_is_resumed() -> None:
+    """X12: the turn keeps the setting that it began with."""
+    agent, pause = ask_first(calls("act", what="x"), "as you like")
+    command = Command(resume={pause.id: {"type": "reject", "message": "nobody is here to allow it."}})
+    list(stream_events(agent, command, config=CONFIG, context=RunContext(approve="never-ask")))
+    assert ACTS == []
+
+
+def test_two_rejections_are_no_failures_of_the_tool() -> None:
+    """T8: the model may go on after them."""
+    agent, pause = ask_first(calls("act", "c1", what="x"), calls("act", "c2", what="y"), "as you like")
+    no = {"type": "reject", "message": "no"}
+    events = list(stream_events(agent, Command(resume={pause.id: no}), config=CONFIG))
+    assert isinstance(events[-1], Approval)
+    assert resume(agent, events[-1], no).text == "as you like"
+
+
+def test_langchain_s_form_of_an_answer_is_understood() -> None:
+    """T17: `{"decisions": [...]}` is what HumanInTheLoopMiddleware is resumed with."""
+    agent, pause = ask_first(calls("act", what="x"), "done")
+    assert resume(agent, pause, {"decisions": [{"type": "approve"}]}).text == "done"
+    assert ACTS == ["x"]
+
+
+def test_a_grant_ends_if_the_tool_changes() -> None:
+    other = act.model_copy(update={"description": "Acts on everything."})
+    granted = [rule_of(act).grant("clean")]
+    agent = graph(calls("act", what="x"), "done", tools=[other], checkpointer=InMemorySaver())
+    events = list(
+        stream_events(agent, {"messages": [("user", "x")], "allowed_tools": granted}, config=CONFIG)
+    )
+    assert isinstance(events[-1], Approval) and ACTS == []
+
+
+def test_a_plain_function_and_an_asynchronous_tool_are_tools() -> None:
+    """T17: in a synchronous run as well."""
+
+    def double(number: int) -> int:
+        """Return twice the number."""
+        return 2 * number
+
+    @tool
+    async def later(what: str) -> str:
+        """Says it later."""
+        return f"later {what}"
+
+    later.metadata = {"kind": "read", "reaches": "machine"}
+    answers = (calls("double", "c1", number=4), calls("later", "c2", what="x"), "done")
+    agent = build_graph(scripted(*answers), tools=[double, later], approve="never-ask")
+    events = list(stream_events(agent, "go"))
+    assert [event.text for event in events if isinstance(event, ToolResult)] == ["8", "later x"]

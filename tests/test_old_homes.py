@@ -332,7 +332,7 @@ def test_only_classes_that_are_listed_or_given_are_built(tmp_path: Path) -> None
 def test_a_killed_turn_goes_on_and_a_waiting_one_is_asked_about(run: Run, threads: Threads) -> None:
     for title, answer in (
         (KILLED, f"answer to {KILLED} (1 lines)"),
-        (WAITING, "the tool said: Not done, it needs approval."),
+        (WAITING, "was not called: it needs a person's approval."),
     ):
         done = run("ask", "And then?", "--thread", threads.find(title).id, "--no-docs", "--approve", "deny")
         assert done.code == 0 and "was not finished; it goes on first" in done.err
@@ -436,12 +436,10 @@ def test_a_turn_that_ended_with_a_tool_s_result_is_not_stranded() -> None:
         """Add two numbers."""
         return str(a + b)
 
-    add.metadata = {"kind": "read"}
+    add.metadata = {"kind": "read", "reaches": "machine"}
     with open_threads(None) as threads:
         thread = threads.new("sum")
-        graph = build_graph(
-            scripted(calls("add", a=2, b=3)), tools=[add], checkpointer=threads.saver, sandboxed=True
-        )
+        graph = build_graph(scripted(calls("add", a=2, b=3)), tools=[add], checkpointer=threads.saver)
         list(stream_events(graph, "2 + 3?", config=config_of(thread)))
         state = graph.get_state(config_of(thread))
         assert state.values["messages"][-1].text == "5" and not is_unfinished(state)

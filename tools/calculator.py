@@ -96,6 +96,7 @@ def calculator_tool(*, name: str = "calculator") -> BaseTool:
         description=DESCRIPTION,
         args_schema=CalculatorInput,
         handle_tool_error=error_text,
+        metadata={"kind": "read", "reaches": "nothing"},
     )
 
 

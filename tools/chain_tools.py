@@ -21,6 +21,7 @@ from chains.rag import Answer, Citation
 from chains.summarize import Summary
 from sandbox import printable
 from tools.errors import error_text, reported_to_model, require_part
+from tools.run_python import sandbox_reach
 
 Result = TypeVar("Result")
 ClassifierFactory = Callable[[Sequence[str]], Runnable[str, Classification]]
@@ -34,6 +35,7 @@ def chain_tool(
     name: str,
     description: str,
     arguments: type[BaseModel],
+    metadata: dict[str, str],
 ) -> BaseTool:
     """Return a tool that runs a chain, synchronously or not; its artifact is the chain's whole result.
 
@@ -43,6 +45,7 @@ def chain_tool(
         name: Name of the tool.
         description: When to use the tool, in words for the model.
         arguments: The arguments of a call.
+        metadata: What a call does (`kind`) and how far it can carry data (`reaches`); an agent asks by it.
     """
 
     def call(config: RunnableConfig, **given: Any) -> tuple[str, Result]:
@@ -65,6 +68,7 @@ def chain_tool(
         args_schema=arguments,
         response_format="content_and_artifact",
         handle_tool_error=error_text,
+        metadata=metadata,
     )
 
 
@@ -98,6 +102,7 @@ def search_docs_tool(chain: Runnable[Any, Answer], *, name: str = "search_docs")
             "user's files may hold."
         ),
         arguments=SearchDocsInput,
+        metadata={"kind": "read", "reaches": "machine"},
     )
 
 
@@ -145,6 +150,7 @@ def summarize_tool(chain: Runnable[Any, Summary], *, name: str = "summarize") ->
             "Use it when the user hands over a text and wants it shorter."
         ),
         arguments=SummarizeInput,
+        metadata={"kind": "read", "reaches": "nothing"},
     )
 
 
@@ -183,6 +189,7 @@ def classify_tool(make_chain: ClassifierFactory, *, name: str = "classify") -> B
             "Returns the label and how probable it is."
         ),
         arguments=ClassifyInput,
+        metadata={"kind": "read", "reaches": "nothing"},
     )
 
 
@@ -221,6 +228,7 @@ def write_code_tool(chain: Runnable[Any, CodeResult], *, name: str = "write_code
         SandboxUnavailable: (when called) no sandbox works on this machine; nothing is run.
     """
     require_part(chain, "invoke", "a chain made by code_chain(llm, Sandbox().run)")
+    reaches = sandbox_reach()
     return chain_tool(
         lambda request, examples=(): (chain, {"request": request, "examples": list(examples)}),
         code_text,
@@ -231,6 +239,7 @@ def write_code_tool(chain: Runnable[Any, CodeResult], *, name: str = "write_code
             "states any."
         ),
         arguments=WriteCodeInput,
+        metadata={"kind": "read" if reaches == "nothing" else "run", "reaches": reaches, "result": "own"},
     )
 
 

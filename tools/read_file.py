@@ -63,6 +63,7 @@ def read_file_tool(
         description=DESCRIPTION,
         args_schema=ReadFileInput,
         handle_tool_error=error_text,
+        metadata={"kind": "read", "reaches": "machine"},
     )
 
 

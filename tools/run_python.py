@@ -68,8 +68,16 @@ def run_python_tool(sandbox: Sandbox | None = None, *, name: str = "run_python")
         args_schema=RunPythonInput,
         response_format="content_and_artifact",
         handle_tool_error=error_text,
-        metadata={"kind": "run"},
+        metadata={"kind": "run", "reaches": sandbox_reach(), "result": "own"},
     )
+
+
+def sandbox_reach() -> str:
+    """Return how far a program in the sandbox can carry data, for a tool's metadata.
+
+    It is "nothing" if the first tier holds on this machine: no network, and none of the user's files.
+    """
+    return "nothing" if Sandbox.tier().number == 1 else "machine"
 
 
 def unfenced(code: str) -> str:

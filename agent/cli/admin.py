@@ -139,7 +139,7 @@ def mcp(args: Args) -> int:
             return _list_tools(parts.mcp.tools())
         from agent.mcp import server as mcp_server
 
-        tools = mcp_server.served(parts.own_tools, allow=args.allow, sandboxed=parts.sandboxed)
+        tools = mcp_server.served(parts.own_tools, allow=args.allow)
         console.note(f"serving {', '.join(tool.name for tool in tools)}")
         server = mcp_server.build_server(tools)
         if args.http:

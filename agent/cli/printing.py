@@ -51,7 +51,7 @@ class TextPrinter:
         elif isinstance(event, Delta):
             self._write(event.text)
         elif isinstance(event, Notice):
-            if event.kind == "status" or self._tool_debug:
+            if event.kind in ("status", "denied") or self._tool_debug:
                 self._break_line()
                 console.note(_notice(event))
         elif isinstance(event, ToolCall | ToolResult):
@@ -115,7 +115,7 @@ class CodePrinter:
         if isinstance(event, Final):
             block = re.search(r"```[^\n`]*\n(.*?)(?:```|\Z)", event.text, re.DOTALL)
             console.line((block.group(1) if block else event.text).rstrip("\n"))
-        elif isinstance(event, Notice) and event.kind == "status":
+        elif isinstance(event, Notice) and event.kind in ("status", "denied"):
             console.note(_notice(event))
 
 
@@ -133,6 +133,8 @@ class JsonPrinter:
 
 def _notice(event: Notice) -> str:
     """Return the text of a notice; a status comes from a library and may name arguments and calls."""
+    if event.kind == "denied":
+        return f"not done, and nobody can be asked here (use a terminal, or --approve ask):\n{event.text}"
     return console.as_typed(event.text) if event.kind == "status" else event.text
 
 
@@ -165,7 +167,7 @@ def report_run(parts: Parts, trace: Trace, args: Args) -> None:
 
 def _report_model(parts: Parts) -> None:
     """Print which model was loaded, where, and how long that took; loads none to say so."""
-    runtime = parts.model.loaded_runtime()
+    runtime = parts.local_model.loaded_runtime()
     if runtime is None:
         console.say("model not loaded: the answer needed none")
         return
@@ -187,7 +189,7 @@ def _report_work(trace: Trace, parts: Parts) -> None:
     models = [step for step in trace.steps if step.kind == "model"]
     tokens, seconds = sum(s.output_tokens for s in models), sum(s.seconds or 0 for s in models)
     speed = f"{tokens / seconds:.1f} tokens/s" if seconds else "no tokens"
-    runtime = parts.model.loaded_runtime()
+    runtime = parts.local_model.loaded_runtime()
     ceiling = getattr(runtime.engine.decoder, "ceiling", None) if runtime else None
     if ceiling and seconds:
         speed += f", {tokens / seconds / ceiling:.0%} of what the memory's bandwidth allows one sequence"

@@ -195,7 +195,7 @@ class Repl:
     def _model(self, name: str) -> None:
         if name:
             self._change(model=name)
-        runtime = self._parts.model.loaded_runtime()
+        runtime = self._parts.local_model.loaded_runtime()
         loaded = f" ({runtime.loaded.name} on {runtime.loaded.device})" if runtime is not None else ""
         console.say(f"model {self._parts.settings.model}{loaded}")
 

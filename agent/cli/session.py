@@ -254,30 +254,32 @@ def answers(pauses: list[Approval]) -> Any:
 
     from agent.turn.bounds import clock_started
 
-    decisions: dict[str, Any] = {}
-    always: list[str] = []
-    for pause in pauses:
-        for request in pause.requests:
-            decisions[pause.id] = _ask(request, always)
-    allowed = {"allowed_tools": always} if always else {}
-    return Command(resume=decisions, update=clock_started() | allowed)
+    decisions = {pause.id: _ask(request) for pause in pauses for request in pause.requests}
+    return Command(resume=decisions, update=clock_started())
 
 
-def _ask(request: dict[str, Any], always: list[str]) -> dict[str, Any]:
+_ALWAYS = {
+    "clean": "[a]lways in this thread while no other text is in it",
+    "untrusted": "[a]lways in this thread, also with text from documents, files and tools",
+}
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
     """Show what will happen and return the decision: yes, no, edit, or always in this thread."""
     console.say(request["description"])
+    always = request.get("always")
+    choices = ["[y]es", "[n]o", "[e]dit", *([_ALWAYS[always]] if always else [])]
     while True:
         try:
-            reply = _input("allow? [y]es, [n]o, [e]dit, [a]lways in this thread: ").strip().lower()
+            reply = _input(f"allow? {', '.join(choices)}: ").strip().lower()
         except EOFError:
             reply = "n"
         if reply in ("y", "yes"):
             return {"type": "approve"}
         if reply in ("n", "no", ""):
             return {"type": "reject", "message": REJECTED}
-        if reply in ("a", "always"):
-            always.append(request["name"])
-            return {"type": "approve"}
+        if reply in ("a", "always") and always:
+            return {"type": "approve", "always": always}
         if reply in ("e", "edit") and (args := _edited(request["args"])) is not None:
             return {"type": "edit", "edited_action": {"name": request["name"], "args": args}}
 

@@ -8,6 +8,7 @@ ours. Whatever a server answers is untrusted text.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import threading
@@ -29,7 +30,10 @@ _GONE = frozenset({"BrokenResourceError", "ClosedResourceError", "EndOfStream"})
 """What anyio's streams raise if the other end has gone."""
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_DESCRIPTION = 1000
-"""The model reads a description before any approval, so it is cut at a length that is enough for one."""
+"""The model reads a description before any approval, so each is cut at a length that is enough for one: that
+of the tool and those of its parameters."""
+_MAX_SCHEMA = 16_000
+"""Characters of a tool's parameters as JSON. Names and choices cannot be cut, so a longer one is left out."""
 
 
 class McpServers:
@@ -68,7 +72,16 @@ class McpServers:
             async with asyncio.timeout(server.timeout_s):
                 return await load_mcp_tools(None, connection=_connection(name, server), server_name=name)
 
-        return [self._wrapped(name, server, tool) for tool in self._run(name, server, load())]
+        found = []
+        for tool in self._run(name, server, load()):
+            if len(json.dumps(_bounded(tool.args_schema))) > _MAX_SCHEMA:
+                self._notify(
+                    f"left out: expected at most {_MAX_SCHEMA:,} characters for the parameters of the tool "
+                    f"{tool.name[:64]!r} of the MCP server {name!r}, found more"
+                )
+            else:
+                found.append(self._wrapped(name, server, tool))
+        return found
 
     def close(self) -> None:
         """End the thread that talks to the servers."""
@@ -101,11 +114,16 @@ class McpServers:
         return StructuredTool(
             name=_NAME.sub("_", f"{name}_{tool.name}")[:64],
             description=(tool.description or "")[:_MAX_DESCRIPTION],
-            args_schema=cast("dict[str, Any]", tool.args_schema),
+            args_schema=_bounded(cast("dict[str, Any]", tool.args_schema)),
             func=call,
             coroutine=acall,
             response_format=inner.response_format,
-            metadata={"kind": kind, "mcp_server": name},
+            metadata={
+                "kind": kind,
+                "reaches": server.reaches,
+                "described_by": None if server.trusted else f"the MCP server {name}",
+                "mcp_server": name,
+            },
         )
 
     def _run(self, name: str, server: McpServer, work: Coroutine[Any, Any, Any]) -> Any:
@@ -141,6 +159,15 @@ def _connection(name: str, server: McpServer) -> Connection:
         "args": server.command[1:],
         "env": dict(server.env) or None,
     }
+
+
+def _bounded(schema: Any) -> Any:
+    """Return a JSON schema whose texts have at most `_MAX_DESCRIPTION` characters each."""
+    if isinstance(schema, dict):
+        return {key: _bounded(value) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_bounded(value) for value in schema]
+    return schema[:_MAX_DESCRIPTION] if isinstance(schema, str) else schema
 
 
 def _explain(name: str, server: McpServer, error: BaseException) -> str:

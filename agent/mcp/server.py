@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 from mcp import types
 from mcp.server.lowlevel import Server
 
-from agent.guard.policy import kind_of
+from agent.guard.policy import rule_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolMessage
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 NAME = "mistral-agent"
 
 
-def served(
-    tools: Sequence[BaseTool], *, allow: Sequence[str] = (), sandboxed: bool = False
-) -> list[BaseTool]:
+def served(tools: Sequence[BaseTool], *, allow: Sequence[str] = ()) -> list[BaseTool]:
     """Return the tools that may be served: all that read, and those that act if `allow` names them."""
-    return [tool for tool in tools if kind_of(tool, sandboxed=sandboxed) == "read" or tool.name in allow]
+    return [tool for tool in tools if rule_of(tool).kind == "read" or tool.name in allow]
 
 
 def build_server(tools: Sequence[BaseTool]) -> Server[Any, Any]:

@@ -18,6 +18,7 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
 
+from agent.guard.labels import own_words
 from agent.planner.arguments import named_file, plain_arguments, shows, wants_summary, wants_writing
 from agent.planner.router import TOOL_OF_ROUTE, RouteDecision
 from agent.storage.notes import asked_to_remember
@@ -106,7 +107,7 @@ class Planner(AgentMiddleware[TurnState, RunContext, Any]):
         question = question_of(state["messages"][-1:])
         if question is None or context.docs == "only" or context.tools == "off":
             return None
-        if "remember" in tools and asked_to_remember(question):
+        if "remember" in tools and asked_to_remember(own_words(state["messages"][-1])):
             return _announced(runtime, "remember", "remember", "the message asks for it in plain words")
         decision = self._router.route(question, available=available_routes(tools, documents=documents))
         attached = bool(attached_text(state["messages"][-1]))

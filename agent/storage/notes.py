@@ -4,6 +4,10 @@ Nothing is noted unasked. A note comes from `agent notes add`, `/remember`, a me
 tool `remember`, which asks for approval like any tool that writes. The notes are part of the system prompt of
 every later conversation.
 
+A note that was made while text from documents, files or tools was in the conversation begins with
+`[from other text]`. It may hold somebody else's orders, so later conversations are labelled as if they
+contained that text (`agent.guard.labels`).
+
     >>> asked_to_remember("Please remember that I am allergic to nuts")
     'I am allergic to nuts'
 """
@@ -13,14 +17,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agent.errors import FolderError, RequestError
 from agent.folders import private_file
 
-if TYPE_CHECKING:
-    from langchain_core.tools import BaseTool
-
+FROM_OTHERS = "[from other text] "
+"""Beginning of a note that the user may not have written alone."""
 MAX_NOTES, MAX_CHARS = 100, 500
 """All notes are part of every prompt, so a longer text belongs into a document."""
 
@@ -50,9 +52,25 @@ def read_notes(path: Path) -> list[str]:
         ) from error
 
 
-def add_note(path: Path, text: str) -> str:
-    """Keep a note on one line; raises RequestError if it is empty, too long, or one too many."""
+def from_others(notes: list[str]) -> bool:
+    """Return whether other text had a part in one of the notes."""
+    return any(note.startswith(FROM_OTHERS) for note in notes)
+
+
+def add_note(path: Path, text: str, *, own: bool = True) -> str:
+    """Keep a note on one line and return it.
+
+    Args:
+        path: The file of notes.
+        text: The note.
+        own: False if text that is not the user's was in the conversation from which the note comes.
+
+    Raises:
+        RequestError: the note is empty, too long, or one too many.
+    """
     note = " ".join(text.split())
+    if note and not own:
+        note = FROM_OTHERS + note
     notes = read_notes(path)
     if not note or len(note) > MAX_CHARS:
         raise RequestError(f"expected a note of 1 to {MAX_CHARS} characters, found {len(note)}; shorten it")
@@ -82,20 +100,6 @@ def system_with_notes(system: str | None, notes: list[str]) -> str | None:
         return system
     told = "\n".join(["What the user asked you to remember:", *(f"- {note}" for note in notes)])
     return f"{system}\n\n{told}" if system else told
-
-
-def remember_tool(path: Path) -> BaseTool:
-    """Return the tool that keeps a note. It writes, so it asks."""
-    from langchain_core.tools import StructuredTool
-
-    def remember(text: str) -> str:
-        return f"I will remember: {add_note(path, text)}"
-
-    return StructuredTool.from_function(
-        remember,
-        name="remember",
-        description="Keep a fact for later conversations. Only where the user asks to remember something.",
-    )
 
 
 def _write(path: Path, notes: list[str]) -> None:

@@ -26,6 +26,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from agent.errors import ThreadError
 from agent.folders import private_file
+from agent.guard.labels import CLEAN, both, labelled, labels_of
 from agent.turn.context import AGENT
 from agent.turn.messages import read_by_user
 
@@ -301,8 +302,15 @@ def close_turn(agent: Any, config: dict[str, Any], text: str | None) -> None:
     if text is not None or answered:
         said = text if text is not None else "(no answer: an error ended this turn)"
         calls = [c for m in turn if isinstance(m, AIMessage) for c in m.tool_calls if c["id"] not in answered]
-        change = [ToolMessage(said, name=c["name"], tool_call_id=c["id"], status="error") for c in calls]
-        change.append(AIMessage(said))
+        # What was said so far may quote anything that the turn has seen, and the documents that it asked.
+        labels = labels_of(messages) | (
+            both("your documents") if state.values.get("ask_documents") else CLEAN
+        )
+        change = [
+            labelled(ToolMessage(said, name=c["name"], tool_call_id=c["id"], status="error"), labels)
+            for c in calls
+        ]
+        change.append(labelled(AIMessage(said), labels))
     agent.update_state(config, {"messages": change}, as_node=AGENT)
     agent.update_state(config, None, as_node=END)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import queue
 import re
 import threading
@@ -23,7 +24,10 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
+from langchain_core.tools import ToolException
 
+from agent.errors import INTERNAL, exit_code
+from agent.guard.approval import REFUSED
 from agent.turn.context import RunContext, Stop
 from agent.turn.messages import since_user
 from agent.turn.state import TurnState
@@ -60,7 +64,12 @@ class TurnLimits:
         """Return which limit `turn`, the messages since the user's last one, has reached, or None."""
         steps = [message for message in turn if isinstance(message, AIMessage)]
         tokens = sum(step.usage_metadata["output_tokens"] for step in steps if step.usage_metadata)
-        errors = [m for m in turn if isinstance(m, ToolMessage) and m.status == "error"]
+        # A call that a person rejected is no failure of its tool.
+        errors = [
+            m
+            for m in turn
+            if isinstance(m, ToolMessage) and m.status == "error" and not m.additional_kwargs.get(REFUSED)
+        ]
         calls = [_signature(call) for step in steps for call in step.tool_calls]
         if len(steps) >= self.steps:
             return f"{len(steps)} steps are the limit of a turn (max_steps)"
@@ -73,6 +82,10 @@ class TurnLimits:
         if len(errors) >= _ERRORS:
             return "a tool failed twice"
         return None
+
+
+class ToolTooSlow(TimeoutError):
+    """A tool did not answer within the time that the settings give it."""
 
 
 def clock_started() -> dict[str, Any]:
@@ -176,9 +189,17 @@ class Bounds(AgentMiddleware[TurnState, RunContext, Any]):
 
 
 def describe_failure(error: Exception, request: ToolCallRequest) -> str:
-    """Return what the model is told when a tool raises; LangChain's ToolErrorMiddleware asks for it."""
+    """Return what the model is told when a tool raises; LangChain's ToolErrorMiddleware asks for it.
+
+    The message may become the answer, and the text of an unexpected error can hold a password or a path. So
+    only that of a ToolException, which is LangChain's way to speak to the model, and of this project's errors
+    is told; that of any other goes to the log `agent.turn.bounds`.
+    """
     name = request.tool_call["name"]
-    return _CONTROL.sub("", f"{name} failed: {type(error).__name__}: {error}")[:2000]
+    if isinstance(error, ToolException | ToolTooSlow) or exit_code(error) != INTERNAL:
+        return _CONTROL.sub("", f"{name} failed: {type(error).__name__}: {error}")[:2000]
+    logging.getLogger(__name__).info("the tool %s failed", name, exc_info=error)
+    return f"{name} failed: {type(error).__name__}"
 
 
 def _so_far(turn: Sequence[AnyMessage]) -> str:
@@ -206,8 +227,8 @@ def _already_answered(request: ToolCallRequest) -> ToolMessage | None:
     return ToolMessage(content=text, name=call["name"], tool_call_id=call["id"] or "", status="success")
 
 
-def _too_slow(seconds: float) -> TimeoutError:
-    return TimeoutError(f"no answer within {seconds:g} s (tool_timeout_s)")
+def _too_slow(seconds: float) -> ToolTooSlow:
+    return ToolTooSlow(f"no answer within {seconds:g} s (tool_timeout_s)")
 
 
 def _run_in_time(

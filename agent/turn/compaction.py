@@ -22,7 +22,7 @@ from langchain.agents.middleware import (
 )
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from agent.guard.taint import OWN_INPUT, UNTRUSTED, untrusted_sources
+from agent.guard.labels import OWN_INPUT, labels_of, marks
 from agent.turn.context import RunContext
 from agent.turn.state import TurnState
 
@@ -160,14 +160,12 @@ def _has_old_results(request: ModelRequest[RunContext]) -> bool:
 
 
 def _mark_summary(kept: Sequence[AnyMessage], before: Sequence[AnyMessage]) -> None:
-    """Mark the summary as not written by the user, and as untrusted as the text it summarizes."""
+    """Mark the summary as not written by the user, and give it the labels of the text that it replaces."""
     ids = {message.id for message in kept}
-    sources = untrusted_sources([message for message in before if message.id not in ids])
+    labels = labels_of([message for message in before if message.id not in ids])
     for message in kept:
         if message.additional_kwargs.get("lc_source") == "summarization":
-            message.additional_kwargs[OWN_INPUT] = ""
-            if sources:
-                message.additional_kwargs[UNTRUSTED] = f"a summary with {sources[0].origin}"
+            message.additional_kwargs |= {**marks(labels), OWN_INPUT: ""}
 
 
 def _window(model: BaseChatModel) -> int:

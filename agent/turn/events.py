@@ -48,7 +48,9 @@ class AnswerLabel:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line that is not part of the answer: progress, a limit, or the route (`kind` is "route").
+    """A line that is not part of the answer.
+
+    Its `kind` is "status" (progress or a limit), "route", or "denied" (a call that needs approval).
 
     >>> Notice("limit: a tool failed twice").kind
     'status'

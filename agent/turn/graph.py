@@ -15,7 +15,8 @@ in `tools` go on.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain.agents import create_agent
@@ -28,12 +29,14 @@ from langchain.agents.middleware import (
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import tool as tool_of_function
 from langgraph.graph import END, START
 from langgraph.runtime import Runtime
 
-from agent.guard.approval import Approve, Guard
-from agent.guard.policy import kind_of
+from agent.guard.approval import Guard
+from agent.guard.labels import CLEAN, Labels
+from agent.guard.policy import Approve, rule_of
 from agent.turn.bounds import Bounds, TurnLimits, clock_started, describe_failure
 from agent.turn.context import AGENT, COMPACT, DOCUMENTS, PLAN, RunContext
 from agent.turn.documents import Documents
@@ -49,11 +52,11 @@ Middleware = AgentMiddleware[Any, Any, Any]
 def build_graph(
     model: BaseChatModel,
     *,
-    tools: Sequence[BaseTool] = (),
+    tools: Sequence[BaseTool | Callable[..., Any]] = (),
     answerer: Runnable[Any, Any] | None = None,
     planner: Planner | None = None,
     approve: Approve | None = None,
-    sandboxed: bool = False,
+    standing: Labels = CLEAN,
     limits: TurnLimits | None = None,
     max_tool_calls: int = 16,
     system: str | None = None,
@@ -70,13 +73,14 @@ def build_graph(
 
     Args:
         model: May call the tools.
-        tools: A tool's metadata says what it may do (`agent.guard.policy`).
+        tools: LangChain tools, or plain functions with docstrings. A tool's metadata says what it may do
+            (`agent.guard.policy`); without it every call needs approval.
         answerer: A `rag_chain` over the documents; without it there are no documents.
         planner: Routes each turn, and calls the tools of a model that is too small to. Without it the model
             decides everything itself.
         approve: What happens to calls that need approval. By default they are asked about if a checkpointer
             holds the run, else refused.
-        sandboxed: The sandbox's first tier works here, so the checks that `write_code` runs need no approval.
+        standing: Labels of what the model reads in every turn, such as the notes in the system prompt.
         limits: What one turn may use.
         max_tool_calls: Tool calls in one turn.
         system: The system prompt.
@@ -84,30 +88,39 @@ def build_graph(
         middleware: More middleware, outside this project's own.
         checkpointer: LangGraph's; keeps threads and waiting approvals.
     """
-    offered = planner.prepared(tools) if planner is not None else list(tools)
+    given = [as_tool(tool) for tool in tools]
+    offered = planner.prepared(given) if planner is not None else given
+    setting: Approve = approve or ("ask" if checkpointer is not None else "deny")
     agent = create_agent(
         model,
         offered,
         system_prompt=system,
         middleware=[
             *middleware,
-            *_around_tools(offered, approve or ("ask" if checkpointer is not None else "deny"), sandboxed),
+            *_around_tools(offered, setting, standing),
             Bounds(limits or TurnLimits()),
             *([compaction] if compaction is not None else []),
             *([planner] if planner is not None and planner.calls_tools else []),
-            *_at_tools(offered, max_tool_calls, sandboxed),
+            *_at_tools(offered, max_tool_calls),
         ],
         state_schema=TurnState,
         context_schema=RunContext,
     )
     documents = Documents(answerer) if answerer is not None else None
-    names = frozenset(tool.name for tool in tools)
+    names = frozenset(tool.name for tool in given)
 
     def plan(state: TurnState, runtime: Runtime[RunContext]) -> dict[str, Any]:
         found = documents is not None
         route = planner.route(state, runtime, tools=names, documents=found) if planner is not None else None
         asked = documents is not None and documents.wanted(state["messages"], route, runtime.context)
-        return {**clock_started(), "route": route, "documents": None, "ask_documents": asked}
+        chosen = (runtime.context.approve if runtime.context is not None else None) or setting
+        return {
+            **clock_started(),
+            "approve": chosen,
+            "route": route,
+            "documents": None,
+            "ask_documents": asked,
+        }
 
     # The edges read the state alone, so that a thread can be changed from outside a run (`update_state`).
     def after_plan(state: TurnState) -> str:
@@ -141,20 +154,43 @@ def build_graph(
     return graph.compile(checkpointer=checkpointer, name="agent").with_config(agent.config)
 
 
-def _around_tools(tools: Sequence[BaseTool], approve: Approve, sandboxed: bool) -> list[Middleware]:
+def as_tool(given: BaseTool | Callable[..., Any]) -> BaseTool:
+    """Return a tool made of a function, or the tool with a synchronous form if it has none.
+
+    >>> def double(number: int) -> int:
+    ...     "Return twice the number."
+    ...     return 2 * number
+    >>> as_tool(double).name
+    'double'
+    """
+    found = given if isinstance(given, BaseTool) else tool_of_function(given)
+    if not isinstance(found, StructuredTool) or found.func is not None or found.coroutine is None:
+        return found
+    work = found.coroutine
+
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await work(*args, **kwargs)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(awaited(*args, **kwargs))  # Each call of a tool has a thread of its own.
+
+    return found.model_copy(update={"func": call})
+
+
+def _around_tools(tools: Sequence[BaseTool], approve: Approve, standing: Labels) -> list[Middleware]:
     """Return what stands outside the clock of a tool call: the approval, and the words for a failure."""
     if not tools:
         return []
-    guard = Guard(tools, approve=approve, sandboxed=sandboxed, agent_node=AGENT)
+    guard = Guard(tools, approve=approve, agent_node=AGENT, standing=standing)
     return [guard, ToolErrorMiddleware(describe_failure)]
 
 
-def _at_tools(tools: Sequence[BaseTool], max_tool_calls: int, sandboxed: bool) -> list[Middleware]:
+def _at_tools(tools: Sequence[BaseTool], max_tool_calls: int) -> list[Middleware]:
     """Return LangChain's count of calls, and a second try for tools that read over a broken connection."""
     if not tools:
         return []
     counted: list[Middleware] = [ToolCallLimitMiddleware(run_limit=max_tool_calls)]
-    readers: list[BaseTool | str] = [t for t in tools if kind_of(t, sandboxed=sandboxed) == "read"]
+    readers: list[BaseTool | str] = [t for t in tools if rule_of(t).kind == "read"]
     if not readers:
         return counted
     retry = ToolRetryMiddleware(

@@ -1,7 +1,7 @@
 """How the messages of a turn and of a thread are read.
 
 A message of the user may carry text that is not theirs (a pipe, `ask -f`). It then holds that text first and
-the user's words last, and `additional_kwargs` says which those are (`agent.guard.taint`). Everything that
+the user's words last, and `additional_kwargs` says which those are (`agent.guard.labels`). Everything that
 needs the question asks `question_of`.
 
     >>> message = user_message("What failed?", attached="error: disk full", origin="build.log")
@@ -16,22 +16,25 @@ from dataclasses import dataclass
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from agent.guard.taint import OWN_INPUT, UNTRUSTED
+from agent.guard.labels import OWN_INPUT, both, labelled, labels_of
 
 READER = "read_file"
 """The tool whose results are texts that later questions may be about."""
 
 
 def user_message(question: str, *, attached: str = "", origin: str = "") -> HumanMessage:
-    """Return the message that asks `question` about the text `attached`, which came from `origin`."""
+    """Return the message that asks `question` about the text `attached`, which came from `origin`.
+
+    If there is no question, the attached text is what the turn is about, but it is not the user's own words.
+    """
     if not attached:
         return HumanMessage(question)
-    marks = {UNTRUSTED: origin, OWN_INPUT: question}
-    return HumanMessage(f"{attached}\n\n{question}", additional_kwargs=marks)
+    text = f"{attached}\n\n{question}" if question else attached
+    return labelled(HumanMessage(text, additional_kwargs={OWN_INPUT: question}), both(origin))
 
 
 def question_of(messages: Sequence[AnyMessage]) -> str | None:
-    """Return the user's own words in their last message, None if there are none."""
+    """Return the question of the user's last message, without the text that came with it, or None."""
     asked = next((m for m in reversed(messages) if isinstance(m, HumanMessage)), None)
     if asked is None:
         return None
@@ -112,7 +115,7 @@ def text_at_hand(messages: Sequence[AnyMessage]) -> TextAtHand | None:
             return TextAtHand(text=message.text, source=source, read=True, fresh=fresh)
         if isinstance(message, HumanMessage):
             if text := attached_text(message):
-                source = str(message.additional_kwargs.get(UNTRUSTED) or "the text")
+                source = next(iter(labels_of([message]).untrusted), "the text")
                 return TextAtHand(text=text, source=source, read=False, fresh=fresh)
             fresh = False
     return None

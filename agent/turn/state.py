@@ -5,7 +5,7 @@ It is stored with each step, so its keys are read by later versions, too.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from langchain.agents.middleware import AgentState
 
@@ -28,6 +28,8 @@ class TurnState(AgentState[Any]):
     # Resuming a turn can start its clock in the same step as the killed process did, so two values may meet.
     turn_started: NotRequired[Annotated[float, _latest]]
     """Seconds since the epoch, so that the time limit survives a restart."""
+    approve: NotRequired[Literal["ask", "deny", "never-ask"]]
+    """What happens to calls that need approval, as it was set when the turn began."""
     route: NotRequired[TurnRoute | None]
     ask_documents: NotRequired[bool]
     documents: NotRequired[dict[str, Any] | None]
