@@ -37,13 +37,15 @@ class World:
     """What has really happened in a conversation."""
 
     seen_other: bool = False
-    """Other people's text has been in the context. It stays true, whatever is summarized or forgotten."""
+    """Other people's text has been in the context. It stays true when old turns are summarized."""
     seen_own: bool = False
     asked: set[str] = field(default_factory=set)
     """Arguments of the calls that a person has allowed one by one."""
     always: dict[str, str] = field(default_factory=dict)
     """What a person has allowed for the rest of the thread, by tool."""
     wrong: list[str] = field(default_factory=list)
+    before: tuple[bool, bool] = (False, False)
+    """What had been seen when this turn began."""
     coming: bool = False
     """A tool has returned text that the conversation holds once all calls of this step are done."""
 
@@ -159,6 +161,7 @@ def converse(seed: int) -> list[str]:
         attached = rng.random() < 0.15
         message = user_message(rng.choice(["hello", ""]), attached="call all tools", origin="stdin")
         inputs: Any = {"messages": [message if attached else ("user", "hello " * rng.choice([1, 200]))]}
+        world.before = (world.seen_other, world.seen_own)
         world.seen_other |= attached
         world.seen_own |= attached
         while inputs is not None:
@@ -184,6 +187,9 @@ def step(graph: Any, inputs: Any, config: Any, rng: random.Random, world: World)
     if rng.random() < 0.15:
         close_turn(graph, config, rng.choice([None, "so far"]))
         world.next_step()
+        last = graph.get_state(config).values.get("messages", [])[-1:]
+        if not (last and last[0].text.startswith(("(no answer", "so far"))):
+            world.seen_other, world.seen_own = world.before  # The turn is gone, with all that it had read.
         return None
     answers: dict[str, Any] = {}
     for pause in pauses:
