@@ -95,7 +95,7 @@ def ask(args: Args) -> int:
     from agent import errors
 
     with parts_from(args, search_filter=filter_from(args)) as parts:
-        context = context_for(parts, args, piped=bool(request.piped))
+        context = context_for(parts, args, piped=bool(request.question and request.piped))
         from agent.cli.printing import printer_for, report_passages, report_run
         from agent.cli.session import Session
         from agent.trace import Trace
@@ -105,7 +105,7 @@ def ask(args: Args) -> int:
             if args.continued or args.thread:
                 session.continue_last(args.thread)
             if args.show_context:
-                report_passages(parts, request.question)
+                report_passages(parts, request.text)
             answer = session.turn([request.message], printer_for(args))
         report_run(parts, trace, args)
     grounded = answer is not None and answer.grounded

@@ -26,11 +26,19 @@ MAX_BYTES = 10 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question, and the text from files or standard input that it is about."""
+    """A question, and the text from files or standard input that it is about.
+
+    Without a question the text is what the turn is about, but it is not the user's own words.
+    """
 
     question: str
     piped: str = ""
     origin: str = "standard input"
+
+    @property
+    def text(self) -> str:
+        """What is asked: the question, or without one the text."""
+        return self.question or self.piped
 
     @property
     def message(self) -> HumanMessage:
@@ -51,9 +59,7 @@ def read_question(args: Args) -> Question:
         raise RequestError('expected a question, found an empty one; for example: agent ask "what is NF4?"')
     if args.docs_only and args.no_docs:
         raise RequestError("expected --docs-only or --no-docs, found both; drop one of them")
-    if not question:
-        return Question(question=piped.strip())
-    return Question(question=question, piped=piped, origin=origin or "standard input")
+    return Question(question=question, piped=piped if question else piped.strip(), origin=origin)
 
 
 def _templated(question: str, args: Args) -> str:
