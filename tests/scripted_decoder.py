@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llms.decoders.base import SlotChecks, StepResult
-from llms.decoders.cuda.pages import Pages
+from llms.decoders.pages import Pages
 from llms.decoders.sampling import Sampling, sample
 from llms.errors import NotEnoughMemory
 

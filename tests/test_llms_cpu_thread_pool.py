@@ -53,7 +53,7 @@ decoder = CpuDecoder(weights_of(model), max_slots=2)
 decoder.prefill(1, [1, 2, 3])
 ids = [(7 * i) % 250 for i in range(1000)]
 decoder.step([0], [ids[:1]])
-decoder._store.reserve(2, 1001)
+decoder._store.reserve(0, 1000)
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**20, -1))
 try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llms.decoders.cuda.columns import encode, lay_out, pieces
 from llms.decoders.cuda.graphs import FIELDS, tiles_of_columns
-from llms.decoders.cuda.pages import Pages
+from llms.decoders.pages import Pages
 from llms.decoders.sampling import Sampling, sample, uniform
 from llms.errors import NotEnoughMemory
 
@@ -28,12 +28,14 @@ class Store:
         self.pages, self.memory = pages, [[0] * SIZE for _ in range(count)]
 
     def append(self, slot: int, tokens: list[int]) -> None:
-        for old, new in self.pages.grow(slot, len(tokens)):
-            self.memory[new] = list(self.memory[old])
+        self.pages.grow(slot, len(tokens), self.copy)
         for token in tokens:
             at = self.pages.lengths[slot]
             self.memory[self.pages.tables[slot][at // SIZE]][at % SIZE] = token
             self.pages.lengths[slot] += 1
+
+    def copy(self, old: int, new: int, count: int) -> None:
+        self.memory[new][:count] = self.memory[old][:count]
 
     def read(self, slot: int) -> list[int]:
         table = self.pages.tables[slot]

@@ -5,12 +5,16 @@ scheduling; these belong to the `Engine`. Every implementation inherits one suit
 
 A slot is the KV cache of one sequence. Slots are numbered from 0 to max_slots - 1, and a slot that was never
 used is empty. A decoder is not thread-safe: the engine calls it from one thread at a time.
+
+A call that fails changes nothing, whatever it raises: after `prefill` and `step` every slot holds the tokens
+that it held before. The one exception is `fork`, whose target is then empty.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,8 +32,7 @@ class StepResult:
         logits: fp32 [n, V] on the decoder's device: row i follows the last token given to slots[i]. With
             `all_logits`, a list of n tensors, fp32 [k_i, V]: row j follows the j-th token given.
         tokens: int64 [n] on the decoder's device: the sampled next token of each slot, which is not yet in
-            its
-            cache. None unless `sampling` was given.
+            its cache. None unless `sampling` was given.
         drawn: With `all_logits`, a list of n tensors, int64 [k_i]: the token sampled after each token given.
     """
 
@@ -47,7 +50,8 @@ class Decoder(Protocol):
         window: Longest sequence that a slot can hold, in tokens.
         max_slots: Number of slots.
         device: The device of logits and sampled tokens.
-        bytes_per_token: Size of one token's keys and values over all layers, in bytes.
+        bytes_per_token: Size of one token's keys and values over all layers, in bytes. A slot holds whole
+            pages of tokens, so `bytes_held` is what counts.
 
     An implementation may define more. The engine reads these with a default:
         runs_ahead (False): A step returns before it has run, so that the next one can be launched meanwhile.
@@ -103,8 +107,7 @@ class Decoder(Protocol):
             all_logits: Return the logits after every token given, not only after the last one, and the tokens
                 sampled there as `drawn`.
             given: int64 [m], one token for each of the first m slots. `tokens` then has the n - m lists of
-                the
-                other slots.
+                the other slots.
 
         Raises:
             ValueError: A slot is repeated, a list is empty, the numbers of slots and lists differ, or a token
@@ -133,7 +136,15 @@ class Decoder(Protocol):
         ...
 
     def free(self, slot: int) -> None:
-        """Empty a slot. Its memory may be released."""
+        """Empty a slot. Its pages are free for other slots."""
+        ...
+
+    def bytes_held(self, slots: Iterable[int]) -> int:
+        """Return the size of the KV cache of these slots in bytes. Pages that they share count once."""
+        ...
+
+    def trim(self) -> None:
+        """Give memory that no slot holds back to the system, as far as the decoder can."""
         ...
 
     def describe(self) -> str:
@@ -147,10 +158,33 @@ class SlotChecks:
     max_slots: int
     window: int
     vocab_size: int
+    bytes_per_token: int
 
     @abstractmethod
     def length(self, slot: int) -> int:
         """Return the number of tokens in a slot's cache."""
+
+    @abstractmethod
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep only the first `length` tokens of a slot."""
+
+    def bytes_held(self, slots: Iterable[int]) -> int:
+        """Return the size of the KV cache of these slots in bytes: that of their tokens, without pages."""
+        return sum(self.length(slot) for slot in slots) * self.bytes_per_token
+
+    def trim(self) -> None:
+        """Do nothing: a decoder that keeps free memory overrides this."""
+
+    @contextmanager
+    def _restoring(self, slots: Sequence[int]) -> Iterator[None]:
+        """Truncate the slots to the length that they have now if the work inside raises."""
+        before = [(slot, self.length(slot)) for slot in slots]
+        try:
+            yield
+        except BaseException:
+            for slot, length in before:
+                self.truncate(slot, length)
+            raise
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.max_slots:

@@ -1,18 +1,29 @@
-"""The KV storage of the decoders that keep one row per slot.
+"""The KV cache of the decoders that run on the host's kernels or on transformers: pages of `PAGE` tokens.
 
-Rows are allocated ahead, written in place at each row's own position, and read as views. A row needs no
-padding, and nothing is concatenated.
+Every page is an allocation of its own. A slot grows by whole pages, so growth copies nothing and touches no
+other slot, and a page that no slot holds goes back to the system.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llms.decoders.base import SlotChecks
+from llms.decoders.pages import Pages
+
+PAGE = 32
+"""Tokens per page, a multiple of the 16 keys that a kernel scores at a time. A slot leaves half a page unused
+on average, and a fork that goes on copies up to one page: 0.7 MB of the embedded model."""
+
+SPARE_BYTES = 16 * 2**20
+"""Bytes of free pages that are kept on the CPU for the next slot. A new page of the embedded model costs 180
+page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,146 +32,124 @@ class KVShape:
 
     layers: int
     heads: int
-    key_dim: int
-    value_dim: int
+    dim: int
     dtype: torch.dtype
     device: torch.device
 
     @property
     def bytes_per_token(self) -> int:
         """The size of one token's keys and values over all layers, in bytes."""
-        return self.layers * self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+        return 2 * self.layers * self.heads * self.dim * self.dtype.itemsize
 
-
-@dataclass(frozen=True, slots=True)
-class PassLayout:
-    """The rows and positions that one forward pass reads and writes.
-
-    Attributes:
-        start: First row of the contiguous range that is read.
-        count: Number of rows n.
-        total: Length of the longest row after the pass.
-        first: Position of the first new token if there is one row.
-        rows: int64 [t], the row of each of the t new tokens; None if there is one row.
-        places: int64 [t], the position of each new token in its row.
-        sources: Batch index and query index of each new token, int64 [t] each.
-    """
-
-    start: int
-    count: int
-    total: int
-    first: int = 0
-    rows: Tensor | None = None
-    places: Tensor | None = None
-    sources: tuple[Tensor, Tensor] | None = None
+    @property
+    def page_bytes(self) -> int:
+        """The size of a page, in bytes."""
+        return PAGE * self.bytes_per_token
 
 
 class SlotStore:
-    """Keys and values [layers, rows, heads, capacity, dim], which grow by doubling.
-
-    Unwritten places are zero. This matters because a masked value still enters the sum with weight 0, and
-    0 x NaN is NaN. Zeroed pages of a CPU tensor take no memory before they are written.
+    """The pages of every slot, and their tokens.
 
     Args:
         shape: Sizes of keys and values.
-        window: Maximum length of a row, in tokens.
+        slots: Number of slots.
+
+    Attributes:
+        pages: The page tables.
+        tokens: The tokens of each slot.
     """
 
-    def __init__(self, shape: KVShape, window: int) -> None:
+    def __init__(self, shape: KVShape, slots: int) -> None:
         self.shape = shape
-        self.window = window
-        self.rows: dict[int, int] = {}
-        self.lengths: dict[int, int] = {}
-        self.tokens: dict[int, list[int]] = {}
-        none = torch.zeros(shape.layers, 0, shape.heads, 0, 1, dtype=shape.dtype, device=shape.device)
-        self.keys = none.expand(-1, -1, -1, -1, shape.key_dim)
-        self.values = none.expand(-1, -1, -1, -1, shape.value_dim)
+        self.pages = Pages(None, PAGE, slots, make=self._make, drop=self._drop)
+        self.tokens: list[list[int]] = [[] for _ in range(slots)]
+        self._memory: dict[int, Tensor] = {}
+        self._spare: list[Tensor] = []
+        self._addresses = [array("q") for _ in range(slots)]
 
-    def row(self, slot: int) -> int:
-        """Return the row of a slot. A slot without one is given the lowest free row."""
-        if slot not in self.rows:
-            used = set(self.rows.values())
-            self.rows[slot] = next(i for i in range(len(used) + 1) if i not in used)
-            self.lengths[slot], self.tokens[slot] = 0, []
-        return self.rows[slot]
+    @property
+    def lengths(self) -> list[int]:
+        """The number of tokens of each slot."""
+        return self.pages.lengths
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Grow the storage to at least `rows` rows of `capacity` tokens."""
-        have_rows, have = self.keys.shape[1], self.keys.shape[3]
-        if rows <= have_rows and capacity <= have:
-            return
-        new_rows = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
-        new = have if capacity <= have else min(max(capacity, 2 * have, 256), self.window)
-        live = max(self.lengths.values(), default=0)
-        for name in ("keys", "values"):
-            old: Tensor = getattr(self, name)
-            grown = old.new_zeros(old.shape[0], new_rows, old.shape[2], new, old.shape[4])
-            grown[:, :have_rows, :, :live] = old[:, :, :, :live]
-            setattr(self, name, grown)
+    @property
+    def allocated(self) -> int:
+        """The size of all pages, spare ones included, in bytes."""
+        return (len(self._memory) + len(self._spare)) * self.shape.page_bytes
 
-    def gather(self, slots: Sequence[int]) -> int:
-        """Move the rows of these slots into one contiguous range, in any order, and return its first row.
+    def tensors(self, slot: int) -> list[Tensor]:
+        """Return the pages of a slot, each [layers, 2, heads, PAGE, dim]: keys and values of every layer."""
+        return [self._memory[page] for page in self.pages.tables[slot]]
 
-        The range that already has most of them is chosen, so a batch that lost one member moves one row.
+    def addresses(self, slot: int) -> int:
+        """Return the address of a slot's page table, which holds the address of each page as int64.
+
+        It is valid until the slot changes.
         """
-        rows = [self.row(slot) for slot in slots]
-        wanted, n = set(rows), len(rows)
-        high = max(rows)
-        start = max(
-            range(max(high - n + 1, 0) + 1), key=lambda s: (sum(1 for row in wanted if s <= row < s + n), -s)
-        )
-        holes = [row for row in range(start, start + n) if row not in wanted]
-        movers = [slot for slot in slots if not start <= self.rows[slot] < start + n]
-        owner = {row: slot for slot, row in self.rows.items()}
-        for slot, hole in zip(movers, holes, strict=True):
-            self._swap(slot, owner.get(hole), hole)
-        return start
+        return self._addresses[slot].buffer_info()[0]
 
-    def _swap(self, slot: int, other: int | None, row: int) -> None:
-        """Move a slot to `row`, and the slot that was there to the old row."""
-        self.reserve(row + 1, 0)
-        old, length = self.rows[slot], self.lengths[slot]
-        if other is not None:
-            length = max(length, self.lengths[other])
-        for store in (self.keys, self.values):
-            if other is None:
-                store[:, row, :, :length] = store[:, old, :, :length]
-            else:
-                store[:, [row, old], :, :length] = store[:, [old, row], :, :length]
-        self.rows[slot] = row
-        if other is not None:
-            self.rows[other] = old
+    def reserve(self, slot: int, tokens: int) -> None:
+        """Make room for tokens after the slot's last one.
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Replace a slot by a copy of the first `length` tokens of another one."""
-        a, b = self.row(source), self.row(target)
-        self.reserve(b + 1, length)
-        for store in (self.keys, self.values):
-            store[:, b, :, :length] = store[:, a, :, :length]
-        self.lengths[target], self.tokens[target] = length, self.tokens[source][:length]
+        Raises:
+            MemoryError: There was none; nothing has changed.
+        """
+        if self.pages.grow(slot, tokens, self._copy):
+            self._renew(slot)
 
     def append(self, slot: int, tokens: Sequence[int]) -> None:
         """Record tokens whose keys and values a pass has written to the slot."""
-        self.lengths[slot] += len(tokens)
         self.tokens[slot] += tokens
+        self.pages.lengths[slot] += len(tokens)
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        """Replace a slot by the first `length` tokens of another one; they share pages."""
+        self.pages.fork(source, target, length)
+        self.tokens[target] = self.tokens[source][:length]
+        self._renew(target)
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a slot that is in use."""
-        self.lengths[slot] = length
+        """Forget all but the first `length` tokens of a slot, and the room that was reserved after them."""
+        self.pages.truncate(slot, length)
         del self.tokens[slot][length:]
+        self._renew(slot)
 
-    def free(self, slot: int) -> None:
-        """Drop a slot and zero what it wrote, since a NaN in it would reach the next reader of its row."""
-        row = self.rows.pop(slot, None)
-        length = self.lengths.pop(slot, 0)
-        self.tokens.pop(slot, None)
-        if row is not None and length:
-            self.keys[:, row, :, :length] = 0
-            self.values[:, row, :, :length] = 0
-        if not self.rows:
-            # Without any slot the memory is released.
-            self.keys = self.keys[:, :0, :, :0].clone()
-            self.values = self.values[:, :0, :, :0].clone()
+    def trim(self) -> None:
+        """Give the pages that no slot holds back to the system."""
+        self._spare.clear()
+        if self.shape.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _renew(self, slot: int) -> None:
+        self._addresses[slot] = array("q", [page.data_ptr() for page in self.tensors(slot)])
+
+    def _copy(self, old: int, new: int, count: int) -> None:
+        self._memory[new][..., :count, :] = self._memory[old][..., :count, :]
+
+    def _make(self, page: int) -> None:
+        self._memory[page] = self._spare.pop() if self._spare else self._new_page()
+
+    def _drop(self, page: int) -> None:
+        memory = self._memory.pop(page)
+        keeps = self.shape.device.type == "cpu" and (len(self._spare) + 1) * self.shape.page_bytes
+        if keeps and keeps <= SPARE_BYTES and self._memory:
+            self._spare.append(memory)
+        if not self._memory:
+            self._spare.clear()
+
+    def _new_page(self) -> Tensor:
+        s = self.shape
+        sizes = (s.layers, 2, s.heads, PAGE, s.dim)
+        if s.device.type != "cpu":
+            return torch.empty(sizes, dtype=s.dtype, device=s.device)
+        # A mapping of its own goes back to the system when it is dropped. Blocks of malloc may stay: it keeps
+        # what lies below another block, and a process that had decoded 8,000 tokens kept their memory.
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        try:
+            block = mmap.mmap(-1, s.page_bytes, **private)
+        except OSError as error:
+            raise MemoryError(f"no memory for a page of {PAGE} tokens ({s.page_bytes:,} bytes)") from error
+        return torch.frombuffer(block, dtype=s.dtype).view(sizes)
 
 
 class StoredSlots(SlotChecks):
@@ -171,29 +160,30 @@ class StoredSlots(SlotChecks):
     def length(self, slot: int) -> int:
         """Return the number of tokens in a slot's cache."""
         self._check_slot(slot)
-        return self._store.lengths.get(slot, 0)
+        return self._store.lengths[slot]
 
     def fork(self, source: int, target: int, length: int | None = None) -> None:
-        """Replace the target by a copy of the source's first `length` tokens."""
+        """Replace the target by the source's first `length` tokens; the two share pages."""
         length = self._check_length(source, self.length(source) if length is None else length)
         self._check_slot(target)
         if source == target:
             self.truncate(source, length)
-            return
-        self.free(target)
-        if length:
-            with torch.inference_mode():
-                self._store.copy(source, target, length)
+        else:
+            self._store.fork(source, target, length)
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep only the first `length` tokens of a slot."""
-        if self._check_length(slot, length) == 0:
-            self.free(slot)
-        else:
-            self._store.truncate(slot, length)
+        self._store.truncate(slot, self._check_length(slot, length))
 
-    @torch.inference_mode()
     def free(self, slot: int) -> None:
-        """Empty a slot."""
+        """Empty a slot. Its pages go back to the system, except for a few that the next slot takes."""
         self._check_slot(slot)
-        self._store.free(slot)
+        self._store.truncate(slot, 0)
+
+    def bytes_held(self, slots: Iterable[int]) -> int:
+        """Return the size of the pages that these slots hold, in bytes; what they share counts once."""
+        return self._store.pages.held(slots) * self._store.shape.page_bytes
+
+    def trim(self) -> None:
+        """Give memory that no slot holds back to the system."""
+        self._store.trim()

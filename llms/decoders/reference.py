@@ -1,4 +1,4 @@
-"""The reference decoder: forward passes of transformers over per-slot rows of KV cache.
+"""The reference decoder: forward passes of transformers over a paged KV cache.
 
 It runs every architecture whose cache consists of keys and values. State-space and encoder-decoder models are
 refused.
@@ -7,17 +7,20 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from llms.decoders.base import StepResult, rows_of
-from llms.decoders.kv_store import KVShape, PassLayout, SlotStore, StoredSlots
+from llms.decoders.kv_store import KVShape, SlotStore, StoredSlots
 from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
 from llms.threads import bound_spinning
+
+if TYPE_CHECKING:
+    from llms.decoders.reference_view import PassLayout
 
 
 class ReferenceDecoder(StoredSlots):
@@ -59,7 +62,7 @@ class ReferenceDecoder(StoredSlots):
         self.window = int(window or getattr(config, "max_position_embeddings", None) or 2048)
         shape = _kv_shape(model, config, self.device)
         self.bytes_per_token = shape.bytes_per_token
-        self._store = SlotStore(shape, self.window)
+        self._store = SlotStore(shape, max_slots)
         kinds = set(getattr(config, "layer_types", None) or ())
         self._sliding = getattr(config, "sliding_window", None) or 0
         self._kinds = kinds if len(kinds) > 1 else set()
@@ -77,8 +80,9 @@ class ReferenceDecoder(StoredSlots):
         tokens = list(tokens)
         self._check([slot], [tokens])
         logits = torch.empty(0)
-        for start in range(0, len(tokens), PREFILL_CHUNK):
-            logits = self._forward([slot], [tokens[start : start + PREFILL_CHUNK]], 1)[0][-1]
+        with self._restoring([slot]):
+            for start in range(0, len(tokens), PREFILL_CHUNK):
+                logits = self._forward([slot], [tokens[start : start + PREFILL_CHUNK]], 1)[0][-1]
         return logits
 
     @torch.inference_mode()
@@ -97,13 +101,15 @@ class ReferenceDecoder(StoredSlots):
         self._check(slots, lists)
         if sampling is not None:
             self._check_sampling(sampling, len(slots))
-        rows = self._forward(list(slots), lists, 0 if all_logits else 1)
-        if all_logits:
-            return StepResult(
-                rows, *(() if sampling is None else sample_each(rows, sampling, *self._before(slots)))
-            )
-        last = torch.stack([row[-1] for row in rows]) if len(rows) > 1 else rows[0][-1:]
-        return StepResult(last, None if sampling is None else sample(last, sampling, *self._before(slots)))
+        with self._restoring(slots):
+            rows = self._forward(list(slots), lists, 0 if all_logits else 1)
+            if all_logits:
+                return StepResult(
+                    rows, *(() if sampling is None else sample_each(rows, sampling, *self._before(slots)))
+                )
+            last = torch.stack([row[-1] for row in rows]) if len(rows) > 1 else rows[0][-1:]
+            chosen = None if sampling is None else sample(last, sampling, *self._before(slots))
+            return StepResult(last, chosen)
 
     def _before(self, slots: Sequence[int]) -> tuple[list[int], list[list[int]]]:
         """Return the number of tokens in each slot, and the tokens."""
@@ -116,56 +122,28 @@ class ReferenceDecoder(StoredSlots):
         column, so `logits_to_keep=1` works for rows of different lengths. Padding is never written to the
         cache.
         """
-        order, layout, ids, positions = self._lay_out(slots, tokens)
-        out = self._pass(ids, positions, layout, keep)
+        from llms.decoders.reference_view import PassLayout, SlotCache
+
+        store, width = self._store, max(len(row) for row in tokens)
         for slot, row in zip(slots, tokens, strict=True):
-            self._store.append(slot, row)
-        result: list[Tensor] = [torch.empty(0)] * len(slots)
-        for index, which in enumerate(order):
-            count = keep or len(tokens[which])
-            result[which] = out[index, out.shape[1] - count :].float()
-        return result
-
-    def _pass(self, ids: Tensor, positions: Tensor, layout: PassLayout, keep: int) -> Tensor:
-        """Run the model over [n, k] ids. Return logits [n, keep, V], or [n, k, V] if keep is 0."""
-        from llms.decoders.reference_view import SlotCache
-
-        logits: Tensor = self._model(
+            store.reserve(slot, len(row))
+        before, counts = [store.lengths[slot] for slot in slots], [len(row) for row in tokens]
+        layout = PassLayout([store.tensors(slot) for slot in slots], before, counts)
+        ids = torch.tensor([[row[0]] * (width - len(row)) + row for row in tokens], device=self.device)
+        ends = torch.tensor([[first + count] for first, count in zip(before, counts, strict=True)])
+        first = torch.tensor(before)[:, None]
+        positions = torch.maximum(ends - width + torch.arange(width), first).to(self.device)
+        out: Tensor = self._model(
             input_ids=ids,
             attention_mask=self._mask(positions, layout),
             position_ids=positions,
-            past_key_values=SlotCache(self._store, layout),
+            past_key_values=SlotCache(store.shape.layers, layout),
             use_cache=True,
             logits_to_keep=keep,
         ).logits
-        return logits
-
-    def _lay_out(
-        self, slots: list[int], tokens: list[list[int]]
-    ) -> tuple[list[int], PassLayout, Tensor, Tensor]:
-        """Arrange a batch. Return the request of each row, the layout, ids [n, k] and positions [n, k]."""
-        store, width = self._store, max(len(row) for row in tokens)
-        for slot in slots:
-            store.row(slot)
-        total = max(store.lengths[slot] + len(row) for slot, row in zip(slots, tokens, strict=True))
-        store.reserve(max(store.rows.values()) + 1, total)
-        start = store.gather(slots)
-        order = sorted(range(len(slots)), key=lambda i: store.rows[slots[i]])
-        if len(slots) == 1:
-            first = store.lengths[slots[0]]
-            ids = torch.tensor(tokens, device=self.device)
-            positions = torch.arange(first, total, device=self.device)[None]
-            return order, PassLayout(start, 1, total, first), ids, positions
-        id_rows, position_rows, flat = [], [], []
-        for index, which in enumerate(order):
-            row, length, pad = tokens[which], store.lengths[slots[which]], width - len(tokens[which])
-            id_rows.append([row[0]] * pad + row)
-            position_rows.append([length] * pad + list(range(length, length + len(row))))
-            flat += [(start + index, length + j, index, pad + j) for j in range(len(row))]
-        rows, places, batch, query = torch.tensor(flat, device=self.device).unbind(1)
-        layout = PassLayout(start, len(slots), total, 0, rows, places, (batch, query))
-        ids, positions = (torch.tensor(x, device=self.device) for x in (id_rows, position_rows))
-        return order, layout, ids, positions
+        for slot, row in zip(slots, tokens, strict=True):
+            store.append(slot, row)
+        return [out[i, out.shape[1] - (keep or len(row)) :].float() for i, row in enumerate(tokens)]
 
     def _mask(self, positions: Tensor, layout: PassLayout) -> Tensor | dict[str, Tensor] | None:
         """Return the attention mask in the form that transformers expects."""
@@ -182,7 +160,7 @@ class ReferenceDecoder(StoredSlots):
         Returns None if the causal path without a mask is exact, which is also faster: one row that starts at
         position 0, or one query.
         """
-        alone = layout.rows is None and (layout.first == 0 or positions.shape[1] == 1)
+        alone = len(layout.before) == 1 and (layout.before[0] == 0 or positions.shape[1] == 1)
         if alone and (not self._sliding or layout.total <= self._sliding):
             return None
         keys = torch.arange(layout.total, device=self.device)
@@ -216,8 +194,7 @@ def _kv_shape(model: Any, config: Any, device: torch.device) -> KVShape:
     return KVShape(
         layers=config.num_hidden_layers,
         heads=heads,
-        key_dim=dim,
-        value_dim=dim,
+        dim=dim,
         dtype=model.get_input_embeddings().weight.dtype,
         device=device,
     )

@@ -2,8 +2,8 @@
 
 It takes models in bf16 and reads their weights in 4, 8 or 16 bits, whichever loses nothing. It rounds less
 often than transformers does in bf16: activations keep 16 bits and every sum is in fp32 or int32. A token's
-logits have the same bits in any batch and with any number of threads. Slots are rows of the same `SlotStore`
-that the reference decoder uses.
+logits have the same bits in any batch and with any number of threads. The kernels read and write the pages of
+the same `SlotStore` that the reference decoder uses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llms.decoders.cpu.native import (
     ModelStruct,
 )
 from llms.decoders.cpu.weights import HEAD, BlockFile, pack_model
-from llms.decoders.kv_store import KVShape, SlotStore, StoredSlots
+from llms.decoders.kv_store import PAGE, KVShape, SlotStore, StoredSlots
 from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
@@ -100,13 +100,12 @@ class CpuDecoder(StoredSlots):
         shape = KVShape(
             layers=config["num_hidden_layers"],
             heads=config["num_key_value_heads"],
-            key_dim=self._kernels.head_dim,
-            value_dim=self._kernels.head_dim,
+            dim=self._kernels.head_dim,
             dtype=torch.bfloat16,
             device=self.device,
         )
         self.bytes_per_token = shape.bytes_per_token
-        self._store = SlotStore(shape, self.window)
+        self._store = SlotStore(shape, max_slots)
 
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and what it runs on."""
@@ -114,20 +113,14 @@ class CpuDecoder(StoredSlots):
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
-        """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last.
-
-        If a chunk fails, for want of memory for example, the slot is as it was before the first one.
-        """
-        tokens, before = list(tokens), self.length(slot)
+        """Append tokens in chunks of `PREFILL_CHUNK`; return fp32 [V], the logits after the last."""
+        tokens = list(tokens)
         self._check([slot], [tokens])
         chunks = [tokens[start : start + PREFILL_CHUNK] for start in range(0, len(tokens), PREFILL_CHUNK)]
-        try:
+        with self._restoring([slot]):
             for chunk in chunks[:-1]:
                 self._forward([slot], [chunk], [])
             return self._forward([slot], [chunks[-1]], [len(chunks[-1]) - 1])[0]
-        except BaseException:
-            self.truncate(slot, before)
-            raise
 
     @torch.inference_mode()
     def step(
@@ -147,15 +140,18 @@ class CpuDecoder(StoredSlots):
             self._check_sampling(sampling, len(slots))
         counts = [len(row) for row in lists]
         ends = list(accumulate(counts))
-        logits = self._forward(slots, lists, range(ends[-1]) if all_logits else [end - 1 for end in ends])
-        lengths, held = self._lengths(slots), [self._store.tokens[slot] for slot in slots]
-        if all_logits:
-            rows = list(torch.split(logits, counts))
-            return StepResult(rows, *(() if sampling is None else sample_each(rows, sampling, lengths, held)))
-        return StepResult(logits, None if sampling is None else sample(logits, sampling, lengths, held))
-
-    def _lengths(self, slots: Sequence[int]) -> list[int]:
-        return [self._store.lengths[slot] for slot in slots]
+        with self._restoring(slots):
+            logits = self._forward(slots, lists, range(ends[-1]) if all_logits else [end - 1 for end in ends])
+            rows = list(torch.split(logits, counts)) if all_logits else logits
+            if sampling is None:
+                return StepResult(rows)
+            before = (
+                [self._store.lengths[slot] for slot in slots],
+                [self._store.tokens[slot] for slot in slots],
+            )
+            if isinstance(rows, list):
+                return StepResult(rows, *sample_each(rows, sampling, *before))
+            return StepResult(rows, sample(rows, sampling, *before))
 
     def _forward(self, slots: Sequence[int], tokens: Sequence[list[int]], keep: Sequence[int]) -> Tensor:
         """Run one pass and append the tokens; return fp32 [kept, V].
@@ -166,17 +162,18 @@ class CpuDecoder(StoredSlots):
             keep: Which tokens give logits, counted over all slots.
         """
         store = self._store
-        rows = [store.row(slot) for slot in slots]
+        for slot, row in zip(slots, tokens, strict=True):
+            store.reserve(slot, len(row))
         spans = [
-            range(length, length + len(row)) for length, row in zip(self._lengths(slots), tokens, strict=True)
+            range(store.lengths[slot], store.lengths[slot] + len(row))
+            for slot, row in zip(slots, tokens, strict=True)
         ]
-        store.reserve(max(store.rows.values()) + 1, max(span.stop for span in spans))
+        tables = [[store.addresses(slot)] * len(row) for slot, row in zip(slots, tokens, strict=True)]
         logits = self._kernels(
             array("q", chain(*tokens)),
-            array("q", chain(*([row] * len(span) for row, span in zip(rows, spans, strict=True)))),
             array("q", chain(*spans)),
+            array("q", chain(*tables)),
             array("q", keep),
-            store,
         )
         for slot, row in zip(slots, tokens, strict=True):
             store.append(slot, row)
@@ -229,35 +226,26 @@ class CpuKernels:
             sin=sin.data_ptr(),
         )
 
-    def __call__(
-        self, ids: array[int], rows: array[int], positions: array[int], keep: array[int], store: SlotStore
-    ) -> Tensor:
+    def __call__(self, ids: array[int], positions: array[int], pages: array[int], keep: array[int]) -> Tensor:
         """Run one pass, which writes to the KV cache; return the logits fp32 [kept, vocabulary].
 
         Args:
             ids: The tokens.
-            rows: The row of `store` that each token belongs to.
-            positions: Its position there.
+            positions: The position of each token in its sequence.
+            pages: The address of its sequence's page table, with room for the tokens (`SlotStore.addresses`).
             keep: Indexes of the tokens that give logits.
-            store: The KV cache, with room for the tokens.
 
         Raises:
             MemoryError: There was no memory for the pass. The KV cache is as before.
         """
         logits = torch.empty(len(keep), self._padded)
-        layer_stride, row_stride, head_stride = store.keys.stride()[:3]
         batch = BatchStruct(
             count=len(ids),
             kept=len(keep),
             ids=ids.buffer_info()[0],
-            rows=rows.buffer_info()[0],
             positions=positions.buffer_info()[0],
+            pages=pages.buffer_info()[0],
             keep=keep.buffer_info()[0],
-            keys=store.keys.data_ptr(),
-            values=store.values.data_ptr(),
-            layer_stride=layer_stride,
-            row_stride=row_stride,
-            head_stride=head_stride,
             logits=logits.data_ptr(),
         )
         self._model.threads = torch.get_num_threads()
@@ -340,3 +328,6 @@ def _rotation(weights: ModelWeights, window: int) -> tuple[Tensor, Tensor]:
 def _matrix(blocks: Tensor) -> MatrixStruct:
     groups, width, size = blocks.shape
     return MatrixStruct(groups, width * BLOCK, BITS[size], blocks.data_ptr())
+
+
+assert native.PAGE == PAGE

@@ -9,7 +9,8 @@
 
 #include "matmul.h"
 
-constexpr int32_t INTERFACE = 1;
+constexpr int32_t INTERFACE = 2;
+constexpr int64_t PAGE = 32;  // tokens of a page of the KV cache
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
@@ -32,10 +33,9 @@ struct Model {
 
 struct Batch {
     int64_t count, kept;                       // tokens; how many of them give logits
-    const int64_t *ids, *rows, *positions;     // [count]: the token, its row of the KV cache, its position there
+    const int64_t *ids, *positions;            // [count]: the token, its position in its sequence
+    uint16_t* const* const* pages;             // [count]: the pages of its sequence, bf16, see `PagedCache`
     const int64_t* keep;                       // [kept]: indexes of the tokens that give logits
-    uint16_t *keys, *values;                   // bf16, those of the first layer
-    int64_t layer_stride, row_stride, head_stride;
     float* logits;                             // [kept, 16 x head.groups]
 };
 
@@ -58,6 +58,28 @@ void normalize(const Model& model, const float* x, const float* gain, const Matr
     }
 }
 
+// The keys (side 0) or values (side 1) of one head of one layer of one sequence. A page is bf16
+// [layers, 2, kv_heads, PAGE, head_dim].
+struct PagedCache {
+    uint16_t* const* pages;
+    int64_t offset, dim;
+
+    PagedCache(const Model& model, const Batch& batch, int64_t layer, int64_t i, int64_t side, int64_t kv_head)
+        : pages(batch.pages[i]), offset(((2 * layer + side) * model.kv_heads + kv_head) * PAGE * model.head_dim),
+          dim(model.head_dim) {}
+
+    uint16_t* at(int64_t position) const { return pages[position / PAGE] + offset + position % PAGE * dim; }
+
+    // Calls `run(first, count)` with the memory of each run of positions from `start` to `end` that lie in one page.
+    template <typename Run>
+    ALWAYS_INLINE void for_each_run(int64_t start, int64_t end, Run run) const {
+        for (int64_t next; start < end; start = next) {
+            next = std::min(end, (start / PAGE + 1) * PAGE);
+            run(at(start), next - start);
+        }
+    }
+};
+
 // Rotates and scales the queries of a token in place, and writes its rotated keys and its values to the KV cache.
 void rotate_and_cache(const Model& model, const Batch& batch, int64_t layer, int64_t i, float* qkv) {
     const int64_t dim = model.head_dim, half = dim / 2, rotated = model.heads + model.kv_heads;
@@ -74,39 +96,44 @@ void rotate_and_cache(const Model& model, const Batch& batch, int64_t layer, int
             for (int64_t k = 0; k < dim; ++k) x[k] *= scale;
             continue;
         }
-        const int64_t kv = (h - model.heads) % model.kv_heads;
-        const int64_t at = layer * batch.layer_stride + batch.rows[i] * batch.row_stride + kv * batch.head_stride;
-        uint16_t* to = (h < rotated ? batch.keys : batch.values) + at + batch.positions[i] * dim;
+        const int64_t kv_head = (h - model.heads) % model.kv_heads;
+        uint16_t* to = PagedCache(model, batch, layer, i, h >= rotated, kv_head).at(batch.positions[i]);
         for (int64_t k = 0; k < dim; ++k) to[k] = to_bf16(x[k]);
     }
 }
 
-// Scores `count` keys with one query of 32 W dimensions. It fills `scores` up to a multiple of 16.
+// Scores the keys from `start` to `end` with one query of 32 W dimensions. It fills `scores` up to a multiple of 16
+// after the last page.
 template <int W>
-void score(const float* query, const uint16_t* keys, int64_t count, float* scores) {
+void score(const float* query, const PagedCache& keys, int64_t start, int64_t end, float* scores) {
     Pairs q[W];
     for (int w = 0; w < W; ++w) q[w] = pair_up(query + BLOCK * w);
-    for (int64_t first = 0; first < count; first += LANES) {
-        Lanes part[LANES];
-        for (int i = 0; i < LANES; ++i) {
-            const uint16_t* key = keys + std::min(first + i, count - 1) * BLOCK * W;
-            part[i] = broadcast(0);
-            for (int w = 0; w < W; ++w) part[i] = dot(part[i], q[w], load_columns(key + BLOCK * w));
+    keys.for_each_run(start, end, [&](const uint16_t* run, int64_t count) {
+        for (int64_t first = 0; first < count; first += LANES) {
+            Lanes part[LANES];
+            for (int i = 0; i < LANES; ++i) {
+                const uint16_t* key = run + std::min(first + i, count - 1) * BLOCK * W;
+                part[i] = broadcast(0);
+                for (int w = 0; w < W; ++w) part[i] = dot(part[i], q[w], load_columns(key + BLOCK * w));
+            }
+            store(scores + first, sum_lanes(part));
         }
-        store(scores + first, sum_lanes(part));
-    }
+        scores += count;
+    });
 }
 
-// Adds up `count` values, each times its weight, and divides the sum by `total`.
+// Adds up the values from `start` to `end`, each times its weight, and divides the sum by `total`.
 template <int W>
-void average(const float* weights, const uint16_t* values, int64_t count, float total, float* out) {
+void average(const float* weights, const PagedCache& values, int64_t start, int64_t end, float total, float* out) {
     Lanes sum[2 * W];
     for (int w = 0; w < 2 * W; ++w) sum[w] = broadcast(0);
-    for (int64_t j = 0; j < count; ++j) {
-        const Lanes weight = broadcast(weights[j]);
-        for (int w = 0; w < 2 * W; ++w)
-            sum[w] = fma(weight, load_bf16(values + j * BLOCK * W + LANES * w), sum[w]);
-    }
+    values.for_each_run(start, end, [&](const uint16_t* run, int64_t count) {
+        for (int64_t j = 0; j < count; ++j) {
+            const Lanes weight = broadcast(*weights++);
+            for (int w = 0; w < 2 * W; ++w)
+                sum[w] = fma(weight, load_bf16(run + j * BLOCK * W + LANES * w), sum[w]);
+        }
+    });
     for (int w = 0; w < 2 * W; ++w) store(out + LANES * w, divide(sum[w], broadcast(total)));
 }
 
@@ -119,25 +146,24 @@ int64_t attention_start(const Model& model, int64_t position) {
 // Attention of one head of one token over the tokens up to itself. The result replaces the query; `scores` belongs to
 // the worker.
 void attend(const Model& model, const Batch& batch, int64_t layer, int64_t i, int64_t h, float* query, float* scores) {
-    const int64_t kv = h / (model.heads / model.kv_heads), dim = model.head_dim;
-    const int64_t start = attention_start(model, batch.positions[i]), count = batch.positions[i] + 1 - start;
-    const int64_t at = layer * batch.layer_stride + batch.rows[i] * batch.row_stride + kv * batch.head_stride;
-    const uint16_t *keys = batch.keys + at + start * dim, *values = batch.values + at + start * dim;
-    switch (dim / BLOCK) {
-        case 1: score<1>(query, keys, count, scores); break;
-        case 2: score<2>(query, keys, count, scores); break;
-        case 3: score<3>(query, keys, count, scores); break;
-        default: score<4>(query, keys, count, scores);
+    const int64_t kv_head = h / (model.heads / model.kv_heads);
+    const int64_t end = batch.positions[i] + 1, start = attention_start(model, batch.positions[i]), count = end - start;
+    const PagedCache keys(model, batch, layer, i, 0, kv_head), values(model, batch, layer, i, 1, kv_head);
+    switch (model.head_dim / BLOCK) {
+        case 1: score<1>(query, keys, start, end, scores); break;
+        case 2: score<2>(query, keys, start, end, scores); break;
+        case 3: score<3>(query, keys, start, end, scores); break;
+        default: score<4>(query, keys, start, end, scores);
     }
     float most = -INFINITY, total = 0;
     for (int64_t j = 0; j < count; ++j) most = scores[j] > most ? scores[j] : most;
     for (int64_t j = 0; j < count; ++j) scores[j] = fast_exp(scores[j] - most);
     for (int64_t j = 0; j < count; ++j) total += scores[j];
-    switch (dim / BLOCK) {
-        case 1: return average<1>(scores, values, count, total, query);
-        case 2: return average<2>(scores, values, count, total, query);
-        case 3: return average<3>(scores, values, count, total, query);
-        default: return average<4>(scores, values, count, total, query);
+    switch (model.head_dim / BLOCK) {
+        case 1: return average<1>(scores, values, start, end, total, query);
+        case 2: return average<2>(scores, values, start, end, total, query);
+        case 3: return average<3>(scores, values, start, end, total, query);
+        default: return average<4>(scores, values, start, end, total, query);
     }
 }
 

@@ -31,7 +31,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 
-INTERFACE = 1
+INTERFACE = 2
 """Counted up, here and in `kernels.cpp`, when one of the structures below changes."""
 
 LANES = 16
@@ -39,6 +39,9 @@ LANES = 16
 
 BLOCK = 32
 """Columns of a block; in GGUF's Q4_1 and Q8_0 they share a scale."""
+
+PAGE = 32
+"""Tokens of a page of the KV cache."""
 
 BITS = {320: 4, 544: 8, 1024: 16}
 """Bits of a weight, by the size of a block in bytes."""
@@ -117,12 +120,10 @@ class ModelStruct(ctypes.Structure):
 
 
 class BatchStruct(ctypes.Structure):
-    """`Batch` of kernels.cpp; all but counts and strides are addresses."""
+    """`Batch` of kernels.cpp; all but the counts are addresses."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("count", "kept", "ids", "rows", "positions", "keep")),
-        *((name, ctypes.c_int64) for name in ("keys", "values", "layer_stride", "row_stride", "head_stride")),
-        ("logits", ctypes.c_int64),
+        (name, ctypes.c_int64) for name in ("count", "kept", "ids", "positions", "pages", "keep", "logits")
     ]
 
 
@@ -294,22 +295,25 @@ class MadeUpLayer:
                 "sin", "H", (_bf16(sign * math.sin(angle)) for sign, angle in zip(signs, angles, strict=True))
             ),
         )
-        self._cache = [self._keep(name, "H", [0] * (2 * count * dim)) for name in ("keys", "values")]
+        self._tables = []
+        for row in range(2):
+            pages = [
+                self._keep(f"{row} {page}", "H", [0] * (2 * PAGE * dim)) for page in range(-(-count // PAGE))
+            ]
+            self._tables.append(self._keep(f"table {row}", "q", pages))
 
     def logits(self, forward: Forward, row: int, steps: Sequence[int], *, threads: int) -> list[float]:
-        """Return the logits of all tokens, `steps` of them in each pass, computed in a row of the cache."""
+        """Return the logits of all tokens, `steps` of them in each pass, with the pages of a table."""
         found: list[float] = []
         self._model.threads = threads
         for start, count in zip(accumulate(steps, initial=0), steps, strict=False):
             positions = range(start, start + count)
-            lists = ([7 * p % WORDS for p in positions], [row] * count, positions, range(count))
+            tables = [self._tables[row]] * count
+            lists = ([7 * p % WORDS for p in positions], positions, tables, range(count))
             arrays = [array("q", numbers) for numbers in lists]
-            logits, stride = array("f", [0.0] * (count * WORDS)), sum(STEPS) * self._dim
+            logits = array("f", [0.0] * (count * WORDS))
             pointers = [numbers.buffer_info()[0] for numbers in arrays]
-            forward(
-                self._model,
-                BatchStruct(count, count, *pointers, *self._cache, *[stride] * 3, logits.buffer_info()[0]),
-            )
+            forward(self._model, BatchStruct(count, count, *pointers, logits.buffer_info()[0]))
             found += logits
         return found
 

@@ -6,7 +6,7 @@ step may be passed back as a tensor whose values are still being computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from llms.decoders.base import SlotChecks, StepResult, rows_of
 from llms.decoders.cuda.columns import Staging, lay_out, pieces
 from llms.decoders.cuda.graphs import Graphs
 from llms.decoders.cuda.machine import PAGE, Machine
-from llms.decoders.cuda.pages import Pages
 from llms.decoders.cuda.prompt import Prefill
 from llms.decoders.cuda.weights import CudaWeights, extract
+from llms.decoders.pages import Pages
 from llms.decoders.sampling import Sampling
 from llms.errors import NotEnoughMemory
 from llms.models.catalog import cache_dir
@@ -87,6 +87,7 @@ class CudaDecoder(SlotChecks):
         per_slot = -(-self.window // PAGE)
         self._tables = torch.zeros(max_slots + 1, per_slot, dtype=torch.int32, device=self.device)
         self._pages = Pages(count, PAGE, max_slots)
+        self._stale: set[int] = set()  # slots whose table on the GPU is not that of `_pages`
         self.graphs = Graphs(self.machine, self.weights, self.pool, self._tables)
         self._prefill = Prefill(self.machine, self.weights, self.pool)
         self._staging = Staging(self.graphs.meta)
@@ -133,9 +134,10 @@ class CudaDecoder(SlotChecks):
         """Append tokens; return fp32 [V], the logits after the last."""
         tokens = list(tokens)
         self._check([slot], [tokens])
-        if len(tokens) <= self.machine.columns:
-            return self._pass([slot], [tokens], None)[0][-1]
-        return self._prefill.logits(self._append(slot, tokens)[-1:])[0]
+        with self._restoring([slot]):
+            if len(tokens) <= self.machine.columns:
+                return self._pass([slot], [tokens], None)[0][-1]
+            return self._prefill.logits(self._append(slot, tokens)[-1:])[0]
 
     def _append(self, slot: int, tokens: list[int], whole: bool = False) -> Tensor:
         """Append tokens chunk by chunk; return the last chunk's residual stream, or all of it if `whole`."""
@@ -167,9 +169,10 @@ class CudaDecoder(SlotChecks):
         self._check(slots, lists)
         if sampling is not None:
             self._check_sampling(sampling, len(slots))
-        if sum(map(len, lists)) <= self.machine.columns:
-            return self._result(*self._pass(slots, lists, sampling, given, all_logits), lists, all_logits)
-        return self._long_step(slots, lists, sampling, all_logits, given)
+        with self._restoring(slots):
+            if sum(map(len, lists)) <= self.machine.columns:
+                return self._result(*self._pass(slots, lists, sampling, given, all_logits), lists, all_logits)
+            return self._long_step(slots, lists, sampling, all_logits, given)
 
     def _result(
         self, logits: Tensor, sampled: Tensor | None, lists: list[list[int]], every: bool
@@ -247,8 +250,14 @@ class CudaDecoder(SlotChecks):
         length = self._check_length(source, self.length(source) if length is None else length)
         self._check_slot(target)
         self._pages.fork(source, target, length)
-        self.graphs.sampler.fork(source, target, length)
-        self._upload_table(target)
+        self._stale.add(target)
+        try:
+            self.graphs.sampler.fork(source, target, length)
+            self._upload_table(target)
+        except BaseException:
+            if source != target:
+                self.free(target)
+            raise
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -259,15 +268,20 @@ class CudaDecoder(SlotChecks):
         self._check_slot(slot)
         self._pages.truncate(slot, 0)
 
+    def bytes_held(self, slots: Iterable[int]) -> int:
+        """Return the size of the pages that these slots hold, in bytes; what they share counts once."""
+        return self._pages.held(slots) * PAGE * self.bytes_per_token
+
     def _grow(self, slots: list[int], counts: list[int]) -> None:
         self._check_room(slots, counts)
         for slot, count in zip(slots, counts, strict=True):
-            before = len(self._pages.tables[slot])
-            copies = self._pages.grow(slot, count)
-            for old, new in copies:
-                self.pool[:, new] = self.pool[:, old]
-            if copies or len(self._pages.tables[slot]) != before:
+            if self._pages.grow(slot, count, self._copy_page):
+                self._stale.add(slot)
+            if slot in self._stale:
                 self._upload_table(slot)
+
+    def _copy_page(self, old: int, new: int, count: int) -> None:
+        self.pool[:, new] = self.pool[:, old]
 
     def _check_room(self, slots: list[int], counts: list[int]) -> None:
         need = sum(self._pages.needed(s, c) for s, c in zip(slots, counts, strict=True))
@@ -281,6 +295,7 @@ class CudaDecoder(SlotChecks):
         """Upload one slot's page table."""
         if table := self._pages.tables[slot]:
             self._tables[slot, : len(table)] = self._upload(table, torch.int32)
+        self._stale.discard(slot)
 
     def _upload(self, values: list[int], dtype: torch.dtype = torch.int64) -> Tensor:
         """Upload integers without waiting; a copy from pageable memory would wait for all work in flight."""
