@@ -74,7 +74,7 @@ MODULES = [
     "llms.decoders.cpu.weights",
     "llms.decoders.cuda",
     "llms.decoders.cuda.columns",
-    "llms.decoders.cuda.pages",
+    "llms.decoders.pages",
     "llms.errors",
     "llms.grammar.close",
     "llms.grammar.schema",

@@ -87,7 +87,8 @@ class Pages:
                 f"of {self.total}. Free a conversation, or give the decoder a larger cache."
             )
         at, used = divmod(self.lengths[slot], self.size)
-        table, taken = self.tables[slot], []
+        table = self.tables[slot]
+        taken: list[int] = []
         replaces = self._shares_its_last(slot)
         try:
             while len(taken) < need:

@@ -70,14 +70,8 @@ struct PagedCache {
 
     uint16_t* at(int64_t position) const { return pages[position / PAGE] + offset + position % PAGE * dim; }
 
-    // Calls `run(first, count)` with the memory of each run of positions from `start` to `end` that lie in one page.
-    template <typename Run>
-    ALWAYS_INLINE void for_each_run(int64_t start, int64_t end, Run run) const {
-        for (int64_t next; start < end; start = next) {
-            next = std::min(end, (start / PAGE + 1) * PAGE);
-            run(at(start), next - start);
-        }
-    }
+    // The end of the run of positions from `start` to `end` that lies in one page.
+    static int64_t run_end(int64_t start, int64_t end) { return std::min(end, (start | (PAGE - 1)) + 1); }
 };
 
 // Rotates and scales the queries of a token in place, and writes its rotated keys and its values to the KV cache.
@@ -103,23 +97,26 @@ void rotate_and_cache(const Model& model, const Batch& batch, int64_t layer, int
 }
 
 // Scores the keys from `start` to `end` with one query of 32 W dimensions. It fills `scores` up to a multiple of 16
-// after the last page.
+// after the last page. The next page is prefetched because the CPU's own prefetchers do not follow a page table.
 template <int W>
 void score(const float* query, const PagedCache& keys, int64_t start, int64_t end, float* scores) {
     Pairs q[W];
     for (int w = 0; w < W; ++w) q[w] = pair_up(query + BLOCK * w);
-    keys.for_each_run(start, end, [&](const uint16_t* run, int64_t count) {
+    for (int64_t next; start < end; scores += next - start, start = next) {
+        next = PagedCache::run_end(start, end);
+        const int64_t count = next - start;
+        const uint16_t *run = keys.at(start), *ahead = keys.at(next < end ? next : start);
         for (int64_t first = 0; first < count; first += LANES) {
             Lanes part[LANES];
             for (int i = 0; i < LANES; ++i) {
                 const uint16_t* key = run + std::min(first + i, count - 1) * BLOCK * W;
+                for (int w = 0; w < W; ++w) __builtin_prefetch(ahead + (first + i) * BLOCK * W + BLOCK * w);
                 part[i] = broadcast(0);
                 for (int w = 0; w < W; ++w) part[i] = dot(part[i], q[w], load_columns(key + BLOCK * w));
             }
             store(scores + first, sum_lanes(part));
         }
-        scores += count;
-    });
+    }
 }
 
 // Adds up the values from `start` to `end`, each times its weight, and divides the sum by `total`.
@@ -127,13 +124,17 @@ template <int W>
 void average(const float* weights, const PagedCache& values, int64_t start, int64_t end, float total, float* out) {
     Lanes sum[2 * W];
     for (int w = 0; w < 2 * W; ++w) sum[w] = broadcast(0);
-    values.for_each_run(start, end, [&](const uint16_t* run, int64_t count) {
+    for (int64_t next; start < end; weights += next - start, start = next) {
+        next = PagedCache::run_end(start, end);
+        const int64_t count = next - start;
+        const uint16_t *run = values.at(start), *ahead = values.at(next < end ? next : start);
         for (int64_t j = 0; j < count; ++j) {
-            const Lanes weight = broadcast(*weights++);
+            const Lanes weight = broadcast(weights[j]);
+            for (int w = 0; w < W; ++w) __builtin_prefetch(ahead + j * BLOCK * W + BLOCK * w);
             for (int w = 0; w < 2 * W; ++w)
                 sum[w] = fma(weight, load_bf16(run + j * BLOCK * W + LANES * w), sum[w]);
         }
-    });
+    }
     for (int w = 0; w < 2 * W; ++w) store(out + LANES * w, divide(sum[w], broadcast(total)));
 }
 
