@@ -199,6 +199,56 @@ def xlsb() -> bytes:
     return target.getvalue()
 
 
+_OPEN = "urn:oasis:names:tc:opendocument:xmlns"
+_SPACES = " ".join(
+    f'xmlns:{name}="{_OPEN}:{name}:1.0"'
+    for name in ("office", "text", "table", "style", "draw", "presentation")
+)
+
+
+def open_document(kind: str, body: str, styles: str = "") -> bytes:
+    """Return an OpenDocument file; `kind` is text, spreadsheet or presentation."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("mimetype", f"application/vnd.oasis.opendocument.{kind}")
+        archive.writestr(
+            "content.xml",
+            f'<office:document-content {_SPACES} xmlns:svg="{_OPEN}:svg-compatible:1.0" '
+            'xmlns:dc="http://purl.org/dc/elements/1.1/">'
+            f"<office:automatic-styles>{styles}</office:automatic-styles>"
+            f"<office:body><office:{kind}>{body}</office:{kind}></office:body></office:document-content>",
+        )
+    return target.getvalue()
+
+
+def open_rows(*rows: tuple[str, ...]) -> str:
+    """Return rows of a table in OpenDocument's XML."""
+
+    def cell(text: str) -> str:
+        return f"<table:table-cell><text:p>{text}</text:p></table:table-cell>"
+
+    return "".join(f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in rows)
+
+
+def odt() -> bytes:
+    return open_document("text", '<text:h text:outline-level="1">Boats</text:h><text:p>It leaks.</text:p>')
+
+
+def ods() -> bytes:
+    rows = open_rows(("part", "count"), ("bolt", "12"), ("nut", "40"))
+    return open_document("spreadsheet", f'<table:table table:name="Stock">{rows}</table:table>')
+
+
+def odp() -> bytes:
+    box = (
+        "<draw:frame><draw:text-box><text:p>Sales rose by nine percent.</text:p></draw:text-box></draw:frame>"
+    )
+    return open_document("presentation", f"<draw:page>{box}</draw:page>")
+
+
+RTF = rb"{\rtf1\ansi{\fonttbl{\f0 Arial;}}\f0 The caf\'e9 closes at six.\par}"
+
+
 def epub() -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
@@ -259,6 +309,10 @@ def every_format() -> dict[str, bytes]:
         "stock.xlsx": xlsx(),
         "stock.xls": xls(),
         "stock.xlsb": xlsb(),
+        "boats.odt": odt(),
+        "stock.ods": ods(),
+        "sales.odp": odp(),
+        "cafe.rtf": RTF,
         "lighthouse.epub": epub(),
         "lunch.eml": eml(),
         "letters.mbox": mbox(),

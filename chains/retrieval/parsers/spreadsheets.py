@@ -78,11 +78,12 @@ def column_number(letters: str) -> int:
 class Sheet:
     """A sheet's rows and what holds for all of them.
 
-    `rows` yields the number of each row, its cells by column (from 1) and whether all of them are bold.
+    `rows` yields the number of each row, its cells by column (from 1) or None for a hidden row, and whether
+    all cells are bold.
     """
 
     name: str
-    rows: Iterable[tuple[int, dict[int, str], bool]]
+    rows: Iterable[tuple[int, dict[int, str] | None, bool]]
     merged: list[Area] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
     headers: set[int] = field(default_factory=set)
@@ -114,6 +115,8 @@ def _visible(sheet: Sheet) -> Iterator[Row]:
     used = 0
     for number, cells, bold in sheet.rows:
         active = [(area, text) for area, text in active if area.bottom >= number]
+        if cells is None:
+            yield Row(number, (), hidden=True)
         if not cells:
             continue
         while used < len(merged) and merged[used].top <= number:
@@ -218,7 +221,7 @@ class _Workbook:
         sheet.rows = self._rows(part, sheet.hidden)
         return sheet
 
-    def _rows(self, part: str, hidden: set[int]) -> Iterator[tuple[int, dict[int, str], bool]]:
+    def _rows(self, part: str, hidden: set[int]) -> Iterator[tuple[int, dict[int, str] | None, bool]]:
         with self._package.open(part) as handle:
             number = 0
             parser = etree.iterparse(
@@ -231,13 +234,13 @@ class _Workbook:
                         hidden.update(range(int(attribute(node, "min")), last + 1))
                     continue
                 number = int(node.get("r") or number + 1)
-                if not is_on_attribute(node, "hidden") and node.get("ht") != "0":
-                    yield self._row(number, node)
+                unseen = is_on_attribute(node, "hidden") or node.get("ht") == "0"
+                yield (number, None, False) if unseen else self._row(number, node)
                 node.clear()
                 while node.getprevious() is not None:
                     del node.getparent()[0]
 
-    def _row(self, number: int, node: Element) -> tuple[int, dict[int, str], bool]:
+    def _row(self, number: int, node: Element) -> tuple[int, dict[int, str] | None, bool]:
         cells: dict[int, str] = {}
         at = 0
         bold = True
@@ -408,10 +411,11 @@ def _letters(number: int) -> str:
     return letters
 
 
-def _old_rows(book: Any, sheet: Any) -> Iterator[tuple[int, dict[int, str], bool]]:
+def _old_rows(book: Any, sheet: Any) -> Iterator[tuple[int, dict[int, str] | None, bool]]:
     for number in range(sheet.nrows):
         info = sheet.rowinfo_map.get(number)
         if info is not None and info.hidden:
+            yield number + 1, None, False
             continue
         cells: dict[int, str] = {}
         bold = True
@@ -457,7 +461,7 @@ def parse_xlsb(name: str, data: bytes) -> ParsedDocument:
     return builder.document(stem(name), {"sheets": len(book.sheet_names)}, "no visible cell has a value")
 
 
-def _plain_rows(sheet: Any) -> Iterator[tuple[int, dict[int, str], bool]]:
+def _plain_rows(sheet: Any) -> Iterator[tuple[int, dict[int, str] | None, bool]]:
     first = sheet.start or (0, 0)
     for number, row in enumerate(sheet.iter_rows(), start=first[0] + 1):
         cells = {at: text for at, value in enumerate(row, start=first[1] + 1) if (text := _plain(value))}

@@ -33,7 +33,7 @@ class Row:
 
     `spans` has the number of columns of each merged cell by its first column; the cells that it covers repeat
     its text. `header` is set if the file marks the row as a header, and `bold` if all its cells are bold.
-    `note` follows the line of the row.
+    `note` follows the line of the row. A `hidden` row has no cells and does not end the table around it.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Row:
     header: bool = False
     bold: bool = False
     note: str = ""
+    hidden: bool = False
 
     def filled(self) -> list[int]:
         """Return the columns that have a text, without those that a merged cell covers."""
@@ -135,6 +136,9 @@ class _Region:
 
     def __next__(self) -> Row:
         row = None if self._ended else next(self._rows, None)
+        while row is not None and row.hidden and row.number == self._last + 1:
+            self._last = row.number
+            row = next(self._rows, None)
         if row is None or not any(row.cells):
             self._ended = True
             raise StopIteration

@@ -5,10 +5,9 @@ the numbers of lists are read; deleted and hidden text and the instructions of f
 comments follow the paragraph that they belong to. Page headers stand once at the start, footers once at the
 end. Of a table of contents nothing is kept, because it repeats the headings.
 
-Four libraries were tried on the same files. python-docx and mammoth drop content controls, text boxes and
-inserted paragraphs or print no list numbers; docx2python keeps deleted text beside the inserted one; pandoc
-reads tracked changes, but no text boxes, headers, merged labels or list numbers, needs 170 MB and a process.
-None tells the place of a heading or a row, so the document's XML is walked here.
+Four libraries were tried on eleven files with 23 facts in markup that is often lost: docx2python 3.7 gave 21
+of them, pandoc 3 and mammoth 1.13 gave 20, python-docx 1.2 gave 10; all of them keep hidden text.
+None tells to which heading or row a text belongs, so the document's XML is walked here.
 """
 
 from __future__ import annotations
