@@ -39,6 +39,8 @@ _SUFFIXES = {
     ".html": "html",
     ".htm": "html",
     ".xhtml": "html",
+    ".mhtml": "mhtml",
+    ".mht": "mhtml",
     ".xml": "xml",
     ".pdf": "pdf",
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), "docx"),
@@ -65,9 +67,10 @@ _SUFFIXES = {
 _PARSERS = {
     "text": "plain:parse_text",
     "source": "source:parse_source",
-    "markdown": "plain:parse_markdown",
+    "markdown": "markdown:parse_markdown",
     "rst": "plain:parse_rst",
     "html": "html:parse_html",
+    "mhtml": "html:parse_mhtml",
     "xml": "html:parse_xml",
     "pdf": "pdf:parse_pdf",
     "docx": "word:parse_docx",
@@ -90,7 +93,7 @@ _PARSERS = {
 }
 KINDS = frozenset(_PARSERS)
 # These are text formats that are read by linear code of our own. All others are parsed in a limited child.
-IN_PROCESS = frozenset({"text", "markdown", "rst", "source"})
+IN_PROCESS = frozenset({"text", "rst", "source"})
 # Formats that are not text. A text file whose name ends like one of them is taken for what its text is.
 _CONTAINERS = frozenset(
     {"pdf", "docx", "pptx", "xlsx", "xls", "xlsb", "epub", "odt", "ods", "odp", "msg", "rtf"}

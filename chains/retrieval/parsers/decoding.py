@@ -136,9 +136,12 @@ def _wide(head: bytes) -> str | None:
 
 
 def looks_binary(head: bytes) -> bool:
-    """Return whether the first bytes of a file contain a NUL or more than 1 in 50 control characters."""
+    """Return whether the first bytes of a file are not text: a NUL, or more than 1 in 50 control characters.
+
+    UTF-16 and UTF-32 text, which is full of NULs, is text.
+    """
     if b"\0" in head:
-        return True
+        return not head.startswith(tuple(bom for bom, _ in _BOMS)) and _wide(head) is None
     controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
     return controls * 50 > max(len(head), 1)
 

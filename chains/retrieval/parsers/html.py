@@ -1,30 +1,26 @@
-"""HTML and XML, and EPUB, which contains HTML.
+"""Web pages, saved web pages (MHTML) and XML, and EPUB, which contains web pages.
 
-Scripts, styles, navigation and pictures are left out. lxml's HTML parser fetches nothing and the XML parser
-resolves no entities, so neither network nor expansion attacks work.
+The XML parser fetches nothing and resolves no entities, so neither network nor expansion attacks work.
 """
 
 from __future__ import annotations
 
+import email
+import email.policy
 import posixpath
 import zipfile
 from typing import Any
 from urllib.parse import unquote
 
-from lxml import etree, html  # type: ignore[import-untyped]
+from lxml import etree  # type: ignore[import-untyped]
 
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument, EmptyDocument
 from chains.retrieval.parsers.builder import DocumentBuilder, check_archive
 from chains.retrieval.parsers.plain import decode, stem
+from chains.retrieval.parsers.webpage import add_html
 
-_HIDDEN = frozenset({"script", "style", "noscript", "template", "nav", "svg", "head", "iframe", "object"})
-_LEVELS = {f"h{level}": level for level in range(1, 7)}
-_BREAKING = frozenset(
-    "address article aside blockquote br dd div dl dt fieldset figcaption figure footer form header hr li "
-    "main ol p pre section table tbody tr ul".split()
-)
-_CELLS = frozenset({"td", "th"})
+_PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 
 def parse_html(name: str, data: bytes) -> ParsedDocument:
@@ -34,87 +30,28 @@ def parse_html(name: str, data: bytes) -> ParsedDocument:
     return builder.document(title or stem(name), metadata)
 
 
-def add_html(builder: DocumentBuilder, name: str, data: bytes) -> tuple[str, dict[str, Any]]:
-    """Add a page's text to `builder`; return its title and the content of its meta elements."""
-    if not data.strip():
-        raise EmptyDocument(f"expected text in {name!r}, found an empty page; nothing to ingest")
-    parser = html.HTMLParser(no_network=True, huge_tree=False, encoding=_declared(name, data))
-    root = html.document_fromstring(data, parser=parser)
-    title = " ".join((root.findtext(".//title") or "").split())
+def parse_mhtml(name: str, data: bytes) -> ParsedDocument:
+    """Parse a page that a browser saved with its parts: the page that the other parts belong to.
+
+    The frames of a page of frames follow it. Pictures, styles and scripts are left out.
+    """
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    pages = [part for part in message.walk() if part.get_content_type() in _PAGE_TYPES]
+    start = message.get_param("start")
+    pages.sort(key=lambda part: part["content-id"] != start)
+    if not pages:
+        raise DamagedDocument(f"expected a saved web page in {name!r}, found no HTML in it; save it anew")
+    builder = DocumentBuilder(name, "mhtml")
+    title = ""
     metadata: dict[str, Any] = {}
-    for meta in root.iterfind(".//meta"):
-        key = (meta.get("name") or "").lower()
-        if key in {"author", "date", "description", "keywords"} and meta.get("content"):
-            metadata[key] = meta.get("content")
-    body = root.find("body")
-    _HtmlWalker(builder).run(body if body is not None else root)
-    return title, metadata
-
-
-def _declared(name: str, data: bytes) -> str | None:
-    """Return "utf-8" if the bytes are UTF-8; otherwise None, so that the page's own declaration counts."""
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return "utf-8"
-
-
-class _HtmlWalker:
-    """One pass over the elements, without recursion because pages may nest deeper than Python's stack."""
-
-    def __init__(self, builder: DocumentBuilder) -> None:
-        self._builder = builder
-        self._line: list[str] = []
-        self._verbatim = 0
-
-    def run(self, root: Any) -> None:
-        hidden: Any = None
-        for event, element in etree.iterwalk(root, events=("start", "end", "comment", "pi")):
-            tag = element.tag if isinstance(element.tag, str) else ""
-            if event == "start" and hidden is None:
-                hidden = self._enter(element, tag)
-            elif event == "end":
-                if hidden is element:
-                    hidden = None
-                elif hidden is None:
-                    self._leave(tag)
-                if hidden is None and element is not root:
-                    self._text(element.tail)
-            elif event in ("comment", "pi") and hidden is None:
-                self._text(element.tail)
-        self._flush()
-
-    def _enter(self, element: Any, tag: str) -> Any:
-        if tag in _HIDDEN:
-            return element
-        if tag in _LEVELS:
-            self._flush()
-            self._builder.heading("".join(element.itertext()), _LEVELS[tag])
-            return element
-        if tag in _BREAKING:
-            self._flush()
-            self._line.append("- " if tag == "li" else "")
-        if tag in _CELLS and "".join(self._line).strip():
-            self._line.append(" | ")
-        self._verbatim += tag == "pre"
-        self._text(element.text)
-        return None
-
-    def _leave(self, tag: str) -> None:
-        if tag in _BREAKING:
-            self._flush("\n\n" if tag in {"p", "table", "pre", "ul", "ol"} else "\n")
-        self._verbatim -= tag == "pre"
-
-    def _text(self, text: str | None) -> None:
-        if text:
-            self._line.append(text if self._verbatim else " ".join(f"x{text}x".split())[1:-1])
-
-    def _flush(self, end: str = "\n") -> None:
-        line = "".join(self._line)
-        self._line.clear()
-        if line.strip(" -\n"):
-            self._builder.add(line.strip("\n") if self._verbatim else line.strip(), end)
+    for part in pages:
+        payload = part.get_payload(decode=True)
+        page = payload if isinstance(payload, bytes) else str(payload).encode()
+        found, said = add_html(builder, name, page, part.get_content_charset())
+        title, metadata = title or found, metadata or said
+        if b"<frameset" not in pages[0].as_bytes().lower():
+            break
+    return builder.document(title or str(message["subject"] or "") or stem(name), metadata)
 
 
 def parse_xml(name: str, data: bytes) -> ParsedDocument:

@@ -24,7 +24,7 @@ from chains.retrieval.document import Enclosed, ParsedDocument
 from chains.retrieval.errors import BinaryDocument, DamagedDocument, EmptyDocument
 from chains.retrieval.parsers.builder import DocumentBuilder
 from chains.retrieval.parsers.decoding import decode
-from chains.retrieval.parsers.html import add_html
+from chains.retrieval.parsers.webpage import add_html
 from chains.retrieval.parsers.plain import stem
 from chains.retrieval.parsers.quotes import Forwarded, split_replies
 
