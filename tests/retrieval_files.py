@@ -63,6 +63,24 @@ class Boat:
 def main():
     print(Boat().sail())
 '''
+MHTML = b"""From: <Saved by a browser>
+Subject: A saved page
+MIME-Version: 1.0
+Content-Type: multipart/related; type="text/html"; boundary="b1"
+
+--b1
+Content-Type: text/html; charset=utf-8
+Content-Transfer-Encoding: quoted-printable
+
+<html><head><title>Tariff</title></head><body><p class=3D"x">The night tariff is low=
+.</p></body></html>
+--b1
+Content-Type: image/png
+Content-Transfer-Encoding: base64
+
+iVBORw0KGgo=
+--b1--
+"""
 CSV = b"name,city,age\nAlice,Paris,31\nBob,Oslo,28\n"
 JSONL = b'{"id": 1, "text": "first record"}\n{"id": 2, "text": "second record", "tags": ["a", "b"]}\n'
 JSON = b'{"title": "Settings", "server": {"port": 8080, "hosts": ["alpha", "beta"]}}'
@@ -297,6 +315,7 @@ def every_format() -> dict[str, bytes]:
         "pep-9999.rst": RST,
         "plain.txt": b"A plain text about badgers.\n",
         "page.html": HTML,
+        "saved.mhtml": MHTML,
         "feed.xml": b"<feed><entry id='1'><title>Storm warning</title></entry></feed>",
         "boat.py": SOURCE,
         "people.csv": CSV,

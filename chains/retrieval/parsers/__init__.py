@@ -93,7 +93,7 @@ _PARSERS = {
 }
 KINDS = frozenset(_PARSERS)
 # These are text formats that are read by linear code of our own. All others are parsed in a limited child.
-IN_PROCESS = frozenset({"text", "rst", "source"})
+IN_PROCESS = frozenset({"text", "markdown", "rst", "source"})
 # Formats that are not text. A text file whose name ends like one of them is taken for what its text is.
 _CONTAINERS = frozenset(
     {"pdf", "docx", "pptx", "xlsx", "xls", "xlsb", "epub", "odt", "ods", "odp", "msg", "rtf"}

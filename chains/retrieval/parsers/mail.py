@@ -24,9 +24,9 @@ from chains.retrieval.document import Enclosed, ParsedDocument
 from chains.retrieval.errors import BinaryDocument, DamagedDocument, EmptyDocument
 from chains.retrieval.parsers.builder import DocumentBuilder
 from chains.retrieval.parsers.decoding import decode
-from chains.retrieval.parsers.webpage import add_html
 from chains.retrieval.parsers.plain import stem
 from chains.retrieval.parsers.quotes import Forwarded, split_replies
+from chains.retrieval.parsers.webpage import add_html
 
 _SHOWN = ("from", "to", "cc", "date", "subject")
 _SIGNATURES = frozenset(

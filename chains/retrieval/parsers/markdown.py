@@ -84,12 +84,36 @@ def render_markdown(lines: Sequence[str]) -> MarkdownPage:
     preparation = _Preparation()
     source = [preparation.line(line) for line in lines]
     page = MarkdownPage(source, preparation.notes)
-    page.read(_parser().parse("\n".join(source) + "\n"))
+    page.read()
     return page
 
 
-def _parser() -> MarkdownIt:
-    return MarkdownIt("commonmark").enable(["table", "strikethrough"])
+class _InlineParser:
+    """Parses blocks at once and what stands within them when it is asked for.
+
+    The time for inline content can grow with the square of its length: 50,000 opening brackets take 0.8 s. A
+    longer paragraph than `_MAX_INLINE` is therefore taken as it is.
+    """
+
+    def __init__(self) -> None:
+        self._parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+        self._parser.core.ruler.disable("inline")
+        self._environment: dict[str, Any] = {}
+
+    def blocks(self, source: str) -> list[Token]:
+        """Return the block tokens of a document."""
+        return self._parser.parse(source, self._environment)
+
+    def lines(self, content: str) -> list[str]:
+        """Return what a reader sees of inline content, one string for each of its source lines."""
+        if len(content) > _MAX_INLINE:
+            return content.split("\n")
+        children: list[Token] = []
+        self._parser.inline.parse(content, self._parser, self._environment, children)
+        return inline_lines(children, content)
+
+
+_MAX_INLINE = 10_000
 
 
 class _Preparation:
@@ -183,18 +207,20 @@ def _wiki_text(match: re.Match[str]) -> str:
 
 
 class MarkdownPage:
-    """The text of a page line by line; it takes the parser's tokens with `read`."""
+    """The text of a page line by line, after `read`."""
 
     def __init__(self, source: Sequence[str], notes: dict[str, str]) -> None:
         self._source = source
         self._notes = notes
+        self._inline = _InlineParser()
         self._headings: list[tuple[int, int, int, str]] = []  # first line, line after, level, text
         self._lists: list[int | None] = []
         self._marker = ""
         self.lines = [""] * len(source)
 
-    def read(self, tokens: Sequence[Token]) -> None:
-        """Take the block tokens of a document in order."""
+    def read(self) -> None:
+        """Read the source."""
+        tokens = self._inline.blocks("\n".join(self._source) + "\n")
         table: list[list[tuple[int, str]]] = []
         for token, before in zip(tokens, (None, *tokens), strict=False):
             kind = token.type
@@ -202,7 +228,7 @@ class MarkdownPage:
             if kind == "inline" and before is not None and before.type == "heading_open":
                 self._heading(token, int(before.tag[1]), *(before.map or [0, 0]))
             elif kind == "inline" and table:
-                table[-1].append((first, " ".join(inline_lines(token.children or [], token.content))))
+                table[-1].append((first, " ".join(self._inline.lines(token.content))))
             elif kind == "inline":
                 self._paragraph(token)
             elif kind in {"fence", "code_block"}:
@@ -233,7 +259,7 @@ class MarkdownPage:
                 self._lists[-1] = number + 1
 
     def _heading(self, token: Token, level: int, first: int, last: int) -> None:
-        text = " ".join(" ".join(inline_lines(token.children or [], token.content)).split())
+        text = " ".join(" ".join(self._inline.lines(token.content)).split())
         text = _ATTRIBUTES.sub("", text).strip()
         if text:
             self._headings.append((first, last, level, text))
@@ -243,7 +269,7 @@ class MarkdownPage:
         first, last = token.map or (0, 0)
         indent = "  " * (len(self._lists) - 1) if self._lists else ""
         hang = f"{indent}  " if self._lists else ""
-        content = inline_lines(token.children or [], token.content)
+        content = self._inline.lines(token.content)
         for offset, line in enumerate(content):
             line = (
                 _CALLOUT.sub(lambda match: f"{match[1].capitalize()}: ", line).strip() if not offset else line
@@ -256,7 +282,7 @@ class MarkdownPage:
                 self.lines[at] = f"{lead}{line}" if not self.lines[at] else f"{self.lines[at]} {line}"
         called = [self._notes[name] for name in _REFERENCE.findall(token.content) if name in self._notes]
         if called and last > first:
-            notes = " ".join(" ".join(_inline_text(note)) for note in called)
+            notes = " ".join(" ".join(self._inline.lines(note)) for note in called)
             self.lines[last - 1] = f"{self.lines[last - 1]} {notes}".strip()
 
     def _html(self, first: int, last: int, content: str) -> None:
@@ -289,11 +315,6 @@ class MarkdownPage:
         return found, length
 
 
-def _inline_text(source: str) -> list[str]:
-    tokens = _parser().parseInline(source)
-    return inline_lines(tokens[0].children or [], source) if tokens else []
-
-
 def inline_lines(children: Sequence[Token], content: str) -> list[str]:
     """Return the text that a reader sees of inline content, one string for each of its source lines."""
     lines: list[list[str]] = [[]]
@@ -319,7 +340,7 @@ def inline_lines(children: Sequence[Token], content: str) -> list[str]:
 
 
 def _inline(token: Token) -> Iterator[str]:
-    if token.type == "text":
+    if token.type in {"text", "text_special"}:
         yield re.sub(r"==([^=\n]+)==", r"\1", _REFERENCE.sub("", token.content))
     elif token.type == "code_inline":
         yield token.content

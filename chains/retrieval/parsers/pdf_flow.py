@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from chains.retrieval.document import Block, LineBox
 from chains.retrieval.parsers.pdf_layout import ITEM, Item, TextLine, around
-from chains.retrieval.parsers.pdf_page import Box, TableBlock
+from chains.retrieval.parsers.pdf_page import PageBox, TableBlock
 from chains.retrieval.parsers.pdf_words import LineJoiner, without_ligatures
 from chains.retrieval.parsers.tables import Row, render
 
@@ -33,9 +33,9 @@ _SIDE_NUMBER = re.compile(
 _ENDED = re.compile(r"[.!?:;\u3002\uff01\uff1f\u061f\u06d4\u0964][\"'\u201d\u2019\u00bb)\]]*$")
 _FIELD = re.compile(r"[^\W\d_][\w .'/()-]{0,38}:(?:\s|$)")
 _OPEN_END = frozenset(
-    "the a an to of and or in by with for from at on is was were are be been that which who as than der die das "
-    "dem den des und oder in von mit zu auf ist war f\u00fcr ein eine le la les de du des et en un une est pour "
-    "par el los y del con por".split()
+    "the a an to of and or in by with for from at on is was were are be been that which who as than der die "
+    "das dem den des und oder in von mit zu auf ist war ein eine le la les de du des et en un une est "
+    "pour par el los y del con por".split()
 )
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?:\s+|$)|[\u3002\uff01\uff1f]")
 _EDGE_LINES = 4
@@ -203,7 +203,7 @@ class PageFlow:
             for offset, page in turns:
                 self._marks.append((start + _turn(text, offset - start), names, page))
 
-    def _box(self, box: Box, page: int, length: int) -> None:
+    def _box(self, box: PageBox, page: int, length: int) -> None:
         sides = (round(side, 1) for side in box)
         number = self.pages[page].number
         self.boxes.append(LineBox(self._length, self._length + length, number, *sides))

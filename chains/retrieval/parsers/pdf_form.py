@@ -8,7 +8,7 @@ from typing import Any
 
 import pypdfium2.raw as pdfium
 
-from chains.retrieval.parsers.pdf_page import Box, PageContent, Segment, page_box
+from chains.retrieval.parsers.pdf_page import PageBox, PageContent, Segment, page_box
 
 _HIDDEN = pdfium.FPDF_ANNOT_FLAG_HIDDEN | pdfium.FPDF_ANNOT_FLAG_NOVIEW
 _MAX_ANNOTATIONS = 5_000
@@ -61,7 +61,7 @@ def _add(annotation: Any, form: Any, page: Any, content: PageContent) -> None:
             if line.strip() and box is not None:
                 top = box.top + 12.0 * offset
                 content.segments.append(
-                    Segment(" ".join(line.split()), Box(box.left, top, box.right, top + 12.0), 10.0)
+                    Segment(" ".join(line.split()), PageBox(box.left, top, box.right, top + 12.0), 10.0)
                 )
     elif kind in _COMMENTS:
         text = " ".join(_entry(annotation, "Contents").split())
@@ -103,7 +103,7 @@ def _add_field(annotation: Any, form: Any, page: Any, content: PageContent) -> N
             middle = (label.box.top + label.box.bottom) / 2
             half = (label.box.bottom - label.box.top) / 2
             left = max(box.left, label.box.right + 0.1)
-            segment.box = Box(left, middle - half, max(box.right, left + 1), middle + half)
+            segment.box = PageBox(left, middle - half, max(box.right, left + 1), middle + half)
             segment.size = label.size
             _attach(label, segment)
             return
@@ -115,14 +115,14 @@ def _attach(label: Segment, value: Segment) -> None:
     mark = "" if label.text.rstrip().endswith((":", "?")) else ":"
     label.text = f"{label.text.rstrip()}{mark} {value.text}"
     label.words = []
-    label.box = Box(label.box.left, label.box.top, value.box.right, label.box.bottom)
+    label.box = PageBox(label.box.left, label.box.top, value.box.right, label.box.bottom)
 
 
-def _segment(text: str, box: Box, name: str) -> Segment:
+def _segment(text: str, box: PageBox, name: str) -> Segment:
     middle = (box.top + box.bottom) / 2
     half = min((box.bottom - box.top) / 2, 6.0)
     right = min(box.right, box.left + 6.0 * len(text))
-    return Segment(text, Box(box.left, middle - half, right, middle + half), 10.0, field_name=name)
+    return Segment(text, PageBox(box.left, middle - half, right, middle + half), 10.0, field_name=name)
 
 
 def _readable(name: str) -> str:
@@ -131,7 +131,7 @@ def _readable(name: str) -> str:
     return " ".join(re.sub(r"[_\s]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", last)).split()) or name
 
 
-def _label_left(box: Box, content: PageContent) -> Segment | None:
+def _label_left(box: PageBox, content: PageContent) -> Segment | None:
     """Return the printed text right before a field on its line, or right above it."""
     beside = [
         one
@@ -154,7 +154,7 @@ def _label_left(box: Box, content: PageContent) -> Segment | None:
     return max(above, key=lambda one: one.box.bottom, default=None)
 
 
-def _label_right(box: Box, content: PageContent) -> bool:
+def _label_right(box: PageBox, content: PageContent) -> bool:
     return any(
         0 <= one.box.left - box.right + 3 < 40
         and min(one.box.bottom, box.bottom) - max(one.box.top, box.top) > 0.3 * one.size
@@ -163,7 +163,7 @@ def _label_right(box: Box, content: PageContent) -> bool:
     )
 
 
-def _is_printed(value: str, box: Box, content: PageContent) -> bool:
+def _is_printed(value: str, box: PageBox, content: PageContent) -> bool:
     """Whether a value stands on the page already, as in a form that was flattened in part."""
     flat = "".join(value.split())
     return any(
@@ -174,7 +174,7 @@ def _is_printed(value: str, box: Box, content: PageContent) -> bool:
     )
 
 
-def _box(annotation: Any, page: Any) -> Box | None:
+def _box(annotation: Any, page: Any) -> PageBox | None:
     rectangle = pdfium.FS_RECTF()
     if not pdfium.FPDFAnnot_GetRect(annotation, rectangle):
         return None

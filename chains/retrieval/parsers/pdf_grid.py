@@ -5,14 +5,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
-from chains.retrieval.parsers.pdf_page import Box, Segment, TableBlock, Unit
+from chains.retrieval.parsers.pdf_page import PageBox, Segment, TableBlock, Unit
 
 _NEAR = 3.0  # points between lines that meet
 _MAX_RULES = 1500  # a drawing has more lines than a table
 _MAX_CELL_CHARS = 1500  # a box with more text is a frame around it
 
 
-def ruled_tables(rules: Sequence[Box], units: Sequence[Unit]) -> tuple[list[TableBlock], list[Unit]]:
+def ruled_tables(rules: Sequence[PageBox], units: Sequence[Unit]) -> tuple[list[TableBlock], list[Unit]]:
     """Return the tables that ruled lines make of `units`, and the units outside them."""
     if len(rules) > _MAX_RULES:
         return [], list(units)
@@ -22,7 +22,7 @@ def ruled_tables(rules: Sequence[Box], units: Sequence[Unit]) -> tuple[list[Tabl
         columns, rows = _edges(group)
         if len(columns) < 3 or len(rows) < 2:
             continue
-        frame = Box(columns[0], rows[0], columns[-1], rows[-1])
+        frame = PageBox(columns[0], rows[0], columns[-1], rows[-1])
         inside = [one for one in left if isinstance(one, Segment) and frame.holds(*_middle(one))]
         if len(inside) < 2 or any(not frame.covers(one.line, 4 * _NEAR) for one in inside):
             continue
@@ -39,11 +39,11 @@ def _middle(unit: Segment) -> tuple[float, float]:
     return (box.left + box.right) / 2, (box.top + box.bottom) / 2
 
 
-def _upright(rule: Box) -> bool:
+def _upright(rule: PageBox) -> bool:
     return rule.bottom - rule.top > rule.right - rule.left
 
 
-def _groups(rules: Sequence[Box]) -> list[list[Box]]:
+def _groups(rules: Sequence[PageBox]) -> list[list[PageBox]]:
     """Return the lines that meet each other, group by group."""
     group = list(range(len(rules)))
 
@@ -64,13 +64,13 @@ def _groups(rules: Sequence[Box]) -> list[list[Box]]:
             line = rules[other]
             if line.top - _NEAR <= rule.bottom and line.bottom + _NEAR >= rule.top:
                 group[root(at)] = root(other)
-    found: dict[int, list[Box]] = {}
+    found: dict[int, list[PageBox]] = {}
     for at, rule in enumerate(rules):
         found.setdefault(root(at), []).append(rule)
     return [lines for lines in found.values() if len(lines) >= 4]
 
 
-def _edges(group: Sequence[Box]) -> tuple[list[float], list[float]]:
+def _edges(group: Sequence[PageBox]) -> tuple[list[float], list[float]]:
     xs = sorted((rule.left + rule.right) / 2 for rule in group if _upright(rule))
     ys = sorted((rule.top + rule.bottom) / 2 for rule in group if not _upright(rule))
     if ys and xs:  # a table may have no line at its left or right, or at its top or bottom
@@ -90,7 +90,11 @@ def _distinct(values: Sequence[float]) -> list[float]:
 
 
 def _table(
-    group: Sequence[Box], columns: list[float], rows: list[float], frame: Box, inside: Sequence[Segment]
+    group: Sequence[PageBox],
+    columns: list[float],
+    rows: list[float],
+    frame: PageBox,
+    inside: Sequence[Segment],
 ) -> TableBlock | None:
     cells: dict[tuple[int, int], list[Segment]] = {}
     for unit in inside:
@@ -119,7 +123,9 @@ def _interval(edges: Sequence[float], value: float) -> int:
     return min(max(bisect.bisect_right(edges, value) - 1, 0), len(edges) - 2)
 
 
-def _borders(group: Sequence[Box], columns: Sequence[float], rows: Sequence[float], row: int) -> list[float]:
+def _borders(
+    group: Sequence[PageBox], columns: Sequence[float], rows: Sequence[float], row: int
+) -> list[float]:
     """Return the edges of columns that are drawn in a row; cells without one between them are merged."""
     top, bottom = rows[row], rows[row + 1]
     half = (bottom - top) / 2
@@ -145,13 +151,13 @@ def _cut(unit: Segment, borders: Sequence[float]) -> list[Segment]:
     return [
         Segment(
             text=" ".join(text for _, _, text in words),
-            box=Box(words[0][0], box.top, words[-1][1], box.bottom) if unit.place is None else box,
+            box=PageBox(words[0][0], box.top, words[-1][1], box.bottom) if unit.place is None else box,
             size=unit.size,
             bold=unit.bold,
             words=words,
             place=None
             if unit.place is None
-            else Box(words[0][0], unit.line.top, words[-1][1], unit.line.bottom),
+            else PageBox(words[0][0], unit.line.top, words[-1][1], unit.line.bottom),
         )
         for words in parts.values()
     ]

@@ -16,10 +16,13 @@ from statistics import median
 import numpy as np
 
 from chains.retrieval.parsers.pdf_grid import ruled_tables
-from chains.retrieval.parsers.pdf_page import Box, PageContent, Segment, TableBlock, Unit
+from chains.retrieval.parsers.pdf_page import PageBox, PageContent, Segment, TableBlock, Unit
 from chains.retrieval.parsers.tables import kind_of_cell
 
-_BULLETS = "*\xb7\u2013\u2014\u2022\u2023\u2043\u25a0\u25a1\u25aa\u25ab\u25cb\u25cf\u25e6\u2610-\u2612\u2713\u27a4\uf0b7-"
+_BULLETS = (
+    r"*\xb7\u2013\u2014\u2022\u2023\u2043\u25a0\u25a1\u25aa\u25ab\u25cb\u25cf\u25e6\u2610-\u2612\u2713"
+    r"\u27a4\uf0b7-"
+)
 _NUMBERS = r"\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)]"
 _MARKER = re.compile(rf"(?:[{_BULLETS}]|{_NUMBERS}|\d{{1,2}}(?:\.\d{{1,2}}){{0,3}}\.?|\[[ x]\])$")
 ITEM = re.compile(rf"(?:[{_BULLETS}]|{_NUMBERS}|\[[ x]\])\s")
@@ -34,7 +37,7 @@ class TextLine:
 
     segments: list[Segment]
     text: str
-    box: Box
+    box: PageBox
     size: float
     bold: bool
     left: float
@@ -99,8 +102,8 @@ def _prepend(marker: Segment, follower: Segment, space: str) -> None:
     follower.words = [*marker.words, *follower.words]
     line, box = follower.line, follower.box
     if follower.place is not None:
-        follower.place = Box(min(marker.line.left, line.left), line.top, line.right, line.bottom)
-    follower.box = Box(min(marker.box.left, box.left), box.top, box.right, box.bottom)
+        follower.place = PageBox(min(marker.line.left, line.left), line.top, line.right, line.bottom)
+    follower.box = PageBox(min(marker.box.left, box.left), box.top, box.right, box.bottom)
 
 
 # Cutting ----------------------------------------------------------------------------------------------------
@@ -292,9 +295,9 @@ def _line(run: Sequence[Segment], left: float, right: float, rtl: bool) -> TextL
     )
 
 
-def around(boxes: Sequence[Box]) -> Box:
+def around(boxes: Sequence[PageBox]) -> PageBox:
     """Return the smallest box around some boxes."""
-    return Box(
+    return PageBox(
         min(box.left for box in boxes),
         min(box.top for box in boxes),
         max(box.right for box in boxes),
@@ -304,7 +307,7 @@ def around(boxes: Sequence[Box]) -> Box:
 
 def _block(runs: list[list[Segment]], rows: list[list[str]]) -> TableBlock:
     pieces = [one for run in runs for one in run]
-    box = around([one.line for one in pieces]) if pieces else Box(0, 0, 0, 0)
+    box = around([one.line for one in pieces]) if pieces else PageBox(0, 0, 0, 0)
     bold = [bool(run) and all(one.bold for one in run) for run in runs]
     return TableBlock(rows, runs, bold, box, median(one.size for one in pieces) if pieces else 10.0, box=box)
 

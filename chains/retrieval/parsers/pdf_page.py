@@ -25,7 +25,7 @@ _POINTER = ctypes.c_void_p
 
 def _fast(function: Any, result: Any, *arguments: Any) -> Any:
     """Return a function of PDFium without pypdfium2's checks of types, which cost more than the call."""
-    address = ctypes.cast(function, _POINTER).value
+    address = ctypes.cast(function, _POINTER).value or 0
     return ctypes.CFUNCTYPE(result, *arguments)(address)
 
 
@@ -52,7 +52,7 @@ _BOLD = ("bold", "black", "heavy", "semibold", "demi")
 _INVISIBLE_MODES = frozenset({3, 7})
 
 
-class Box(NamedTuple):
+class PageBox(NamedTuple):
     """A rectangle: left, top, right, bottom."""
 
     left: float
@@ -60,7 +60,7 @@ class Box(NamedTuple):
     right: float
     bottom: float
 
-    def covers(self, other: Box, slack: float = 1.0) -> bool:
+    def covers(self, other: PageBox, slack: float = 1.0) -> bool:
         """Whether `other` lies within this box."""
         return (
             self.left - slack <= other.left
@@ -89,15 +89,15 @@ class Segment:
     """
 
     text: str
-    box: Box
+    box: PageBox
     size: float
     bold: bool = False
     words: list[tuple[float, float, str]] = field(default_factory=list)
     field_name: str = ""
-    place: Box | None = None
+    place: PageBox | None = None
 
     @property
-    def line(self) -> Box:
+    def line(self) -> PageBox:
         """The box that layout works with."""
         return self.place or self.box
 
@@ -109,10 +109,10 @@ class TableBlock:
     rows: list[list[str]]
     pieces: list[list[Segment]]
     bold: list[bool]
-    line: Box
+    line: PageBox
     size: float = 10.0
     text: str = ""
-    box: Box = field(default_factory=lambda: Box(0, 0, 0, 0))
+    box: PageBox = field(default_factory=lambda: PageBox(0, 0, 0, 0))
 
 
 Unit = Segment | TableBlock
@@ -127,8 +127,8 @@ class PageContent:
     height: float
     segments: list[Segment] = field(default_factory=list)
     turned: list[list[Segment]] = field(default_factory=list)
-    rules: list[Box] = field(default_factory=list)
-    pictures: list[Box] = field(default_factory=list)
+    rules: list[PageBox] = field(default_factory=list)
+    pictures: list[PageBox] = field(default_factory=list)
     comments: list[str] = field(default_factory=list)
     unreadable: int = 0
 
@@ -145,7 +145,7 @@ class PageContent:
 class _Fill(NamedTuple):
     """A filled shape or picture: where it is, its place in the order of painting, its colour (None: many)."""
 
-    box: Box
+    box: PageBox
     order: int
     color: tuple[int, int, int] | None
     opaque: bool
@@ -185,10 +185,10 @@ class _View:
             found = (self.top - y1, self.right - x1, self.top - y0, self.right - x0)
         return np.column_stack(found).astype(np.float64)
 
-    def box(self, left: float, bottom: float, right: float, top: float) -> Box:
+    def box(self, left: float, bottom: float, right: float, top: float) -> PageBox:
         """Return the box of a rectangle of the page."""
         row = self.boxes(np.array([[left, top, right, bottom]], dtype=np.float32))[0]
-        return Box(*(float(side) for side in row))
+        return PageBox(*(float(side) for side in row))
 
 
 def read_page(page: Any, number: int) -> PageContent:
@@ -285,7 +285,7 @@ def _word_boxes(page: int | None, spaces: NDArray[np.bool_], runs: list[int]) ->
 def _codes(page: int | None, handle: Any, count: int) -> NDArray[np.uint32]:
     buffer = (ctypes.c_ushort * (count + 1))()
     pdfium.FPDFText_GetText(handle, 0, count, buffer)
-    codes = np.frombuffer(buffer, dtype=np.uint16)[:count].astype(np.uint32)
+    codes = np.frombuffer(bytes(buffer), dtype=np.uint16)[:count].astype(np.uint32)
     if bool((codes == 0).any()) or bool(((codes >= 0xD800) & (codes < 0xE000)).any()):
         # Characters beyond the first plane, or without Unicode, shift what GetText gives.
         codes = np.array([_char_code(page, at) for at in range(count)], dtype=np.uint32)
@@ -364,7 +364,7 @@ def _drop_hidden(
 
 
 def _hidden(
-    style: _Style, box: Box, largest: float, content: PageContent, covers: list[_Fill], fills: list[_Fill]
+    style: _Style, box: PageBox, largest: float, content: PageContent, covers: list[_Fill], fills: list[_Fill]
 ) -> bool:
     x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
     if style.mode in _INVISIBLE_MODES or style.color[3] < 13:
@@ -430,15 +430,15 @@ def _breaks(
     return parts, parts | spaced | (gap > _SPACE * low)
 
 
-def _around_each(rows: NDArray[np.float64], firsts: NDArray[np.int64]) -> list[Box]:
+def _around_each(rows: NDArray[np.float64], firsts: NDArray[np.int64]) -> list[PageBox]:
     low = np.minimum.reduceat(rows[:, :2], firsts).tolist()
     high = np.maximum.reduceat(rows[:, 2:], firsts).tolist()
-    return [Box(*start, *end) for start, end in zip(low, high, strict=True)]
+    return [PageBox(*start, *end) for start, end in zip(low, high, strict=True)]
 
 
-def _around(rows: NDArray[np.float64]) -> Box:
+def _around(rows: NDArray[np.float64]) -> PageBox:
     low, high = rows[:, :2].min(axis=0), rows[:, 2:].max(axis=0)
-    return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    return PageBox(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
 
 def _turned(boxes: NDArray[np.float64], turn: int) -> NDArray[np.float64]:
@@ -517,7 +517,7 @@ def _moved(x: float, y: float, m: Matrix) -> tuple[float, float]:
     return m[0] * x + m[2] * y + m[4], m[1] * x + m[3] * y + m[5]
 
 
-def _bounds(item: Any, view: _View, matrix: Matrix) -> Box | None:
+def _bounds(item: Any, view: _View, matrix: Matrix) -> PageBox | None:
     sides = [ctypes.c_float() for _ in range(4)]
     if not pdfium.FPDFPageObj_GetBounds(item, *sides):
         return None
@@ -531,7 +531,7 @@ def _bounds(item: Any, view: _View, matrix: Matrix) -> Box | None:
     return view.box(left, bottom, right, top)
 
 
-def _path_fill(item: Any, box: Box, order: int) -> _Fill | None:
+def _path_fill(item: Any, box: PageBox, order: int) -> _Fill | None:
     mode, stroke = ctypes.c_int(), ctypes.c_int()
     if not pdfium.FPDFPath_GetDrawMode(item, mode, stroke) or mode.value == 0:
         return None
@@ -547,7 +547,7 @@ def _path_fill(item: Any, box: Box, order: int) -> _Fill | None:
 _MAX_POINTS = 2000
 
 
-def _rules(item: Any, box: Box, view: _View, matrix: Matrix, *, filled: bool) -> Iterator[Box]:
+def _rules(item: Any, box: PageBox, view: _View, matrix: Matrix, *, filled: bool) -> Iterator[PageBox]:
     """Yield the straight lines, from left to right or top to bottom, of a path."""
     wide, high = box.right - box.left, box.bottom - box.top
     if min(wide, high) < 2.5:
@@ -580,7 +580,7 @@ def _rules(item: Any, box: Box, view: _View, matrix: Matrix, *, filled: bool) ->
         previous = point
 
 
-def _rule(one: Sequence[float], other: Sequence[float], view: _View) -> Iterator[Box]:
+def _rule(one: Sequence[float], other: Sequence[float], view: _View) -> Iterator[PageBox]:
     box = view.box(min(one[0], other[0]), min(one[1], other[1]), max(one[0], other[0]), max(one[1], other[1]))
     if (
         min(box.right - box.left, box.bottom - box.top)
@@ -591,7 +591,7 @@ def _rule(one: Sequence[float], other: Sequence[float], view: _View) -> Iterator
         yield box
 
 
-def page_box(page: Any, left: float, bottom: float, right: float, top: float) -> Box | None:
+def page_box(page: Any, left: float, bottom: float, right: float, top: float) -> PageBox | None:
     """Return the box of a rectangle in a page's own coordinates, or None if it is not finite."""
     if not all(map(math.isfinite, (left, bottom, right, top))):
         return None
