@@ -81,7 +81,10 @@ def self_test_logits(layer: MadeUpLayer, bits: int, dim: int) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], torch.tensor(list(layer.arrays[name])).double(), 1e-5)
 
     count = sum(STEPS)
-    cos, sin = (bf16(name, count, 1, dim) for name in ("cos", "sin"))
+    cos, sin = (
+        torch.tensor(list(layer.arrays[name])).double().view(count, 1, dim // 2) for name in ("cos", "sin")
+    )
+    cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
     x = bf16("embedding", WORDS, WIDTH)[torch.arange(count) * 7 % WORDS]
     qkv = times(norm(x, "attention_norm"), "qkv").view(count, -1, dim)
     q, k = (t * cos + t.roll(dim // 2, -1) * sin for t in (qkv[:, :HEADS], qkv[:, HEADS : HEADS + 1]))

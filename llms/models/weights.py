@@ -110,9 +110,7 @@ class ModelWeights:
     @property
     def sliding_window(self) -> int:
         """Return how many tokens back attention reaches; 0 if it reaches all of them."""
-        if set(self.config.get("layer_types") or ()) == {"full_attention"}:
-            return 0
-        return int(self.config.get("sliding_window") or 0)
+        return sliding_window(self.config)
 
     def rotary(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [positions, head dim], in the dtype and with the rounding of the model."""
@@ -124,6 +122,13 @@ class ModelWeights:
         return (angles.cos() * self.rope_scale).to(self.dtype), (angles.sin() * self.rope_scale).to(
             self.dtype
         )
+
+
+def sliding_window(config: Mapping[str, Any]) -> int:
+    """Return how many tokens back attention of a configuration reaches; 0 if it reaches all of them."""
+    if set(config.get("layer_types") or ()) == {"full_attention"}:
+        return 0
+    return int(config.get("sliding_window") or 0)
 
 
 def read_weights(checkpoint: Checkpoint, dtype: str) -> ModelWeights:

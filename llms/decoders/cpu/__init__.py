@@ -24,6 +24,7 @@ from llms.models.weights import has_plain_layout
 if TYPE_CHECKING:
     from llms.decoders.cpu.decoder import CpuDecoder
     from llms.models.checkpoint import Checkpoint
+    from llms.models.gguf_model import GgufModel
     from llms.models.loaded import LoadedModel
     from llms.params import LoadSettings
 
@@ -34,6 +35,7 @@ __all__ = [
     "PAGE_AROUND",
     "UNBUILT",
     "build",
+    "gguf_unsuitable",
     "lacks_native_code",
     "memory",
     "suits",
@@ -126,6 +128,13 @@ def suits(config: Mapping[str, Any]) -> bool:
     columns = dim * (heads + 2 * (config.get("num_key_value_heads") or heads))
     widths = (config["hidden_size"], config["intermediate_size"], dim * heads)
     return dim <= 128 and all(width % 32 == 0 for width in (dim, *widths)) and columns % 16 == 0
+
+
+def gguf_unsuitable(model: GgufModel) -> str | None:
+    """Return why the kernels do not run a GGUF file's model; None if they do."""
+    if model.config["num_hidden_layers"] < 1 or not suits(model.config):
+        return "sizes that the kernels do not support"
+    return None
 
 
 def _unsuitable(checkpoint: Checkpoint, settings: LoadSettings) -> str | None:

@@ -22,6 +22,10 @@ ALWAYS_INLINE Lanes fma(Lanes a, Lanes b, Lanes c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
 
+ALWAYS_INLINE Lanes fma_negated(Lanes a, Lanes b, Lanes c) {
+    return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
+}
+
 ALWAYS_INLINE Lanes multiply_lanes(Lanes a, Lanes b) {
     return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
@@ -59,6 +63,51 @@ using Codes = Ints;
 
 ALWAYS_INLINE Ints zero_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 ALWAYS_INLINE Lanes to_float(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+
+ALWAYS_INLINE Ints load_ints(const uint8_t* from) {
+    return {_mm256_loadu_si256((const __m256i*)from), _mm256_loadu_si256((const __m256i*)from + 1)};
+}
+
+ALWAYS_INLINE Ints broadcast_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+
+ALWAYS_INLINE Ints and_bytes(Ints x, char mask) {
+    const __m256i all = _mm256_set1_epi8(mask);
+    return {_mm256_and_si256(x.low, all), _mm256_and_si256(x.high, all)};
+}
+
+ALWAYS_INLINE Ints or_ints(Ints a, Ints b) {
+    return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
+}
+
+ALWAYS_INLINE Ints shift_down(Ints x, int bits) {
+    return {_mm256_srli_epi16(x.low, bits), _mm256_srli_epi16(x.high, bits)};
+}
+
+ALWAYS_INLINE Ints shift_up(Ints x, int bits) {
+    return {_mm256_slli_epi16(x.low, bits), _mm256_slli_epi16(x.high, bits)};
+}
+
+// Returns byte `i` of each of 16 words.
+ALWAYS_INLINE Ints byte_of(Ints x, int i) {
+    const __m256i byte = _mm256_set1_epi32(255);
+    return {_mm256_and_si256(_mm256_srli_epi32(x.low, 8 * i), byte),
+            _mm256_and_si256(_mm256_srli_epi32(x.high, 8 * i), byte)};
+}
+
+ALWAYS_INLINE Ints load_signed_bytes(const uint8_t* from) {  // 16 of them
+    const __m128i all = _mm_loadu_si128((const __m128i*)from);
+    return {_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128(all, 8))};
+}
+
+// Adds the products of four unsigned codes below 64 of each of 16 rows with four activations; a pair of products fits
+// in 16 bits.
+ALWAYS_INLINE Ints dot_quads(Ints sum, Ints codes, const int8_t* four) {
+    int32_t word;
+    std::memcpy(&word, four, 4);
+    const __m256i x = _mm256_set1_epi32(word), one = _mm256_set1_epi16(1);
+    return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.low, x), one)),
+            _mm256_add_epi32(sum.high, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.high, x), one))};
+}
 
 ALWAYS_INLINE __m256i int4_codes_8(const uint8_t* words, int p) {
     const __m256i shifted = _mm256_srli_epi16(_mm256_loadu_si256((const __m256i*)words), 4 * p);

@@ -18,6 +18,8 @@ ALWAYS_INLINE Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b
 ALWAYS_INLINE Lanes multiply_lanes(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
 ALWAYS_INLINE Lanes divide(Lanes a, Lanes b) { return _mm512_div_ps(a, b); }
 
+ALWAYS_INLINE Lanes fma_negated(Lanes a, Lanes b, Lanes c) { return _mm512_fnmadd_ps(a, b, c); }
+
 ALWAYS_INLINE Lanes load_fp16(const uint8_t* from) {  // 16 numbers in fp16
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
 }
@@ -48,6 +50,27 @@ using Codes = __m512i;
 
 ALWAYS_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
 ALWAYS_INLINE Lanes to_float(Ints x) { return _mm512_cvtepi32_ps(x); }
+
+ALWAYS_INLINE Ints load_ints(const uint8_t* from) { return _mm512_loadu_si512(from); }
+ALWAYS_INLINE Ints broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }
+ALWAYS_INLINE Ints and_bytes(Ints x, char mask) { return _mm512_and_si512(x, _mm512_set1_epi8(mask)); }
+ALWAYS_INLINE Ints or_ints(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+ALWAYS_INLINE Ints shift_down(Ints x, int bits) { return _mm512_srli_epi16(x, bits); }
+ALWAYS_INLINE Ints shift_up(Ints x, int bits) { return _mm512_slli_epi16(x, bits); }
+
+// Returns byte `i` of each of 16 words.
+ALWAYS_INLINE Ints byte_of(Ints x, int i) { return _mm512_and_si512(_mm512_srli_epi32(x, 8 * i), broadcast_int(255)); }
+
+ALWAYS_INLINE Ints load_signed_bytes(const uint8_t* from) {  // 16 of them
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from));
+}
+
+// Adds the products of four unsigned codes of each of 16 rows with four activations.
+ALWAYS_INLINE Ints dot_quads(Ints sum, Ints codes, const int8_t* four) {
+    int32_t word;
+    std::memcpy(&word, four, 4);
+    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(word));
+}
 
 ALWAYS_INLINE Codes int4_codes(const uint8_t* words, int p) {
     return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(words), 4 * p), _mm512_set1_epi16(15));

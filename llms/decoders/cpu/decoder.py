@@ -17,23 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from llms.decoders.base import StepResult, rows_of
-from llms.decoders.cpu import LARGEST, native, suits
-from llms.decoders.cpu.native import (
-    BITS,
-    BLOCK,
-    LANES,
-    BatchStruct,
-    Forward,
-    LayerStruct,
-    MatrixStruct,
-    ModelStruct,
-)
-from llms.decoders.cpu.weights import HEAD, BlockFile, pack_model
+from llms.decoders.cpu import LARGEST, gguf_unsuitable, native, suits
+from llms.decoders.cpu.native import BatchStruct, Forward, ModelStruct
+from llms.decoders.cpu.parameters import Parameters, of_gguf, of_weights
+from llms.decoders.cpu.weights import BlockFile, pack_model
 from llms.decoders.kv_store import PAGE, KVShape, SlotStore, StoredSlots
 from llms.decoders.reference_plan import PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
-from llms.models.weights import ModelWeights
+from llms.models.gguf_model import GgufModel
+from llms.models.weights import ModelWeights, sliding_window
 from llms.threads import bound_spinning
 
 CLASSES = ("MistralForCausalLM", "LlamaForCausalLM")
@@ -46,9 +39,6 @@ MODULES = (
     "torch.nn.modules.activation",
 )
 """Where the modules of such a layer are defined; a Linear must be PyTorch's own."""
-
-NORMS = ("input_layernorm", "post_attention_layernorm")
-"""The norms of a layer, in the order of the computation."""
 
 ROTARY = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position only."""
@@ -78,7 +68,7 @@ class CpuDecoder(StoredSlots):
 
     def __init__(
         self,
-        weights: ModelWeights,
+        weights: ModelWeights | GgufModel,
         *,
         window: int | None = None,
         max_slots: int = 64,
@@ -90,17 +80,21 @@ class CpuDecoder(StoredSlots):
             raise UnsupportedModel(f"expected a model that the CPU decoder serves, found {reason or kernels}")
         config = weights.config
         bound_spinning()
-        self.vocab_size = int(weights.head.shape[0])
         self.window = int(window or config["max_position_embeddings"])
         self.max_slots = max_slots
         self.ragged = True
         self.device = torch.device("cpu")
         self._instructions = kernels.instructions.name
-        self._kernels = CpuKernels(kernels.forward, weights, packed_weights(weights, blocks), self.window)
+        if isinstance(weights, GgufModel):
+            parameters = of_gguf(weights, self.window)
+        else:
+            parameters = of_weights(weights, packed_weights(weights, blocks), self.window)
+        self.vocab_size, self._label = parameters.vocabulary, parameters.label
+        self._kernels = CpuKernels(kernels.forward, parameters)
         shape = KVShape(
             layers=config["num_hidden_layers"],
             heads=config["num_key_value_heads"],
-            dim=self._kernels.head_dim,
+            dim=parameters.head_dim,
             dtype=torch.bfloat16,
             device=self.device,
         )
@@ -109,7 +103,7 @@ class CpuDecoder(StoredSlots):
 
     def describe(self) -> str:
         """Return one line for people: which decoder this is, and what it runs on."""
-        return f"lean (native code for {self._instructions}, {self._kernels.bits}-bit weights) on cpu"
+        return f"lean (native code for {self._instructions}, {self._label} weights) on cpu"
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
@@ -185,45 +179,28 @@ class CpuKernels:
 
     Args:
         forward: The compiled code.
-        weights: The weights, in bf16.
-        blocks: The packed weights, from `pack_model`.
-        window: Number of positions.
+        parameters: The weights.
     """
 
-    def __init__(
-        self, forward: Forward, weights: ModelWeights, blocks: Mapping[str, Tensor], window: int
-    ) -> None:
-        self._forward, self._alive = forward, list(blocks.values())
-        config = weights.config
-        self._vocabulary, self._padded = int(weights.head.shape[0]), blocks[HEAD].shape[0] * LANES
-        self.bits = min(BITS[tensor.shape[2]] for tensor in blocks.values())
-        embedding = self._keep(weights.embedding)
-        cos, sin = (self._keep(angles) for angles in _rotation(weights, window))
-        self.head_dim = cos.shape[1]
-        count = config["num_hidden_layers"]
-        self._layers = (LayerStruct * count)(
-            *(
-                LayerStruct(
-                    *(_matrix(blocks[f"{index}.{name}"]) for name in ("qkv", "out", "gate_up", "down")),
-                    *(self._gain(gain) for gain in weights.layer(index, *NORMS)),
-                )
-                for index in range(count)
-            )
-        )
+    def __init__(self, forward: Forward, parameters: Parameters) -> None:
+        self._forward, self._parameters = forward, parameters
+        config = parameters.config
         self._model = ModelStruct(
-            layers=count,
+            layers=config["num_hidden_layers"],
             width=config["hidden_size"],
             heads=config["num_attention_heads"],
             kv_heads=config["num_key_value_heads"],
-            head_dim=self.head_dim,
-            sliding_window=weights.sliding_window,
-            epsilon=float(config["rms_norm_eps"]),
-            layer=self._layers,
-            norm=self._gain(weights["model.norm"]),
-            head=_matrix(blocks[HEAD]),
-            embedding=embedding.data_ptr(),
-            cos=cos.data_ptr(),
-            sin=sin.data_ptr(),
+            head_dim=parameters.head_dim,
+            sliding_window=sliding_window(config),
+            threads=1,
+            epsilon=config["rms_norm_eps"],
+            layer=parameters.layers,
+            norm=parameters.norm,
+            head=parameters.head,
+            embedding=parameters.embedding,
+            embedding_type=parameters.embedding_type,
+            cos=parameters.cos.data_ptr(),
+            sin=parameters.sin.data_ptr(),
         )
 
     def __call__(self, ids: array[int], positions: array[int], pages: array[int], keep: array[int]) -> Tensor:
@@ -238,7 +215,7 @@ class CpuKernels:
         Raises:
             MemoryError: There was no memory for the pass. The KV cache is as before.
         """
-        logits = torch.empty(len(keep), self._padded)
+        logits = torch.empty(len(keep), self._parameters.padded)
         batch = BatchStruct(
             count=len(ids),
             kept=len(keep),
@@ -250,15 +227,7 @@ class CpuKernels:
         )
         self._model.threads = torch.get_num_threads()
         self._forward(self._model, batch)
-        return logits[:, : self._vocabulary]
-
-    def _gain(self, gain: Tensor) -> int:
-        return self._keep(gain.float()).data_ptr()
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        """Return a contiguous tensor that lives as long as this object, which holds addresses only."""
-        self._alive.append(tensor.detach().contiguous())
-        return self._alive[-1]
+        return logits[:, : self._parameters.vocabulary]
 
 
 def packed_weights(weights: ModelWeights, blocks: BlockFile | None = None) -> Mapping[str, Tensor]:
@@ -272,8 +241,10 @@ def packed_weights(weights: ModelWeights, blocks: BlockFile | None = None) -> Ma
     return found
 
 
-def unsupported(weights: ModelWeights) -> str | None:
+def unsupported(weights: ModelWeights | GgufModel) -> str | None:
     """Return why the CPU decoder does not take weights of its layout, in a few words; None if it does."""
+    if isinstance(weights, GgufModel):
+        return gguf_unsuitable(weights) or native.missing()
     dtypes = {tensor.dtype for tensor in weights.tensors.values()}
     if dtypes != {torch.bfloat16}:
         return f"weights in {', '.join(sorted(map(str, dtypes)))}, not all in bfloat16"
@@ -315,19 +286,6 @@ def _other_layer(layer: Any) -> str | None:
         if module._forward_hooks or module._forward_pre_hooks:
             return "a layer with a forward hook"
     return None
-
-
-@torch.inference_mode()
-def _rotation(weights: ModelWeights, window: int) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines bf16 [window, head dim]; the first half of the sines is negated."""
-    cos, sin = weights.rotary(window)
-    low, high = sin.chunk(2, -1)
-    return cos, torch.cat([-low, high], -1)
-
-
-def _matrix(blocks: Tensor) -> MatrixStruct:
-    groups, width, size = blocks.shape
-    return MatrixStruct(groups, width * BLOCK, BITS[size], blocks.data_ptr())
 
 
 assert native.PAGE == PAGE

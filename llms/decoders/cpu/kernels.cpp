@@ -9,7 +9,7 @@
 
 #include "matmul.h"
 
-constexpr int32_t INTERFACE = 2;
+constexpr int32_t INTERFACE = 3;
 constexpr int64_t PAGE = 32;  // tokens of a page of the KV cache
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -17,8 +17,10 @@ constexpr int64_t PAGE = 32;  // tokens of a page of the KV cache
 extern "C" {
 
 struct Layer {
-    Matrix qkv, out, gate_up, down;
+    Matrix qkv[3], out, gate, up, down;      // `qkv` is one matrix and two without groups, or three
     const float *attention_norm, *mlp_norm;  // gains [width]
+    const float* bias;                       // [rows of qkv], or null
+    const float *query_norm, *key_norm;      // gains [head_dim], or null
 };
 
 struct Model {
@@ -27,8 +29,9 @@ struct Model {
     const Layer* layer;
     const float* norm;  // gains [width]
     Matrix head;
-    const uint16_t* embedding;   // bf16 [vocabulary, width]
-    const uint16_t *cos, *sin;   // bf16 [positions, head_dim]; the first half of the sines is negated
+    const uint8_t* embedding;  // [vocabulary, width], as `embedding_type` says
+    int64_t embedding_type;
+    const float *cos, *sin;    // [positions, head_dim / 2]
 };
 
 struct Batch {
@@ -45,16 +48,20 @@ enum Status : int32_t { OK = 0, OUT_OF_MEMORY = 1, FAILED = 2 };
 
 namespace {
 
-// Normalizes a row by its root mean square and stores it for the matrix `reader`.
-void normalize(const Model& model, const float* x, const float* gain, const Matrix& reader, Activations& out,
-               int64_t i) {
+// Returns the factor that gives a row the root mean square 1.
+float norm_factor(const Model& model, const float* x, int64_t width) {
     float square = 0;
-    for (int64_t k = 0; k < model.width; ++k) square += x[k] * x[k];
-    const float factor = 1 / std::sqrt(square / model.width + float(model.epsilon));
+    for (int64_t k = 0; k < width; ++k) square += x[k] * x[k];
+    return 1 / std::sqrt(square / width + float(model.epsilon));
+}
+
+// Normalizes a row by its root mean square and stores it in `forms`.
+void normalize(const Model& model, const float* x, const float* gain, int64_t forms, Activations& out, int64_t i) {
+    const float factor = norm_factor(model, x, model.width);
     float part[BLOCK];
     for (int64_t b = 0; b < model.width / BLOCK; ++b) {
         for (int k = 0; k < BLOCK; ++k) part[k] = x[b * BLOCK + k] * factor * gain[b * BLOCK + k];
-        out.set_block(reader, i, b, part);
+        out.set_block(forms, i, b, part);
     }
 }
 
@@ -74,17 +81,24 @@ struct PagedCache {
     static int64_t run_end(int64_t start, int64_t end) { return std::min(end, (start | (PAGE - 1)) + 1); }
 };
 
-// Rotates and scales the queries of a token in place, and writes its rotated keys and its values to the KV cache.
+// Adds the bias to the queries, keys and values of a token, then rotates and scales the queries in place, and writes
+// its rotated keys and its values to the KV cache.
 void rotate_and_cache(const Model& model, const Batch& batch, int64_t layer, int64_t i, float* qkv) {
     const int64_t dim = model.head_dim, half = dim / 2, rotated = model.heads + model.kv_heads;
-    const uint16_t *cos = model.cos + batch.positions[i] * dim, *sin = model.sin + batch.positions[i] * dim;
-    const float scale = 1 / std::sqrt(float(dim));
+    const float *cos = model.cos + batch.positions[i] * half, *sin = model.sin + batch.positions[i] * half;
+    const float scale = 1 / std::sqrt(float(dim)), *bias = model.layer[layer].bias;
     for (int64_t h = 0; h < rotated + model.kv_heads; ++h) {
         float* x = qkv + h * dim;
+        for (int64_t k = 0; bias && k < dim; ++k) x[k] += bias[h * dim + k];
+        const float* gain = h < model.heads ? model.layer[layer].query_norm : model.layer[layer].key_norm;
+        if (gain && h < rotated) {
+            const float factor = norm_factor(model, x, dim);
+            for (int64_t k = 0; k < dim; ++k) x[k] *= factor * gain[k];
+        }
         for (int64_t k = 0; h < rotated && k < half; ++k) {
             const float low = x[k], high = x[k + half];
-            x[k] = low * from_bf16(cos[k]) + high * from_bf16(sin[k]);
-            x[k + half] = high * from_bf16(cos[k + half]) + low * from_bf16(sin[k + half]);
+            x[k] = low * cos[k] - high * sin[k];
+            x[k + half] = high * cos[k] + low * sin[k];
         }
         if (h < model.heads) {
             for (int64_t k = 0; k < dim; ++k) x[k] *= scale;
@@ -179,18 +193,27 @@ void forward(const Model& model, const Batch& batch) {
     const int64_t span = (longest + 2 * LANES) / LANES * LANES;  // `score` fills up to a multiple of 16
     std::vector<float> x(n * width), qkv(n * qkv_width);
     const std::unique_ptr<float[]> scores(new float[span * std::max<int64_t>(1, model.threads)]);
-    Activations rows(n, width), heads(n, query_width), inner(n, model.layer[0].down.width);
+    int64_t forms[3] = {form_of(model.head), 0, 0};
+    for (int64_t l = 0; l < model.layers; ++l) {
+        const Layer& layer = model.layer[l];
+        forms[0] |= Stack{layer.qkv, 3}.forms() | form_of(layer.gate) | form_of(layer.up);
+        forms[1] |= form_of(layer.out), forms[2] |= form_of(layer.down);
+    }
+    Activations rows(n, width, forms[0]), heads(n, query_width, forms[1]);
+    Activations inner(n, model.layer[0].down.width, forms[2]);
     ThreadPool::run(thread_pool(), model.threads, [&](const Worker& worker) {
         worker.parallel_for(n, [&](int64_t i) {
-            const uint16_t* row = model.embedding + batch.ids[i] * width;
-            for (int64_t k = 0; k < width; ++k) x[i * width + k] = from_bf16(row[k]);
+            const int64_t type = model.embedding_type;
+            dequantize(type, model.embedding + batch.ids[i] * row_bytes(type, width), width, &x[i * width]);
         });
         for (int64_t l = 0; l < model.layers; ++l) {
             const Layer& layer = model.layer[l];
+            const Stack qkv_stack{layer.qkv, 3};
+            const int64_t mlp_forms = form_of(layer.gate) | form_of(layer.up);
             worker.parallel_for(n, [&](int64_t i) {
-                normalize(model, &x[i * width], layer.attention_norm, layer.qkv, rows, i);
+                normalize(model, &x[i * width], layer.attention_norm, qkv_stack.forms(), rows, i);
             });
-            matmul(worker, layer.qkv, rows, n, qkv.data(), false);
+            matmul(worker, qkv_stack, rows, n, qkv.data(), false);
             worker.parallel_for(n, [&](int64_t i) { rotate_and_cache(model, batch, l, i, &qkv[i * qkv_width]); });
             worker.parallel_for(n * model.heads, [&](int64_t task) {
                 const int64_t i = task / model.heads, h = task % model.heads;
@@ -198,25 +221,30 @@ void forward(const Model& model, const Batch& batch) {
             });
             worker.parallel_for(n, [&](int64_t i) {
                 for (int64_t k = 0; k < query_width / BLOCK; ++k)
-                    heads.set_block(layer.out, i, k, &qkv[i * qkv_width + k * BLOCK]);
+                    heads.set_block(form_of(layer.out), i, k, &qkv[i * qkv_width + k * BLOCK]);
             });
-            matmul(worker, layer.out, heads, n, x.data(), true);
+            matmul(worker, {&layer.out, 1}, heads, n, x.data(), true);
             worker.parallel_for(n, [&](int64_t i) {
-                normalize(model, &x[i * width], layer.mlp_norm, layer.gate_up, rows, i);
+                normalize(model, &x[i * width], layer.mlp_norm, mlp_forms, rows, i);
             });
-            gated_matmul(worker, layer.gate_up, layer.down, rows, n, inner);
-            matmul(worker, layer.down, inner, n, x.data(), true);
+            gated_matmul(worker, layer.gate, layer.up, form_of(layer.down), rows, n, inner);
+            matmul(worker, {&layer.down, 1}, inner, n, x.data(), true);
         }
         worker.parallel_for(batch.kept, [&](int64_t i) {
-            normalize(model, &x[batch.keep[i] * width], model.norm, model.head, rows, i);
+            normalize(model, &x[batch.keep[i] * width], model.norm, form_of(model.head), rows, i);
         });
-        if (batch.kept) matmul(worker, model.head, rows, batch.kept, batch.logits, false);
+        if (batch.kept) matmul(worker, {&model.head, 1}, rows, batch.kept, batch.logits, false);
     });
 }
 
 }  // namespace
 
 EXPORTED int32_t cpu_interface() noexcept { return INTERFACE; }
+
+// Writes rows of a GGUF matrix as floats.
+EXPORTED void cpu_dequantize(int64_t type, const uint8_t* rows, int64_t count, int64_t width, float* out) noexcept {
+    for (int64_t i = 0; i < count; ++i) dequantize(type, rows + i * row_bytes(type, width), width, out + i * width);
+}
 
 // No exception may leave this function: its caller is Python's ctypes, and the process would end.
 EXPORTED int32_t cpu_forward(const Model* model, const Batch* batch) noexcept {

@@ -33,7 +33,6 @@
 namespace {
 
 constexpr int LANES = 16, BLOCK = 32;
-constexpr int64_t BYTES_4BIT = 320, BYTES_8BIT = 544, BYTES_16BIT = 1024;  // of a block
 
 float from_bf16(uint16_t x) {
     uint32_t bits = uint32_t(x) << 16;
@@ -47,6 +46,16 @@ uint16_t to_bf16(float x) {  // rounds to nearest, ties to even
     std::memcpy(&bits, &x, 4);
     uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return x == x ? uint16_t(rounded) : uint16_t(0x7fc0);
+}
+
+float from_fp16(uint16_t x) { return _cvtsh_ss(x); }
+uint16_t to_fp16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+void pause() { _mm_pause(); }
+
+constexpr int64_t AHEAD = 2048;  // bytes between what is multiplied and what is fetched
+
+ALWAYS_INLINE void prefetch(const uint8_t* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch((const char*)from + i, _MM_HINT_T0);
 }
 
 // e^x by Cody and Waite's range reduction and a Taylor series up to x^6; the relative error is 2e-7.
@@ -63,39 +72,59 @@ float fast_exp(float x) {
 }  // namespace
 
 #include INSTRUCTIONS
+#include "quads.h"
 
 namespace {
 
-struct Matrix {
-    int64_t groups, width, bits;  // groups of 16 rows; columns; 4, 8 or 16 bits a weight
-    const uint8_t* blocks;
-};
+// Forms of activations, as bits.
+enum Form : int64_t { CODES = 1, VALUES = 2, QUADS = 4, FLOATS = 8 };
 
-// Rows of activations in the form that the next matrix reads: values for a matrix in 16 bits, else codes with a scale
-// and a sum for every 32 of them.
+// The form that a matrix reads.
+int64_t form_of(const Matrix& m) {
+    switch (m.format) {
+        case PAIRS_4: case PAIRS_8: return CODES;
+        case PAIRS_16: return VALUES;
+        case HALVES: case SINGLES: return FLOATS;
+        default: return QUADS;
+    }
+}
+
+// Rows of activations in the forms that the next matrices read: 16-bit codes with a scale and a sum for every 32 of
+// them, values for weights in bf16, 8-bit codes for quads, or floats.
 class Activations {
-    int64_t width;
+    int64_t width, forms;
     std::unique_ptr<int16_t[]> codes;
     std::unique_ptr<Real[]> values;
-    std::unique_ptr<float[]> scales, sums;
+    std::unique_ptr<float[]> scales, sums, floats;
 
   public:
-    Activations(int64_t count, int64_t width)
-        : width(width), codes(new int16_t[count * width]), values(new Real[count * width]),
-          scales(new float[count * (width / BLOCK)]), sums(new float[count * (width / BLOCK)]) {}
+    QuadRows quads;
+
+    Activations(int64_t count, int64_t width, int64_t forms)
+        : width(width), forms(forms), codes(new int16_t[forms & CODES ? count * width : 0]),
+          values(new Real[forms & VALUES ? count * width : 0]),
+          scales(new float[forms & CODES ? count * (width / BLOCK) : 0]),
+          sums(new float[forms & CODES ? count * (width / BLOCK) : 0]),
+          floats(new float[forms & FLOATS ? count * width : 0]), quads(forms & QUADS ? count : 0, width) {}
 
     const int16_t* code(int64_t i) const { return codes.get() + i * width; }
     const Real* value(int64_t i) const { return values.get() + i * width; }
     const float* scale(int64_t i) const { return scales.get() + i * (width / BLOCK); }
     const float* sum(int64_t i) const { return sums.get() + i * (width / BLOCK); }
+    const float* row(int64_t i) const { return floats.get() + i * width; }
 
-    // Stores 32 activations of row `i` for the matrix `reader`.
-    void set_block(const Matrix& reader, int64_t i, int64_t block, const float* x) {
-        const int64_t first = i * width + block * BLOCK, at = i * (width / BLOCK) + block;
-        if (reader.bits == 16) {
+    // Stores 32 activations of row `i` in the given forms.
+    void set_block(int64_t wanted, int64_t i, int64_t block, const float* x) {
+        const int64_t first = i * width + block * BLOCK;
+        if (wanted & QUADS) quads.set_block(i, block, x);
+        if (wanted & FLOATS) std::memcpy(&floats[first], x, sizeof(float) * BLOCK);
+        if (wanted & VALUES)
             for (int k = 0; k < BLOCK; ++k) values[first + k] = to_real(x[k]);
-            return;
-        }
+        if (wanted & CODES) set_codes(first, i * (width / BLOCK) + block, x);
+    }
+
+  private:
+    void set_codes(int64_t first, int64_t at, const float* x) {
         // The bits of magnitudes compare like the magnitudes; infinity and NaN come last.
         int32_t bits[BLOCK], most = 0, total = 0;
         std::memcpy(bits, x, sizeof bits);
@@ -143,14 +172,27 @@ ALWAYS_INLINE void dot_16bit(const uint8_t* at, const Real* const* x, int64_t bl
     }
 }
 
+// Multiplies 16 rows of a matrix in floats by rows of activations: column after column in fp16 or fp32.
+template <int T>
+__attribute__((noinline)) void multiply_floats(const Matrix& m, int64_t group, const Activations& rows, int64_t first,
+                                               float* out, int64_t stride) {
+    const uint8_t* at = m.blocks + group * m.stride();
+    Lanes total[T];
+    for (int t = 0; t < T; ++t) total[t] = broadcast(0);
+    for (int64_t k = 0; k < m.width; ++k) {
+        const Lanes weights = m.format == HALVES ? load_fp16(at + 32 * k) : load((const float*)at + 16 * k);
+        for (int t = 0; t < T; ++t) total[t] = fma(weights, broadcast(rows.row(first + t)[k]), total[t]);
+    }
+    for (int t = 0; t < T; ++t) store(out + t * stride, total[t]);
+}
+
 // Multiplies 16 rows of a matrix by T <= MAX_ROWS rows of activations from `first` on, into out[t][16], `stride`
 // floats apart. It is never inlined, because it would be compiled twice then, in 3.6 s instead of 1.6.
 template <int T>
 __attribute__((noinline)) void multiply(const Matrix& m, int64_t group, const Activations& rows, int64_t first,
                                         float* out, int64_t stride) {
-    const int64_t blocks = m.width / BLOCK,
-                  bytes = m.bits == 4 ? BYTES_4BIT : (m.bits == 8 ? BYTES_8BIT : BYTES_16BIT);
-    const uint8_t* at = m.blocks + group * blocks * bytes;
+    const int64_t blocks = m.width / BLOCK, bytes = block_bytes(m.format);
+    const uint8_t* at = m.blocks + group * m.stride();
     const int16_t* codes[T];
     const Real* values[T];
     const float *scales[T], *sums[T];
@@ -161,13 +203,13 @@ __attribute__((noinline)) void multiply(const Matrix& m, int64_t group, const Ac
         total[t] = broadcast(0);
     }
     for (int64_t b = 0; b < blocks; ++b, at += bytes) {
-        if (m.bits == 16) {
+        if (m.format == PAIRS_16) {
             dot_16bit<T>(at, values, b, total);
             continue;
         }
         Ints sum[T];
         for (int t = 0; t < T; ++t) sum[t] = zero_ints();
-        if (m.bits == 4) {
+        if (m.format == PAIRS_4) {
             dot_4bit<T>(at, codes, b, sum);
             const Lanes scale = load_fp16(at + 256), low = load_fp16(at + 288);
             for (int t = 0; t < T; ++t)
@@ -183,22 +225,65 @@ __attribute__((noinline)) void multiply(const Matrix& m, int64_t group, const Ac
     for (int t = 0; t < T; ++t) store(out + t * stride, total[t]);
 }
 
-// Calls `multiply` for a number of rows that is known at run time.
+// Calls `multiply` or `multiply_floats` for a number of rows that is known at run time.
 template <int T = MAX_ROWS>
 void multiply_rows(const Matrix& m, int64_t group, const Activations& rows, int64_t first, int64_t count, float* out,
                    int64_t stride) {
-    if (count == T) return multiply<T>(m, group, rows, first, out, stride);
+    if (count == T) {
+        if (m.format == HALVES || m.format == SINGLES) return multiply_floats<T>(m, group, rows, first, out, stride);
+        return multiply<T>(m, group, rows, first, out, stride);
+    }
     if constexpr (T > 1) multiply_rows<T - 1>(m, group, rows, first, count, out, stride);
 }
 
+// Multiplies a group by up to MAX_ROWS rows of activations, in any format.
+void multiply_group(const Matrix& m, int64_t group, const Activations& rows, int64_t first, int64_t count, float* out,
+                    int64_t stride) {
+    switch (m.format) {
+        case QUADS_5_0: return multiply_all<QUADS_5_0>(m, group, rows.quads, first, count, out, stride);
+        case QUADS_5_1: return multiply_all<QUADS_5_1>(m, group, rows.quads, first, count, out, stride);
+        case QUADS_4_K: return multiply_all<QUADS_4_K>(m, group, rows.quads, first, count, out, stride);
+        case QUADS_5_K: return multiply_all<QUADS_5_K>(m, group, rows.quads, first, count, out, stride);
+        case QUADS_6_K: return multiply_all<QUADS_6_K>(m, group, rows.quads, first, count, out, stride);
+        default: return multiply_rows(m, group, rows, first, count, out, stride);
+    }
+}
+
+// Matrices of one width, one below the other.
+struct Stack {
+    const Matrix* parts;
+    int count;
+
+    int64_t groups() const {
+        int64_t total = 0;
+        for (int i = 0; i < count; ++i) total += parts[i].groups;
+        return total;
+    }
+
+    int64_t forms() const {
+        int64_t found = 0;
+        for (int i = 0; i < count; ++i) found |= parts[i].groups ? form_of(parts[i]) : 0;
+        return found;
+    }
+
+    const Matrix& holding(int64_t& group) const {  // also makes `group` the number within that matrix
+        int i = 0;
+        for (; group >= parts[i].groups; ++i) group -= parts[i].groups;
+        return parts[i];
+    }
+};
+
 // Writes a whole product to out [count, 16 x groups], or adds it to what is there. All workers call it.
-void matmul(const Worker& worker, const Matrix& m, const Activations& rows, int64_t count, float* out, bool add) {
-    const int64_t stride = m.groups * LANES;
-    worker.parallel_for(m.groups, [&](int64_t g) {
+void matmul(const Worker& worker, Stack stack, const Activations& rows, int64_t count, float* out, bool add) {
+    const int64_t stride = stack.groups() * LANES;
+    worker.parallel_for(stack.groups(), [&](int64_t g) {
+        int64_t within = g;
+        const Matrix& m = stack.holding(within);
+        ensure_packed(m, within);
         for (int64_t first = 0; first < count; first += MAX_ROWS) {
             const int64_t n = count - first < MAX_ROWS ? count - first : MAX_ROWS;
             float part[MAX_ROWS * LANES];
-            multiply_rows(m, g, rows, first, n, part, LANES);
+            multiply_group(m, within, rows, first, n, part, LANES);
             for (int64_t t = 0; t < n; ++t) {
                 float* to = out + (first + t) * stride + g * LANES;
                 for (int i = 0; i < LANES; ++i) to[i] = add ? to[i] + part[t * LANES + i] : part[t * LANES + i];
@@ -207,20 +292,21 @@ void matmul(const Worker& worker, const Matrix& m, const Activations& rows, int6
     });
 }
 
-// Computes silu(gate) x up in steps of 32 columns, which is one block of what the next product, `reader`, reads.
-void gated_matmul(const Worker& worker, const Matrix& m, const Matrix& reader, const Activations& rows, int64_t count,
-                  Activations& out) {
-    const int64_t half = m.groups / 2;
-    worker.parallel_for(half / 2, [&](int64_t unit) {
+// Computes silu(gate) x up in steps of 32 columns, which is one block of what the next product reads in `forms`.
+void gated_matmul(const Worker& worker, const Matrix& gates, const Matrix& ups, int64_t forms, const Activations& rows,
+                  int64_t count, Activations& out) {
+    worker.parallel_for(gates.groups / 2, [&](int64_t unit) {
+        for (int side = 0; side < 2; ++side)
+            ensure_packed(gates, 2 * unit + side), ensure_packed(ups, 2 * unit + side);
         for (int64_t first = 0; first < count; first += MAX_ROWS) {
             const int64_t n = count - first < MAX_ROWS ? count - first : MAX_ROWS;
             float gate[MAX_ROWS * BLOCK], up[MAX_ROWS * BLOCK];
             for (int side = 0; side < 2; ++side) {
-                multiply_rows(m, 2 * unit + side, rows, first, n, gate + side * LANES, BLOCK);
-                multiply_rows(m, half + 2 * unit + side, rows, first, n, up + side * LANES, BLOCK);
+                multiply_group(gates, 2 * unit + side, rows, first, n, gate + side * LANES, BLOCK);
+                multiply_group(ups, 2 * unit + side, rows, first, n, up + side * LANES, BLOCK);
             }
             for (int64_t i = 0; i < n * BLOCK; ++i) gate[i] = gate[i] / (1 + fast_exp(-gate[i])) * up[i];
-            for (int64_t t = 0; t < n; ++t) out.set_block(reader, first + t, unit, gate + t * BLOCK);
+            for (int64_t t = 0; t < n; ++t) out.set_block(forms, first + t, unit, gate + t * BLOCK);
         }
     });
 }

@@ -31,7 +31,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 
-INTERFACE = 2
+INTERFACE = 3
 """Counted up, here and in `kernels.cpp`, when one of the structures below changes."""
 
 LANES = 16
@@ -44,7 +44,10 @@ PAGE = 32
 """Tokens of a page of the KV cache."""
 
 BITS = {320: 4, 544: 8, 1024: 16}
-"""Bits of a weight, by the size of a block in bytes."""
+"""Bits of a weight, by the size of a block in bytes; also the number of its format in gguf_blocks.h."""
+
+BF16 = 30
+"""The number of bf16 among GGUF's types."""
 
 OUT_OF_MEMORY = 1
 """What `cpu_forward` returns if it could not allocate its buffers; 0 is success."""
@@ -93,15 +96,22 @@ Lake on, laptops of the 10th and 11th generation. AVX2: Intel from Haswell (2013
 class MatrixStruct(ctypes.Structure):
     """`Matrix` of matmul.h."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("groups", "width", "bits", "blocks")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("groups", "width", "format", "blocks", "source", "type", "rows", "turned", "packed")
+    ]
 
 
 class LayerStruct(ctypes.Structure):
-    """`Layer` of kernels.cpp; the norms are addresses of fp32 gains."""
+    """`Layer` of kernels.cpp; norms and the bias are addresses of fp32 numbers, 0 if there are none."""
 
     _fields_ = [
-        *((name, MatrixStruct) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, ctypes.c_int64) for name in ("attention_norm", "mlp_norm")),
+        ("qkv", MatrixStruct * 3),
+        *((name, MatrixStruct) for name in ("out", "gate", "up", "down")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("attention_norm", "mlp_norm", "bias", "query_norm", "key_norm")
+        ),
     ]
 
 
@@ -115,7 +125,7 @@ class ModelStruct(ctypes.Structure):
         ("layer", ctypes.POINTER(LayerStruct)),
         ("norm", ctypes.c_int64),
         ("head", MatrixStruct),
-        *((name, ctypes.c_int64) for name in ("embedding", "cos", "sin")),
+        *((name, ctypes.c_int64) for name in ("embedding", "embedding_type", "cos", "sin")),
     ]
 
 
@@ -138,10 +148,17 @@ Raises:
 
 @dataclass(frozen=True, slots=True)
 class LoadedKernels:
-    """Kernels that this process can call."""
+    """Kernels that this process can call.
+
+    Attributes:
+        instructions: What they are compiled for.
+        forward: Runs a pass.
+        library: The object, for `cpu_dequantize`.
+    """
 
     instructions: InstructionSet
     forward: Forward
+    library: ctypes.CDLL
 
 
 @cache
@@ -209,7 +226,8 @@ def _opened(instructions: InstructionSet, path: Path) -> LoadedKernels | None:
     try:
         library = ctypes.CDLL(str(path))
         return (
-            LoadedKernels(instructions, _forward(library)) if library.cpu_interface() == INTERFACE else None
+            LoadedKernels(instructions, _forward(library), library)
+            if library.cpu_interface() == INTERFACE else None
         )
     except (OSError, AttributeError):
         return None
@@ -263,6 +281,17 @@ def self_test(forward: Forward) -> float:
     return worst
 
 
+def halves(matrix: MatrixStruct) -> tuple[MatrixStruct, MatrixStruct]:
+    """Return the upper and the lower half of a packed matrix."""
+    groups = matrix.groups // 2
+    size = next(size for size, bits in BITS.items() if bits == matrix.format)
+    first = {"groups": groups, "width": matrix.width, "format": matrix.format}
+    return (
+        MatrixStruct(**first, blocks=matrix.blocks),
+        MatrixStruct(**first, blocks=matrix.blocks + groups * matrix.width // BLOCK * size),
+    )
+
+
 class MadeUpLayer:
     """A model of one layer with random weights.
 
@@ -284,16 +313,17 @@ class MadeUpLayer:
         structs = {name: self._matrix(name, *shape) for name, shape in shapes.items()}
         count = sum(STEPS)
         norms = [self._keep(name, "f", (self._between(0.5, 1.5) for _ in range(WIDTH))) for name in NORMS]
-        angles = [p * 10_000 ** (-2 * i / dim) for p in range(count) for i in [*range(dim // 2)] * 2]
-        signs = ([-1] * (dim // 2) + [1] * (dim // 2)) * count
-        self._layer = LayerStruct(*(structs[name] for name in ("qkv", "out", "gate_up", "down")), *norms[:2])
+        angles = [p * 10_000 ** (-2 * i / dim) for p in range(count) for i in range(dim // 2)]
+        gate, up = halves(structs["gate_up"])
+        self._layer = LayerStruct(
+            (MatrixStruct * 3)(structs["qkv"]), structs["out"], gate, up, structs["down"], *norms[:2]
+        )
         self._model = ModelStruct(
             *(1, WIDTH, HEADS, 1, dim, 0, 1, 1e-5, ctypes.pointer(self._layer), norms[2], structs["head"]),
             self._keep("embedding", "H", (self._bf16() for _ in range(WORDS * WIDTH))),
-            self._keep("cos", "H", (_bf16(math.cos(angle)) for angle in angles)),
-            self._keep(
-                "sin", "H", (_bf16(sign * math.sin(angle)) for sign, angle in zip(signs, angles, strict=True))
-            ),
+            BF16,
+            self._keep("cos", "f", map(math.cos, angles)),
+            self._keep("sin", "f", map(math.sin, angles)),
         )
         self._tables = []
         for row in range(2):
