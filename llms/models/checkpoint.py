@@ -41,10 +41,14 @@ from llms.errors import CacheNotWritable, DamagedCheckpoint, NoSpace, Unsupporte
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llms.models.gguf_model import GgufModel
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+GGUF = "gguf"
+"""The quantization of a GGUF file, whose matrices may have different types."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -133,6 +137,7 @@ class Checkpoint:
         weight_bytes: Size of the weight files in bytes.
         tokenizer: Whether the folder has a tokenizer.
         chat_template: Whether it has a chat template.
+        gguf: The model of a GGUF file, which is then the `folder`; None for a folder.
     """
 
     folder: Path
@@ -141,6 +146,7 @@ class Checkpoint:
     weight_bytes: int
     tokenizer: bool
     chat_template: bool
+    gguf: GgufModel | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -165,6 +171,31 @@ class Checkpoint:
             weight_bytes=sum(file.stat().st_size for file in files),
             tokenizer=any((folder / name).is_file() for name in TOKENIZERS),
             chat_template=_has_template(folder),
+        )
+
+    @classmethod
+    def of_gguf(cls, path: Path) -> Checkpoint:
+        """Describe a GGUF file that is read in place.
+
+        Raises:
+            DamagedCheckpoint: The file is cut short or contradicts itself.
+            UnsupportedModel: Its architecture or a type of its blocks cannot be read in place.
+            OSError: It cannot be read.
+        """
+        from llms.models.gguf_model import GgufModel
+
+        model = GgufModel.open(path)
+        return cls(
+            folder=path,
+            config=dict(model.config),
+            headers=tuple(
+                TensorHeader(name=name, shape=tensor.shape, dtype=tensor.type)
+                for name, tensor in model.tensors.items()
+            ),
+            weight_bytes=path.stat().st_size,
+            tokenizer=True,
+            chat_template="tokenizer.chat_template" in model.file.metadata,
+            gguf=model,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -216,7 +247,9 @@ class Checkpoint:
 
     @property
     def stored_quantization(self) -> str | None:
-        """Return "nf4", "fp4" or "int8" if bitsandbytes has quantized the checkpoint already."""
+        """Return "nf4", "fp4" or "int8" if bitsandbytes quantized it, "gguf" for a GGUF file, else None."""
+        if self.gguf is not None:
+            return GGUF
         settings = self.config.get("quantization_config")
         if not settings:
             return None

@@ -18,6 +18,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -115,7 +116,7 @@ class GgufFile:
             try:
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError as error:  # an empty file
-                raise DamagedCheckpoint(f"expected a GGUF file, found {str(path)!r} empty") from error
+                raise DamagedCheckpoint(_damaged(path, "a GGUF file", "no bytes")) from error
         reader = _Reader(path, data)
         metadata, tensors = reader.header()
         return cls(path=path, metadata=metadata, tensors=tensors, data=data)
@@ -252,7 +253,7 @@ class _Reader:
         return self._placed(found, base, alignment)
 
     def _placed(self, tensors: dict[str, GgufTensor], base: int, alignment: int) -> dict[str, GgufTensor]:
-        """Return the tensors with their places in the file, which must lie in it and apart from each other."""
+        """Return the tensors with their places in the file, which must lie in it and not overlap."""
         found: dict[str, GgufTensor] = {}
         spans: list[tuple[int, int, str]] = []
         for name, one in tensors.items():
@@ -265,16 +266,14 @@ class _Reader:
                 )
             start, size = base + one.start, one.size
             if start + (size or 0) > len(self._data):
-                self._refuse(
-                    f"tensor {_shown(name)} within the file", f"its end at {start + (size or 0):,} of "
-                    f"{len(self._data):,} bytes",
-                )  # fmt: skip
+                where = f"its end at byte {start + (size or 0):,} of {len(self._data):,}"
+                self._refuse(f"tensor {_shown(name)} within the file", where)
             spans.append((start, start + (size or 1), name))
             found[name] = GgufTensor(
                 name=name, type=one.type, number=one.number, shape=one.shape, start=start
             )
         spans.sort()
-        for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
+        for (_, end, name), (start, _, other) in pairwise(spans):
             if start < end:
                 self._refuse("tensors apart from each other", f"{_shown(name)} and {_shown(other)} overlap")
         return found
@@ -299,7 +298,7 @@ class _Reader:
         return list(struct.unpack_from(f"<{count}{_SCALARS[element]}", self._data, start))
 
     def _texts(self, key: str, count: int) -> list[str]:
-        """Return `count` strings. A vocabulary has 150,000, so this loop calls nothing for each but `decode`."""
+        """Return `count` strings. A vocabulary has 150,000, so the loop calls little for each."""
         data, at, end = memoryview(self._data), self._at, self._end
         try:
             found, unpack = [], struct.Struct("<Q").unpack_from

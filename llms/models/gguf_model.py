@@ -1,4 +1,4 @@
-"""A GGUF file as a model: its configuration in the words of config.json, and its tensors under their names there.
+"""A GGUF file as a model: its configuration in config.json's words, its tensors by transformers' names.
 
     >>> from pathlib import Path
     >>> model = GgufModel.open(Path("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"))  # doctest: +SKIP
@@ -7,10 +7,10 @@
     >>> model["model.layers.0.mlp.up_proj"].type                                 # doctest: +SKIP
     'Q5_0'
 
-The architectures `llama` (Llama and Mistral), `mistral`, `qwen2` and `qwen3` have one computation with options:
-biases of queries, keys and values, and norms of queries and keys. Names and keys are those that llama.cpp's
-gguf-py/gguf/constants.py defines. llama.cpp stores the rows of queries and keys of `llama` in pairs (0, half),
-(1, half + 1) and so on; `turned` says so.
+The architectures `llama` (Llama and Mistral), `mistral`, `qwen2` and `qwen3` have one computation with
+options: biases of queries, keys and values, and norms of queries and keys. Names and keys are those that
+llama.cpp's gguf-py/gguf/constants.py defines. llama.cpp stores the rows of queries and keys of `llama` in
+pairs (0, half), (1, half + 1) and so on; `turned` says so.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class GgufModel:
         found = (1.0 / self.config["rope_theta"] ** powers.astype(np.float64)).astype(np.float32)
         if _ROPE_FACTORS in self.tensors:
             found = found / self.numbers(_ROPE_FACTORS)
-        return found / np.float32(self.config["rope_scaling_factor"])
+        scaled: np.ndarray[Any, np.dtype[np.float32]] = found / np.float32(self.config["rope_scaling_factor"])
+        return scaled
 
 
 def _config(file: GgufFile) -> dict[str, Any]:
@@ -168,14 +169,16 @@ def _config(file: GgufFile) -> dict[str, Any]:
         _unsupported(file, "keys and values of one size", f"{kind}.attention.value_length")
     if file.integer(f"{kind}.expert_count", 0):
         _unsupported(file, "a model without experts", f"{kind}.expert_count")
-    config = {
+    kv_heads = file.integer(f"{kind}.attention.head_count_kv", heads, least=1, most=heads)
+    vocabulary = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
+    config: dict[str, Any] = {
         "model_type": kind,
         "architectures": [ARCHITECTURES[kind]],
         "hidden_size": width,
         "intermediate_size": file.integer(f"{kind}.feed_forward_length", least=1, most=2**22),
         "num_hidden_layers": file.integer(f"{kind}.block_count", least=1, most=4096),
         "num_attention_heads": heads,
-        "num_key_value_heads": file.integer(f"{kind}.attention.head_count_kv", heads, least=1, most=heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": dim,
         "max_position_embeddings": file.integer(f"{kind}.context_length", least=1, most=2**26),
         "rms_norm_eps": file.real(f"{kind}.attention.layer_norm_rms_epsilon"),
@@ -183,16 +186,16 @@ def _config(file: GgufFile) -> dict[str, Any]:
         "rope_scaling_factor": factor,
         "hidden_act": "silu",
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "vocab_size": file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0,
+        "vocab_size": vocabulary,
         "sliding_window": None,
         "quantization_config": {"quant_method": "gguf"},
     }
-    if heads % config["num_key_value_heads"]:
-        file.refuse(f"{heads} heads to be a multiple of those of keys", str(config["num_key_value_heads"]))
+    if heads % kv_heads:
+        file.refuse(f"{heads} heads to be a multiple of those of keys", str(kv_heads))
     for role in ("bos", "eos", "pad"):
         key = {"bos": "bos", "eos": "eos", "pad": "padding"}[role]
         if (token := f"tokenizer.ggml.{key}_token_id") in file.metadata:
-            config[f"{role}_token_id"] = file.integer(token, most=max(0, config["vocab_size"] - 1))
+            config[f"{role}_token_id"] = file.integer(token, most=max(0, vocabulary - 1))
     return config
 
 

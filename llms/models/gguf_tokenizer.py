@@ -6,8 +6,8 @@ r"""The tokenizer of a GGUF file, made from the file's metadata.
     [13048]
 
 Two kinds cover the architectures that are read in place. `gpt2` is a byte-level BPE with merges, whose
-pre-tokenizer `tokenizer.ggml.pre` names. `llama` is a SentencePiece BPE with scores: its merges follow from the
-scores, as in transformers' converter, and unknown text becomes bytes. Patterns are those of the makers'
+pre-tokenizer `tokenizer.ggml.pre` names. `llama` is a SentencePiece BPE with scores: its merges follow from
+the scores, as in transformers' converter, and unknown text becomes bytes. Patterns are those of the makers'
 tokenizer.json; llama.cpp's src/llama-vocab.cpp lists which name means which.
 """
 
@@ -65,11 +65,7 @@ def read_gguf_tokenizer(file: GgufFile) -> ModelTokenizer:
         DamagedCheckpoint: Its metadata contradict each other.
         UnsupportedModel: It has a tokenizer of another kind.
     """
-    reason = other_tokenizer(file)
-    if reason:
-        raise UnsupportedModel(
-            f"expected a tokenizer that can be read from a GGUF file, found {reason} in {str(file.path)!r}"
-        )
+    check_tokenizer(file)
     tokens = file.array("tokenizer.ggml.tokens", str) or file.refuse("tokens", "none")
     types = file.array("tokenizer.ggml.token_type", int) or [_NORMAL] * len(tokens)
     if len(types) != len(tokens):
@@ -91,14 +87,22 @@ def read_gguf_tokenizer(file: GgufFile) -> ModelTokenizer:
     )
 
 
-def other_tokenizer(file: GgufFile) -> str | None:
-    """Return in a few words why a file's tokenizer cannot be read here; None if it can."""
-    kind, pre = _kind(file), _pre(file)
+def check_tokenizer(file: GgufFile) -> None:
+    """Refuse a file whose tokenizer is of another kind; nothing is built.
+
+    Raises:
+        DamagedCheckpoint: Its names are no text.
+        UnsupportedModel: It has a tokenizer of another kind.
+    """
+    kind, pre, reason = _kind(file), _pre(file), ""
     if kind not in ("gpt2", "llama"):
-        return f"tokenizer.ggml.model {kind!r}"
-    if kind == "gpt2" and pre not in {*_PATTERNS, *_GPT_2, *_DIGITS_APART}:
-        return f"tokenizer.ggml.pre {pre!r}"
-    return None
+        reason = f"tokenizer.ggml.model {kind!r}"
+    elif kind == "gpt2" and pre not in {*_PATTERNS, *_GPT_2, *_DIGITS_APART}:
+        reason = f"tokenizer.ggml.pre {pre!r}"
+    if reason:
+        raise UnsupportedModel(
+            f"expected a tokenizer that can be read from a GGUF file, found {reason} in {str(file.path)!r}"
+        )
 
 
 def end_ids(file: GgufFile) -> frozenset[int]:
@@ -221,7 +225,9 @@ def _add_edges(file: GgufFile, backend: Tokenizer, names: dict[str, str]) -> Non
     before, after = edges
     text = [*([before] if before else []), "$A", *([after] if after else [])]
     ids = [(name, int(backend.token_to_id(name) or 0)) for name in dict.fromkeys(filter(None, edges))]
-    backend.post_processor = processors.TemplateProcessing(single=text, pair=[*text, "$B"], special_tokens=ids)
+    backend.post_processor = processors.TemplateProcessing(
+        single=text, pair=[*text, "$B"], special_tokens=ids
+    )
 
 
 def _pretrained(path: Path) -> PreTrainedTokenizerBase:
@@ -232,4 +238,4 @@ def _pretrained(path: Path) -> PreTrainedTokenizerBase:
 
     with quiet():
         where = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-        return AutoTokenizer.from_pretrained(str(path.parent), **where)  # type: ignore[no-any-return]
+        return AutoTokenizer.from_pretrained(str(path.parent), **where)

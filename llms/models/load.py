@@ -25,11 +25,12 @@ from llms.decoders import cpu, cuda, reference_plan
 from llms.errors import BadRequest, GPURequired, NotEnoughMemory, UnsupportedModel
 from llms.models.catalog import AUTO, EMBEDDED, PREFERRED, SMALL, Source, cache_dir, find, resolve
 from llms.models.checkpoint import Checkpoint
+from llms.models.gguf_tokenizer import check_tokenizer, read_gguf_tokenizer
 from llms.models.gpu import ENOUGH_GB, Gpu, gpus, why_none
-from llms.models.loaded import LoadedModel, adopt, from_pretrained, from_weights
+from llms.models.loaded import LoadedModel, adopt, from_gguf, from_pretrained, from_weights
 from llms.models.memory import DecoderMemory, MemoryPlan, plan_memory
 from llms.models.registry import announce
-from llms.models.sources import checkpoint_folder, locate_source
+from llms.models.sources import checkpoint_folder, locate_source, obtain_gguf
 from llms.models.weights import has_plain_layout, read_weights
 from llms.params import LoadSettings
 from llms.tokenizer import ModelTokenizer
@@ -142,10 +143,11 @@ def plan_load(settings: LoadSettings, decoders: Sequence[DecoderPlan] = DECODERS
     cache = cache_of(settings)
     chosen, fallback = choose_model(settings, cache)
     source = resolve(chosen.model, chosen.revision)
-    folder = checkpoint_folder(
-        source, cache, download=settings.download, notify=settings.notify, progress=settings.progress
+    checkpoint = _in_place(source, chosen, cache) or Checkpoint.open(
+        checkpoint_folder(
+            source, cache, download=settings.download, notify=settings.notify, progress=settings.progress
+        )
     )
-    checkpoint = Checkpoint.open(folder)
     quantization = choose_quantization(
         settings.quantization, parameters=checkpoint.parameters, stored=checkpoint.stored_quantization
     )
@@ -164,6 +166,39 @@ def plan_load(settings: LoadSettings, decoders: Sequence[DecoderPlan] = DECODERS
         fallback=fallback,
         remark=remark,
     )
+
+
+def _in_place(source: Source, settings: LoadSettings, cache: Path) -> Checkpoint | None:
+    """Return a GGUF file as it is, if the CPU decoder runs it so; None for other sources and other settings.
+
+    Raises:
+        DamagedCheckpoint: The file is cut short or contradicts itself.
+        UnsupportedModel: The CPU decoder was asked for, and does not run it.
+        LLMError: What `obtain_gguf` raises.
+    """
+    how = (settings.device, settings.quantization, settings.adapter)
+    if how != ("cpu", AUTO, None) or settings.dtype not in (None, "bfloat16"):
+        return None
+    if settings.decoder not in (AUTO, cpu.NAME) or (settings.decoder == AUTO and cpu.native.missing()):
+        return None
+    path = obtain_gguf(
+        source, cache, download=settings.download, notify=settings.notify, progress=settings.progress
+    )
+    if path is None:
+        return None
+    try:
+        checkpoint = Checkpoint.of_gguf(path)
+        if checkpoint.gguf is not None:
+            check_tokenizer(checkpoint.gguf.file)
+    except UnsupportedModel as error:
+        if settings.decoder == cpu.NAME:
+            raise
+        settings.notify(f"{error}; converting the file for the {reference_plan.NAME} decoder")
+        return None
+    decided = replace(settings, dtype="bfloat16")
+    if cpu.supports(checkpoint, decided) is None or settings.decoder == cpu.NAME:
+        return checkpoint
+    return None
 
 
 def cache_of(settings: LoadSettings) -> Path:
@@ -326,7 +361,8 @@ def load(settings: LoadSettings) -> LoadedModel:
     began = time.perf_counter()
     plan = plan_load(settings)
     # The tokenizer comes before the weights, because a missing one is then found quickly.
-    tokenizer = ModelTokenizer.read(plan.checkpoint.folder)
+    gguf = plan.checkpoint.gguf
+    tokenizer = read_gguf_tokenizer(gguf.file) if gguf else ModelTokenizer.read(plan.checkpoint.folder)
     if plan.notice:
         settings.notify(plan.notice)
     loaded = _read_by_name(plan, tokenizer) or _read_pretrained(plan, tokenizer)
@@ -348,6 +384,8 @@ def load(settings: LoadSettings) -> LoadedModel:
 def _read_by_name(plan: LoadPlan, tokenizer: ModelTokenizer) -> LoadedModel | None:
     """Return the model with its weights read by name; None if transformers has to read it."""
     settings = plan.settings
+    if plan.checkpoint.gguf is not None:
+        return from_gguf(plan.checkpoint, tokenizer, plan.source.name, plan.memory.window)
     if settings.decoder != cpu.NAME or (settings.quantization, settings.device) != ("none", "cpu"):
         return None
     if settings.adapter is not None or not has_plain_layout(plan.checkpoint):

@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llms.errors import BadRequest
+from llms.errors import BadRequest, UnsupportedModel
 from llms.models.catalog import Source
-from llms.models.checkpoint import Checkpoint
+from llms.models.checkpoint import GGUF, Checkpoint
 from llms.models.memory import MemoryPlan
 from llms.models.weights import ModelWeights, weights_of
 from llms.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     import torch
+
+    from llms.models.gguf_model import GgufModel
 
 
 @dataclass(kw_only=True, eq=False)
@@ -52,6 +54,7 @@ class LoadedModel:
         memory: The memory plan; None if the caller handed the model over.
         load_s: Duration of loading in seconds.
         notice: One line about the choice of model, device and window; empty if there is nothing to say.
+        gguf: The model of a GGUF file that is read in place; None for others.
     """
 
     name: str
@@ -70,6 +73,7 @@ class LoadedModel:
     memory: MemoryPlan | None = None
     load_s: float = 0.0
     notice: str = ""
+    gguf: GgufModel | None = None
     _pretrained: Any = None
     _weights: ModelWeights | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -81,8 +85,14 @@ class LoadedModel:
         A model whose weights were read by name is loaded when this is first asked for.
 
         Raises:
+                UnsupportedModel: The model is a GGUF file that is read in place.
             LLMError: What `llms.models.pretrained.read_model` raises.
         """
+        if self.gguf is not None:
+            raise UnsupportedModel(
+                f"expected a model of transformers, found {str(self.gguf.file.path)!r}, read in place; "
+                'load it with decoder="reference"'
+            )
         with self._lock:
             if self._pretrained is None:
                 from llms.models.pretrained import read_model
@@ -101,7 +111,7 @@ class LoadedModel:
     @property
     def is_pretrained(self) -> bool:
         """Return whether the model was loaded by transformers, or handed over by the caller."""
-        return self._weights is None
+        return self._weights is None and self.gguf is None
 
     @property
     def chat_template(self) -> bool:
@@ -180,6 +190,29 @@ def from_weights(
         sliding_window=weights.config.get("sliding_window"),
         checkpoint=checkpoint,
         _weights=weights,
+    )
+
+
+def from_gguf(checkpoint: Checkpoint, tokenizer: ModelTokenizer, name: str, window: int) -> LoadedModel:
+    """Return a GGUF file that is read in place as a `LoadedModel`."""
+    import torch
+
+    from llms.models.gguf_tokenizer import end_ids
+
+    model = checkpoint.gguf
+    assert model is not None
+    return LoadedModel(
+        name=name,
+        tokenizer=tokenizer,
+        config=model.config,
+        quantization=GGUF,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        window=window,
+        parameters=checkpoint.parameters,
+        end_ids=end_ids(model.file),
+        checkpoint=checkpoint,
+        gguf=model,
     )
 
 

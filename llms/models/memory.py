@@ -189,6 +189,8 @@ def device_bytes(checkpoint: Checkpoint, settings: LoadSettings) -> int:
 
 def weight_bytes(checkpoint: Checkpoint, quantization: str, dtype: str) -> int:
     """Return the size of the weights themselves, in bytes."""
+    if checkpoint.gguf is not None:
+        return checkpoint.weight_bytes
     item = _ITEM_BYTES[dtype]
     if checkpoint.stored_quantization is not None:
         headers = checkpoint.headers

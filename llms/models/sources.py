@@ -75,19 +75,42 @@ def checkpoint_folder(
         return embedded_checkpoint(cache, notify=notify, progress=progress, entry=source.entry)
     if source.kind == "folder":
         return Path(source.location)
-    if source.kind == "gguf":
-        return converted(Path(source.location), cache, notify=notify)
-    if (file := _file_of(source)) is not None:
-        if (gguf := find_file(file, cache)) is None:
-            if not download and not file_path(file, cache).exists():
-                raise _missing(source, cache)
-            gguf = fetch(file, cache, notify=notify, progress=progress)
+    gguf = obtain_gguf(source, cache, download=download, notify=notify, progress=progress)
+    if gguf is not None:
         return converted(gguf, cache, notify=notify)
     found = locate(source.location, source.revision, cache)
     if found is None:
         if not download:
             raise _missing(source, cache)
         found = pull(source.location, source.revision, cache, notify=notify, progress=progress).folder
+    return found
+
+
+def obtain_gguf(
+    source: Source,
+    cache: Path,
+    *,
+    download: bool = False,
+    notify: Notify = silent,
+    progress: Progress = no_progress,
+) -> Path | None:
+    """Return the GGUF file that a source consists of, fetched if need be; None if it is no such source.
+
+    The embedded model is none: its checkpoint is made from a file that is then deleted.
+
+    Raises:
+        UnknownModel: The file is not on this machine, and `download` is False.
+        LLMError: What fetching raises.
+    """
+    if source.kind == "gguf":
+        return Path(source.location)
+    file = _file_of(source)
+    if source.kind == "embedded" or file is None:
+        return None
+    if (found := find_file(file, cache)) is None:
+        if not download and not file_path(file, cache).exists():
+            raise _missing(source, cache)
+        found = fetch(file, cache, notify=notify, progress=progress)
     return found
 
 

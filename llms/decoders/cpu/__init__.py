@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llms.decoders import reference_plan
 from llms.decoders.cpu import native
 from llms.models.checkpoint import MANIFEST
-from llms.models.memory import DecoderMemory
+from llms.models.memory import CPU_OVERHEAD, DecoderMemory, item_bytes, largest_matrix
 from llms.models.weights import has_plain_layout
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def supports_loaded(loaded: LoadedModel) -> str | None:
     """Return why the decoder does not serve a loaded model; None if it does."""
     from llms.decoders.cpu.decoder import other_architecture, unsupported
 
+    if loaded.gguf is not None:
+        return unsupported(loaded.gguf)
     if loaded.is_pretrained and (reason := other_architecture(loaded.model)):
         return reason
     return unsupported(loaded.weights)
@@ -89,10 +91,15 @@ def lacks_native_code(checkpoint: Checkpoint, settings: LoadSettings) -> bool:
 def memory(checkpoint: Checkpoint, settings: LoadSettings, window: int) -> DecoderMemory:
     """Return the memory that the decoder takes in addition to the weights.
 
-    That is what the reference decoder takes, plus the packed weights. Once these lie next to the checkpoint,
+    That is what the reference decoder takes, plus the packed weights. Those of a GGUF file take the place of
+    its pages, so they do not count. Once these lie next to the checkpoint,
     the matrices that they were made from are never read again and do not count.
     """
     found = reference_plan.memory(checkpoint, settings, window)
+    if checkpoint.gguf is not None:
+        return replace(
+            found, workspace=found.workspace - unpacked_bytes(checkpoint, settings), overhead=CPU_OVERHEAD
+        )
     unbuilt = UNBUILT if has_plain_layout(checkpoint) else 0
     layers = sum(header.elements for header in checkpoint.linears)
     head = checkpoint.config["vocab_size"] * checkpoint.config["hidden_size"]
@@ -106,6 +113,11 @@ def memory(checkpoint: Checkpoint, settings: LoadSettings, window: int) -> Decod
     return replace(found, overhead=found.overhead - unbuilt + packed)
 
 
+def unpacked_bytes(checkpoint: Checkpoint, settings: LoadSettings) -> int:
+    """Return what the reference decoder counts for one unpacked matrix, which the kernels never make."""
+    return largest_matrix(checkpoint) * item_bytes(settings)
+
+
 def build(loaded: LoadedModel, max_slots: int, window: int) -> CpuDecoder:
     """Return the decoder of a loaded model.
 
@@ -115,6 +127,8 @@ def build(loaded: LoadedModel, max_slots: int, window: int) -> CpuDecoder:
     from llms.decoders.cpu.decoder import CpuDecoder
     from llms.decoders.cpu.weights import BlockFile
 
+    if loaded.gguf is not None:
+        return CpuDecoder(loaded.gguf, window=window, max_slots=max_slots)
     converted = loaded.source is not None and loaded.source.kind in ("embedded", "gguf")
     own = converted and not loaded.is_pretrained
     blocks = BlockFile(loaded.checkpoint.folder) if own and loaded.checkpoint else None
@@ -139,6 +153,10 @@ def gguf_unsuitable(model: GgufModel) -> str | None:
 
 def _unsuitable(checkpoint: Checkpoint, settings: LoadSettings) -> str | None:
     """Return why the kernels do not support a checkpoint that is loaded with these settings."""
+    if checkpoint.gguf is not None:
+        if (settings.device, settings.dtype) != ("cpu", "bfloat16") or settings.keeps_adapter:
+            return "it runs GGUF files in bfloat16 on the CPU, without adapters"
+        return gguf_unsuitable(checkpoint.gguf)
     if (kind := checkpoint.config.get("model_type")) not in ("mistral", "llama"):
         return f"it runs mistral and llama layers, the model is {kind}"
     how = (settings.quantization, settings.device, settings.dtype)

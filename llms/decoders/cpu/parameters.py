@@ -1,9 +1,9 @@
-"""Where the kernels find a model's weights: the structures that they read, and what must live as long as these.
+"""A model's weights as structures that the kernels read, with everything that their addresses point into.
 
-`of_weights` makes them from weights in bf16, which are packed beforehand. `of_gguf` makes them from a mapped GGUF
-file: each matrix gets as much anonymous memory as it takes in the file, and the kernels fill it with the same blocks
-in their own order when a group of rows is first read, then give the file's pages back. So loading reads no
-weights, and the process grows by the size of the file.
+`of_weights` makes them from weights in bf16, which are packed beforehand. `of_gguf` makes them from a mapped
+GGUF file: each matrix gets as much anonymous memory as it takes in the file, and the kernels fill it with the
+same blocks in their own order when a group of rows is first read, then give the file's pages back. So
+loading reads no weights, and the process grows by the size of the file.
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ def of_gguf(model: GgufModel, window: int) -> Parameters:
 
         dim = model.head_dim if model.turned else 0
         turns = (dim, dim, 0)
-        qkv = (
-            room.matrix(model[prefix + name], turn) for name, turn in zip(PROJECTIONS, turns, strict=True)
-        )
+        qkv = (room.matrix(model[prefix + name], turn) for name, turn in zip(PROJECTIONS, turns, strict=True))
         rest = ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
         return LayerStruct(
             (MatrixStruct * 3)(*qkv),
