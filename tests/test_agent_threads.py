@@ -12,17 +12,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ormsgpack
 import pytest
 from agent_fakes import calls, scripted
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.base import empty_checkpoint
 
 from agent.errors import ConfigError, TemplateError, ThreadError
+from agent.guard.labels import both, labels_of
 from agent.settings import read_config, set_value
 from agent.storage import templates
 from agent.storage.logs import open_logs
-from agent.storage.threads import VERSION, config_of, is_stranded, is_unfinished, open_threads
+from agent.storage.threads import VERSION, close_turn, config_of, is_stranded, is_unfinished, open_threads
+from agent.turn.context import Stopped
 from agent.turn.events import stream_events
 from agent.turn.graph import build_graph
 
@@ -274,3 +278,38 @@ def test_a_turn_that_a_tool_answers_is_finished_and_exported(tmp_path: Path) -> 
         assert threads.export(thread) == "# tea\n\n**You:** what does tea cost?\n\ntea: 3 EUR\n"
         list(stream_events(agent, "sure?", config=config_of(thread)))
         assert threads.export(thread).endswith("tea: 3 EUR\n\n**You:** sure?\n\nI said 3 EUR\n")
+
+
+def test_a_thread_with_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:
+    """X1: a row that was tampered with runs nothing, and the error says which thread it is."""
+    made = tmp_path / "made"
+    harm = ormsgpack.Ext(0, ormsgpack.packb(("os", "mkdir", str(made))))
+    with open_threads(tmp_path / "threads.sqlite") as threads:
+        thread = threads.new("hello")
+        graph = build_graph(scripted("hi"), checkpointer=threads.saver)
+        graph.invoke({"messages": [("user", "hello")]}, config_of(thread))
+    with sqlite3.connect(tmp_path / "threads.sqlite") as file:
+        (packed,) = file.execute("SELECT checkpoint FROM checkpoints ORDER BY checkpoint_id DESC").fetchone()
+        value = ormsgpack.unpackb(packed, ext_hook=lambda code, data: ormsgpack.Ext(code, data))
+        value["channel_values"]["harm"] = harm
+        file.execute("UPDATE checkpoints SET checkpoint = ?", (ormsgpack.packb(value),))
+    with open_threads(tmp_path / "threads.sqlite") as threads:
+        with pytest.raises(ThreadError, match=rf"thread '{thread.id}' in checkpoints: .* found os\.mkdir"):
+            threads.messages(thread)
+    assert not made.exists()
+
+
+def test_a_stopped_answer_keeps_the_labels_of_what_it_showed() -> None:
+    """X15: the documents were being quoted when the turn was stopped."""
+
+    def answer(_: Any) -> Any:
+        raise Stopped
+
+    with open_threads(None) as threads:
+        thread = threads.new("sky")
+        chain = RunnableLambda(answer)
+        graph = build_graph(scripted("never said"), answerer=chain, checkpointer=threads.saver)
+        with pytest.raises(Stopped):
+            list(stream_events(graph, "What colour is the sky?", config=config_of(thread)))
+        close_turn(graph, config_of(thread), "The sky is (stopped)")
+        assert labels_of(threads.messages(thread)) == both("your documents")

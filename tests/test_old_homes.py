@@ -32,6 +32,7 @@ from langgraph.types import Command
 from retrieval_fakes import WordEmbeddings
 
 import agent.build
+from agent.errors import ThreadError
 from agent.planner.router import ROUTES
 from agent.planner.router import load as router_weights
 from agent.settings import load_settings
@@ -322,10 +323,12 @@ class Basket:
 
 def test_only_classes_that_are_listed_or_given_are_built(tmp_path: Path) -> None:
     harm = ormsgpack.Ext(0, ormsgpack.packb(("os", "mkdir", str(tmp_path / "made"))))
-    assert ThreadSerializer().loads_typed(("msgpack", ormsgpack.packb([harm]))) == [str(tmp_path / "made")]
+    with pytest.raises(ThreadError, match=r"found os\.mkdir"):
+        ThreadSerializer().loads_typed(("msgpack", ormsgpack.packb([harm])))
     assert not (tmp_path / "made").exists()
     stored = ThreadSerializer().dumps_typed([Basket(apples=3)])
-    assert ThreadSerializer().loads_typed(stored) == [{"apples": 3}]
+    with pytest.raises(ThreadError, match=r"Basket; .* open_threads\(classes"):
+        ThreadSerializer().loads_typed(stored)
     assert ThreadSerializer([Basket]).loads_typed(stored) == [Basket(apples=3)]
 
 

@@ -9,6 +9,7 @@ repeated (`ask_again`).
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,9 @@ from typing import Any
 
 import ormsgpack
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import END, TASKS
@@ -96,8 +100,8 @@ class ThreadSerializer(JsonPlusSerializer):
     """LangGraph's serializer, which also finds classes under the names that earlier versions gave them.
 
     It builds messages, LangGraph's types, simple types of the standard library, the classes in `NAMES` and
-    those in `classes`. Anything else comes back as plain data, so that a file which was tampered with cannot
-    name a function to call.
+    those in `classes`. Anything else is refused, so that a file which was tampered with cannot name a
+    function to call.
 
     >>> ThreadSerializer().loads_typed(ThreadSerializer().dumps_typed({"k": 3}))
     {'k': 3}
@@ -107,12 +111,41 @@ class ThreadSerializer(JsonPlusSerializer):
         super().__init__(pickle_fallback=False, allowed_msgpack_modules=[*NAMES.values(), *classes])
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Return the object that was stored."""
+        """Return the object that was stored; raises ThreadError if it names a type that is not known."""
         kind, packed = data
         # Renaming unpacks the value a second time, so only values that hold an old name are renamed.
         if kind == "msgpack" and any(module in packed for module in _MOVED):
             packed = _renamed(packed)
-        return super().loads_typed((kind, packed))
+        refused: list[str] = []
+        owner = threading.get_ident()
+
+        def note(event: SerdeEvent) -> None:
+            if event["kind"].endswith("blocked") and threading.get_ident() == owner:
+                refused.append(f"{event['module']}.{event['name']}")
+
+        forget = register_serde_event_listener(note)
+        try:
+            value = super().loads_typed((kind, packed))
+        finally:
+            forget()
+        if refused:
+            raise ThreadError(
+                f"expected messages and known types in a thread, found {refused[0]}; if it is a class of "
+                "your application, pass it to open_threads(classes=[...]), else remove the thread"
+            )
+        return value
+
+
+class ThreadSaver(SqliteSaver):
+    """LangGraph's saver, whose errors name the row that cannot be read."""
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the newest step of a thread; raises ThreadError."""
+        try:
+            return super().get_tuple(config)
+        except ThreadError as error:
+            thread = config["configurable"].get("thread_id")
+            raise ThreadError(f"thread {thread!r} in checkpoints: {error}") from error
 
 
 def _renamed(packed: bytes) -> bytes:
@@ -146,7 +179,7 @@ class Threads:
 
     def __init__(self, connection: sqlite3.Connection, classes: Iterable[type] = ()) -> None:
         self._db = connection
-        self.saver = SqliteSaver(connection, serde=ThreadSerializer(classes))
+        self.saver = ThreadSaver(connection, serde=ThreadSerializer(classes))
         self.saver.setup()
         self._db.execute(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {VERSION}")
@@ -320,7 +353,7 @@ def open_threads(path: Path | None, *, classes: Iterable[type] = ()) -> Iterator
     """Open the file of conversations, or make a private one; raises ThreadError, FolderError.
 
     None opens threads in memory, which end with the block. An application whose graph keeps objects of its
-    own in a thread names their `classes`; they come back as plain data otherwise.
+    own in a thread names their `classes`; a thread that holds others is refused.
     """
     if path is not None:
         private_file(path)
