@@ -14,10 +14,12 @@ from langgraph.types import Command
 from pydantic import ValidationError
 
 from agent.guard.policy import rule_of
+from agent.storage.threads import ThreadSerializer
 from agent.turn.bounds import TurnLimits
 from agent.turn.context import RunContext
 from agent.turn.events import Approval, Notice, ToolResult, astream_events, stream_events
 from agent.turn.graph import build_graph
+from chains.rag import Answer, Citation
 
 ACTS: list[str] = []
 
@@ -334,3 +336,27 @@ def test_a_plain_function_and_an_asynchronous_tool_are_tools() -> None:
     agent = build_graph(scripted(*answers), tools=[double, later], approve="never-ask")
     events = list(stream_events(agent, "go"))
     assert [event.text for event in events if isinstance(event, ToolResult)] == ["8", "later x"]
+
+
+def test_a_thread_holds_plain_data_and_no_classes_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """T18: LangGraph warns about classes in a checkpoint that it does not know."""
+
+    @tool(response_format="content_and_artifact")
+    def find(what: str) -> tuple[str, Answer]:
+        """Finds something."""
+        return "found", Answer("Found.", question=what)
+
+    find.metadata = {"kind": "read", "reaches": "machine"}
+    agent = graph(calls("find", what="x"), "done", tools=[find], checkpointer=InMemorySaver())
+    list(stream_events(agent, "find x", config=CONFIG))
+    kept = agent.get_state(CONFIG).values["messages"]
+    assert next(m for m in kept if isinstance(m, ToolMessage)).artifact["question"] == "x"
+    assert "unregistered" not in caplog.text
+
+
+def test_a_stored_result_equals_the_one_that_was_made() -> None:
+    """T18: a checkpoint returns tuples as lists."""
+    cited = Citation(number=1, source="a", heading="", page=None, start=0, end=1, quote="q", chunk_id="1")
+    made = Answer("x [1]", citations=(cited,), grounded=True)
+    serializer = ThreadSerializer()
+    assert serializer.loads_typed(serializer.dumps_typed(made)) == made

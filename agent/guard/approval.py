@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from langchain.agents.middleware import AgentMiddleware, ToolCallRequest
@@ -162,7 +163,7 @@ class Guard(AgentMiddleware[GuardState, RunContext, Any]):
         if isinstance(decided, ToolCallRequest) and decided is not request and not direct:
             edited = f"The user changed the arguments of this call to {decided.tool_call['args']!r}."
             result = result.model_copy(update={"content": f"{edited} Its result:\n{result.text}"})
-        result = labelled(result, labels)
+        result = labelled(_plain(result), labels)
         update: dict[str, Any] = {"messages": [result]}
         if granted:
             update["allowed_tools"] = granted
@@ -170,6 +171,17 @@ class Guard(AgentMiddleware[GuardState, RunContext, Any]):
             # LangChain ends the turn after a tool with `return_direct` even if the tool failed.
             return Command(update=update, goto=self._agent_node)
         return Command(update=update) if granted else result
+
+
+def _plain(result: ToolMessage) -> ToolMessage:
+    """Return the message with plain data in place of a dataclass, such as the `Answer` of `search_docs`.
+
+    A checkpointer of LangGraph's warns about classes that it does not know, and refuses them in strict mode.
+    """
+    artifact = result.artifact
+    if not is_dataclass(artifact) or isinstance(artifact, type):
+        return result
+    return result.model_copy(update={"artifact": asdict(artifact)})
 
 
 def _labelled_update(result: Command[Any], labels: Labels) -> Command[Any]:

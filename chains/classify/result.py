@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chains.classify.labels import SEPARATOR, ClassLabel
+from chains.records import restore_tuples
 
 Method = Literal["embedder", "examples", "model", "reply"]
 
@@ -44,6 +45,10 @@ class Classification:
     labels: tuple[str, ...] = ()
     evidence: str | None = None
     groups: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep tuples as tuples."""
+        restore_tuples(self)
 
     @property
     def confidence(self) -> float:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from chains.records import restore_tuples
+
 Kind = Literal["example", "doctest", "property", "smoke"]
 CodeStatus = Literal["examples", "ran", "failed"]
 Step = Literal["plan", "write", "run", "repair", "choose"]
@@ -76,6 +78,10 @@ class CodeRun:
     stderr: str = ""
     checks: tuple[CheckRun, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Keep tuples as tuples."""
+        restore_tuples(self)
+
     @property
     def passed(self) -> bool:
         """True if there are checks and all of them passed."""
@@ -112,6 +118,10 @@ class CodeResult:
     status: CodeStatus
     runs: tuple[CodeRun, ...] = ()
     explanation: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep tuples as tuples."""
+        restore_tuples(self)
 
     @property
     def verified(self) -> bool:

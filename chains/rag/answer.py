@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
+from chains.records import restore_tuples
+
 
 @dataclass(frozen=True, slots=True)
 class Citation:
@@ -58,6 +60,10 @@ class Answer:
     question: str = ""
     method: str = "none"
     score: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Keep tuples as tuples."""
+        restore_tuples(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as dicts and lists, ready for JSON."""

@@ -14,6 +14,7 @@ from typing import Any, overload
 
 from chains.errors import OptionError, excerpt
 from chains.options import require_whole
+from chains.records import restore_tuples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,10 @@ class Summary:
     repaired: int = 0
     dropped: int = 0
     unread: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep tuples as tuples."""
+        restore_tuples(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as dicts and lists, ready for JSON."""
