@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -226,17 +225,19 @@ def known_setting(name: str) -> str:
 def set_value(path: Path, name: str, value: str) -> None:
     """Set one setting in the file, or remove it if `value` is empty; raises ConfigError.
 
-    Comments are kept. The file is written whole or not at all.
+    Comments, tables and the form of everything else are kept. The file is written whole or not at all.
     """
+    import tomlkit
+
     known_setting(name)
     read_config(path)  # A file that cannot be read is not overwritten.
     private_folder(path.parent)
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = [line for line in old.splitlines() if not re.match(rf"\s*{name}\s*=", line)]
-    tables = next((i for i, line in enumerate(kept) if line.lstrip().startswith("[")), len(kept))
+    document = tomlkit.parse(path.read_text(encoding="utf-8") if path.exists() else "")
     if value:
-        kept.insert(tables, f"{name} = {_toml(value)}")
-    _replace(path, "\n".join(kept) + "\n")
+        document[name] = _toml(value)
+    else:
+        document.pop(name, None)
+    _replace(path, tomlkit.dumps(document))
 
 
 def _replace(path: Path, text: str) -> None:
@@ -254,11 +255,15 @@ def _replace(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _toml(value: str) -> str:
-    """Return the value as TOML: numbers, booleans, arrays and quoted strings as they are, else a string."""
-    if re.fullmatch(r"true|false|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|\[.*\]|\".*\"", value):
+def _toml(value: str) -> Any:
+    """Return what a TOML number, boolean, array or quoted string stands for, else the text itself."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        return tomlkit.value(value)
+    except TOMLKitError:
         return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def _shown(value: Any) -> str:

@@ -313,3 +313,16 @@ def test_a_stopped_answer_keeps_the_labels_of_what_it_showed() -> None:
             list(stream_events(graph, "What colour is the sky?", config=config_of(thread)))
         close_turn(graph, config_of(thread), "The sky is (stopped)")
         assert labels_of(threads.messages(thread)) == both("your documents")
+
+
+def test_config_keeps_arrays_of_several_lines_and_keys_of_other_tables(tmp_path: Path) -> None:
+    """C1: only the one setting changes."""
+    file = tmp_path / "config.toml"
+    kept = 'files = [\n  "~/a",  # work\n  "~/b",\n]\n\n[mcp.a]\ncommand = ["x"]\ntimeout_s = 5\n'
+    kept += '[mcp.a.env]\nk = "v"\n'
+    file.write_text(kept)
+    set_value(file, "k", "7")
+    set_value(file, "k", "")
+    assert file.read_text() == kept
+    set_value(file, "files", '["~/c"]')
+    assert read_config(file)["files"] == ["~/c"] and read_config(file)["mcp"]["a"]["env"] == {"k": "v"}

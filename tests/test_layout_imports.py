@@ -240,3 +240,16 @@ def test_messages_of_llms_name_arguments_and_no_options_of_a_command_line(module
             found = COMMANDS.search(node.value)
             ours = found and not (module in RUN_OTHERS and found[0].startswith("--"))
             assert not ours, f"{module}:{node.lineno} names {found and found[0]}"
+
+
+def test_an_app_s_own_tools_folder_is_named_in_one_line(tmp_path: Path) -> None:
+    """C3: a package that hides one of ours is named when agent is imported."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "__init__.py").write_text("")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; from agent import build_agent"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and "ImportError: expected this toolkit's package 'tools'" in last
+    assert str(tmp_path / "tools") in last and "rename that folder" in last
