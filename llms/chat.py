@@ -148,19 +148,49 @@ class LocalModel(GenerationFields, Serializable):
         Args:
             model: A causal language model on its device.
             tokenizer: Its tokenizer, which needs a chat template for chat.
-            **kwargs: Fields of this class. `model` gives it a name, and `window` shortens its window.
+            **kwargs: Fields of this class. `model_name` gives it a name, and `window` shortens its window.
 
         Raises:
             BadRequest: A parameter is out of range, or the weights are on no device.
             UnsupportedModel: The architecture has no plain KV cache.
         """
+        return cls._adopted(model, tokenizer, renamed(kwargs, _NAMES))
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any, **kwargs: Any) -> Self:
+        """Return a model on the weights of a pipeline that is loaded already; nothing is copied.
+
+            pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+            llm = ChatLocal.from_pipeline(pipe)
+
+        The pipeline's own `max_new_tokens`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`
+        and `do_sample=False` hold, unless a field is given. The reference decoder runs the pipeline's weights
+        as they are; `decoder="auto"` takes a faster one if it serves them, which packs a second copy.
+
+        Args:
+            pipe: A text-generation pipeline of transformers, or LangChain's `HuggingFacePipeline` around one.
+            **kwargs: Fields of this class, as for `from_model`.
+
+        Raises:
+            BadRequest: It is no such pipeline, has no tokenizer, or a parameter is unknown or out of range.
+            UnsupportedModel: The weights are quantized by another method than bitsandbytes'.
+        """
+        from llms.models.pipelines import read_pipeline
+
+        parts = read_pipeline(pipe)
+        fields = {"decoder": "reference", **parts.options, **renamed(kwargs, _NAMES)}
+        return cls._adopted(parts.model, parts.tokenizer, fields)
+
+    @classmethod
+    def _adopted(cls, model: Any, tokenizer: Any, fields: dict[str, Any]) -> Self:
         from llms.models.load import adopt
         from llms.runtime import Runtime
 
-        loaded = adopt(model, tokenizer, name=kwargs.pop("model", None), window=kwargs.get("window"))
-        checked = cls(model=loaded.name, **kwargs)
+        fields = dict(fields)
+        loaded = adopt(model, tokenizer, name=fields.pop("model", None), window=fields.get("window"))
+        checked = cls(model=loaded.name, **fields)
         runtime = Runtime(loaded, decoder=checked.decoder, max_slots=checked.max_slots)
-        return cls(model=loaded.name, adopted=runtime, **kwargs)
+        return cls(model=loaded.name, adopted=runtime, **fields)
 
     def runtime(self, model: str | None = None) -> Runtime:
         """Return the loaded model, which is loaded on first use.

@@ -142,14 +142,15 @@ def from_pretrained(model: Any, tokenizer: ModelTokenizer, name: str, window: in
     """Return a model of transformers as a `LoadedModel`, without source, checkpoint and memory plan.
 
     Raises:
-        BadRequest: It has no weights, or none on a device.
+        BadRequest: It has no weights, or some of them are on no device.
     """
     import torch
 
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is None or weight.device.type == "meta":
+    if weight is None or any(tensor.device.type == "meta" for tensor in model.parameters()):
         raise BadRequest(
-            "expected a model with weights on a device, found none; load it before handing it over"
+            "expected a model with all its weights on a device, found none, or some that are not loaded; "
+            "load it whole before handing it over"
         )
     method = getattr(model.config, "quantization_config", None)
     quantization = "none"
