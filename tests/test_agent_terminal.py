@@ -119,7 +119,7 @@ def test_approval_by_yes_no_edit_and_always(start: Start, tmp_path: Path) -> Non
     chat = start("chat")
     chat.line("act alpha")
     chat.expect("line: alpha")
-    chat.expect("allow? [y]es, [n]o, [e]dit, [a]lways in this thread: ")
+    chat.expect("allow? [y]es, [n]o, [e]dit, [a]lways in this thread while no other text is in it: ")
     assert marks(tmp_path) == []
     chat.type("perhaps\r")
     chat.expect("allow?")
@@ -132,7 +132,7 @@ def test_approval_by_yes_no_edit_and_always(start: Start, tmp_path: Path) -> Non
     chat.expect("rejected the tool call")
     chat.line("act gamma")
     chat.expect("tool mark is in the conversation")  # the result of the first call is the reason why it asks
-    chat.expect("allow?")
+    chat.expect("allow? [y]es, [n]o, [e]dit: ")  # it reaches outside, so no "always" would cover it now
     chat.type("e\r")
     chat.expect("(JSON or text, empty keeps it): ")
     chat.type("delta\r")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from agent_fakes import CONFIG, calls, last, resume, scripted
@@ -360,3 +361,20 @@ def test_a_stored_result_equals_the_one_that_was_made() -> None:
     made = Answer("x [1]", citations=(cited,), grounded=True)
     serializer = ThreadSerializer()
     assert serializer.loads_typed(serializer.dumps_typed(made)) == made
+
+
+def test_the_time_that_a_person_takes_is_not_the_turn_s() -> None:
+    """T8: also for a program that resumes with LangGraph's command alone."""
+    agent = graph(
+        calls("act", what="x"), "done", checkpointer=InMemorySaver(), limits=TurnLimits(seconds=1000)
+    )
+    list(stream_events(agent, "do x", config=CONFIG))
+    state = agent.get_state(CONFIG)
+    began = state.values["turn_started"]
+    pause = next(p for task in state.tasks for p in task.interrupts)
+    with (
+        patch("agent.turn.state.time.time", lambda: began + 2000),
+        patch("agent.turn.bounds.time.time", lambda: began + 2000),
+    ):
+        agent.invoke(Command(resume={pause.id: {"type": "approve"}}), CONFIG)
+    assert ACTS == ["x"] and agent.get_state(CONFIG).values["messages"][-1].text == "done"

@@ -144,8 +144,8 @@ class Session:
         from langgraph.types import Command
 
         from agent.storage.threads import ask_again, is_stranded, is_unfinished
-        from agent.turn.bounds import clock_started
         from agent.turn.events import approvals
+        from agent.turn.state import clock_started
 
         state = self._agent.get_state(config)
         stranded = is_stranded(self._agent, state)
@@ -156,7 +156,7 @@ class Session:
         inputs: Any
         if waiting and self.context.approve != "ask":
             refused = {"type": "reject", "message": "nobody is here to allow it."}
-            inputs = Command(resume={pause.id: refused for pause in waiting}, update=clock_started())
+            inputs = Command(resume={pause.id: refused for pause in waiting})
         elif stranded:
             inputs = ask_again(self._agent, config)
             if inputs is None:
@@ -252,10 +252,8 @@ def answers(pauses: list[Approval]) -> Any:
     """Ask for each approval and return LangGraph's command with the decisions."""
     from langgraph.types import Command
 
-    from agent.turn.bounds import clock_started
-
     decisions = {pause.id: _ask(request) for pause in pauses for request in pause.requests}
-    return Command(resume=decisions, update=clock_started())
+    return Command(resume=decisions)
 
 
 _ALWAYS = {

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 from agent.guard.labels import CLEAN, Labels, labelled, labels_of
 from agent.guard.policy import Approve, Judgement, Scope, ToolRule, describe, judge, rule_of
 from agent.turn.context import RunContext
-from agent.turn.state import TurnState
+from agent.turn.state import TurnState, clock_started
 
 REFUSED = "refused"
 """Key in the `additional_kwargs` of the tool message of a call that was denied or rejected."""
@@ -97,9 +97,9 @@ class Guard(AgentMiddleware[GuardState, RunContext, Any]):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
         """Run the call, as the person edited it, unless it is denied or rejected."""
-        decided, granted = self._decided(request)
+        decided, update = self._decided(request)
         result = decided if isinstance(decided, ToolMessage) else handler(decided)
-        return self._finished(request, decided, result, granted)
+        return self._finished(request, decided, result, update)
 
     async def awrap_tool_call(
         self,
@@ -107,23 +107,23 @@ class Guard(AgentMiddleware[GuardState, RunContext, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """As `wrap_tool_call`, for asynchronous runs."""
-        decided, granted = self._decided(request)
+        decided, update = self._decided(request)
         result = decided if isinstance(decided, ToolMessage) else await handler(decided)
-        return self._finished(request, decided, result, granted)
+        return self._finished(request, decided, result, update)
 
-    def _decided(self, request: ToolCallRequest) -> tuple[ToolCallRequest | ToolMessage, list[str]]:
-        """Return the call to run, or the message that says why it does not run, and what is granted."""
+    def _decided(self, request: ToolCallRequest) -> tuple[ToolCallRequest | ToolMessage, dict[str, Any]]:
+        """Return the call to run, or the message that says why it does not run, and a change of the state."""
         call = request.tool_call
         if request.tool is None:  # The model made up a name; LangChain tells it which tools there are.
-            return request, []
+            return request, {}
         context = cast("RunContext | None", getattr(request.runtime, "context", None))
         found = self.judge_call(call, request.state, context)
         if found.verdict == "allow":
-            return request, []
+            return request, {}
         description = describe(call["name"], call["args"], found)
         if found.verdict == "deny":
             request.runtime.stream_writer({"type": "notice", "kind": "denied", "text": description})
-            return _refusal(call, f"{call['name']} was not called: it needs a person's approval."), []
+            return _refusal(call, f"{call['name']} was not called: it needs a person's approval."), {}
         question = {
             "type": "tool_approval",
             "tool_call_id": call["id"],
@@ -134,20 +134,22 @@ class Guard(AgentMiddleware[GuardState, RunContext, Any]):
         }
         # LangGraph checks an answer against the schema before it is saved; a bad one can be given again.
         answer: Any = interrupt(question, response_schema=_answers_about(call["name"]))
+        update = clock_started()  # The time that the person took is not the turn's.
         if answer["type"] == "edit":
-            return request.override(tool_call={**call, "args": answer["edited_action"]["args"]}), []
+            return request.override(tool_call={**call, "args": answer["edited_action"]["args"]}), update
         if answer["type"] == "reject":
-            return _refusal(call, _rejection(request, answer.get("message"))), []
+            return _refusal(call, _rejection(request, answer.get("message"))), update
         scope = answer.get("always")
-        covered = scope == found.always or (scope, found.always) == ("untrusted", "clean")
-        return request, [found.rule.grant(scope)] if scope and found.always and covered else []
+        if found.always and scope in ("untrusted", found.always):
+            update["allowed_tools"] = [found.rule.grant(scope)]
+        return request, update
 
     def _finished(
         self,
         request: ToolCallRequest,
         decided: ToolCallRequest | ToolMessage,
         result: ToolMessage | Command[Any],
-        granted: list[str],
+        update: dict[str, Any],
     ) -> ToolMessage | Command[Any]:
         """Label the result, tell the model about an edit, and let a failed call go back to it.
 
@@ -164,13 +166,10 @@ class Guard(AgentMiddleware[GuardState, RunContext, Any]):
             edited = f"The user changed the arguments of this call to {decided.tool_call['args']!r}."
             result = result.model_copy(update={"content": f"{edited} Its result:\n{result.text}"})
         result = labelled(_plain(result), labels)
-        update: dict[str, Any] = {"messages": [result]}
-        if granted:
-            update["allowed_tools"] = granted
         if direct and result.status == "error":
             # LangChain ends the turn after a tool with `return_direct` even if the tool failed.
-            return Command(update=update, goto=self._agent_node)
-        return Command(update=update) if granted else result
+            return Command(update={"messages": [result], **update}, goto=self._agent_node)
+        return Command(update={"messages": [result], **update}) if update else result
 
 
 def _plain(result: ToolMessage) -> ToolMessage:

@@ -88,15 +88,6 @@ class ToolTooSlow(TimeoutError):
     """A tool did not answer within the time that the settings give it."""
 
 
-def clock_started() -> dict[str, Any]:
-    """Return the state update that starts the turn's clock.
-
-    It is applied again when a turn is resumed, so that neither the hours after a kill nor the time that a
-    person takes to allow a call count against `TurnLimits.seconds`.
-    """
-    return {"turn_started": time.time()}
-
-
 class Bounds(AgentMiddleware[TurnState, RunContext, Any]):
     """Ends a turn at its limits, and keeps each tool call within its time and size."""
 

@@ -37,10 +37,10 @@ from langgraph.runtime import Runtime
 from agent.guard.approval import Guard
 from agent.guard.labels import CLEAN, Labels
 from agent.guard.policy import Approve, rule_of
-from agent.turn.bounds import Bounds, TurnLimits, clock_started, describe_failure
+from agent.turn.bounds import Bounds, TurnLimits, describe_failure
 from agent.turn.context import AGENT, COMPACT, DOCUMENTS, PLAN, RunContext
 from agent.turn.documents import Documents
-from agent.turn.state import TurnState
+from agent.turn.state import TurnState, clock_started
 
 if TYPE_CHECKING:
     from agent.planner.planner import Planner

@@ -5,6 +5,7 @@ It is stored with each step, so its keys are read by later versions, too.
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from langchain.agents.middleware import AgentState
@@ -34,3 +35,12 @@ class TurnState(AgentState[Any]):
     ask_documents: NotRequired[bool]
     documents: NotRequired[dict[str, Any] | None]
     """What the documents said to this turn's question, None if they were not asked."""
+
+
+def clock_started() -> dict[str, Any]:
+    """Return the state update that starts the turn's clock.
+
+    It is applied again when a turn is resumed, so that neither the hours after a kill nor the time that a
+    person takes to allow a call count against `TurnLimits.seconds`.
+    """
+    return {"turn_started": time.time()}
