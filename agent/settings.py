@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is none")
     seed: int | None = Field(default=None, ge=0, description="seed of the sampling")
     window: int | None = Field(default=None, ge=64, description="tokens of context; the model's own if unset")
+    cache_bytes: int | None = Field(
+        default=None, ge=0, description="bytes of KV cache kept for prompts that begin alike"
+    )
     system: str | None = Field(default=None, description="system prompt")
 
     k: int = Field(default=4, ge=1, le=50, description="passages read for an answer from the documents")

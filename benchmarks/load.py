@@ -103,7 +103,7 @@ def converse(args: argparse.Namespace) -> dict[str, Any]:
 
     from llms import ChatLocal
     from llms.errors import ContextOverflow
-    from llms.runtime import unload_all
+    from llms.sharing import unload_all
 
     device, window = "cuda:0" if args.gpu else "cpu", args.window[0]
     probe = Memory(device)

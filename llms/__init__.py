@@ -16,5 +16,6 @@ __all__ = [
     "diagnose",
     "find_scorer",
     "models",
+    "unload_all",
 ]
 __getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)

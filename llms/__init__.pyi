@@ -9,3 +9,4 @@ from .errors import LLMError as LLMError
 from .models.diagnosis import diagnose as diagnose
 from .protocols import Scorer as Scorer
 from .protocols import find_scorer as find_scorer
+from .sharing import unload_all as unload_all

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, slots=True)
 class Call:
-    """A planned call, which `submit` hands to the engine once per answer.
+    """A planned call, which `submit` hands to the engine.
 
         call = plan_text(runtime, [HumanMessage("Name three lakes.")], params)
-        stream = call.submit()
+        [stream] = call.submit()
         print(call.result(stream, stream.result()).text)
 
     Attributes:
@@ -50,15 +50,19 @@ class Call:
     translator: Callable[[], Translator] = field(default=TextTranslator)
     decode: Callable[[list[int]], str] | None = None
 
-    def submit(self, index: int = 0) -> Stream:
-        """Queue answer number `index` and return its stream."""
-        return self.runtime.submit(
-            self.params,
-            self.prompt,
-            index=index,
-            decode=self.decode,
-            constraint=self.constraint() if self.constraint else None,
-        )
+    def submit(self) -> list[Stream]:
+        """Queue all answers of the call at once and return their streams."""
+        requests = [
+            self.runtime.request(
+                self.params,
+                self.prompt,
+                index=index,
+                decode=self.decode,
+                constraint=self.constraint() if self.constraint else None,
+            )
+            for index in range(self.params.n)
+        ]
+        return self.runtime.engine.submit_all(requests)
 
     def info(self, stream: Stream) -> AnswerInfo:
         """Return the facts about an answer that its message reports."""

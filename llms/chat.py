@@ -39,6 +39,7 @@ from llms.structured import (
     response_schema,
     structured_output,
 )
+from llms.threads import in_thread
 
 if TYPE_CHECKING:
     from llms.protocols import Prompt, ScoreRequest
@@ -109,6 +110,12 @@ class LocalModel(GenerationFields, Serializable):
     """`auto`, `reference`, `lean` (small models on a CPU) or `fast` (NF4 on a GPU)."""
     max_slots: int = 64
     """Maximum number of sequences with KV at once, including cached prefixes."""
+    cache_bytes: int | None = Field(
+        default_factory=lambda: int(found) if (found := os.environ.get("AGENT_CACHE_BYTES")) else None
+    )
+    """Maximum size of the KV that is kept for prompts that begin alike, in bytes. None: the default of
+    `llms.models.memory.IDLE_CACHE_BYTES`. It applies to all instances that share the model, and the value
+    that was used last counts."""
     streaming: bool = False
     """Stream to callbacks even if the caller uses `invoke`."""
     download: bool = False
@@ -201,21 +208,25 @@ class LocalModel(GenerationFields, Serializable):
         Raises:
             LLMError: The model cannot be loaded.
         """
-        from llms.runtime import shared
+        from llms.sharing import shared
 
         if self.adopted is not None and model in (None, self.model):
             runtime: Runtime = self.adopted
             return runtime
-        return shared(self.load_settings(model), decoder=self.decoder, max_slots=self.max_slots)
+        found = shared(self.load_settings(model), max_slots=self.max_slots)
+        if self.cache_bytes is not None and found.cache_bytes != self.cache_bytes:
+            found.cache_bytes = self.cache_bytes
+        return found
 
     def loaded_runtime(self) -> Runtime | None:
         """Return the loaded model, or None if nothing has needed it yet."""
-        from llms.runtime import find_shared
+        from llms.sharing import find_shared
 
         if self.adopted is not None:
             adopted: Runtime = self.adopted
             return adopted
-        return find_shared(self.load_settings(), decoder=self.decoder, max_slots=self.max_slots)
+        found = find_shared(self.load_settings(), max_slots=self.max_slots)
+        return found if found is not None and found.resident else None
 
     def load_settings(self, model: str | None = None) -> LoadSettings:
         """Return the settings to load this model, or another one, with."""
@@ -336,7 +347,7 @@ class ChatLocal(LocalModel, BaseChatModel):
         call = self._plan(messages, stop, kwargs)
         from llms.engine.stream import gather
 
-        streams = [call.submit(i) for i in range(call.params.n)]
+        streams = call.submit()
         answers = gather(streams)
         return _result(call, [call.result(s, pieces) for s, pieces in zip(streams, answers, strict=True)])
 
@@ -347,8 +358,8 @@ class ChatLocal(LocalModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = await asyncio.to_thread(self._plan, messages, stop, kwargs)
-        streams = [call.submit(i) for i in range(call.params.n)]
+        call = await in_thread(self._plan, messages, stop, kwargs)
+        streams = call.submit()
         try:
             answers = await asyncio.gather(*(stream.aresult() for stream in streams))
         finally:
@@ -364,7 +375,7 @@ class ChatLocal(LocalModel, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = _single(self._plan(messages, stop, kwargs))
-        stream, translator = call.submit(), call.translator()
+        [stream], translator = call.submit(), call.translator()
         try:
             while (piece := stream.next_piece()) is not None:
                 yield from translator.feed(call.info(stream), piece)
@@ -378,8 +389,8 @@ class ChatLocal(LocalModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = _single(await asyncio.to_thread(self._plan, messages, stop, kwargs))
-        stream, translator = call.submit(), call.translator()
+        call = _single(await in_thread(self._plan, messages, stop, kwargs))
+        [stream], translator = call.submit(), call.translator()
         try:
             async for piece in stream:
                 for chunk in translator.feed(call.info(stream), piece):

@@ -14,7 +14,8 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from llms.chat import LocalModel
-from llms.params import ALIASES, GenerationFields, GenerationParams, renamed
+from llms.params import ALIASES, GenerationFields, renamed
+from llms.threads import in_thread
 
 if TYPE_CHECKING:
     from llms.engine.request import Piece
@@ -120,7 +121,7 @@ class LocalLLM(LocalModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        runtime, streams = await asyncio.to_thread(self._submit, prompts, stop, kwargs)
+        runtime, streams = await in_thread(self._submit, prompts, stop, kwargs)
         flat = [stream for group in streams for stream in group]
         try:
             await asyncio.gather(*(stream.aresult() for stream in flat))
@@ -154,7 +155,7 @@ class LocalLLM(LocalModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        _, [[stream, *_]] = await asyncio.to_thread(self._submit, [prompt], stop, {**kwargs, "n": 1})
+        _, [[stream, *_]] = await in_thread(self._submit, [prompt], stop, {**kwargs, "n": 1})
         try:
             async for piece in stream:
                 if (chunk := _chunk(piece)) is not None:
@@ -167,16 +168,22 @@ class LocalLLM(LocalModel, BaseLLM):
     def _submit(
         self, prompts: list[str], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[Runtime, list[list[Stream]]]:
-        """Queue each prompt `n` times. Return the runtime and the streams of each prompt."""
+        """Queue each prompt `n` times, or none if one of them is refused.
+
+        Returns:
+            The runtime, and the streams of each prompt.
+        """
         options = dict(kwargs)
         model = options.pop("model", None)
         params = self.params().merged(options, stop)
         runtime = self.runtime(model)
-        return runtime, [self._queue(runtime, params, prompt) for prompt in prompts]
-
-    def _queue(self, runtime: Runtime, params: GenerationParams, prompt: str) -> list[Stream]:
-        ids = runtime.encode(prompt)
-        return [runtime.submit(params, ids, index=index) for index in range(params.n)]
+        requests = [
+            runtime.request(params, runtime.encode(prompt), index=index)
+            for prompt in prompts
+            for index in range(params.n)
+        ]
+        streams = runtime.engine.submit_all(requests)
+        return runtime, [streams[at : at + params.n] for at in range(0, len(streams), params.n)]
 
 
 class MistralNF4(LocalLLM):

@@ -1,17 +1,19 @@
 """A loaded model that is ready for text: its engine, tokenizer, prompts and grammars.
 
-Chat models with the same load settings share one `Runtime`, and with it the weights and the batch.
+Chat models that load the same model share one `Runtime`, and with it the weights and the batch. `unload`
+releases them, and the next use loads them again.
 """
 
 from __future__ import annotations
 
-import os
+import ctypes
+import gc
 import secrets
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from langchain_core.messages import BaseMessage
@@ -20,64 +22,145 @@ from llms.decoders.sampling import Sampling
 from llms.engine.engine import Engine
 from llms.engine.prefix import common_prefix
 from llms.engine.request import Constraint, GenerationRequest
-from llms.engine.stream import Stream
 from llms.errors import BadRequest
 from llms.mistral_prompts import WrittenPrompt
-from llms.models.load import LoadedModel, load, make_decoder
-from llms.params import GenerationParams, LoadSettings
+from llms.models.load import (
+    LoadedModel,
+    make_decoder,
+)
+from llms.models.memory import IDLE_CACHE_BYTES
+from llms.params import GenerationParams
 from llms.prompts import PromptBuilder
+from llms.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     from llms.grammar.grammar import Grammars
     from llms.protocols import Prompt, ScoreRequest
 
-_SHARED: dict[tuple[LoadSettings, str, int], Runtime] = {}
-_LOCKS: dict[tuple[LoadSettings, str, int], threading.Lock] = {}
-_GUARD = threading.Lock()
-_ALL: WeakSet[Runtime] = WeakSet()
+RUNTIMES: WeakSet[Runtime] = WeakSet()
+"""Every runtime of this process."""
+
+Derived = TypeVar("Derived")
 
 
 class Runtime:
     """A loaded model with its engine.
 
-        runtime = ChatLocal(model="smollm2-135m").runtime()
-        ids = runtime.prompt_ids([HumanMessage("Hello")])
-        runtime.decode(ids)
+        >>> runtime = ChatLocal(model="smollm2-135m").runtime()  # doctest: +SKIP
+        >>> ids = runtime.prompt_ids([HumanMessage("Hello")])    # doctest: +SKIP
+        >>> runtime.unload()                                     # doctest: +SKIP
 
     Args:
         loaded: The model and its tokenizer.
         decoder: `auto`, or the name of a decoder.
         max_slots: Maximum number of sequences with KV at once, including cached prefixes.
+        reload: Loads the model again when it is needed after `unload`. Without it, `loaded` is kept.
 
     Attributes:
         identity: A random text that differs from that of any other runtime, in other processes too.
-        end_ids: Tokens that end an answer.
+        max_slots: As above.
     """
 
-    def __init__(self, loaded: LoadedModel, *, decoder: str = "auto", max_slots: int = 64) -> None:
-        self.loaded = loaded
-        self.tokenizer = loaded.tokenizer
-        self.prompts = PromptBuilder(loaded.tokenizer)
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        decoder: str = "auto",
+        max_slots: int = 64,
+        reload: Callable[[], LoadedModel] | None = None,
+    ) -> None:
         self.identity = secrets.token_hex(8)
-        self._new_engine: Callable[[], Engine] = lambda: Engine(
-            make_decoder(loaded, max_slots=max_slots, kind=decoder)
-        )
-        self._engine: Engine | None = self._new_engine()
-        self.end_ids = _end_ids(loaded)
-        self._building = threading.Lock()
-        _ALL.add(self)
+        self.max_slots = max_slots
+        self._decoder = decoder
+        self._loaded: LoadedModel | None = loaded
+        self._reload = reload or (lambda: loaded)
+        self._cache_bytes: int | None = None
+        self._derived: dict[str, Any] = {}
+        self._building = threading.RLock()
+        self._once("engine", self._new_engine)  # A model that no decoder serves is refused here.
+        RUNTIMES.add(self)
+
+    # ---- What is in memory ---------------------------------------------------------------------
+
+    @property
+    def resident(self) -> bool:
+        """Whether the model is in memory: not if it was unloaded and has not been used since."""
+        return self._loaded is not None
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model and its tokenizer. It is loaded again if it was unloaded."""
+        with self._building:
+            if self._loaded is None:
+                self._loaded = self._reload()
+            return self._loaded
 
     @property
     def engine(self) -> Engine:
         """The engine. A forked child makes a new one on the same weights."""
-        if self._engine is None:
-            with self._building:
-                self._engine = self._engine or self._new_engine()
-        return self._engine
+        return self._once("engine", self._new_engine)
+
+    def _new_engine(self) -> Engine:
+        decoder = make_decoder(self.loaded, max_slots=self.max_slots, kind=self._decoder)
+        return Engine(decoder, cache_bytes=self.cache_bytes)
+
+    def _once(self, name: str, make: Callable[[], Derived]) -> Derived:
+        """Return what was made of the loaded model on the first use."""
+        found: Derived | None = self._derived.get(name)
+        if found is not None:
+            return found
+        with self._building:
+            if name not in self._derived:
+                self._derived[name] = make()
+            made: Derived = self._derived[name]
+            return made
+
+    @property
+    def cache_bytes(self) -> int:
+        """Maximum size of the KV that is kept for reuse, in bytes."""
+        return IDLE_CACHE_BYTES if self._cache_bytes is None else self._cache_bytes
+
+    @cache_bytes.setter
+    def cache_bytes(self, most: int) -> None:
+        self._cache_bytes = most
+        if (engine := self._derived.get("engine")) is not None:
+            engine.limit_cache(most)
+
+    def unload(self) -> None:
+        """Release the weights, the KV cache and everything else that was made of the model.
+
+        Answers that are being written end with an error. The next use loads the model again. A model that the
+        caller handed over loaded (`from_model`) keeps its weights, which are the caller's.
+
+            >>> ChatLocal(model="smollm2-135m").runtime().unload()  # doctest: +SKIP
+        """
+        if (engine := self._derived.get("engine")) is not None:
+            engine.close()  # Its thread decodes tokens with the tokenizer until it ends.
+            del engine
+        with self._building:
+            self._loaded = None
+            self._derived.clear()
+        _give_back()
 
     def forked(self) -> None:
         """Forget the parent's engine, whose locks may be held by threads that this process does not have."""
-        self._engine, self._building = None, threading.Lock()
+        self._derived.pop("engine", None)
+        self._building = threading.RLock()
+
+    @property
+    def tokenizer(self) -> ModelTokenizer:
+        """The tokenizer."""
+        return self.loaded.tokenizer
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Renders messages with the tokenizer's chat template."""
+        return self._once("prompts", lambda: PromptBuilder(self.tokenizer))
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self._once("end_ids", lambda: _end_ids(self.loaded))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the same object, so that copies of a model share its weights."""
@@ -90,7 +173,7 @@ class Runtime:
             "handed over loaded; save it to a folder and give that as model="
         )
 
-    def submit(
+    def request(
         self,
         params: GenerationParams,
         prompt: Sequence[int],
@@ -98,8 +181,8 @@ class Runtime:
         index: int = 0,
         decode: Callable[[list[int]], str] | None = None,
         constraint: Constraint | None = None,
-    ) -> Stream:
-        """Queue one answer and return its stream.
+    ) -> GenerationRequest:
+        """Return the request of one answer, for `Engine.submit`.
 
         Args:
             params: Checked parameters.
@@ -109,10 +192,10 @@ class Runtime:
             constraint: A grammar, or None.
         """
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        request = GenerationRequest(
+        return GenerationRequest(
             prompt=tuple(prompt),
             # Cap max_tokens at the space that is left in the window; the finish reason is then "length".
-            max_tokens=max(1, min(params.max_tokens, self.engine.decoder.window - len(prompt))),
+            max_tokens=max(1, min(params.max_tokens, self.loaded.window - len(prompt))),
             decode=decode or self.decode,
             sampling=Sampling(
                 temperature=float(params.temperature),
@@ -128,22 +211,23 @@ class Runtime:
             top_logprobs=params.top_logprobs if params.logprobs else None,
             constraint=constraint,
         )
-        return self.engine.submit(request)
 
     @property
     def small(self) -> bool:
         """Whether the model has fewer than a billion parameters, too few to choose tools by writing."""
         return self.loaded.parameters < 1_000_000_000
 
-    @cached_property
+    @property
     def special_ids(self) -> frozenset[int]:
         """Ids of control tokens, which no text may contain."""
-        marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return frozenset({*(i for i in self.tokenizer.all_special_ids if i is not None), *marked})
+        return self._once("special_ids", lambda: _special_ids(self.tokenizer))
 
-    @cached_property
+    @property
     def grammars(self) -> Grammars:
         """The grammars of this tokenizer. The first use takes 0.5 s for 49,152 tokens."""
+        return self._once("grammars", self._new_grammars)
+
+    def _new_grammars(self) -> Grammars:
         from llms.grammar.grammar import Grammars
 
         return Grammars(
@@ -219,50 +303,25 @@ class Runtime:
         return base[:place], [ids[place:] for ids in full]
 
 
-def shared(settings: LoadSettings, *, decoder: str, max_slots: int) -> Runtime:
-    """Return the runtime of these settings, loaded on first use; other threads wait for it."""
-    key = (settings, decoder, max_slots)
-    with _GUARD:
-        lock = _LOCKS.setdefault(key, threading.Lock())
-    with lock:
-        if key not in _SHARED:
-            _SHARED[key] = Runtime(load(settings), decoder=decoder, max_slots=max_slots)
-        return _SHARED[key]
-
-
-def find_shared(settings: LoadSettings, *, decoder: str, max_slots: int) -> Runtime | None:
-    """Return the runtime of these settings if it is loaded already, else None."""
-    return _SHARED.get((settings, decoder, max_slots))
-
-
-def unload_all() -> None:
-    """Forget all shared models. Their memory is freed when no object refers to them any more."""
-    with _GUARD:
-        _SHARED.clear()
-        _LOCKS.clear()
-
-
-def _after_fork() -> None:
-    """Make loaded models usable in a forked child, which has the weights but none of the other threads.
-
-    The threads of libgomp are gone, too, and a forward pass would wait for them forever. So the child
-    computes with one thread.
-    """
-    global _GUARD
-    _GUARD = threading.Lock()
-    _LOCKS.clear()
-    for runtime in list(_ALL):
-        runtime.forked()
-    if _ALL and (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(1)
-
-
-os.register_at_fork(after_in_child=_after_fork)
+def _give_back() -> None:
+    """Return freed memory to the system."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_messages(prompt: Sequence[BaseMessage]) -> None:
     if not all(isinstance(message, BaseMessage) for message in prompt):
         raise BadRequest(f"expected a prompt as text or a list of messages, found {prompt!r}; give either")
+
+
+def _special_ids(tokenizer: ModelTokenizer) -> frozenset[int]:
+    """Return the ids of control tokens."""
+    marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset({*(i for i in tokenizer.all_special_ids if i is not None), *marked})
 
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:

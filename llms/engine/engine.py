@@ -110,6 +110,7 @@ class Engine:
         )
         self.runner = StepRunner(decoder, self.table, self.scheduler, self.scores, pending)
         self._clear = False
+        self._cache_bytes = cache_bytes
         self._empty_steps = 0
         self._thread = EngineThread()
         self._inbox = self._thread.inbox
@@ -199,6 +200,11 @@ class Engine:
         self._clear = True
         self._inbox.wake()
 
+    def limit_cache(self, most: int) -> None:
+        """Set the maximum size of the KV that is kept for reuse, in bytes, from the next step on."""
+        self._cache_bytes = most
+        self._inbox.wake()
+
     def close(self) -> None:
         """End the thread after the step that is running. Requests that have not finished end with an error.
 
@@ -255,6 +261,7 @@ class Engine:
         if self._clear:
             self._clear = False
             self.table.clear()
+        self.table.limit(self._cache_bytes)
         self.scheduler.admit(self.runner.begin)
         flying = len(self.runner.pending_steps)
         plan = self.scheduler.plan()

@@ -170,6 +170,16 @@ class SlotTable:
             self._drop(slot)
             return
         self._idle[slot] = None
+        self._shrink()
+
+    def limit(self, max_bytes: int) -> None:
+        """Set the maximum size of the KV in idle slots, in bytes."""
+        if max_bytes != self._max_bytes:
+            self._max_bytes = max_bytes
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Drop idle slots, least recently used first, until the limits hold."""
         while self._idle and (self.idle_bytes > self._max_bytes or len(self._idle) > self._max_idle):
             self._drop(next(iter(self._idle)))
 
