@@ -121,6 +121,8 @@ def _wide(head: bytes) -> str | None:
     if b"\0" not in head or len(head) < 4:
         return None
     head = head[: len(head) // 4 * 4]
+    if head.count(0) == len(head):
+        return None
     if head[3::4].count(0) == len(head) // 4 and head[2::4].count(0) > len(head) // 5:
         return "utf-32-le"
     if head[::4].count(0) == len(head) // 4 and head[1::4].count(0) > len(head) // 5:
