@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import select
-import stat
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from agent.cli import console
+from agent.cli.files import Attached, read_attached, read_stdin, read_stdin_as_typed
 from agent.cli.options import Args, settings_from, words_of
 from agent.errors import RequestError
 
@@ -19,9 +15,6 @@ if TYPE_CHECKING:
 
     from agent.build import Parts
     from agent.turn.context import RunContext
-
-MAX_BYTES = 10 * 2**20
-"""Largest text file that is read whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +25,12 @@ class Question:
     """
 
     question: str
-    piped: str = ""
-    origin: str = "standard input"
+    attached: Attached = field(default_factory=Attached)
+
+    @property
+    def piped(self) -> str:
+        """The text from files or standard input."""
+        return self.attached.text
 
     @property
     def text(self) -> str:
@@ -45,21 +42,23 @@ class Question:
         """The message for the graph, which marks the part that is not the user's own words."""
         from agent.turn.messages import user_message
 
-        return user_message(self.question, attached=self.piped, origin=self.origin)
+        attached = self.attached
+        return user_message(
+            self.question, attached=attached.text, origin=attached.origin, sections=attached.sections
+        )
 
 
 def read_question(args: Args) -> Question:
     """Return the question from words, files and standard input; raises RequestError if all are empty."""
     question = words_of(args.question)
-    piped = "\n\n".join(text for text in (*map(read_text, args.file), read_stdin()) if text)
-    origin = ", ".join([*args.file, *(["standard input"] if piped and not args.file else [])])
+    attached = read_attached(args.file)
     if args.template:
         question = _templated(question, args)
-    if not question and not piped.strip():
+    if not question and not attached.text.strip():
         raise RequestError('expected a question, found an empty one; for example: agent ask "what is NF4?"')
     if args.docs_only and args.no_docs:
         raise RequestError("expected --docs-only or --no-docs, found both; drop one of them")
-    return Question(question=question, piped=piped if question else piped.strip(), origin=origin)
+    return Question(question=question, attached=attached if question else attached.stripped())
 
 
 def _templated(question: str, args: Args) -> str:
@@ -69,47 +68,13 @@ def _templated(question: str, args: Args) -> str:
     return fill(text, question=question, values=dict(args.values))
 
 
-def words_or_stdin(words: list[str]) -> str:
-    """Return the words, or standard input if there are none or only `-`."""
-    return words_of([word for word in words if word != "-"]) or read_stdin()
+def words_or_stdin(words: list[str], *, as_typed: bool = False) -> str:
+    """Return the words, or if there are none or only `-` the text on standard input.
 
-
-def read_stdin() -> str:
-    """Return the text that is piped or redirected into the program, or ""; never waits for a keyboard."""
-    if sys.stdin is None or sys.stdin.closed:
-        return ""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError):
-        return ""
-    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
-        return ""
-    if not select.select([sys.stdin.fileno()], [], [], 1.0)[0]:
-        console.note("agent: waiting for standard input (Ctrl-C ends; `< /dev/null` gives none) …")
-    data = sys.stdin.buffer.read()
-    text = data.decode("utf-8", "replace")
-    if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
-        console.note("agent: standard input is not valid UTF-8; the bytes that are not show as \ufffd")
-    return text
-
-
-def read_text(path: str) -> str:
-    """Return the text of a file; raises RequestError if it cannot be read, is too large or is not UTF-8."""
-    try:
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise RequestError(f"expected a file, found none at {path!r}; check the path")
-        if file.stat().st_size > MAX_BYTES:
-            raise RequestError(
-                f"expected at most {MAX_BYTES:,} bytes, found {file.stat().st_size:,} in {path!r}"
-            )
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"expected UTF-8 text in {path!r}, found {error.reason}; ingest it instead"
-        ) from error
-    except OSError as error:
-        raise RequestError(f"expected a file that can be read at {path!r}, found {error.strerror}") from error
+    With `as_typed` it is not parsed: an HTML page that is to be completed stays HTML.
+    """
+    given = words_of([word for word in words if word != "-"])
+    return given or (read_stdin_as_typed() if as_typed else read_stdin())
 
 
 def write_new(path: str, text: str, *, force: bool = False) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -111,11 +109,9 @@ def _source(parts: Parts, args: Args) -> Iterator[Any]:
     elif args.path != "-":
         yield Path(args.path).expanduser()
     else:
-        decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
-        stdin: Any = sys.stdin.buffer
-        while data := stdin.read1(1 << 16):
-            yield decoder.decode(data)
-        yield decoder.decode(b"", final=True)
+        from agent.cli.files import stdin_pieces
+
+        yield from stdin_pieces(whole=not args.refine)
 
 
 def _joined(pieces: Iterator[Any]) -> Any:
@@ -226,7 +222,7 @@ def _labels(given: str) -> Any:
     """Return the labels of the command line or of a file, which holds JSON or one label a line."""
     listed = given.split(",")
     if given.startswith("@"):
-        from agent.cli.request import read_text
+        from agent.cli.files import read_text
 
         text = read_text(given[1:])
         if text.lstrip()[:1] in ("{", "["):
@@ -271,7 +267,7 @@ def complete(args: Args) -> int:
     """Complete and print the completion alone."""
     from agent.cli.request import words_or_stdin
 
-    prefix = words_or_stdin(args.prefix)
+    prefix = words_or_stdin(args.prefix, as_typed=True)
     if not prefix and not args.suffix:
         raise RequestError("expected something to continue, found nothing; pass it, or pipe it in")
     console.note("agent: starting …")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from agent.turn.context import RunContext
     from agent.turn.messages import TextAtHand
+    from chains.rag import Answer
 
 PASSAGE_CHARS = 800
 """About 200 tokens; the embedder's window holds 256."""
@@ -51,8 +52,13 @@ class TextAnswers:
         """Stream the cited answer and return it, or None, with a label if the text should have answered."""
         from chains import rag_chain
 
+        if (found := _about_log(question, text)) is not None:
+            runtime.stream_writer({"type": "delta", "text": found.text})
+            return AIMessage(content=found.text, additional_kwargs={"answer": describe_answer(found)})
         embeddings = self._embeddings()
-        retriever = TextRetriever(text=text.text, source=text.source, embeddings=embeddings)
+        retriever = TextRetriever(
+            text=text.text, source=text.source, sections=text.sections, embeddings=embeddings
+        )
         threshold = THRESHOLD if text.fresh else LATER_THRESHOLD
         chain = rag_chain(self._model, retriever, embeddings=embeddings, threshold=threshold)
         answer: Any = None
@@ -67,6 +73,19 @@ class TextAnswers:
         return None
 
 
+def _about_log(question: str, text: TextAtHand) -> Answer | None:
+    """Return the answer of the rules for logs, if the text is one and they have one."""
+    from agent.planner.log_answers import log_answer
+    from chains.text.logs import looks_like_log
+
+    plain = len(text.sections) <= 1
+    return (
+        log_answer(question, text.text, text.source)
+        if plain and looks_like_log(text.text, text.source)
+        else None
+    )
+
+
 class TextRetriever(BaseRetriever):
     """Finds the passages of one text that are nearest to a question."""
 
@@ -75,6 +94,7 @@ class TextRetriever(BaseRetriever):
     text: str
     source: str
     embeddings: Any
+    sections: Sequence[Sequence[Any]] = ()
     k: int = 4
 
     def _get_relevant_documents(
@@ -84,7 +104,7 @@ class TextRetriever(BaseRetriever):
 
         from chains.text.vectors import unit, unit_vectors
 
-        found = list(passages(self.text, self.source))
+        found = list(passages(self.text, self.source, self.sections))
         if len(found) > MOST_PASSAGES:
             words = _long_words(query)
             found.sort(key=lambda passage: -len(words & _long_words(passage.page_content)))
@@ -99,28 +119,46 @@ class TextRetriever(BaseRetriever):
         return [found[row] for row in best]
 
 
-def passages(text: str, source: str) -> Iterator[Document]:
+def passages(text: str, source: str, sections: Sequence[Sequence[Any]] = ()) -> Iterator[Document]:
     """Yield paragraphs joined up to `PASSAGE_CHARS` characters, each with its offset, line and heading.
 
-    A passage never goes on over a heading, and a longer paragraph is cut.
+    A passage never goes on over a heading or the end of a section, and a longer paragraph is cut. `sections`
+    are (start, end, source, title, heading, page, line); without them the text is one.
     """
+    known = sections or [(0, len(text), source, "", "", None, 1)]
+    for start, end, name, title, heading, page, line in known:
+        about = {"source": name, "page": page, **({"title": title} if title else {})}
+        yield from _passages(text, start, min(end, len(text)), heading, line, about)
+
+
+def _passages(
+    text: str, first: int, last: int, heading: str, line: int | None, about: dict[str, Any]
+) -> Iterator[Document]:
     begin: int | None = None
-    end, heading = 0, ""
-    for start, stop in _pieces(text):
+    end = first
+    at = first
+    for start, stop in _pieces(text, first, last):
         titled = _HEADING.match(text, start, stop)
         if begin is not None and (titled or stop - begin > PASSAGE_CHARS):
-            yield _passage(text, begin, end, source, heading)
+            line, at = _line(text, line, at, begin)
+            yield _passage(text, begin, end, heading, line, about)
             begin = None
-        if titled:
-            heading = (titled[1] or titled[2]).splitlines()[0].strip("# ")
+        if titled and (own := (titled[1] or titled[2]).splitlines()[0].strip("# ")):
+            heading = heading if heading.endswith(own) else own
         begin, end = start if begin is None else begin, stop
     if begin is not None:
-        yield _passage(text, begin, end, source, heading)
+        line, at = _line(text, line, at, begin)
+        yield _passage(text, begin, end, heading, line, about)
 
 
-def _pieces(text: str) -> Iterator[tuple[int, int]]:
+def _line(text: str, line: int | None, at: int, begin: int) -> tuple[int | None, int]:
+    """Return the line at `begin`, counted on from the `line` at offset `at`."""
+    return (None if line is None else line + text.count("\n", at, begin)), begin
+
+
+def _pieces(text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
     """Yield the bounds of paragraphs; a long one, such as a log, is cut at a line, a word, or anywhere."""
-    for paragraph in _PARAGRAPH.finditer(text):
+    for paragraph in _PARAGRAPH.finditer(text, first, last):
         start, stop = paragraph.span()
         while stop - start > PASSAGE_CHARS:
             limit = start + PASSAGE_CHARS
@@ -133,9 +171,11 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
             yield start, stop
 
 
-def _passage(text: str, begin: int, end: int, source: str, heading: str) -> Document:
-    place = {"start": begin, "end": end, "line": text.count("\n", 0, begin) + 1, "heading": heading}
-    return Document(page_content=text[begin:end], metadata={"source": source, **place})
+def _passage(
+    text: str, begin: int, end: int, heading: str, line: int | None, about: dict[str, Any]
+) -> Document:
+    place = {"start": begin, "end": end, "line": line, "heading": heading}
+    return Document(page_content=text[begin:end], metadata={**about, **place})
 
 
 def _long_words(text: str) -> set[str]:

@@ -13,24 +13,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
 from agent.guard.labels import OWN_INPUT, both, labelled, labels_of
 
+if TYPE_CHECKING:
+    from chains.retrieval.reading import Section
+
 READER = "read_file"
 """The tool whose results are texts that later questions may be about."""
+SECTIONS = "sections"
+"""Key in a message's `additional_kwargs`: the sections of the attached text, as lists of their fields."""
 
 
-def user_message(question: str, *, attached: str = "", origin: str = "") -> HumanMessage:
+def user_message(
+    question: str, *, attached: str = "", origin: str = "", sections: Sequence[Section] = ()
+) -> HumanMessage:
     """Return the message that asks `question` about the text `attached`, which came from `origin`.
 
-    If there is no question, the attached text is what the turn is about, but it is not the user's own words.
+    `sections` say where the parts of the text stand in their files. If there is no question, the attached text
+    is what the turn is about, but it is not the user's own words.
     """
     if not attached:
         return HumanMessage(question)
-    text = f"{attached}\n\n{question}" if question else attached
-    return labelled(HumanMessage(text, additional_kwargs={OWN_INPUT: question}), both(origin))
+    lead = len(attached) - len(attached.lstrip())
+    text = attached[lead:]
+    marks: dict[str, Any] = {OWN_INPUT: question}
+    if sections:
+        marks[SECTIONS] = [
+            [max(one.start - lead, 0), one.end - lead, one.source, one.title, one.heading, one.page, one.line]
+            for one in sections
+        ]
+    text = f"{text}\n\n{question}" if question else text
+    return labelled(HumanMessage(text, additional_kwargs=marks), both(origin))
 
 
 def question_of(messages: Sequence[AnyMessage]) -> str | None:
@@ -97,13 +114,15 @@ def read_by_user(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
 class TextAtHand:
     """A text that the conversation is about: a tool has `read` it, or it came with a message.
 
-    `fresh` says that it came in this turn.
+    `fresh` says that it came in this turn. `sections` are (start, end, source, title, heading, page, line) of
+    its parts, if they are known.
     """
 
     text: str
     source: str
     read: bool
     fresh: bool
+    sections: Sequence[Sequence[Any]] = ()
 
 
 def text_at_hand(messages: Sequence[AnyMessage]) -> TextAtHand | None:
@@ -116,7 +135,8 @@ def text_at_hand(messages: Sequence[AnyMessage]) -> TextAtHand | None:
         if isinstance(message, HumanMessage):
             if text := attached_text(message):
                 source = next(iter(labels_of([message]).untrusted), "the text")
-                return TextAtHand(text=text, source=source, read=False, fresh=fresh)
+                sections = message.additional_kwargs.get(SECTIONS) or ()
+                return TextAtHand(text=text, source=source, read=False, fresh=fresh, sections=sections)
             fresh = False
     return None
 

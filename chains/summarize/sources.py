@@ -1,6 +1,6 @@
 """The inputs of `summarize_chain`, read as Documents: texts, Documents, files, folders, sources of a store.
 
-Plain text files are read here. The parsers read every other format, in a child process with limits.
+Files and folders are read as an ingest reads them: every format that a store knows, by the same walker.
 
     >>> [document.page_content for document in read_documents(["A text.", Document("Another.")])]
     ['A text.', 'Another.']
@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
-from chains.errors import EmptyInputError, InputError, NotTextError, has_whole_characters, require_text
+from chains.errors import EmptyInputError, NotTextError, has_whole_characters, require_text
 
 if TYPE_CHECKING:
     from chains.retrieval import DocumentStore
-    from chains.retrieval.parsing import FileParser
-
-TEXT_SUFFIXES = frozenset(".md .markdown .txt .rst .text .py .js .ts .java .c .h .cpp .go .rs .log".split())
 
 
 @dataclass(frozen=True)
@@ -98,45 +95,20 @@ def _stored(given: StoreSource) -> list[Document]:
 def _files(path: Path, failed: dict[str, Exception]) -> Iterator[Document]:
     """Yield the file at `path`, or the readable files under the folder at `path`."""
     from chains.retrieval.errors import SourceError, SourceNotFound
-    from chains.retrieval.parsing import FileParser
+    from chains.retrieval.reading import FileReader
 
     if not path.exists():
         raise SourceNotFound(f"expected a file or a folder, found nothing at {str(path)!r}: check the path")
-    parser = FileParser()
-    try:
-        if path.is_file():
-            yield _file(path, parser)
+    with FileReader() as reader:
+        if not path.is_dir():
+            found = reader.read(str(path))
+            if found.partly:
+                failed[str(path)] = SourceError(found.partly)
+            yield Document(found.text, metadata={"source": str(path)})
             return
-        for file in sorted(one for one in path.rglob("*") if _is_text(one)):
-            try:
-                yield _file(file, parser)
-            except (SourceError, InputError) as error:
-                failed[str(file)] = error
-    finally:
-        parser.close()
-
-
-def _file(path: Path, parser: FileParser) -> Document:
-    from chains.retrieval.parsers import kind_of
-
-    if path.suffix.lower() in TEXT_SUFFIXES or kind_of(path.name) is None:
-        text = _text(path, parser)
-    else:
-        text = parser.parse(str(path), parser.read(str(path))).text
-    return Document(text, metadata={"source": str(path)})
-
-
-def _is_text(path: Path) -> bool:
-    from chains.retrieval.parsers import kind_of
-
-    known = path.suffix.lower() in TEXT_SUFFIXES or kind_of(path.name) is not None
-    return known and path.is_file() and not path.name.startswith(".")
-
-
-def _text(path: Path, parser: FileParser) -> str:
-    data = parser.read(str(path))
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise NotTextError(f"the file {str(path)!r} in UTF-8", data[:40]) from error
-    return require_text(f"the file {str(path)!r}", text) if "\x00" in text else text
+        folder = reader.read_folder(str(path))
+        failed.update(folder.unread)
+        root = os.path.realpath(path)
+        for name, text in folder.texts.items():
+            shown = str(path / os.path.relpath(name, root))
+            yield Document(text.text, metadata={"source": shown})
