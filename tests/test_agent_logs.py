@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 from agent_fakes import last, scripted
-from langchain_core.messages import HumanMessage
 from log_samples import SAMPLES
 from test_agent_text_answers import ByWords, Sends
 
-from agent.guard.taint import OWN_INPUT, UNTRUSTED
 from agent.planner.log_answers import log_answer
 from agent.planner.planner import Planner
 from agent.planner.text_answers import TextAnswers
 from agent.turn.events import stream_events
 from agent.turn.graph import build_graph
+from agent.turn.messages import user_message
 from chains.text.logs import Severity, looks_like_log, read_log, severity
 
 
@@ -111,8 +109,7 @@ def test_the_agent_answers_without_its_model() -> None:
     text, keys = SAMPLES["make"]()
     model = scripted("the model's words", writes_well=False)
     agent = build_graph(model, planner=Planner(Sends(), texts=TextAnswers(model, ByWords)))
-    marks: dict[str, Any] = {UNTRUSTED: "build.log", OWN_INPUT: "what went wrong?"}
-    asked = HumanMessage(f"{text}\n\nwhat went wrong?", additional_kwargs=marks)
+    asked = user_message("what went wrong?", attached=text, origin="build.log")
     final = last(list(stream_events(agent, {"messages": [asked]})))
     assert final.grounded and keys[0] in final.text and model.seen == []
     assert final.citations[0]["line"] == 62

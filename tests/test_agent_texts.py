@@ -74,7 +74,7 @@ def test_refining_standard_input_shows_each_state(agent: Run) -> None:
     ("args", "stdin", "code", "said"),
     [
         (("-",), b" \n", 51, "some text"),
-        (("-",), b"\x00\x01\x02", 52, "as text"),
+        (("-",), b"\x00\x01\x02", 34, "binary data in 'standard input'"),
         (("absent.txt",), b"", 31, "found nothing at 'absent.txt'"),
         (("--stored", "absent.txt"), b"", (31, 70), "agent"),
         (("-", "--language", "German"), b"A text.", 54, "larger model"),
@@ -208,7 +208,7 @@ def test_code_is_filled_in_so_that_it_parses(agent: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "stdin", "code"), [((), b"", 70), (("-n", "99", "x"), b"", 2), (("-",), b"a\x00b", 52)]
+    ("args", "stdin", "code"), [((), b"", 70), (("-n", "99", "x"), b"", 2), (("-",), b"a\x00b", 35)]
 )
 def test_completions_that_cannot_be(agent: Run, args: tuple[str, ...], stdin: bytes, code: int) -> None:
     done = agent("complete", *args, stdin=stdin)

@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 
 from chains.errors import EmptyInputError, NotTextError, OptionError, UnusableReplyError
 from chains.retrieval import DocumentStore
-from chains.retrieval.errors import SourceNotFound, SourceUnreadable
+from chains.retrieval.errors import SourceNotFound, SourceUnreadable, UnsupportedFormat
 from chains.summarize import StoreSource, Style, summarize_chain
 
 TEXT = """# Lighthouse
@@ -108,14 +108,14 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named_and_left_out(tmp_path: 
     assert [Path(path).name for path, _ in found.unread] == ["b.md", "c.pdf"]
     assert all("c.pdf" in reason or "b.md" in reason for _, reason in found.unread)
     (tmp_path / "a.md").unlink()
-    with pytest.raises(NotTextError, match=r"b\.md"):
+    with pytest.raises(UnsupportedFormat, match=r"b\.md"):
         _extractive(refine=refine).invoke(tmp_path)
 
 
 def test_a_binary_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "photo.md"
     path.write_bytes(b"\xff\xd8\xff\xe0 not text")
-    with pytest.raises(NotTextError, match="photo"):
+    with pytest.raises(UnsupportedFormat, match="photo"):
         _extractive().invoke(path)
 
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from retrieval_files import docx, eml
 
 from tools.read_file import FileRefusedError, read_file_tool, read_text
 
@@ -76,7 +77,21 @@ def test_devices_are_refused_even_where_everything_is_allowed() -> None:
 
 def test_binary_files_are_refused(folder: Path) -> None:
     (folder / "binary").write_bytes(b"\x7fELF\0\0")
-    assert "binary data" in read_file_tool([folder]).invoke({"path": "binary"})
+    assert "a program in 'binary'" in read_file_tool([folder]).invoke({"path": "binary"})
+    (folder / "data.txt").write_bytes(b"\0\1\2\3" * 9)
+    assert "binary data" in read_file_tool([folder]).invoke({"path": "data.txt"})
+
+
+def test_documents_are_read_as_a_store_reads_them(folder: Path) -> None:
+    (folder / "policy.docx").write_bytes(docx())
+    (folder / "mail").write_bytes(eml())
+    (folder / "page.txt").write_bytes("Größe".encode("cp1252"))
+    tool = read_file_tool([folder], max_bytes=40)
+    first = tool.invoke({"path": "policy.docx"})
+    assert "PK" not in first and "bytes left; call again with offset 40" in first
+    assert tool.invoke({"path": "policy.docx", "offset": 40}) != first
+    assert read_file_tool([folder]).invoke({"path": "mail"}).startswith("From: carol@example.org\n")
+    assert tool.invoke({"path": "page.txt"}) == "Größe"
 
 
 def test_no_folders_allow_nothing(folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""read_file: text files below the allowed folders, and nothing else.
+"""read_file: files below the allowed folders, and nothing else.
 
 Links and `..` are resolved before a path is checked. The path of the opened file is checked again, because a
-link can be swapped between the check and the open. Devices, pipes, sockets, folders and binary files are
-refused. Long files are read in parts.
+link can be swapped between the check and the open. Devices, pipes, sockets and folders are refused. Text is
+shown as it stands; documents (Word, PDF, mail and all others that a store reads) are parsed in a child with
+limits. Long files are read in parts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
@@ -20,10 +22,13 @@ from tools.errors import ToolInputError, error_text
 
 Folder = str | os.PathLike[str]
 MAX_BYTES = 256 * 1024
+_SNIFFED = 256 * 1024
 DESCRIPTION = (
-    "Read a text file below the user's allowed folders. Give its path; "
+    "Read a file or document below the user's allowed folders. Give its path; "
     "long files are read in parts by offset."
 )
+_AS_IT_STANDS = frozenset({"text", "markdown", "rst", "source", "csv", "json", "jsonl", "xml"})
+"""Kinds of text that are shown as they stand, not as a store would keep them."""
 
 
 class ReadFileInput(BaseModel):
@@ -40,7 +45,7 @@ class FileRefusedError(ToolInputError):
 def read_file_tool(
     folders: Folder | Sequence[Folder], *, max_bytes: int = MAX_BYTES, name: str = "read_file"
 ) -> BaseTool:
-    """Return a tool that reads text files; a file that must not be read is reported to the model.
+    """Return a tool that reads files and documents; a file that must not be read is reported to the model.
 
     >>> read_file_tool("examples/docs").invoke({"path": "../../pyproject.toml"})
     "error: expected a file below the allowed folders (examples/docs), found '../../pyproject.toml'; ..."
@@ -68,10 +73,13 @@ def read_file_tool(
 
 
 def read_text(path: str, allowed: Sequence[Path], *, offset: int = 0, max_bytes: int = MAX_BYTES) -> str:
-    """Return at most `max_bytes` of a text file from `offset`; a last line says how much is left.
+    """Return at most `max_bytes` of a file's text from `offset`; a last line says how much is left.
+
+    Offsets count the bytes of a text file, and of a document the bytes of its text in UTF-8.
 
     Raises:
-        FileRefusedError: the file is outside the folders, missing, not readable, or not a regular text file.
+        FileRefusedError: the file is outside the folders, missing, not readable, not a regular file, or in a
+            format that nothing reads.
     """
     if "\0" in path or not path.strip():
         raise FileRefusedError(f"expected a path, found {path!r}; name a file")
@@ -93,13 +101,51 @@ def read_text(path: str, allowed: Sequence[Path], *, offset: int = 0, max_bytes:
             raise _outside(path, allowed)
         about = os.fstat(descriptor)
         _check_kind(path, about.st_mode)
-        if offset > about.st_size:
+        size = about.st_size
+        parsed = _parsed(path, file, size)
+        size = size if parsed is None else len(parsed)
+        if offset > size:
             raise FileRefusedError(
-                f"expected an offset within the file's {about.st_size} bytes, found {offset}; begin earlier"
+                f"expected an offset within the file's {size} bytes, found {offset}; begin earlier"
             )
+        if parsed is not None:
+            return _part(parsed[offset : offset + max_bytes], offset, size)
         file.seek(offset)
-        data = file.read(max_bytes)
-    return _part(path, data, offset, about.st_size)
+        return _part(file.read(max_bytes), offset, size)
+
+
+def _parsed(path: str, file: BinaryIO, size: int) -> bytes | None:
+    """Return the text of a document in UTF-8, or None if the file is a text that is shown as it stands."""
+    from chains.retrieval.errors import EmptyDocument, SourceError
+    from chains.retrieval.parsers import kind_of
+    from chains.retrieval.reading import FileReader
+    from chains.retrieval.walk import MAX_FILE_BYTES
+
+    head = file.read(_SNIFFED)
+    plain = kind_of(path, head) in _AS_IT_STANDS
+    if plain and (size > MAX_FILE_BYTES or _is_utf8(head)):
+        return None
+    if size > MAX_FILE_BYTES:
+        raise FileRefusedError(f"expected at most {MAX_FILE_BYTES} bytes, found {size} in {path!r}")
+    try:
+        with FileReader() as reader:
+            found = reader.parse(path, head + file.read(MAX_FILE_BYTES))
+    except EmptyDocument:
+        return b""
+    except SourceError as error:
+        raise FileRefusedError(str(error)) from error
+    note = f"\n[read in part: {found.partly}]" if found.partly else ""
+    return (found.text + note).encode("utf-8", "replace")
+
+
+def _is_utf8(head: bytes) -> bool:
+    """Return whether the first bytes of a file are UTF-8 text; a character that they cut does not count."""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    try:
+        decoder.decode(head)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 def _check_before_opening(path: str, wanted: Path, allowed: Sequence[Path]) -> None:
@@ -159,10 +205,8 @@ def _kind(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
 
 
-def _part(path: str, data: bytes, offset: int, size: int) -> str:
+def _part(data: bytes, offset: int, size: int) -> str:
     """Return the text and a line that says how much is left; a character cut by the limit is left too."""
-    if b"\0" in data:
-        raise FileRefusedError(f"expected text, found binary data in {path!r}; ingest it instead")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     last = offset + len(data) >= size or len(data) < 4  # a part smaller than a character would never end
     text = decoder.decode(data, final=last)

@@ -69,7 +69,7 @@ TOOL_OPTIONS = section(
 @verb(
     words("question", metavar="[QUESTION]...", help="the question; text on standard input is put before it"),
     *THREAD_OPTIONS,
-    option("-f", "--file", multiple=True, type=FILE, metavar="FILE", help="put a text file before it"),
+    option("-f", "--file", multiple=True, type=FILE, metavar="FILE", help="put a file or document before it"),
     option(
         "-t",
         "--template",
@@ -108,6 +108,8 @@ def ask(args: Args) -> int:
                 report_passages(parts, request.text)
             answer = session.turn([request.message], printer_for(args))
         report_run(parts, trace, args)
+    if answer is not None and answer.failed:
+        return errors.FAILED_TOOL
     grounded = answer is not None and answer.grounded
     return errors.UNGROUNDED if args.fail_ungrounded and not grounded else errors.DONE
 

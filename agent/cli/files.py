@@ -112,11 +112,11 @@ def stdin_pieces(*, whole: bool) -> Iterator[str]:
 
 
 def read_text(path: str) -> str:
-    """Return the text of a file; raise what `read_attached` raises."""
-    from chains.retrieval.reading import FileReader
+    """Return the text of a file as it stands; raise what `read_attached` raises."""
+    from chains.retrieval.parsers.decoding import decode
+    from chains.retrieval.walk import read_file
 
-    with FileReader() as reader:
-        return _told(path, reader.read(_path(path))).text
+    return decode(path, read_file(_path(path)))
 
 
 def _path(path: str) -> str:

@@ -136,6 +136,7 @@ def _failures(question: str, report: LogReport, source: str) -> Answer:
         if failure is root and report.before:
             quoting.say(f"Right before it, {_numbers(report.before)}:")
             quoting.quote(report.before)
+            shown |= {line.number for line in report.before}
     last = [line for line in report.last if line.number not in shown]
     if last:
         quoting.say(f"The last {'line' if len(last) == 1 else 'lines'}, {_numbers(last)}:")

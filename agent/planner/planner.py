@@ -149,7 +149,8 @@ class Planner(AgentMiddleware[TurnState, RunContext, Any]):
         """Return the next call, or an answer that needs no writing; None if the model has to speak."""
         results = tool_results(request.messages)
         if results and results[-1].status == "error":
-            return _answer(request, results[-1].text)  # A small model makes up what the tool did not say.
+            # A small model makes up what the tool did not say.
+            return _answer(request, results[-1].text, failed=results[-1].name or "")
         route = _route_of(request)
         file = route.get("file") if route else None
         if route and file and not route["tool"]:
@@ -233,9 +234,10 @@ def _belongs_to_call(message: AnyMessage, names: set[str] | frozenset[str]) -> b
     return bool(calls) and all(call["name"] in names for call in calls)
 
 
-def _answer(request: ModelRequest[RunContext], text: str) -> AIMessage:
+def _answer(request: ModelRequest[RunContext], text: str, failed: str = "") -> AIMessage:
+    """Return the answer; `failed` names the tool whose error it is."""
     request.runtime.stream_writer({"type": "delta", "text": text})
-    return AIMessage(content=text)
+    return AIMessage(content=text, additional_kwargs={"failed": failed} if failed else {})
 
 
 def _call(name: str, args: dict[str, Any]) -> AIMessage:

@@ -120,6 +120,8 @@ class Final:
     label: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
+    failed: str = ""
+    """The tool whose error the answer is, "" if it is not one."""
     type: str = "answer"
 
 
@@ -168,6 +170,7 @@ class _TurnReader:
             label=self.label.text if self.label else None,
             usage=self.usage,
             model=message.response_metadata.get("model_name") if not self.results else None,
+            failed=str(message.additional_kwargs.get("failed", "")),
         )
 
     def _token(self, message: Any, metadata: dict[str, Any]) -> Iterator[Event]:

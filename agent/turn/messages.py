@@ -33,8 +33,8 @@ def user_message(
 ) -> HumanMessage:
     """Return the message that asks `question` about the text `attached`, which came from `origin`.
 
-    `sections` say where the parts of the text stand in their files. If there is no question, the attached text
-    is what the turn is about, but it is not the user's own words.
+    `sections` say where the parts of the text stand in their files. If there is no question, the attached
+    text is what the turn is about, but it is not the user's own words.
     """
     if not attached:
         return HumanMessage(question)
