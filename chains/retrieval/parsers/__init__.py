@@ -27,10 +27,7 @@ _SOURCE = (
     " .pl .lua .r .jl .swift .m .sh .bash .zsh .fish .ps1 .sql .zig .nim .ex .exs .erl .hs .ml"
     " .clj .el .vim .cu .cuh .proto .dart"
 )
-_TEXT = (
-    ".txt .text .log .toml .ini .cfg .conf .yaml .yml .tex .srt .vtt .org .adoc .asciidoc .env .properties"
-    " .css .scss"
-)
+_TEXT = ".txt .text .log .conf .adoc .asciidoc .env .properties .css .scss"
 _SUFFIXES = {
     ".md": "markdown",
     ".markdown": "markdown",
@@ -61,6 +58,12 @@ _SUFFIXES = {
     ".mbox": "mbox",
     ".msg": "msg",
     ".ipynb": "ipynb",
+    **dict.fromkeys((".yaml", ".yml"), "yaml"),
+    **dict.fromkeys((".toml", ".ini", ".cfg"), "toml"),
+    ".org": "org",
+    **dict.fromkeys((".tex", ".ltx"), "tex"),
+    **dict.fromkeys((".srt", ".vtt"), "subtitles"),
+    **dict.fromkeys((".ics", ".ical"), "ics"),
     **dict.fromkeys(_SOURCE.split(), "source"),
     **dict.fromkeys(_TEXT.split(), "text"),
 }
@@ -68,10 +71,10 @@ _PARSERS = {
     "text": "plain:parse_text",
     "source": "source:parse_source",
     "markdown": "markdown:parse_markdown",
-    "rst": "plain:parse_rst",
+    "rst": "rst:parse_rst",
     "html": "html:parse_html",
     "mhtml": "html:parse_mhtml",
-    "xml": "html:parse_xml",
+    "xml": "xmldata:parse_xml",
     "pdf": "pdf:parse_pdf",
     "docx": "word:parse_docx",
     "pptx": "slides:parse_pptx",
@@ -89,7 +92,13 @@ _PARSERS = {
     "eml": "mail:parse_eml",
     "mbox": "mail:parse_mbox",
     "msg": "mail:parse_msg",
-    "ipynb": "data:parse_ipynb",
+    "ipynb": "notebook:parse_ipynb",
+    "yaml": "data:parse_yaml",
+    "toml": "data:parse_toml",
+    "org": "markup:parse_org",
+    "tex": "markup:parse_tex",
+    "subtitles": "subtitles:parse_subtitles",
+    "ics": "subtitles:parse_ics",
 }
 KINDS = frozenset(_PARSERS)
 # These are text formats that are read by linear code of our own. All others are parsed in a limited child.

@@ -17,7 +17,7 @@ from lxml import etree  # type: ignore[import-untyped]
 from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument, EmptyDocument
 from chains.retrieval.parsers.builder import DocumentBuilder, check_archive
-from chains.retrieval.parsers.plain import decode, stem
+from chains.retrieval.parsers.plain import stem
 from chains.retrieval.parsers.webpage import add_html
 
 _PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
@@ -52,27 +52,6 @@ def parse_mhtml(name: str, data: bytes) -> ParsedDocument:
         if b"<frameset" not in pages[0].as_bytes().lower():
             break
     return builder.document(title or str(message["subject"] or "") or stem(name), metadata)
-
-
-def parse_xml(name: str, data: bytes) -> ParsedDocument:
-    """Parse XML: one line per element, with its tag, attributes and text."""
-    decode(name, data)
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    root = etree.fromstring(data, parser)
-    builder = DocumentBuilder(name, "xml")
-    for element in root.iter():
-        if not isinstance(element.tag, str):
-            continue
-        tag = etree.QName(element).localname
-        attributes = " ".join(
-            f"{etree.QName(key).localname}={value}" for key, value in element.attrib.items()
-        )
-        text = " ".join((element.text or "").split())
-        if text or attributes:
-            builder.add(f"{tag}: {' '.join(filter(None, (attributes, text)))}")
-        tail = " ".join((element.tail or "").split())
-        builder.add(tail)
-    return builder.document(stem(name))
 
 
 def parse_epub(name: str, data: bytes) -> ParsedDocument:

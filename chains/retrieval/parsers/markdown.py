@@ -17,8 +17,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from chains.retrieval.document import ParsedDocument
-from chains.retrieval.parsers.builder import Heading, sections
 from chains.retrieval.parsers.decoding import decode_with_doubt
+from chains.retrieval.parsers.filelines import FileLines
 from chains.retrieval.parsers.plain import stem
 from chains.retrieval.parsers.tables import row_text
 
@@ -45,17 +45,8 @@ def parse_markdown(name: str, data: bytes) -> ParsedDocument:
     lines = text.split("\n")
     front = take_front_matter(lines)
     page = render_markdown(lines)
-    headings, length = page.headings()
-    top = next((h.text for h in headings if h.level == 1), "")
-    title = str(front.pop("title", "")) or top or stem(name)
-    return ParsedDocument(
-        text="\n".join(page.lines),
-        title=title,
-        kind="markdown",
-        blocks=sections(headings, length, title),
-        metadata=front,
-        partly=doubt,
-    )
+    title = str(front.pop("title", "")) or page.top_heading or stem(name)
+    return page.document(name, "markdown", title, front, doubt)
 
 
 def take_front_matter(lines: list[str]) -> dict[str, Any]:
@@ -79,13 +70,13 @@ def take_front_matter(lines: list[str]) -> dict[str, Any]:
     return found
 
 
-def render_markdown(lines: Sequence[str]) -> MarkdownPage:
+def render_markdown(lines: Sequence[str]) -> FileLines:
     """Return what a reader sees of Markdown, line by line."""
     preparation = _Preparation()
     source = [preparation.line(line) for line in lines]
     page = MarkdownPage(source, preparation.notes)
     page.read()
-    return page
+    return page.page
 
 
 class _InlineParser:
@@ -213,10 +204,9 @@ class MarkdownPage:
         self._source = source
         self._notes = notes
         self._inline = _InlineParser()
-        self._headings: list[tuple[int, int, int, str]] = []  # first line, line after, level, text
         self._lists: list[int | None] = []
         self._marker = ""
-        self.lines = [""] * len(source)
+        self.page = FileLines(len(source))
 
     def read(self) -> None:
         """Read the source."""
@@ -232,7 +222,7 @@ class MarkdownPage:
             elif kind == "inline":
                 self._paragraph(token)
             elif kind in {"fence", "code_block"}:
-                self.lines[first:last] = self._source[first:last]
+                self.page.lines[first:last] = self._source[first:last]
             elif kind == "html_block":
                 self._html(first, last, token.content)
             elif kind == "tr_open":
@@ -262,8 +252,8 @@ class MarkdownPage:
         text = " ".join(" ".join(self._inline.lines(token.content)).split())
         text = _ATTRIBUTES.sub("", text).strip()
         if text:
-            self._headings.append((first, last, level, text))
-            self.lines[first] = f"{'#' * level} {text}"
+            self.page.heading(first, last, level, text)
+            self.page.put(first, f"{'#' * level} {text}")
 
     def _paragraph(self, token: Token) -> None:
         first, last = token.map or (0, 0)
@@ -279,40 +269,27 @@ class MarkdownPage:
             if line:
                 lead = f"{indent}{self._marker}" if self._marker else hang
                 self._marker = ""
-                self.lines[at] = f"{lead}{line}" if not self.lines[at] else f"{self.lines[at]} {line}"
+                self.page.put(at, f"{lead}{line}" if not self.page.lines[at] else line)
         called = [self._notes[name] for name in _REFERENCE.findall(token.content) if name in self._notes]
         if called and last > first:
             notes = " ".join(" ".join(self._inline.lines(note)) for note in called)
-            self.lines[last - 1] = f"{self.lines[last - 1]} {notes}".strip()
+            self.page.put(last - 1, notes)
 
     def _html(self, first: int, last: int, content: str) -> None:
         """Add what is seen of a block of HTML, from its first line on."""
         seen = [line for line in _html_text(content).split("\n") if line.strip()]
         for offset, line in enumerate(seen):
-            at = min(first + offset, last - 1)
-            self.lines[at] = f"{self.lines[at]} {line}".strip()
+            self.page.put(min(first + offset, last - 1), line)
 
     def _table(self, rows: list[list[tuple[int, str]]]) -> None:
         if not rows or not rows[0]:
             return
         names = [text for _, text in rows[0]]
         if len(rows) == 1:
-            self.lines[rows[0][0][0]] = " | ".join(names)
+            self.page.put(rows[0][0][0], " | ".join(names))
         for row in rows[1:]:
             if row and (line := row_text(names, [text for _, text in row])):
-                self.lines[row[0][0]] = line
-
-    def headings(self) -> tuple[list[Heading], int]:
-        """Return the headings with their offsets into the lines joined with line ends, and that length."""
-        offsets = [0]
-        for line in self.lines:
-            offsets.append(offsets[-1] + len(line) + 1)
-        length = max(offsets[-1] - 1, 0)
-        found = [
-            Heading(offsets[first], min(offsets[last], length), level, text)
-            for first, last, level, text in self._headings
-        ]
-        return found, length
+                self.page.put(row[0][0], line)
 
 
 def inline_lines(children: Sequence[Token], content: str) -> list[str]:

@@ -65,7 +65,7 @@ class PrintedPage:
 
 
 @dataclass(slots=True)
-class _Paragraph:
+class PrintedParagraph:
     """Lines of one paragraph, heading or table, with the pages they stand on."""
 
     lines: list[tuple[TextLine, int]] = field(default_factory=list)
@@ -77,10 +77,12 @@ class _Paragraph:
 
     @property
     def size(self) -> float:
+        """The size of its letters."""
         return self.lines[0][0].size if self.lines else 0.0
 
     @property
     def last(self) -> TextLine:
+        """Its last line."""
         return self.lines[-1][0]
 
 
@@ -153,7 +155,7 @@ class PageFlow:
         letters = sum(len(line.text) for line in self._lines())
         return sum(len(line.text) for line in self._lines() if line.bold) / max(letters, 1)
 
-    def _take_title(self, paragraphs: Sequence[_Paragraph]) -> None:
+    def _take_title(self, paragraphs: Sequence[PrintedParagraph]) -> None:
         """Take the largest heading of the first page for the title."""
         first = [one for one in paragraphs if one.level and one.page == 0 and one.lines]
         if first:
@@ -171,7 +173,7 @@ class PageFlow:
         names = " > ".join(name for _, name in self._path) if heading is None else heading
         self._marks.append((self._length, names, page))
 
-    def _write(self, one: _Paragraph, join: LineJoiner) -> None:
+    def _write(self, one: PrintedParagraph, join: LineJoiner) -> None:
         if one.level or one.label:
             name = one.label or " ".join(" ".join(line.text for line, _ in one.lines).split())
             while self._path and self._path[-1][0] >= one.level:
@@ -296,26 +298,26 @@ def _pattern(text: str, page: PrintedPage, count: int) -> str:
 # Paragraphs -------------------------------------------------------------------------------------------------
 
 
-def _paragraphs(page: PrintedPage) -> Iterator[_Paragraph]:
+def _paragraphs(page: PrintedPage) -> Iterator[PrintedParagraph]:
     at = page.number - 1
     step = _usual_step(page.items)
-    open_one: _Paragraph | None = None
+    open_one: PrintedParagraph | None = None
     for item in page.items:
         if isinstance(item, TableBlock):
             if open_one is not None:
                 yield open_one
             open_one = None
-            yield _Paragraph(table=item, page=at)
+            yield PrintedParagraph(table=item, page=at)
         elif open_one is not None and not _starts_paragraph(open_one, item, step):
             open_one.lines.append((item, at))
         else:
             if open_one is not None:
                 yield open_one
-            open_one = _Paragraph(lines=[(item, at)], page=at)
+            open_one = PrintedParagraph(lines=[(item, at)], page=at)
     if open_one is not None:
         yield open_one
     for comment in page.comments:
-        yield _Paragraph(page=at, plain=comment)
+        yield PrintedParagraph(page=at, plain=comment)
 
 
 def _usual_step(items: Sequence[Item]) -> float:
@@ -329,7 +331,7 @@ def _usual_step(items: Sequence[Item]) -> float:
     return steps[len(steps) // 3] if steps else 1.2
 
 
-def _starts_paragraph(before: _Paragraph, line: TextLine, step: float) -> bool:
+def _starts_paragraph(before: PrintedParagraph, line: TextLine, step: float) -> bool:
     last = before.last
     if line.first_in_column or (line.left, line.right) != (last.left, last.right):
         return True
@@ -348,7 +350,7 @@ def _inline(line: TextLine) -> bool:
     return line.box.right > line.right - 0.15 * (line.right - line.left) and not _ENDED.search(line.text)
 
 
-def _is_indented(before: _Paragraph, line: TextLine) -> bool:
+def _is_indented(before: PrintedParagraph, line: TextLine) -> bool:
     indent, above = line.box.left - line.left, before.last.box.left - line.left
     hanging = bool(ITEM.match(before.lines[0][0].text))
     return not hanging and 0.8 * line.size < indent < 5 * line.size and above < 0.4 * line.size
@@ -368,9 +370,9 @@ def _open_ended(text: str) -> bool:
     return bool(words) and words[-1].casefold() in _OPEN_END
 
 
-def _joined(paragraphs: Sequence[_Paragraph], body: float) -> list[_Paragraph]:
+def _joined(paragraphs: Sequence[PrintedParagraph], body: float) -> list[PrintedParagraph]:
     """Return paragraphs of which those that go on after a column's or page's end are one."""
-    found: list[_Paragraph] = []
+    found: list[PrintedParagraph] = []
     for one in paragraphs:
         before = _last_text(found, one, body)
         if before is not None and _goes_on(before, one):
@@ -380,7 +382,9 @@ def _joined(paragraphs: Sequence[_Paragraph], body: float) -> list[_Paragraph]:
     return found
 
 
-def _last_text(found: Sequence[_Paragraph], one: _Paragraph, body: float) -> _Paragraph | None:
+def _last_text(
+    found: Sequence[PrintedParagraph], one: PrintedParagraph, body: float
+) -> PrintedParagraph | None:
     """Return the paragraph before, or the one before the notes at the foot of its page."""
     for before in reversed(found[-6:]):
         if before.lines and not before.level and before.size > 0.93 * one.size:
@@ -391,7 +395,7 @@ def _last_text(found: Sequence[_Paragraph], one: _Paragraph, body: float) -> _Pa
     return None
 
 
-def _goes_on(before: _Paragraph, one: _Paragraph) -> bool:
+def _goes_on(before: PrintedParagraph, one: PrintedParagraph) -> bool:
     if not one.lines or one.level or one.label or one.table is not None:
         return False
     line, last = one.lines[0][0], before.last
@@ -408,9 +412,9 @@ def _goes_on(before: _Paragraph, one: _Paragraph) -> bool:
 # Headings ---------------------------------------------------------------------------------------------------
 
 
-def _mark_headings(paragraphs: Sequence[_Paragraph], body: float, bold_share: float) -> None:
+def _mark_headings(paragraphs: Sequence[PrintedParagraph], body: float, bold_share: float) -> None:
     """Set the level of paragraphs that are headings by the size and weight of their letters."""
-    found: list[tuple[_Paragraph, float]] = []
+    found: list[tuple[PrintedParagraph, float]] = []
     for at, one in enumerate(paragraphs):
         following = paragraphs[at + 1] if at + 1 < len(paragraphs) else None
         if not one.lines or following is None:
@@ -434,9 +438,11 @@ def _plain(text: str) -> str:
     return re.sub(r"[\W_]+", "", text).casefold()
 
 
-def _with_outline(paragraphs: Sequence[_Paragraph], outline: Sequence[OutlineEntry]) -> list[_Paragraph]:
+def _with_outline(
+    paragraphs: Sequence[PrintedParagraph], outline: Sequence[OutlineEntry]
+) -> list[PrintedParagraph]:
     """Return paragraphs in which those that the outline names are headings; its other entries are labels."""
-    by_page: dict[int, list[_Paragraph]] = defaultdict(list)
+    by_page: dict[int, list[PrintedParagraph]] = defaultdict(list)
     for one in paragraphs:
         by_page[one.page].append(one)
     for entry in outline:
@@ -452,17 +458,19 @@ def _with_outline(paragraphs: Sequence[_Paragraph], outline: Sequence[OutlineEnt
         at = next((at for at, one in enumerate(page) if _top(one) >= (entry.top or 0.0) - 4), len(page))
         while at < len(page) and page[at].label:
             at += 1
-        page.insert(at, _Paragraph(page=entry.page, level=entry.level, label=" ".join(entry.title.split())))
+        page.insert(
+            at, PrintedParagraph(page=entry.page, level=entry.level, label=" ".join(entry.title.split()))
+        )
     return [one for number in sorted(by_page) for one in by_page[number]]
 
 
-def _top(one: _Paragraph) -> float:
+def _top(one: PrintedParagraph) -> float:
     if one.table is not None:
         return one.table.box.top
     return one.lines[0][0].box.top if one.lines else float("inf")
 
 
-def _names(one: _Paragraph, wanted: str) -> bool:
+def _names(one: PrintedParagraph, wanted: str) -> bool:
     text = ""
     for line, _ in one.lines[:4]:
         text += _plain(line.text)
@@ -473,7 +481,7 @@ def _names(one: _Paragraph, wanted: str) -> bool:
     return False
 
 
-def _split_heading(one: _Paragraph, wanted: str) -> _Paragraph | None:
+def _split_heading(one: PrintedParagraph, wanted: str) -> PrintedParagraph | None:
     """Cut the text off a heading that stands in one paragraph with it."""
     text = ""
     for at, (line, _) in enumerate(one.lines):
@@ -481,5 +489,5 @@ def _split_heading(one: _Paragraph, wanted: str) -> _Paragraph | None:
         if text.endswith(wanted):
             rest = one.lines[at + 1 :]
             one.lines = one.lines[: at + 1]
-            return _Paragraph(lines=rest, page=rest[0][1]) if rest else None
+            return PrintedParagraph(lines=rest, page=rest[0][1]) if rest else None
     return None

@@ -85,7 +85,7 @@ _PROLOG = (("<?", "?>"), ("<!--", "-->"))
 _ROOT = re.compile(r"\s*<\?xml\s")
 _TEXT_STARTS: tuple[tuple[str, str, str], ...] = (
     ("BEGIN:VCALENDAR", "ics", "a calendar"),
-    ("WEBVTT", "vtt", "subtitles (WebVTT)"),
+    ("WEBVTT", "subtitles", "subtitles (WebVTT)"),
 )
 
 
