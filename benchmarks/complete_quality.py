@@ -1,6 +1,6 @@
 """Print how well complete_chain fills gaps in the standard library, against a greedy continuation.
 
-    python benchmarks/complete_quality.py [--count 40] [--samples 4] [--seed 0] [--rows FILE]
+    python benchmarks/complete_quality.py [--model NAME] [--count 40] [--samples 4] [--seed 0] [--rows FILE]
 
 Lines and blocks are cut out of functions of this Python's standard library, with a fixed seed. For each kind
 of gap the table shows how often the whole file parses, how often the original comes back exactly, and how
@@ -162,12 +162,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="smollm2-135m", help="a model of the catalog, or a GGUF file")
     parser.add_argument("--count", type=int, default=40, help="gaps of each kind")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0, help="seed of the cuts")
     parser.add_argument("--rows", type=Path, help="keep judged gaps in this file and skip those that it has")
     options = parser.parse_args()
-    llm = LocalLLM(model="smollm2-135m", temperature=0.0, max_tokens=64)
+    llm = LocalLLM(model=options.model, temperature=0.0, max_tokens=64)
     chains = {
         kind: complete_chain(
             llm, kind="code", samples=options.samples, max_tokens=64, single_line=kind == "line"

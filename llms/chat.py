@@ -42,6 +42,7 @@ from llms.structured import (
 from llms.threads import in_thread
 
 if TYPE_CHECKING:
+    from llms.completion import LocalLLM
     from llms.protocols import Prompt, ScoreRequest
     from llms.runtime import Runtime
 
@@ -332,6 +333,18 @@ class ChatLocal(LocalModel, BaseChatModel):
 
     tool_picker: ToolPicker | None = Field(default=None, exclude=True, repr=False)
     """Picks the tool for a small model. Without one its log-probabilities decide."""
+
+    def as_completion_model(self) -> LocalLLM:
+        """Return a completion model on the same weights, with the same settings.
+
+        >>> from llms import ChatLocal
+        >>> llm = ChatLocal(model="smollm2-135m", temperature=0, max_tokens=1).as_completion_model()
+        >>> llm.invoke("The capital of France is")
+        ' Paris'
+        """
+        from llms.completion import LocalLLM
+
+        return LocalLLM(**{name: getattr(self, name) for name in LocalModel.model_fields})
 
     @property
     def _llm_type(self) -> str:

@@ -81,6 +81,15 @@ class Vocabulary(Protocol):
 
 
 @runtime_checkable
+class Completing(Protocol):
+    """A chat model that also continues raw text, through a completion model on the same weights."""
+
+    def as_completion_model(self) -> Any:
+        """Return a completion model (LangChain's `BaseLLM`) on this model's weights, with its settings."""
+        ...
+
+
+@runtime_checkable
 class Seeded(Protocol):
     """A model that takes a `seed`, so that the same seed draws the same tokens."""
 

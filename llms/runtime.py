@@ -324,11 +324,23 @@ def _special_ids(tokenizer: ModelTokenizer) -> frozenset[int]:
     return frozenset({*(i for i in tokenizer.all_special_ids if i is not None), *marked})
 
 
+_END_NAMES = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+)
+"""Names of control tokens that end a turn, a file or a filled gap, in vocabularies that have them."""
+
+
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Return the end tokens: the tokenizer's, the model configurations', and the template's end of a turn."""
+    """Return the end tokens: the tokenizer's, the model configurations', and those by the names below."""
     tokenizer = loaded.tokenizer
     found = {tokenizer.eos_token_id, *loaded.end_ids}
-    for text in ("<|im_end|>", "<|eot_id|>", "<|end|>"):
+    for text in _END_NAMES:
         vocabulary_id = tokenizer.convert_tokens_to_ids(text)
         if vocabulary_id is not None and vocabulary_id != tokenizer.unk_token_id:
             found.add(vocabulary_id)

@@ -211,3 +211,44 @@ def test_a_try_without_a_handler_gets_one() -> None:
     filled = complete_chain(model, kind="code", samples=2).invoke(gap)
     assert filled == "    except OSError:\n        return None" and model.seen[-1][0].endswith("    except")
     assert "raise" in complete_chain(RawModel(texts=["a += 1"]), kind="code").invoke(gap)
+
+
+class Chatting(ScriptedChat):
+    """A chat model with a completion model on its weights."""
+
+    raw: Any = None
+
+    def as_completion_model(self) -> Any:
+        return self.raw
+
+
+def test_a_chat_model_with_a_raw_one_completes_with_that_and_its_bindings_hold() -> None:
+    raw = RawModel(texts=["r * r\nmore"])
+    chat = Chatting(replies=["The"], raw=raw)
+    assert complete_chain(chat, kind="code", single_line=True).invoke("def area(r): return ") == "r * r"
+    bound = chat.bind(stop=["#"], tools=[1]).with_config(tags=["mine"])
+    assert complete_chain(bound, kind="code", single_line=True).invoke("def area(r): return ") == "r * r"
+    assert not chat.seen and len(raw.seen) >= 2
+    assert "RawModel" in repr(complete_chain(chat))
+
+
+def test_marks_in_the_user_s_code_stay_text() -> None:
+    class FimModel(RawModel):
+        def get_vocab(self) -> dict[str, int]:
+            return {"<|fim_prefix|>": 1, "<|fim_suffix|>": 2, "<|fim_middle|>": 3}
+
+    model = FimModel(texts=["1"])
+    gap = {"prefix": 'a = "<|fim_suffix|>"\nb = ', "suffix": '\nc = "<|fim_middle|>"\n'}
+    assert complete_chain(model, kind="code").invoke(gap) == "1"
+    [(prompt, _), *_] = model.seen
+    assert [prompt.count(mark) for mark in model.get_vocab()] == [1, 1, 1]
+
+
+def test_a_local_chat_model_continues_code_as_its_raw_model_does(chat: Any) -> None:
+    from llms import LocalLLM
+
+    prefix = "def add(a, b):\n    return "
+    raw = LocalLLM(model="smollm2-135m", temperature=0, max_tokens=64, cache_dir=chat.cache_dir)
+    filled = [complete_chain(one, kind="code", single_line=True, n=1).invoke(prefix) for one in (chat, raw)]
+    assert filled[0] == filled[1] == "a + b"
+    assert chat.as_completion_model().runtime() is chat.runtime()

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 
 from chains.complete import fixups, python
-from chains.complete.model import Continuer, Model, fim_marks
+from chains.complete.model import Continuer, Model, completing, fim_marks
 from chains.errors import InputError, OptionError, excerpt, require_text
 from chains.options import require_model, require_whole
 from chains.runnable import generator_chain
@@ -63,8 +63,9 @@ def complete_chain(
     'r * r'
 
     Args:
-        llm: Any LangChain model. A completion model, such as `LocalLLM`, continues the text as it stands. A
-            chat model is asked to, and what it adds around the continuation is removed.
+        llm: Any LangChain model. A completion model, such as `LocalLLM`, continues the text as it stands, and
+            so does `ChatLocal`, as the completion model on its weights. Another chat model is asked to, and
+            what it adds around the continuation is removed.
         kind: "text" continues in the same voice; "code" stops at the end of the block or function.
         language: Language of the code. Python is checked by its parser.
         n: Number of candidates that `candidates` returns, 1 to 16.
@@ -85,7 +86,7 @@ def complete_chain(
     if not isinstance(language, str):
         raise OptionError(f"expected language to be a name, found {excerpt(language)}: pass 'python'")
     pipeline = _CompletionPipeline(
-        llm=require_model(llm),
+        llm=completing(require_model(llm)),
         code=kind == "code",
         checked=kind == "code" and language.lower() in ("python", "py"),
         n=n,

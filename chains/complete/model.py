@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import HumanMessage
@@ -20,7 +20,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 
 from chains.prompts import load_prompt
-from llms.protocols import Vocabulary, find
+from llms.protocols import Completing, Vocabulary, find
 
 Model = Runnable[LanguageModelInput, Any]
 _PREAMBLE = re.compile(r"(?is)\A(?:sure|certainly|here(?:'s| is))\b[^\n]{0,80}:\s*\n+")
@@ -44,6 +44,16 @@ def unbound(llm: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
         config = merge_configs(llm.config, config)
         llm = llm.bound
     return llm, options, config
+
+
+def completing(llm: Model) -> Model:
+    """Return the completion model on a chat model's weights, bound like it; otherwise the model itself."""
+    inner, options, config = unbound(llm)
+    if isinstance(inner, BaseLLM) or not isinstance(inner, Completing):
+        return llm
+    raw = inner.as_completion_model()
+    known = {name: value for name, value in options.items() if name in {"stop", *type(raw).model_fields}}
+    return cast(Model, raw.bind(**known).with_config(config) if known or config else raw)
 
 
 def fim_marks(llm: Any) -> tuple[str, str, str] | None:
@@ -136,6 +146,7 @@ class Continuer:
     def _prompt(self, prefix: str, suffix: str) -> tuple[str, str]:
         if self._fim is not None and suffix:
             before, after, middle = self._fim
+            prefix, suffix = (_as_text(part, self._fim) for part in (prefix, suffix))
             return f"{before}{prefix}{after}{suffix}{middle}", ""
         # A token begins with its space, so after a prompt that ends with one the model sees odd tokens.
         stripped = prefix.removesuffix(" ") if self._code else prefix.rstrip(" ")
@@ -150,6 +161,13 @@ class Continuer:
         prompt = load_prompt("chains.complete", name).substitute(prefix=prefix, suffix=suffix)
         reply = self._llm.invoke([HumanMessage(prompt)], config, **self._known(max_tokens=self._max_tokens))
         return continuation_of(reply if isinstance(reply, str) else str(reply.text), prefix, suffix)
+
+
+def _as_text(code: str, marks: tuple[str, str, str]) -> str:
+    """Return code in which the names of the marks are broken, so that they end no part of the prompt."""
+    for mark in marks:
+        code = code.replace(mark, f"{mark[0]}\u200b{mark[1:]}")
+    return code
 
 
 def continuation_of(reply: str, prefix: str, suffix: str) -> str:
