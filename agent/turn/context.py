@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_core.callbacks import BaseCallbackHandler
+from pydantic import InstanceOf
+from pydantic.json_schema import SkipJsonSchema
 
 PLAN, DOCUMENTS, COMPACT, AGENT = "plan", "documents", "compact", "model"
 """Names of the graph's nodes, which threads on the disk contain. `model` is LangChain's name for the node
@@ -77,5 +79,5 @@ class RunContext:
     tools: Literal["auto", "off"] = "auto"
     approve: Literal["ask", "deny", "never-ask"] | None = None
     """What happens to a call that needs approval; None takes the setting that the graph was built with."""
-    stop: Stop | None = field(default=None, compare=False)
-    """Ends the turn from another thread or a signal handler."""
+    stop: SkipJsonSchema[InstanceOf[Stop]] | None = field(default=None, compare=False)
+    """Ends the turn from another thread or a signal handler. It has no JSON form."""

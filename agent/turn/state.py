@@ -6,9 +6,10 @@ It is stored with each step, so its keys are read by later versions, too.
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
 from langchain.agents.middleware import AgentState
+from typing_extensions import TypedDict
 
 
 class TurnRoute(TypedDict):
