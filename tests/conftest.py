@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 GUARD = TESTS / "guard"
+_NOT_HERE = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,7 +75,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             missing = f"{name} ({entry.download_bytes / 1e9:.1f} GB) is not in {_cache()}: `make models`"
             if os.environ.get("CI") == "true":
                 pytest.fail(missing, pytrace=False)
+            item.config.stash.setdefault(_NOT_HERE, {})[name] = entry.download_bytes
             pytest.skip(missing)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which models were missing, and how large they are."""
+    if missing := config.stash.get(_NOT_HERE, {}):
+        size = sum(missing.values()) / 1e9
+        terminalreporter.write_line(
+            f"skipped the tests of {' and '.join(missing)}: `make models` fetches them ({size:.1f} GB)"
+        )
 
 
 def _cache() -> Path:
@@ -90,6 +101,12 @@ def no_outside_sockets() -> Iterator[None]:
     log.write_text("")
     yield
     assert (seen := log.read_text()) == "", f"a socket to the outside was opened:\n{seen}"
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    """The user's cache folder, in which tests marked `model` find their files."""
+    return _cache()
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,13 @@ from test_llms_adapter import lora
 from tiny_models import tiny_gguf, tiny_model
 from torch import nn
 
+from llms.decoders.cpu import memory
 from llms.decoders.cpu.decoder import CpuDecoder
 from llms.decoders.cpu.weights import BlockFile
 from llms.decoders.reference import ReferenceDecoder
 from llms.decoders.sampling import Sampling
+from llms.models.checkpoint import Checkpoint
+from llms.models.gguf import converted
 from llms.models.load import LoadSettings, load, make_decoder
 from llms.models.weights import weights_of
 
@@ -159,6 +162,22 @@ def test_a_merged_adapter_neither_reads_nor_writes_the_base_s_packed_weights(
         exact = ReferenceDecoder(loaded.model).prefill(0, [1, 2, 3])
         assert (found[one is merging] - exact).norm() <= 0.02 * exact.norm()
     assert (found[True] - found[False]).norm() > 0.05 * found[False].norm()
+
+
+@needs_kernels
+def test_the_plan_of_a_merged_adapter_counts_weights_that_no_kept_file_replaces(tmp_path: Path) -> None:
+    gguf = tiny_gguf(tmp_path / "tiny.gguf", tiny_model(head_dim=32))
+    adapter = lora(tmp_path / "lora", str(gguf), head_dim=32)
+    folder = converted(gguf, tmp_path / "cache")
+    base = LoadSettings(model=str(folder), device="cpu", dtype="bfloat16", quantization="none")
+    checkpoint = Checkpoint.open(folder)
+    before = memory(checkpoint, base, 256).overhead
+    (folder / "blocks.safetensors").write_bytes(b"x")
+    kept = memory(checkpoint, base, 256).overhead
+    merged = memory(checkpoint, replace(base, adapter=adapter, merge_adapter=True), 256).overhead
+    layers = sum(header.elements for header in checkpoint.linears)
+    assert kept < before < merged
+    assert merged - kept >= 2 * layers
 
 
 def test_a_file_of_version_0_1_is_read(checkpoint: Path) -> None:

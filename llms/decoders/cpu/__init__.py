@@ -103,7 +103,9 @@ def memory(checkpoint: Checkpoint, settings: LoadSettings, window: int) -> Decod
     unbuilt = UNBUILT if has_plain_layout(checkpoint) else 0
     layers = sum(header.elements for header in checkpoint.linears)
     head = checkpoint.config["vocab_size"] * checkpoint.config["hidden_size"]
-    if (blocks := checkpoint.folder / BLOCKS).is_file():
+    if settings.adapter is not None:  # merged weights are no codes of a file, and nothing of them is kept
+        packed = 2 * (layers + head)
+    elif (blocks := checkpoint.folder / BLOCKS).is_file():
         unread = 2 * layers + max(0, 2 * head - PAGE_AROUND * window * settings.slots)
         packed = blocks.stat().st_size - unread
     elif (checkpoint.folder / MANIFEST).is_file():
