@@ -1,5 +1,5 @@
-// Jobs of `thread_pool.h`: many sizes in turn, several callers at once, workers that throw, and all of it again in a
-// forked child. Prints "right".
+// Jobs of `thread_pool.h`: many sizes in turn, several callers at once, tasks that throw, a helper that is held back,
+// and all of it again in a forked child. Prints "right".
 
 #include "thread_pool.h"
 
@@ -45,9 +45,10 @@ bool at_once() {
     return right;
 }
 
-// One worker throws in one loop of a job. The exception must reach the caller, and only when no other worker runs the
-// job any more: the job's own variables are gone afterwards, and the pool serves the next job.
-bool thrown_by(int64_t thrower, int64_t threads, int in_loop) {
+// A task throws in one loop of a job, or the caller does between two loops (`task` < 0). The exception must reach the
+// caller, and only when no other worker runs the job any more: the job's own variables are gone afterwards, and the pool
+// serves the next job.
+bool thrown_by(int64_t task, int64_t threads, int in_loop) {
     std::atomic<int64_t> running{0};
     bool caught = false;
     try {
@@ -59,9 +60,12 @@ bool thrown_by(int64_t thrower, int64_t threads, int in_loop) {
                 ~Count() { --running; }
             } count(running);
             for (int loop = 0; loop < 8; ++loop) {
-                if (loop == in_loop && worker.number == thrower) throw std::runtime_error("thrown");
-                if (worker.number != thrower) usleep(50);  // so that others still run when one throws
-                worker.parallel_for(100, [&](int64_t i) { at[i] += i; });
+                if (loop == in_loop && task < 0 && worker.number == 0) throw std::runtime_error("thrown");
+                worker.parallel_for(100, [&](int64_t i) {
+                    if (i % 25 == 0) usleep(20);  // so that others still run when one throws
+                    if (loop == in_loop && i == task) throw std::runtime_error("thrown");
+                    at[i] += i;
+                });
             }
         });
     } catch (const std::runtime_error& error) {
@@ -73,9 +77,26 @@ bool thrown_by(int64_t thrower, int64_t threads, int in_loop) {
 bool thrown() {
     bool right = true;
     for (int64_t threads = 1; threads <= 4; ++threads)
-        for (int64_t thrower = 0; thrower < threads; ++thrower)
-            for (int loop = 0; loop < 8; ++loop) right &= thrown_by(thrower, threads, loop);
+        for (int64_t task : {-1, 0, 1, 24, 25, 26, 50, 99})
+            for (int loop = 0; loop < 8; ++loop) right &= thrown_by(task, threads, loop);
     return right;
+}
+
+// A helper that the system holds back delays nothing but the piece that it has taken.
+bool held_back() {
+    std::vector<int64_t> at(400, 0);
+    std::atomic<int64_t> by_caller{0};
+    std::atomic<bool> held{false};
+    ThreadPool::run(thread_pool(), 2, [&](const Worker& worker) {
+        worker.parallel_for(400, [&](int64_t i) {
+            if (worker.number == 1 && !held.exchange(true)) usleep(100'000);
+            if (worker.number == 0) usleep(1), ++by_caller;
+            ++at[i];
+        });
+    });
+    for (int64_t one : at)
+        if (one != 1) return false;
+    return by_caller.load() >= 300;
 }
 
 bool all_throw() {
@@ -103,5 +124,5 @@ bool in_a_child() {
 
 int main() {
     alarm(110);
-    std::puts(in_turn() && at_once() && thrown() && all_throw() && in_a_child() ? "right" : "wrong");
+    std::puts(in_turn() && at_once() && thrown() && all_throw() && held_back() && in_a_child() ? "right" : "wrong");
 }

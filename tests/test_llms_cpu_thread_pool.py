@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from cpu_sets import COMPILER, every_set, needs_compiler, needs_kernels
 from llms.decoders.cpu.native import FOLDER, SETS
 
 TESTS = Path(__file__).parent
+
+AVX2 = (*(option for option in SETS[-1].options if option.startswith("-m")), '-DINSTRUCTIONS="avx2.h"')
 
 
 def compiled(program: str, folder: Path, *options: str) -> Path:
@@ -33,13 +36,37 @@ def test_loops_end_whole_for_any_size_for_callers_at_once_and_in_a_forked_child(
 
 @needs_compiler
 @pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without AVX2")
+def test_callers_at_once_that_fork_slots_get_the_logits_of_a_single_one(tmp_path: Path) -> None:
+    assert run(compiled("cpu_callers", tmp_path, *AVX2)) == "right\n"
+
+
+@needs_compiler
+@pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without AVX2")
 def test_every_allocation_of_a_pass_may_fail(tmp_path: Path) -> None:
     """`operator new` fails at the first allocation, then at the second, and so on until a pass succeeds.
 
     Each failure is an error code, the process lives, and the next pass gives the same logits.
     """
-    options = [option for option in SETS[-1].options if option.startswith("-m")]
-    assert run(compiled("cpu_out_of_memory", tmp_path, *options, '-DINSTRUCTIONS="avx2.h"')) == "right\n"
+    assert run(compiled("cpu_out_of_memory", tmp_path, *AVX2)) == "right\n"
+
+
+SANITIZERS = {
+    "races": ("-fsanitize=thread", {"TSAN_OPTIONS": "die_after_fork=0"}),
+    "memory": ("-fsanitize=address,undefined", {"ASAN_OPTIONS": "detect_leaks=0"}),
+}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without AVX2")
+@pytest.mark.parametrize("program", ["cpu_thread_pool", "cpu_out_of_memory", "cpu_callers"])
+@pytest.mark.parametrize("what", SANITIZERS)
+def test_sanitizers_find_nothing(what: str, program: str, tmp_path: Path) -> None:
+    """Decode, prefill, forks, several callers, tasks that throw, failed allocations, a forked child."""
+    option, environment = SANITIZERS[what]
+    made = compiled(program, tmp_path, *AVX2, "-g", option, "-fno-sanitize-recover=all")
+    done = subprocess.run([made], capture_output=True, text=True, timeout=170, env=os.environ | environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
 
 
 OUT_OF_MEMORY = """

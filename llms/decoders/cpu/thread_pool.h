@@ -31,14 +31,20 @@ namespace {
 
 constexpr int SPINS = 2000;  // about 50 us, which is longer than the gap between two loops of a pass
 
-// A counter that threads can wait on until it changes.
+// A counter that threads can wait on until it changes. They spin before they sleep, for a shorter time after waits that
+// ended asleep: on a machine that other programs keep busy, a spinning thread takes the core from the one it waits for.
 class Epoch {
   public:
     uint32_t now() const { return value.load(); }
 
     void wait_while(uint32_t seen) {
-        for (int i = 0; i < SPINS; ++i, _mm_pause())
-            if (now() != seen) return;
+        thread_local int spins = SPINS;
+        for (int i = 0; i < spins; ++i, _mm_pause())
+            if (now() != seen) {
+                spins = std::min(SPINS, 2 * spins);
+                return;
+            }
+        spins = std::max(SPINS / 16, spins / 2);
         ++sleepers;
         while (now() == seen) futex(FUTEX_WAIT_PRIVATE, seen);
         --sleepers;
@@ -57,53 +63,92 @@ class Epoch {
     std::atomic<uint32_t> value{0}, sleepers{0};
 };
 
-// The workers of a job wait here for each other. A broken barrier lets everyone through and holds nobody.
-class Barrier {
-  public:
-    // Returns false if the barrier is broken.
-    bool wait(uint32_t size) {
-        // `epoch` is read before `broken`: a barrier that breaks in between advances it, and the wait ends at once.
-        const uint32_t seen = epoch.now();
-        if (broken.load()) return false;
-        if (++arrived < size) {
-            epoch.wait_while(seen);
-        } else {
-            arrived = 0;
-            epoch.advance();
-        }
-        return !broken.load();
-    }
-
-    void break_up() {
-        broken = true;
-        epoch.advance();
-    }
-
-    // Only valid when no worker uses the barrier.
-    void repair() {
-        arrived = 0;
-        broken = false;
-    }
-
-  private:
-    std::atomic<uint32_t> arrived{0};
-    std::atomic<bool> broken{false};
-    Epoch epoch;
-};
-
 // Thrown in a worker when another worker's exception has ended the job.
 struct JobAborted {};
 
-// One thread's part in a job.
+// Splits the loops of a job between its workers. Each worker begins with a share of its own, which it takes in four
+// pieces, and then takes pieces of the others' shares. A loop ends when all its tasks are done, whoever did them: a
+// worker that the system holds back delays a loop by the piece that it has taken, and by nothing if it has none.
+class Loops {
+  public:
+    // Makes room for shares of `size` workers. Throws bad_alloc. Only valid when no job runs.
+    void reserve(int64_t size) {
+        if (size <= capacity) return;
+        shares.reset(new Share[size]);
+        capacity = size;
+    }
+
+    // Prepares a job, and returns the number of its first loop. Only valid when no worker is in a job.
+    uint32_t begin() {
+        const uint32_t first = over.now();
+        for (int64_t i = 0; i < capacity; ++i) shares[i].taken = uint64_t(first - 1) << 32;
+        done = 0;
+        broken = false;
+        return first;
+    }
+
+    // Ends the job: every worker that waits for a loop, or starts one, throws JobAborted.
+    void break_up() {
+        broken = true;
+        over.advance();
+    }
+
+    template <typename Task>
+    void run(uint32_t loop, int64_t number, int64_t size, int64_t count, Task& task) {
+        if (broken.load()) throw JobAborted{};
+        int64_t ran = 0;
+        for (int64_t k = 0; k < size; ++k) {
+            const int64_t owner = (number + k) % size, first = count * owner / size, last = count * (owner + 1) / size;
+            for (int64_t i = first, end; take(shares[owner].taken, loop, first, last, i, end); ran += end - i)
+                for (int64_t task_number = i; task_number < end; ++task_number) task(task_number);
+        }
+        if (ran && done.fetch_add(ran) + ran == count) {
+            done = 0;
+            over.advance();
+        } else {
+            over.wait_while(loop);
+        }
+        if (broken.load()) throw JobAborted{};
+    }
+
+  private:
+    struct alignas(64) Share {
+        std::atomic<uint64_t> taken{0};  // the loop in the high half, its first task that nobody has taken in the low one
+    };
+
+    // Takes a piece [i, end) of the tasks [first, last) of one share. Returns false if none is left, or the loop is over.
+    static bool take(std::atomic<uint64_t>& taken, uint32_t loop, int64_t first, int64_t last, int64_t& i, int64_t& end) {
+        uint64_t seen = taken.load();
+        do {
+            const int32_t later = int32_t(uint32_t(seen >> 32) - loop);
+            i = later == 0 ? int64_t(uint32_t(seen)) : first;
+            if (later > 0 || i >= last) return false;
+            end = std::min(last, i + (last - first + 3) / 4);
+        } while (!taken.compare_exchange_weak(seen, uint64_t(loop) << 32 | uint64_t(end)));
+        return true;
+    }
+
+    std::unique_ptr<Share[]> shares;
+    int64_t capacity = 0;
+    std::atomic<int64_t> done{0};
+    std::atomic<bool> broken{false};
+    Epoch over;  // its value is the number of the loop that runs
+};
+
+// One thread's part in a job. All workers of a job run the same loops in the same order, and nothing outside of them
+// that others could see: a worker that comes late skips the loops that are over.
 struct Worker {
     int64_t number, size;
-    Barrier* barrier;
+    Loops* loops;
+    mutable uint32_t loop;
 
-    // Runs this worker's share of `count` tasks, then waits until the other workers have finished theirs.
+    // Runs `count` tasks together with the other workers. Returns when all of them are done.
     template <typename Task>
     void parallel_for(int64_t count, Task task) const {
-        for (int64_t i = count * number / size, end = count * (number + 1) / size; i < end; ++i) task(i);
-        if (size > 1 && !barrier->wait(uint32_t(size))) throw JobAborted{};
+        if (size == 1)
+            for (int64_t i = 0; i < count; ++i) task(i);
+        else if (count > 0)
+            loops->run(loop++, number, size, count, task);
     }
 };
 
@@ -111,7 +156,7 @@ class ThreadPool {
   public:
     using Job = std::function<void(const Worker&)>;
 
-    // Runs `job` in `threads` threads, of which the caller is one. While another caller uses the pool, or if there
+    // Runs `job` in up to `threads` threads, of which the caller is one. While another caller uses the pool, or if there
     // is none, the job runs in the calling thread alone. Throws the first exception of any worker, once no worker
     // runs the job any more.
     static void run(ThreadPool* pool, int64_t threads, const Job& job) {
@@ -119,31 +164,35 @@ class ThreadPool {
             std::unique_lock<std::mutex> lock(pool->busy, std::try_to_lock);
             if (lock) return pool->run_locked(threads, job);
         }
-        job({0, 1, nullptr});
+        job({0, 1, nullptr, 0});
     }
 
   private:
+    static constexpr uint32_t OPEN = 1u << 31;
+
     void run_locked(int64_t threads, const Job& job) {
         grow(threads - 1);
         size = std::min(threads, int64_t(helpers.size()) + 1);
+        loops.reserve(size);
+        first_loop = loops.begin();
         current = &job;
+        inside = OPEN;
         for (int64_t i = 1; i < size; ++i) helpers[i - 1]->advance();
-        work(0);  // returns when no worker runs the job any more, whatever was thrown
-        if (!error) return;
-        barrier.repair();
+        work(0);
+        // Helpers that have not entered stay outside; the others end, as all loops are over.
+        inside &= ~OPEN;
+        for (uint32_t seen = left.now(); inside.load(); seen = left.now()) left.wait_while(seen);
         failed = false;
-        std::rethrow_exception(std::exchange(error, nullptr));
+        if (error) std::rethrow_exception(std::exchange(error, nullptr));
     }
 
     void work(int64_t number) noexcept {
-        const int64_t members = size;
         try {
-            (*current)({number, members, &barrier});
+            (*current)({number, size, &loops, first_loop});
         } catch (...) {
             if (!failed.exchange(true)) error = std::current_exception();
-            barrier.break_up();
+            loops.break_up();
         }
-        finish.wait(uint32_t(members));
     }
 
     // Starts helpers until there are `count`. If the system refuses threads or memory, the pool stays smaller.
@@ -168,15 +217,29 @@ class ThreadPool {
     void help(Epoch* called, int64_t number) noexcept {
         for (uint32_t seen = 0;; ++seen) {
             called->wait_while(seen);
-            work(number);
+            if (!enter()) continue;
+            if (number < size) work(number);  // a late helper may find a job that needs fewer
+            if (--inside == 0) left.advance();
         }
     }
 
+    // Enters the job that runs. Returns false if there is none, or it has ended.
+    bool enter() {
+        uint32_t seen = inside.load();
+        do {
+            if (!(seen & OPEN)) return false;
+        } while (!inside.compare_exchange_weak(seen, seen + 1));
+        return true;
+    }
+
     std::mutex busy;
-    Barrier barrier, finish;
+    Loops loops;
     std::vector<std::unique_ptr<Epoch>> helpers;
     const Job* current = nullptr;
     int64_t size = 1;
+    uint32_t first_loop = 0;
+    std::atomic<uint32_t> inside{0};  // helpers that are in the job, and OPEN while more may enter
+    Epoch left;
     std::atomic<bool> failed{false};
     std::exception_ptr error;
 };
