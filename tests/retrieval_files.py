@@ -128,6 +128,70 @@ def scanned_pdf() -> bytes:
     return target.getvalue()
 
 
+_WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_RELATED = "http://schemas.openxmlformats.org/package/2006/relationships"
+
+
+def package(main: str, parts: dict[str, str | bytes], related: dict[str, str] | None = None) -> bytes:
+    """Return an Office package: its main part, all parts, and the main part's relations by their kinds.
+
+    The id of a relation is its kind.
+    """
+
+    def relations(targets: dict[str, str]) -> str:
+        rows = "".join(
+            f'<Relationship Id="{kind}" Type="{_OFFICE}/{kind}" Target="/{target}"/>'
+            for kind, target in targets.items()
+        )
+        return f'<Relationships xmlns="{_RELATED}">{rows}</Relationships>'
+
+    folder, _, base = main.rpartition("/")
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("_rels/.rels", relations({"officeDocument": main}))
+        archive.writestr(f"{folder}/_rels/{base}.rels", relations(related or {}))
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+def word(body: str, **parts: str) -> bytes:
+    """Return a Word document of raw XML; `parts` are others, such as `styles` or `footnotes`."""
+    space = (
+        f'{_WORD} xmlns:r="{_OFFICE}" xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math" '
+        'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006" '
+        'xmlns:v="urn:schemas-microsoft-com:vml" '
+        'xmlns:wps="http://schemas.microsoft.com/office/word/2010/wordprocessingShape"'
+    )
+    files: dict[str, str | bytes] = {
+        "word/document.xml": f"<w:document {space}><w:body>{body}</w:body></w:document>"
+    }
+    for name, xml in parts.items():
+        root = {"header": "hdr", "footer": "ftr"}.get(name, name)
+        files[f"word/{name}.xml"] = f"<w:{root} {space}>{xml}</w:{root}>"
+    return package("word/document.xml", files, {name: f"word/{name}.xml" for name in parts})
+
+
+def paragraph(text: str, properties: str = "") -> str:
+    """Return a paragraph of Word; a text that begins with "<" is XML."""
+    runs = text if text.startswith("<") else run(text)
+    return f"<w:p><w:pPr>{properties}</w:pPr>{runs}</w:p>"
+
+
+def run(text: str, properties: str = "") -> str:
+    return f'<w:r><w:rPr>{properties}</w:rPr><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def word_table(*rows: tuple[str, ...]) -> str:
+    """Return a table of Word."""
+
+    def cell(text: str) -> str:
+        return f"<w:tc>{text if text.startswith('<') else paragraph(text)}</w:tc>"
+
+    return f"<w:tbl>{''.join(f'<w:tr>{chr(10).join(map(cell, row))}</w:tr>' for row in rows)}</w:tbl>"
+
+
 def docx() -> bytes:
     from docx import Document
 

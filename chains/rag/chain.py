@@ -19,8 +19,9 @@ from chains.errors import OptionError
 from chains.options import require_embeddings, require_model, require_retriever, require_whole
 from chains.rag.answer import Answer, AnswerDelta, Citation
 from chains.rag.condense import condense, read_input
-from chains.rag.evidence import Answerability, Passage, Ranker, judge, to_passages
+from chains.rag.evidence import Answerability, CandidateSentence, Passage, Ranker, judge, to_passages
 from chains.rag.generate import CitedSentence, NotInDocuments, extract, generate
+from chains.rag.lookup import find_rows
 from chains.runnable import generator_chain
 from llms.protocols import Scorer, find, writes_well
 
@@ -108,11 +109,14 @@ class _RagPipeline:
         question = condense(as_asked, history, self.llm if writes else None, config)
         passages = to_passages(self.retriever.invoke(question, config))
         judged = judge(question, passages, self.embeddings, self.threshold)
+        rows = find_rows(question, passages)
+        if rows and not judged.answers:
+            judged = Answerability(True, 1.0, "words")
         if judged.answers:
             parts: list[CitedSentence] = []
             method = "generative" if writes else "extractive"
             try:
-                for text, citation in self._sentences(question, passages, writes, config):
+                for text, citation in self._sentences(question, passages, rows, writes, config):
                     yield AnswerDelta(f"{_joint(parts, text)}{text} [{citation.number}]")
                     parts.append((text, citation))
             except NotInDocuments:
@@ -124,8 +128,17 @@ class _RagPipeline:
         yield Answer(NOT_FOUND, nearest=_nearest(passages), question=question, score=judged.score)
 
     def _sentences(
-        self, question: str, passages: Sequence[Passage], writes: bool, config: RunnableConfig
+        self,
+        question: str,
+        passages: Sequence[Passage],
+        rows: Sequence[CandidateSentence],
+        writes: bool,
+        config: RunnableConfig,
     ) -> Iterator[CitedSentence]:
+        if rows and not writes:
+            for number, row in enumerate(rows[: self.sentences], start=1):
+                yield row.sentence.flat, row.passage.cite(number, row.sentence.start, row.sentence.end)
+            return
         if not writes:
             yield from extract(question, passages, self.ranker, self.sentences)
             return

@@ -285,6 +285,8 @@ def _neighbours(
     def score(of: int, at: int) -> float:
         if not 0 <= at < len(order) or candidates[order[at]].passage.number != candidates[of].passage.number:
             return UNKNOWN
+        if "row" in (candidates[of].sentence.kind, candidates[order[at]].sentence.kind):
+            return UNKNOWN  # the row above is about something else
         return max(UNKNOWN, float(known.get(order[at], UNKNOWN)))
 
     return np.asarray([BEFORE * score(i, place[i] - 1) + AFTER * score(i, place[i] + 1) for i in kept])
@@ -346,7 +348,9 @@ def signals(question: str, candidates: Sequence[CandidateSentence]) -> NDArray[n
     asked = set(content_words(question))
     holds = np.asarray([float(bool(kind and kind.search(one.sentence.flat))) for one in candidates])
     news = [min(1.0, len(set(content_words(one.sentence.flat)) - asked) / ENOUGH_NEWS) for one in candidates]
-    ends = np.asarray([float(is_dead_end(one.sentence.flat)) for one in candidates])
+    ends = np.asarray(
+        [float(one.sentence.kind != "row" and is_dead_end(one.sentence.flat)) for one in candidates]
+    )
     total = KIND * (holds - holds.mean()) + NEWS * np.asarray(news) - DEAD_END * ends
     return np.asarray(total, dtype=np.float64)
 

@@ -78,7 +78,7 @@ def usable(sentence: Sentence) -> bool:
     """Return True if a sentence may stand in a summary: prose or a list item of 5 to 60 words, not code."""
     count = len(sentence.text.split())
     return (
-        sentence.kind in ("prose", "item")
+        sentence.kind in ("prose", "item", "row")
         and LEAST_WORDS <= count <= MOST_WORDS
         and sum(char.isalpha() or char.isspace() for char in sentence.text) > 0.75 * len(sentence.text)
         and not sentence.text.rstrip().endswith((":", "::"))

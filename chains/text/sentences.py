@@ -1,8 +1,8 @@
 """Sentences of a text, as spans that can be cited.
 
 No character is changed: `text[s.start:s.end] == s.text` for every sentence `s`. The text is first cut into
-blocks (paragraphs, list items, headings, fenced and indented code, table rows), and no sentence crosses a
-block. Abbreviations, initials, decimals and version numbers do not end a sentence. The end marks of Latin,
+blocks (paragraphs, list items, headings, fenced and indented code, rows of tables), and no sentence crosses
+a block. Abbreviations, initials, decimals and version numbers do not end a sentence. The end marks of Latin,
 Cyrillic, Greek, CJK, Arabic and Devanagari scripts are known; a text in another script is cut at its lines.
 
     >>> [s.text for s in split_sentences("It runs on Python 3.11, e.g. on Linux. Does it? Yes.")]
@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["prose", "item", "heading", "code", "table"]
+from chains.text.rows import cells, label
+
+Kind = Literal["prose", "item", "heading", "code", "table", "row"]
 
 MAX_CHARS = 600
 """A longer sentence is cut at the last space before this length, so a 100 MB line becomes short spans."""
@@ -30,7 +32,6 @@ _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 _ITEM = re.compile(
     r"^\s*(?:[-*+•–]|\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|#\.)\s+(?=\S)|^\s*:[A-Za-z][\w -]{0,40}:\s+(?=\S)"
 )
-_FIELD = re.compile(r"^[A-Z][\w-]{1,20}:\s+\S")
 _ATX = re.compile(r"^ {0,3}#{1,6}\s+\S")
 _RULE = re.compile(r"^\s*([=\-~^\"'`#*+.:_])\1{2,}\s*$")
 _TABLE = re.compile(r"^\s*(?:\|.*\||\+[-=+]{3,}\+?|[=-]{3,}(?:\s+[=-]{3,})+)\s*$")
@@ -135,7 +136,10 @@ class _Blocks:
     def _prose(self, line: str, start: int, end: int) -> None:
         if (item := _ITEM.match(line)) is not None:
             self.begin(start + item.end(), end, "item")
-        elif _FIELD.match(line) and (self.start < 0 or _FIELD.match(self.text[self.start : self.end])):
+        elif self.start < 0 and cells(line):
+            self.begin(start, end, "row")
+            self.emit()
+        elif label(line) and (self.start < 0 or label(self.text[self.start : self.end])):
             self.begin(start, end, "item")
         elif self.start >= 0 and self.kind in ("prose", "item"):
             self.end = end
@@ -214,7 +218,7 @@ def _bounded(text: str, start: int, end: int, kind: Kind, limit: int) -> Iterato
             return
         cut = stop
         if stop - start > limit:
-            mark = "\n" if kind == "code" else " "
+            mark = {"code": "\n", "row": "; "}.get(kind, " ")
             cut = text.rfind(mark, start + limit // 2, start + limit)
             cut = start + limit if cut < 0 else cut
         yield Sentence(text[start:cut].rstrip(), start, start + len(text[start:cut].rstrip()), kind)
