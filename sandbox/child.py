@@ -185,6 +185,7 @@ def _tier_one(
     texts = [_memory_file(text.encode()) for text, _ in python.texts]
     opened += texts
     request = _request(program, limits, python, bubblewrap.WORK, channels)
+    request["pid_namespace"] = True
     request["uid"] = _UID_BASE + secrets.randbelow(_UID_SPAN) if held.other_uid else None
     exact = held.other_uid or counts_by_namespace()
     request["limits"] = rlimits(limits, lasting=program.lasting, own=1 if held.other_uid else 2, exact=exact)
@@ -238,6 +239,9 @@ def _request(
     environment = {
         "HOME": work,
         "LANG": "C.UTF-8",
+        # The user id of a run has no entry in a password file, so getpass.getuser() looks here.
+        "LOGNAME": "sandbox",
+        "USER": "sandbox",
         # With this order, `python` in a command that the program starts is the interpreter that runs it.
         "PATH": os.pathsep.join([os.path.dirname(python.executable), "/usr/bin", "/bin"]),
         "TMPDIR": "/tmp" if work == bubblewrap.WORK else work,
@@ -257,6 +261,7 @@ def _request(
         "environment": environment,
         "work": work,
         "uid": None,
+        "pid_namespace": False,
         "landlock": None,
         "remove": None,
         "links": {},

@@ -29,18 +29,24 @@ _CLONE_NEW = (
 )
 # The requests of ioctl that files, pipes and a pseudo-terminal need (asm-generic/ioctls.h): TCGETS, TCSETS,
 # TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ, TIOCSWINSZ, FIONREAD, FIONBIO, TIOCGSID, TIOCGPTN,
-# TIOCSPTLCK, FIONCLEX, FIOCLEX, FIOASYNC. TIOCSTI and TIOCLINUX are left out, because they type into the
+# TIOCSPTLCK, FIONCLEX, FIOCLEX. TIOCSTI and TIOCLINUX are left out, because they type into the
 # terminal. The kernel reads 32 bits of the request.
 _IOCTLS = (
     *(0x5401, 0x5402, 0x5403, 0x5404, 0x540F, 0x5410, 0x5413, 0x5414, 0x541B, 0x5421, 0x5429),
-    *(0x80045430, 0x40045431, 0x5450, 0x5451, 0x5452),
+    *(0x80045430, 0x40045431, 0x5450, 0x5451),
 )
+_FIOASYNC = 0x5452
+# The commands of fcntl that tier 2 allows: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, the locks (F_GETLK to
+# F_SETLKW, F_OFD_GETLK to F_OFD_SETLKW), F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ and the seals. F_SETOWN,
+# F_SETSIG and F_SETLEASE are left out, because they make the kernel signal any process of the same user.
+_FCNTL = (0, 1, 2, 3, 5, 6, 7, 36, 37, 38, 1030, 1031, 1032, 1033, 1034)
+_F_SETFL, _O_ASYNC = 4, 0x2000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _LOW_32 = 0xFFFFFFFF
 
 _FILES = """
 access chdir close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 fallocate
-fchdir fcntl fdatasync flock fstat fstatfs fsync ftruncate getcwd getdents getdents64 lgetxattr getxattr
+fchdir fdatasync flock fstat fstatfs fsync ftruncate getcwd getdents getdents64 lgetxattr getxattr
 fgetxattr listxattr llistxattr flistxattr link linkat lseek lstat mkdir mkdirat mknod mknodat newfstatat open
 openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv
 rename renameat renameat2 rmdir sendfile splice stat statfs statx symlink symlinkat sync_file_range tee
@@ -120,8 +126,9 @@ def program(tier: int, *, scoped_signals: bool = True) -> bytes:
 
 def _tier_one(sc: Any, allow: _FilterRules, _scoped: bool) -> None:
     """Add the rules for a program inside namespaces, where sockets, process ids and files are its own."""
-    for block in (_METADATA, _SOCKETS, _OTHERS, "setsid setpgid"):
+    for block in (_METADATA, _SOCKETS, _OTHERS, "fcntl setsid setpgid"):
         allow.all(block)
+    allow.when("ioctl", (1, sc.MASKED_EQ, _LOW_32, _FIOASYNC))
     for family in (_AF_UNIX, _AF_INET, _AF_INET6):
         allow.when("socket", (0, sc.EQ, family, 0))
     allow.when("socketpair", (0, sc.EQ, _AF_UNIX, 0))
@@ -134,6 +141,9 @@ def _tier_two(sc: Any, allow: _FilterRules, scoped: bool) -> None:
     process group, since killing the group is how the whole tree is ended at once.
     """
     allow.pretend(_METADATA)
+    for command in _FCNTL:
+        allow.when("fcntl", (1, sc.MASKED_EQ, _LOW_32, command))
+    allow.when("fcntl", (1, sc.MASKED_EQ, _LOW_32, _F_SETFL), (2, sc.MASKED_EQ, _O_ASYNC, 0))
     allow.all("getpeername getsockname getsockopt recvmsg recvfrom recvmmsg shutdown setsockopt")
     # A connected pair needs no address, and sendto with an address could reach a socket file outside.
     allow.when("sendto", (4, sc.EQ, 0, 0))

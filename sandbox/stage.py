@@ -5,10 +5,11 @@ sends it with the request, so nothing of this package needs to be readable insid
 starts the program under its limits, waits for it, and reports the files that it left. The outside must not
 trust the report: the program can forge it, but gains nothing except another file or exit code of its own.
 
-The request is a marshalled dict: stage, files, argv, work, environment, limits, uid, links, the result and
-lifeline descriptors, the bounds of the report, and on tier 2 landlock, seccomp and remove. The report, on the
-result descriptor, is a header of five little-endian numbers (magic, exit code, peak bytes, cut, number of
-files), then for each file the length of its name, the length of its content, its name, and its content.
+The request is a marshalled dict: stage, files, argv, work, environment, limits, uid, links, pid_namespace
+(whether the run has one of its own), the result and lifeline descriptors, the bounds of the report, and on
+tier 2 landlock, seccomp and remove. The report, on the result descriptor, is a header of five little-endian
+numbers (magic, exit code, peak bytes, cut, number of files), then for each file the length of its name, the
+length of its content, its name, and its content.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main(request: dict[str, Any]) -> None:
     try:
         os.umask(0o022)
         _become(request["uid"])
-        if os.getpid() > 9:
+        if not request["pid_namespace"]:
             _adopt_orphans()
         _lay_out(request)
         _mark_begun(request["result"])
@@ -44,7 +45,7 @@ def main(request: dict[str, Any]) -> None:
             _start(request)
         os.close(0)
         peak, code = _wait(child, request)
-        _end_all(child)
+        _end_all(child, request)
         _report(request, peak, code)
     except BaseException as error:
         os.write(2, f"sandbox stage: {type(error).__name__}: {error}\n".encode())
@@ -122,7 +123,7 @@ def _wait(child: int, request: dict[str, Any]) -> tuple[int, int]:
     poll.register(watched, select.POLLIN)
     while True:
         if any(descriptor == lifeline for descriptor, _ in poll.poll()):
-            _end_all(child)
+            _end_all(child, request)
             _tidy(request)
             os._exit(71)
         done, status, usage = os.wait4(child, os.WNOHANG)
@@ -138,13 +139,13 @@ def _tidy(request: dict[str, Any]) -> None:
         scope["remove_tree"](request["work"])
 
 
-def _end_all(child: int) -> None:
+def _end_all(child: int, request: dict[str, Any]) -> None:
     """Kill what the program left running. In a PID namespace the kernel does so when its init ends.
 
     On tier 2 this process is the subreaper of all that the program started. The children of a killed process
     become its own, so it kills its children in rounds until none are left.
     """
-    if os.getpid() < 10:  # inside a PID namespace
+    if request["pid_namespace"]:
         return
     try:
         os.killpg(child, signal.SIGKILL)

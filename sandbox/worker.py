@@ -47,7 +47,7 @@ def unpack(body: bytes) -> dict[str, Any]:
     try:
         (length,) = _JSON.unpack_from(body)
         view = memoryview(body)[_JSON.size + length :]
-        message = _decode(json.loads(body[_JSON.size : _JSON.size + length]), view)
+        message = _decode(json.loads(body[_JSON.size : _JSON.size + length]), view, [0])
     except (struct.error, KeyError, TypeError, IndexError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a frame, found {body[:40]!r} ({type(error).__name__})") from error
     if not isinstance(message, dict):
@@ -74,19 +74,25 @@ def _encode(value: Any, blobs: list[bytes], end: list[int]) -> Any:
     raise TypeError(f"frame: expected plain data, found {type(value).__name__}: {value!r}")
 
 
-def _decode(value: Any, blobs: memoryview) -> Any:
+def _decode(value: Any, blobs: memoryview, end: list[int]) -> Any:
+    """Return the value with its bytes objects; `end` is where those that were read so far end.
+
+    Each byte of a frame is copied once at most: a forged frame whose references overlap would otherwise grow
+    into many times its size.
+    """
     if isinstance(value, list):
-        return [_decode(one, blobs) for one in value]
+        return [_decode(one, blobs, end) for one in value]
     if not isinstance(value, dict):
         return value
     if "$bytes" in value:
         offset, length = map(int, value["$bytes"])
-        if not 0 <= offset <= offset + length <= len(blobs):
-            raise IndexError("bytes outside the frame")
+        if not end[0] == offset <= offset + length <= len(blobs):
+            raise IndexError("bytes outside the frame, or not in their order")
+        end[0] += length
         return bytes(blobs[offset : offset + length])
     if "$dict" in value:
-        return {str(key): _decode(one, blobs) for key, one in value["$dict"]}
-    return {key: _decode(one, blobs) for key, one in value.items()}
+        return {str(key): _decode(one, blobs, end) for key, one in value["$dict"]}
+    return {key: _decode(one, blobs, end) for key, one in value.items()}
 
 
 def main(target: str) -> None:

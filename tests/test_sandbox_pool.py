@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,3 +218,16 @@ def test_a_damaged_frame_is_a_value_error(body: bytes) -> None:
         assert isinstance(worker.unpack(body), dict)
     except ValueError:
         pass
+
+
+def test_a_forged_frame_cannot_grow_the_parent() -> None:
+    """X8: 300 references to the same megabyte are refused before a copy of each is made."""
+    blob = bytes(2**20)
+    text = json.dumps({"many": [{"$bytes": [0, len(blob)]}] * 300}).encode()
+    body = struct.pack("<I", len(text)) + text + blob
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="expected a frame"):
+        worker.unpack(body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(blob)

@@ -275,3 +275,53 @@ def test_importing_the_sandbox_imports_neither_torch_nor_langchain() -> None:
     code = "import sys, sandbox, sandbox.sandbox, sandbox.pool\n"
     code += "sys.exit(any(name.startswith(('torch', 'langchain', 'numpy')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fcntl.fcntl(a, fcntl.F_SETOWN, 1)",
+        "fcntl.fcntl(a, fcntl.F_SETSIG, 9)",
+        "fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)",
+        "fcntl.ioctl(a, 0x5452, b'\\1\\0\\0\\0')",
+    ],
+)
+def test_tier_two_lets_no_descriptor_signal_a_process(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X7: with these the kernel sends a signal of the program's choice to any process of the same user."""
+    monkeypatch.setattr(tier, "_variants", lambda: ())
+    tier.current.cache_clear()
+    try:
+        assert Sandbox.tier().number == 2
+        code = f"import fcntl, os, socket\na, b = socket.socketpair()\na = a.detach()\n{call}"
+        refused = Sandbox().run(code)
+        usual = Sandbox().run(
+            "import fcntl, os\na, b = os.pipe()\nfcntl.fcntl(a, fcntl.F_SETFL, os.O_NONBLOCK)\n"
+            "fcntl.fcntl(a, fcntl.F_SETFD, fcntl.FD_CLOEXEC)\nprint(os.get_blocking(a))"
+        )
+    finally:
+        tier.current.cache_clear()
+    assert refused.status == "error" and "Function not implemented" in refused.stderr
+    assert usual.stdout == "False\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace here")
+def test_nothing_outlives_a_run_on_tier_two_in_a_container() -> None:
+    """X6: the process that starts the sandbox is process 1 of a container, so its children have low ids."""
+    program = (
+        "import os, time\nif os.fork() == 0:\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)"
+    )
+    code = textwrap.dedent(f"""
+        import glob, time
+        from sandbox import Sandbox, tier
+        tier._variants = lambda: ()
+        print(Sandbox.tier().number, Sandbox().run({program!r}).status)
+        time.sleep(0.3)
+        print(sorted(int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*")))
+    """)
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["2 ok", "[1]"]
+
+
+def test_the_program_has_a_user_name() -> None:
+    assert Sandbox().run("import getpass; print(getpass.getuser())").stdout == "sandbox\n"
