@@ -288,9 +288,8 @@ def parse_toml(name: str, data: bytes) -> ParsedDocument:
             fence = "" if fence in line else fence
         elif opened >= 0:
             values = _TRAILING.sub(r"\1", line).strip()
-            page.put(
-                opened, _unquoted(f"[{values.rstrip('],')}]"), ", " if page.lines[opened][-2:] != ": " else ""
-            )
+            if items := _unquoted(f"[{values.rstrip('],')}]"):
+                page.put(opened, items, "" if page.lines[opened].endswith(": ") else ", ")
             opened = -1 if values.endswith("]") and not values.startswith("[") else opened
         elif line.lstrip().startswith(("#", ";")):
             page.put(at, _comment(line.replace(";", "#", 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 from collections.abc import Iterator
@@ -14,13 +15,15 @@ from chains.retrieval.document import ParsedDocument
 from chains.retrieval.errors import DamagedDocument, EmptyDocument
 from chains.retrieval.parsers.pdf_flow import OutlineEntry, PageFlow, PrintedPage
 from chains.retrieval.parsers.pdf_form import add_annotations
+from chains.retrieval.parsers.pdf_furniture import take_furniture
 from chains.retrieval.parsers.pdf_layout import arrange
-from chains.retrieval.parsers.pdf_page import read_page
+from chains.retrieval.parsers.pdf_page import PageContent, read_page
 from chains.retrieval.parsers.plain import stem
 
 # Titles that programs write if the author gave none.
 _NO_TITLE = re.compile(
-    r"\(?untitled.*|unknown|none|document\d*|slide \d+|powerpoint presentation|microsoft \w+ - .*|"
+    r"\(?untitled.*|\(?(?:unknown|none|anonymous|unspecified)\)?|document\d*|slide \d+|"
+    r"powerpoint presentation|microsoft \w+ - .*|"
     r".*\.(?:docx?|pdf|indd|dvi|tex|xlsx?|pptx?|qxd|odt|rtf|html?|txt|pages|p65|ps)",
     re.IGNORECASE,
 )
@@ -38,7 +41,7 @@ def parse_pdf(name: str, data: bytes) -> ParsedDocument:
     """
     document = _opened(name, data)
     try:
-        return _Reader(name, document).read()
+        return _PdfReader(name, document).read()
     finally:
         document.close()
 
@@ -51,12 +54,23 @@ def _opened(name: str, data: bytes) -> Any:
             raise DamagedDocument(
                 f"expected a readable PDF, found {name!r} locked with a password; save it without"
             ) from error
+        with contextlib.suppress(pypdfium2.PdfiumError):
+            return pypdfium2.PdfDocument(_with_trailer(data))
         raise DamagedDocument(
             f"expected a readable PDF, found {name!r} damaged beyond repair ({error}); save it anew"
         ) from error
 
 
-class _Reader:
+_CATALOG = re.compile(rb"(\d{1,8})\s+(\d{1,5})\s+obj\b(?:(?!endobj)[\s\S]){0,400}?/Type\s*/Catalog\b")
+
+
+def _with_trailer(data: bytes) -> bytes:
+    """Return a file whose end is lost with a trailer that leads to its catalog; PDFium finds the rest."""
+    found = [match[1] + b" " + match[2] for match in _CATALOG.finditer(data)]
+    return data + b"\ntrailer<</Root " + found[-1] + b" R>>\n%%EOF\n" if found else data
+
+
+class _PdfReader:
     """Reads one document, and notes what cannot be read."""
 
     def __init__(self, name: str, document: Any) -> None:
@@ -72,11 +86,17 @@ class _Reader:
         count = len(document)
         if document.get_formtype() != pdfium.FORMTYPE_NONE:
             document.init_forms()
-        pages = [self._page(at) for at in range(min(count, MAX_PAGES))]
+        contents = [self._content(at) for at in range(min(count, MAX_PAGES))]
+        labels = [_label(document, at) or str(at + 1) for at in range(len(contents))]
         if count > MAX_PAGES:
             self._left_out.append(f"only the first {MAX_PAGES} of {count} pages were read")
-        heights = [page.height for page in pages]
-        flow = PageFlow(pages, list(_outline(document, heights)))
+        furniture = take_furniture(contents, labels)
+        pages = [
+            PrintedPage(content.number, label, arrange(content), content.comments)
+            for content, label in zip(contents, labels, strict=True)
+        ]
+        heights = [content.height for content in contents]
+        flow = PageFlow(pages, list(_outline(document, heights)), furniture)
         flow.build()
         self._say_what_is_missing()
         if not flow.text.strip():
@@ -85,7 +105,11 @@ class _Reader:
             )
         facts = {key: _fact(document, key) for key in ("Title", "Author", "CreationDate")}
         title = "" if _NO_TITLE.fullmatch(facts["Title"]) else facts["Title"]
-        metadata = {"author": facts["Author"], "date": facts["CreationDate"], "pages": count}
+        metadata = {
+            "author": "" if _NO_TITLE.fullmatch(facts["Author"]) else facts["Author"],
+            "date": facts["CreationDate"],
+            "pages": count,
+        }
         return ParsedDocument(
             text=flow.text,
             title=(title or flow.title or stem(self._name))[:300],
@@ -96,13 +120,12 @@ class _Reader:
             boxes=tuple(flow.boxes),
         )
 
-    def _page(self, at: int) -> PrintedPage:
-        label = _label(self._document, at) or str(at + 1)
+    def _content(self, at: int) -> PageContent:
         try:
             page = self._document[at]
         except pypdfium2.PdfiumError:
             self._damaged.append(at + 1)
-            return PrintedPage(at + 1, label, 0.0, [])
+            return PageContent(at + 1, 0.0, 0.0)
         try:
             content = read_page(page, at + 1)
             add_annotations(page, self._document, content)
@@ -114,7 +137,7 @@ class _Reader:
         elif content.unreadable > 20 and content.unreadable > 0.3 * max(letters, 1):
             self._garbled.append(at + 1)
             content.segments = []
-        return PrintedPage(at + 1, label, content.height, arrange(content), content.comments)
+        return content
 
     def _say_what_is_missing(self) -> None:
         if self._pictures:

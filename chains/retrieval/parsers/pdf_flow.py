@@ -1,8 +1,8 @@
 """Makes running text of the pages of a PDF: paragraphs, headings and tables, without running headers.
 
-Lines that stand at the same height on several pages are furniture and are said once, at the end; page numbers
-are left out. Paragraphs go on over columns and pages. A sentence over two pages counts to the page that holds
-more of it. Headings are those of the outline or, without one, lines in larger or bolder letters.
+Running headers, taken out before, are said once, at the end. Paragraphs go on over columns and pages. A
+sentence over two pages counts to the page that holds more of it. Headings are those of the outline or,
+without one, lines in larger or bolder letters.
 """
 
 from __future__ import annotations
@@ -14,22 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from chains.retrieval.document import Block, LineBox
+from chains.retrieval.parsers.pdf_furniture import PAGE_NUMBER
 from chains.retrieval.parsers.pdf_layout import ITEM, Item, TextLine, around
 from chains.retrieval.parsers.pdf_page import PageBox, TableBlock
 from chains.retrieval.parsers.pdf_words import LineJoiner, without_ligatures
 from chains.retrieval.parsers.tables import Row, render
 
-_PAGE_NUMBER = re.compile(
-    r"[\W_]*(?:(?:page|seite|p\.?|s\.|pagina|p\u00e1gina|\u7b2c|strona|\u0441\u0442\u0440\.?)\s*)?"
-    r"(?:[\d#]{1,5}|[ivxlcdm]{1,7}|[A-Z]{1,2}-[\d#]{1,4})"
-    r"(?:\s*(?:/|of|von|de|sur|di|z|\u0438\u0437|\u9875|\||-|\u2013)\s*[\d#]{0,5})?[\W_]*",
-    re.IGNORECASE,
-)
-_SIDE_NUMBER = re.compile(
-    r"^\s*\d{1,4}\s+(?=\D)|"
-    r"(?<=\D)[\s|\u2013\u2014-]+(?:page\s*)?\d{1,4}(?:\s*(?:of|/)\s*\d+)?\s*$",
-    re.IGNORECASE,
-)
 _ENDED = re.compile(r"[.!?:;\u3002\uff01\uff1f\u061f\u06d4\u0964][\"'\u201d\u2019\u00bb)\]]*$")
 _FIELD = re.compile(r"[^\W\d_][\w .'/()-]{0,38}:(?:\s|$)")
 _OPEN_END = frozenset(
@@ -38,8 +28,6 @@ _OPEN_END = frozenset(
     "pour par el los y del con por".split()
 )
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?:\s+|$)|[\u3002\uff01\uff1f]")
-_EDGE_LINES = 4
-_EDGE_SHARE = 0.14
 _MAX_LEVEL = 6
 
 
@@ -59,7 +47,6 @@ class PrintedPage:
 
     number: int
     label: str
-    height: float
     items: list[Item]
     comments: list[str] = field(default_factory=list)
 
@@ -89,8 +76,14 @@ class PrintedParagraph:
 class PageFlow:
     """The text of a document's pages, with blocks and the boxes of its lines, after `build`."""
 
-    def __init__(self, pages: Sequence[PrintedPage], outline: Sequence[OutlineEntry]) -> None:
+    def __init__(
+        self,
+        pages: Sequence[PrintedPage],
+        outline: Sequence[OutlineEntry],
+        furniture: Sequence[tuple[str, int]] = (),
+    ) -> None:
         self.pages = pages
+        self._furniture = furniture
         self._outline = outline
         self._pieces: list[str] = []
         self._length = 0
@@ -106,7 +99,6 @@ class PageFlow:
 
     def build(self) -> None:
         """Make the text."""
-        kept = take_furniture(self.pages)
         self._clean()
         sizes = Counter[float]()
         for line in self._lines():
@@ -122,7 +114,8 @@ class PageFlow:
         for one in _joined(paragraphs, body):
             self._write(one, join)
         shown = self.text
-        for text, number in kept:
+        for words, number in self._furniture:
+            text = without_ligatures(words)
             if text not in shown:
                 self._mark(number - 1, "")
                 self._add(f"{text}\n")
@@ -235,66 +228,6 @@ def _turn(text: str, offset: int) -> int:
     return start if end - offset > offset - start else end
 
 
-# Running headers and footers --------------------------------------------------------------------------------
-
-
-def take_furniture(pages: Sequence[PrintedPage]) -> list[tuple[str, int]]:
-    """Take running headers, footers and page numbers out of pages; return each text once, with its page."""
-    if len(pages) < 2:
-        return []
-    seen: dict[tuple[str, str], list[tuple[PrintedPage, Item, float]]] = defaultdict(list)
-    for page in pages:
-        for edge, item in _edges(page):
-            seen[edge, _pattern(_text_of(item), page, len(pages))].append((page, item, item.box.top))
-    kept: list[tuple[str, int]] = []
-    for (_, pattern), places in seen.items():
-        numbers = {page.number for page, _, _ in places}
-        is_number = bool(_PAGE_NUMBER.fullmatch(pattern)) and any(
-            char in "#ivxlcdm" for char in pattern.lower()
-        )
-        least = 2 if is_number or len(pages) <= 4 else 3
-        level = _same_height(places)
-        if len(level) < least or (len(numbers) < least):
-            continue
-        for page, item, _ in level:
-            page.items = [one for one in page.items if one is not item]
-        said = " ".join(_SIDE_NUMBER.sub("", _text_of(level[0][1])).split())
-        if not is_number and len(said) > 3:
-            kept.append((without_ligatures(said), level[0][0].number))
-    return kept
-
-
-def _edges(page: PrintedPage) -> Iterator[tuple[str, Item]]:
-    items = sorted(page.items, key=lambda item: item.box.top)
-    small = [item for item in items if isinstance(item, TextLine) or len(item.rows) == 1]
-    for item in small[:_EDGE_LINES]:
-        if item.box.bottom < _EDGE_SHARE * page.height:
-            yield "top", item
-    for item in small[-_EDGE_LINES:]:
-        if item.box.top > (1 - _EDGE_SHARE) * page.height:
-            yield "bottom", item
-
-
-def _same_height(places: Sequence[tuple[PrintedPage, Item, float]]) -> list[tuple[PrintedPage, Item, float]]:
-    heights = Counter(round(top / 4) for _, _, top in places)
-    usual = {round(top / 4) for _, _, top in places if heights[round(top / 4)] > 1}
-    near = usual | {height + side for height in usual for side in (-1, 1)}
-    return [place for place in places if round(place[2] / 4) in near]
-
-
-def _text_of(item: Item) -> str:
-    return item.text if isinstance(item, TextLine) else "   ".join(item.rows[0])
-
-
-def _pattern(text: str, page: PrintedPage, count: int) -> str:
-    """Return a line without the number of its page; other numbers tell lines apart."""
-    text = " ".join(text.split())
-    if _PAGE_NUMBER.fullmatch(text):
-        return re.sub(r"\d+", "#", "#" if re.fullmatch(r"[ivxlcdm]{1,7}", text) else text)
-    numbers = {str(page.number), page.label, str(count)}
-    return re.sub(r"\w+", lambda word: "#" if word[0] in numbers else word[0], text)
-
-
 # Paragraphs -------------------------------------------------------------------------------------------------
 
 
@@ -333,9 +266,13 @@ def _usual_step(items: Sequence[Item]) -> float:
 
 def _starts_paragraph(before: PrintedParagraph, line: TextLine, step: float) -> bool:
     last = before.last
-    if line.first_in_column or (line.left, line.right) != (last.left, last.right):
-        return True
     size = max(last.size, line.size)
+    if (
+        line.first_in_column
+        or abs(line.left - last.left) > 2.5 * size
+        or _is_turned(line) != _is_turned(last)
+    ):
+        return True
     if abs(line.size - last.size) > 0.08 * size or line.bold != last.bold:
         return abs(line.size - last.size) > 0.08 * size or not (line.text[:1].islower() or _inline(last))
     if line.box.top - last.box.top > (step + 0.35) * size or line.box.top < last.box.top - size:
@@ -343,6 +280,10 @@ def _starts_paragraph(before: PrintedParagraph, line: TextLine, step: float) -> 
     if ITEM.match(line.text) or (_FIELD.match(line.text) and _FIELD.match(last.text)):
         return True
     return _is_indented(before, line) or _is_short(last, line)
+
+
+def _is_turned(line: TextLine) -> bool:
+    return line.segments[0].place is not None
 
 
 def _inline(line: TextLine) -> bool:
@@ -359,6 +300,8 @@ def _is_indented(before: PrintedParagraph, line: TextLine) -> bool:
 def _is_short(last: TextLine, line: TextLine) -> bool:
     """Whether a line ends so early that the next begins something new."""
     wide = last.right - last.left
+    if wide < 12 * last.size and not line.text[:1].islower() and not _open_ended(last.text):
+        return True  # an address, or a list of names
     short = last.box.right < last.right - max(0.25 * wide, 2 * last.size)
     if not short or last.text.endswith(("-", "\u00ad", ",")):
         return False
@@ -421,7 +364,13 @@ def _mark_headings(paragraphs: Sequence[PrintedParagraph], body: float, bold_sha
             continue
         text = " ".join(line.text for line, _ in one.lines)
         letters = sum(map(str.isalpha, text))
-        if letters < 2 or len(text) > 160 or len(one.lines) > 4 or _PAGE_NUMBER.fullmatch(text):
+        if (
+            _is_turned(one.last)
+            or letters < 2
+            or len(text) > 160
+            or len(one.lines) > 4
+            or PAGE_NUMBER.fullmatch(text)
+        ):
             continue
         large = one.size >= 1.12 * body and one.size > 0
         plain = not text.rstrip().endswith((".", ",", ";", ":")) and len(text.split()) <= 14

@@ -78,14 +78,16 @@ def _add_field(annotation: Any, form: Any, page: Any, content: PageContent) -> N
     name = _field(pdfium.FPDFAnnot_GetFormFieldAlternateName, form, annotation)
     name = name or _field(pdfium.FPDFAnnot_GetFormFieldName, form, annotation)
     if kind in _BUTTONS:
-        checked = bool(pdfium.FPDFAnnot_IsChecked(form, annotation))
-        export = _field(pdfium.FPDFAnnot_GetFormFieldExportValue, form, annotation)
-        mark = "[x]" if checked else "[ ]"
-        if not _label_right(box, content):
+        mark = "[x]" if pdfium.FPDFAnnot_IsChecked(form, annotation) else "[ ]"
+        right = _label_right(box, content)
+        label = None if right else _label_left(box, content)
+        if label is not None:
+            _attach(label, _segment(mark, box, name))
+            return
+        if not right:
+            export = _field(pdfium.FPDFAnnot_GetFormFieldExportValue, form, annotation)
             value = f" {export}" if export and export.lower() not in {"yes", "on", "1", "off"} else ""
-            mark = f"{mark} {name}{value}"
-        elif not checked and kind == pdfium.FPDF_FORMFIELD_RADIOBUTTON:
-            mark = "[ ]"
+            mark = f"{mark} {_readable(name)}{value}"
         content.segments.append(_segment(mark, box, name))
         return
     if (

@@ -88,7 +88,8 @@ def _follower(marker: Segment, segments: Sequence[Segment], at: int, taken: set[
         if other is marker or id(other) in taken or line.left < box.right - 0.5:
             continue
         shared = min(box.bottom, line.bottom) - max(box.top, line.top)
-        near = line.left - box.right < 4.5 * other.size
+        # A bare number may be that of a heading, or the first column of a table.
+        near = line.left - box.right < (2.2 if marker.text.isdigit() else 4.5) * other.size
         if near and shared > 0.4 * min(box.bottom - box.top, line.bottom - line.top):
             if best is None or line.left < best.line.left - 0.5:
                 best = other
@@ -187,9 +188,15 @@ def _gutter(units: Sequence[Unit]) -> float | None:
 
 
 def _strips_in_order(strips: list[list[Unit]], rtl: bool, depth: int) -> list[Item]:
-    prose = [_is_prose(strip) for strip in strips]
-    if not all(prose) and _aligned(strips) >= 0.5:
-        return _table(strips, rtl)
+    if not all(map(_is_prose, strips)):
+        parts = _parts([unit for strip in strips for unit in strip])
+        if len(parts) > 1:
+            return [item for part in parts for item in _order(part, rtl, depth + 1)]
+        halves = _halves(strips)
+        if len(halves) > 1:
+            return [item for half in halves for item in _order(half, rtl, depth + 1)]
+        if _aligned(strips) >= 0.5:
+            return _table(strips, rtl)
     items: list[Item] = []
     for strip in reversed(strips) if rtl else strips:
         part = _order(strip, rtl, depth + 1)
@@ -197,6 +204,42 @@ def _strips_in_order(strips: list[list[Unit]], rtl: bool, depth: int) -> list[It
             part[0].first_in_column = True
         items += part
     return items
+
+
+def _halves(strips: Sequence[Sequence[Unit]]) -> list[list[Unit]]:
+    """Return what stands side by side without belonging together, such as an address and a list of dates."""
+    edges = [
+        (max(unit.line.right for unit in before), min(unit.line.left for unit in after))
+        for before, after in itertools.pairwise(strips)
+    ]
+    gaps = [after - before for before, after in edges]
+    widest = max(range(len(gaps)), key=gaps.__getitem__)
+    others = gaps[:widest] + gaps[widest + 1 :]
+    size = median(unit.size for strip in strips for unit in strip)
+    labels = [unit.text for unit in strips[widest + 1]]
+    form = widest == 0 and len(strips) == 3 and not any(kind_of_cell(text) == "number" for text in labels)
+    if not form or gaps[widest] < max(10 * size, 2.5 * max(others, default=0.0)):
+        return [[unit for strip in strips for unit in strip]]
+    left, right = strips[: widest + 1], strips[widest + 1 :]
+    return [[unit for strip in half for unit in strip] for half in (left, right)]
+
+
+def _parts(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Return units between blank stretches over their whole width, from top to bottom."""
+    rows = _rows(units)
+    tops = [min(unit.line.top for unit in row) for row in rows]
+    steps = sorted(b - a for a, b in itertools.pairwise(tops))
+    if not steps:
+        return [list(units)]
+    usual = max(steps[len(steps) // 3], median(unit.size for unit in units))
+    parts: list[list[Unit]] = [list(rows[0])]
+    bottom = max(unit.line.bottom for unit in rows[0])
+    for row, top in zip(rows[1:], tops[1:], strict=True):
+        if top - bottom > 1.2 * usual:
+            parts.append([])
+        parts[-1] += row
+        bottom = max(bottom, *(unit.line.bottom for unit in row))
+    return parts
 
 
 def _is_prose(strip: Sequence[Unit]) -> bool:
@@ -208,7 +251,7 @@ def _is_prose(strip: Sequence[Unit]) -> bool:
     full = median((unit.line.right - unit.line.left) / max(wide, 1.0) for unit in lines)
     words = median(len(unit.words) or len(unit.text.split()) for unit in lines)
     letters = median(len(unit.text) for unit in lines)
-    return full > 0.55 and (words >= 3 or letters > 30)
+    return (full > 0.55 and (words >= 3 or letters > 30)) or (full > 0.3 and (words >= 4 or letters > 30))
 
 
 def _aligned(strips: Sequence[Sequence[Unit]]) -> float:
@@ -272,6 +315,8 @@ def _lines(units: Sequence[Unit], rtl: bool) -> list[Item]:
 
 def _is_row(run: Sequence[Segment]) -> bool:
     """Whether the pieces of one line stand apart, like a label and its value."""
+    if any(one.text.startswith(("[ ]", "[x]")) for one in run):
+        return False
     gaps = [b.line.left - a.line.right for a, b in itertools.pairwise(run)]
     return max(gaps) > 2.5 * median(one.size for one in run)
 
@@ -338,9 +383,28 @@ def _table(strips: list[list[Unit]], rtl: bool) -> list[Item]:
             cells.append(line)
             runs.append(texts)
         items += [unit for unit in row if isinstance(unit, TableBlock)]
-    if cells:
-        items.append(_block(runs, [line[::-1] for line in cells] if rtl else cells))
+    total = _totals(cells)
+    for start, end in ((0, total), (total, len(cells))):
+        part = [line[::-1] if rtl else line for line in cells[start:end]]
+        if start and part:
+            part = [[cell for cell in line if cell] for line in part]
+        if part:
+            items.append(_block(runs[start:end], part))
     return items + _lines([unit for row in rows[last:] for unit in row], rtl)
+
+
+def _totals(cells: Sequence[Sequence[str]]) -> int:
+    """Return where the last rows of a table begin that have a label of their own, such as sums."""
+    at = len(cells)
+    while at > 2:
+        filled = [cell for cell in cells[at - 1] if cell]
+        column = next((n for n, cell in enumerate(cells[at - 1]) if cell), 0)
+        above = [kind_of_cell(line[column]) for line in cells[1 : at - 1] if line[column]]
+        numbers = above.count("number") * 2 > len(above)
+        if len(filled) != 2 or column == 0 or kind_of_cell(filled[0]) == "number" or not numbers:
+            break
+        at -= 1
+    return at
 
 
 def _continues(

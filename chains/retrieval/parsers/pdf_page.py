@@ -309,6 +309,10 @@ def _runs(page: int | None, count: int) -> Iterator[tuple[int, int, int]]:
     at = 0
     while at < count:
         pointer = _char_object(page, at) or 0
+        if not pointer:  # a space or line end that PDFium adds, between which a letter may stand
+            yield at, at + 1, 0
+            at += 1
+            continue
         low, step = at, 1
         while low + step < count and (_char_object(page, low + step) or 0) == pointer:
             low, step = low + step, step * 2

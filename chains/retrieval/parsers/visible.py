@@ -106,7 +106,7 @@ class Visibility:
         tag = element.tag
         if tag in _HIDDEN_TAGS or (tag == "dialog" and element.get("open") is None):
             return True
-        if not element.attrib:
+        if not element.attrib and tag not in self._rules and "" not in self._rules:
             return tag in _FURNITURE_TAGS and self._is_furniture(element, "")
         if element.get("aria-hidden", "").lower() == "true" and tag != "body":
             return not _is_formula(element)
