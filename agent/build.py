@@ -6,7 +6,9 @@ Each part is built on first use and kept, so that a command pays only for what i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError
@@ -177,7 +179,29 @@ class Parts:
         from chains.retrieval import DocumentStore
 
         s = self.settings
-        return DocumentStore(s.store, chroma=s.chroma, precision=s.embedding_precision)
+        return DocumentStore(
+            s.store,
+            embeddings=s.embeddings,
+            chroma=s.chroma,
+            precision=s.embedding_precision,
+            multilingual=self._multilingual_file,
+        )
+
+    def _multilingual_file(self) -> Path:
+        """Return the file of the embedder for other languages than English, fetched if it is missing."""
+        from chains.retrieval.embedder import multilingual_file
+        from chains.retrieval.errors import EmbedderUnavailable
+        from llms.errors import LLMError
+        from llms.models.catalog import MULTILINGUAL_EMBEDDER
+        from llms.models.fetch import fetch
+
+        with suppress(EmbedderUnavailable):
+            return multilingual_file()
+        notify = {} if self._notify is None else {"notify": self._notify}
+        try:
+            return fetch(MULTILINGUAL_EMBEDDER, self.settings.folders.cache, **notify)
+        except LLMError as error:
+            raise EmbedderUnavailable(str(error)) from error
 
     @cached_property
     def embeddings(self) -> Embeddings:

@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(default=None, description="folder of the checkpoints, or 'platform'")
     store_dir: Path | None = Field(default=None, description="folder of the document store")
     chroma: str | None = Field(default=None, description="URL of a Chroma server that holds the index")
+    embeddings: str | None = Field(
+        default=None,
+        description="sentence-transformers model, a folder or Hub id; the store's own if unset",
+    )
     embedding_precision: Literal["float32", "bfloat16"] | None = Field(
         default=None, description="arithmetic of the embedder; as the store was made if unset"
     )

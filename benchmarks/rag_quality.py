@@ -104,7 +104,7 @@ def measure(
         if item["id"] in known:
             continue
         hits = wide.invoke(item["question"])
-        row = {**item, "cosine": max(float(one.metadata["score"]) for one in hits), "half": half(item["id"])}
+        row = {**item, "cosine": max(float(one.metadata["cosine"]) for one in hits), "half": half(item["id"])}
         if item["answerable"]:
             if evidence := flat(item.get("evidence", "")):
                 ranks = [at for at, one in enumerate(hits) if evidence in flat(one.page_content)]

@@ -16,14 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import chromadb  # loaded before the forks
 from retrieval_fakes import WordEmbeddings
 
 from chains.retrieval import DocumentStore, SearchOptions, chroma
 
-assert chromadb
 # With this, every other step writes Chroma, and the others are compared row by row.
-chroma._LAG_LEAST = 8
+chroma._DELTA_LEAST = 8
 FILES = 12
 # Twelve small documents take less than a megabyte in blocks; a file that grew with each kill would not.
 MAX_BLOCKS_BYTES = 16 * 1024 * 1024
@@ -58,7 +56,7 @@ def work(folder: Path, seed: int, log: int) -> None:
         elif kind == "remove":
             store.remove(path)
         else:
-            store._nearest._record(dirty=1)
+            store._nearest.rebuild()
             store.verify(repair=True)
         note(log, end=kind, number=number, version=version)
 

@@ -16,10 +16,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agent.guard.labels import labels_of
 from agent.planner.planner import Planner
 from agent.planner.router import RouteDecision
-from agent.planner.text_answers import PASSAGE_CHARS, TextAnswers, passages
+from agent.planner.text_answers import TextAnswers, store_of
 from agent.turn.events import AnswerLabel, Final, ToolCall, astream_events, stream_events
 from agent.turn.graph import build_graph
-from agent.turn.messages import user_message
+from agent.turn.messages import TextAtHand, user_message
 from tools import read_file_tool
 
 TEXT = "# Widget\n\nIt counts boxes. It needs Python 3.11.\n\n## Rights\n\nThe licence is MIT.\n"
@@ -192,16 +192,21 @@ def test_the_model_is_not_shown_calls_whose_result_was_the_answer() -> None:
     assert any(isinstance(m, ToolMessage) for m in kept)  # the thread keeps it
 
 
+def chunks(text: str, source: str) -> list[Any]:
+    with store_of(
+        TextAtHand(text=text, source=source, read=True, fresh=True), "a question", ByWords()
+    ) as store:
+        return store._manifest.chunks_of(source)
+
+
 def test_passages_cover_a_text_and_know_where_they_stand() -> None:
     text = "Intro.\n\n# One\n\n" + "A sentence here. " * 100 + "\n\nTwo\n===\n\nEnd.\n"
-    found = list(passages(text, "a.md"))
-    assert all(text[p.metadata["start"] : p.metadata["end"]] == p.page_content for p in found)
-    assert [p.metadata["heading"] for p in found] == ["", *["One"] * 4, "Two"]
-    assert [p.metadata["line"] for p in found] == [1, 3, 5, 5, 5, 7]
-    assert "".join("".join(p.page_content.split()) for p in found) == "".join(text.split())
-    many = list(passages("Short paragraph.\n\n" * 200, "b"))
-    assert 3 < len(many) and all(len(p.page_content) <= PASSAGE_CHARS for p in many)
-    assert list(passages(" \n\n ", "c")) == []
+    found = chunks(text, "a.md")
+    assert all(text[c.start : c.end] == c.text for c in found)
+    assert {c.heading for c in found} == {"", "One", "Two"} and found[-1].heading == "Two"
+    assert "".join("".join(c.text.split()) for c in found) == "".join(text.split())
+    assert len(chunks("Short paragraph.\n\n" * 600, "b")) > 3
+    assert chunks(" \n\n ", "c") == []
 
 
 @pytest.mark.parametrize(
@@ -209,9 +214,6 @@ def test_passages_cover_a_text_and_know_where_they_stand() -> None:
     ["".join(f"{n}: a line of a log\n" for n in range(2000)), "word " * 5000, "x" * 20_000, "a\n" * 3000],
 )
 def test_a_text_without_paragraphs_is_cut(text: str) -> None:
-    found = list(passages(text, "a.log"))
-    assert all(0 < len(p.page_content) <= PASSAGE_CHARS for p in found) and len(found) > 5
-    assert all(text[p.metadata["start"] : p.metadata["end"]] == p.page_content for p in found)
-    assert "".join("".join(p.page_content.split()) for p in found) == "".join(text.split())
-    if "log" in text:
-        assert found[1].page_content.startswith(f"{found[1].metadata['line'] - 1}: ")
+    found = chunks(text, "a.log")
+    assert len(found) > 5 and all(text[c.start : c.end] == c.text for c in found)
+    assert "".join("".join(c.text.split()) for c in found) == "".join(text.split())

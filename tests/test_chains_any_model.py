@@ -35,7 +35,7 @@ MODELS = pytest.mark.parametrize("model", [_listed, _generic, _wrapped], ids=["l
 
 @MODELS
 async def test_rag_over_any_model(model: Callable[[str], Any]) -> None:
-    retriever = StaticRetriever(documents=[Document(TEXT, metadata={"source": "ferry.md", "score": 0.8})])
+    retriever = StaticRetriever(documents=[Document(TEXT, metadata={"source": "ferry.md", "cosine": 0.8})])
     chain = rag_chain(model(REPLY), retriever)
     answer = chain.invoke("When does the ferry leave?")
     assert answer.method == "generative" and answer.text == "The ferry to Holm leaves at eight. [1]"

@@ -28,13 +28,13 @@ def _documents() -> list[Document]:
         "heading": "History",
         "page": 2,
     }
-    bridge |= {"start": 100, "end": 100 + len(BRIDGE), "chunk_id": "b1", "score": 0.8}
+    bridge |= {"start": 100, "end": 100 + len(BRIDGE), "chunk_id": "b1", "cosine": 0.8}
     museum: dict[str, Any] = {
         "source": "museum.md",
         "title": "Clocks",
         "start": 0,
         "chunk_id": "m1",
-        "score": 0.2,
+        "cosine": 0.2,
     }
     return [Document(BRIDGE, metadata=bridge), Document(MUSEUM, metadata=museum)]
 
@@ -75,7 +75,7 @@ async def test_async_stream_and_batch_give_the_same_answers() -> None:
 
 def test_off_corpus_question_is_refused_before_the_model_is_asked() -> None:
     model = ScoringChat()
-    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "score": 0.1, "chunk_id": "b"})]
+    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "cosine": 0.1, "chunk_id": "b"})]
     chain = rag_chain(model, StaticRetriever(documents=documents))
     answer = chain.invoke("What is the capital of France?")
     assert not answer.grounded and answer.citations == () and answer.text == "Not in your documents."
@@ -97,13 +97,13 @@ def test_a_retriever_without_scores_is_judged_by_embeddings_or_by_words() -> Non
 
 
 def test_a_score_that_is_no_cosine_is_not_taken_for_one() -> None:
-    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "score": 17.3})]
+    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "cosine": 17.3})]
     chain = rag_chain(ScoringChat(), StaticRetriever(documents=documents))
     assert not chain.invoke("Best pizza toppings tonight?").grounded
 
 
 def test_citations_count_lines_where_the_retriever_tells_the_passages() -> None:
-    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "score": 0.9, "line": 10})]
+    documents = [Document(BRIDGE, metadata={"source": "bridge.md", "cosine": 0.9, "line": 10})]
     chain = rag_chain(ScoringChat(), StaticRetriever(documents=documents), sentences=1)
     (cited,) = chain.invoke("How many vehicles does it carry a day?").citations
     assert cited.line == 12 and "19,000" in cited.quote

@@ -17,7 +17,7 @@ import pytest
 from retrieval_fakes import WordEmbeddings, memory_folder, write
 
 from chains.retrieval import DocumentStore, SearchOptions, errors
-from chains.retrieval.manifest import FILE_NAME
+from chains.retrieval.database import FILE_NAME
 
 DRIVER = Path(__file__).with_name("retrieval_crash_driver.py")
 DOCS = {f"d{n}.txt": f"Document {n} speaks of subject{n} and of boats." for n in range(12)}
@@ -90,7 +90,7 @@ def answers(path: Path) -> tuple[str, int]:
 
 
 def graph_files(path: Path) -> list[Path]:
-    return [p for p in (path / "chroma").rglob("*.bin") if p.stat().st_size]
+    return [p for p in (path / "index").rglob("*.bin") if p.stat().st_size]
 
 
 def flip(path: Path, seed: int = 1, count: int = 64) -> None:
@@ -102,7 +102,7 @@ def flip(path: Path, seed: int = 1, count: int = 64) -> None:
 
 
 def lose_chroma(path: Path) -> None:
-    subprocess.run(["rm", "-rf", path / "chroma"], check=True)
+    subprocess.run(["rm", "-rf", path / "index"], check=True)
 
 
 def cut_graphs(path: Path) -> None:
@@ -116,11 +116,11 @@ def flip_graphs(path: Path) -> None:
 
 
 def lose_chroma_database(path: Path) -> None:
-    (path / "chroma" / "chroma.sqlite3").unlink()
+    next((path / "index").rglob("chroma.sqlite3")).unlink()
 
 
 def garble_chroma_database(path: Path) -> None:
-    (path / "chroma" / "chroma.sqlite3").write_bytes(b"no database at all" * 100)
+    next((path / "index").rglob("chroma.sqlite3")).write_bytes(b"no database at all" * 100)
 
 
 @pytest.mark.parametrize(
@@ -135,23 +135,21 @@ def test_a_harmed_index_is_not_believed_and_rebuilt(filled: Path, harm: Callable
     assert answers(filled) == ("clean", len(DOCS))
 
 
-def test_a_dirty_index_is_never_opened(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chains.retrieval.chroma import ChromaIndex
+def test_an_index_that_is_not_recorded_is_never_opened(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chains.retrieval.chroma import SegmentFiles
 
     with DocumentStore(filled, WordEmbeddings()) as store:
-        store._nearest._record(dirty=1)
+        store._manifest.delete_meta("segment:folder")
+    [left] = os.listdir(filled / "index")
     opened: list[str] = []
-    original = ChromaIndex.open
-
-    def noted(self: ChromaIndex, generation: int) -> None:
-        opened.append("there" if Path(self.target).exists() else "gone")
-        original(self, generation)
-
-    monkeypatch.setattr(ChromaIndex, "open", noted)
-    assert answers(filled) == ("dirty", len(DOCS)) and opened == []
+    original = SegmentFiles.open
+    monkeypatch.setattr(
+        SegmentFiles, "open", lambda self, segment: opened.append(segment.name) or original(self, segment)
+    )
+    assert answers(filled) == ("stale", len(DOCS)) and opened == []
     with DocumentStore(filled, WordEmbeddings()) as store:
         store.ingest(filled.parent / "docs")
-    assert opened[0] == "gone" and answers(filled) == ("clean", len(DOCS))
+    assert left not in opened and answers(filled) == ("clean", len(DOCS))
 
 
 def test_a_lost_manifest_is_refused_with_what_to_do(filled: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from retrieval_fakes import WordEmbeddings
 
-from chains.retrieval import DocumentStore, errors, manifest
+from chains.retrieval import DocumentStore, database, errors
 
 pytest_plugins = ["retrieval_fixtures"]
 
@@ -52,7 +52,7 @@ def test_a_reader_that_sees_no_log_sees_what_others_wrote(
     with DocumentStore(path, WordEmbeddings()) as store:
         store.ingest(docs / "garden.md")
     allowed: list[bool] = []
-    monkeypatch.setattr(manifest, "_writable", lambda path: bool(allowed))
+    monkeypatch.setattr(database, "_writable", lambda path: bool(allowed))
     with DocumentStore(path, WordEmbeddings()) as reader, caplog.at_level(logging.WARNING):
         assert reader._manifest.read_only and reader.stats()["index"] == "exact"
         assert not any("Ferries" in d.page_content for d in reader.retriever().invoke("ferries"))
@@ -76,7 +76,7 @@ def test_a_reader_becomes_a_writer_when_there_is_room(
     with DocumentStore(path, WordEmbeddings(), index="exact") as store:
         store.ingest(docs / "garden.md")
     with monkeypatch.context() as full:
-        full.setattr(manifest, "_writable", lambda path: False)
+        full.setattr(database, "_writable", lambda path: False)
         reader = DocumentStore(path, WordEmbeddings(), index="exact")
     with reader:
         assert reader._manifest.read_only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +22,8 @@ import pytest
 from retrieval_fakes import WordEmbeddings, write
 
 from chains.retrieval import DocumentStore, chroma, errors
-from chains.retrieval.chroma import ChromaIndex, ChromaServer, is_loopback
+from chains.retrieval.chroma import IndexSegment, SegmentFiles
+from chains.retrieval.chroma_process import ChromaServer, is_loopback
 
 
 @contextlib.contextmanager
@@ -59,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_two_stores_on_one_server_touch_only_their_own(server: str, tmp_path: Path) -> None:
     docs = write(tmp_path / "docs", {"a.txt": "Herons stand.", "b.txt": "Otters swim."})
     foreign = ChromaServer(server)
-    foreign.get_or_create_collection("somebody-elses", {})
+    foreign.create_collection("somebody-elses")
     with (
         DocumentStore(tmp_path / "one", WordEmbeddings(), chroma=server) as one,
         DocumentStore(tmp_path / "two", WordEmbeddings(), chroma=server) as two,
@@ -67,11 +70,11 @@ def test_two_stores_on_one_server_touch_only_their_own(server: str, tmp_path: Pa
         one.ingest(docs)
         two.ingest(docs / "a.txt")
         assert one.stats()["index"] == two.stats()["index"] == "clean"
-        assert not (tmp_path / "one" / "chroma").exists()
+        assert not (tmp_path / "one" / "index").exists()
         one.remove(docs / "b.txt")
         assert len(one.retriever().invoke("otters")) == len(two.retriever().invoke("otters")) == 1
         assert one.verify().ok and two.verify().recall == 1.0
-    names = [collection.name for collection in foreign._api.list_collections()]
+    names = foreign.names()
     assert "somebody-elses" in names and len(names) == 3
     foreign.close()
 
@@ -93,7 +96,8 @@ def test_a_server_that_is_gone_is_told_and_what_it_held_is_not_thrown_away(tmp_p
         store.ingest(docs)
     with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=gone) as store:
         # The state that a writer left before the server stopped.
-        store._nearest._record(dirty=0, generation=store.generation, count=2, seal="", files="")
+        recorded = asdict(IndexSegment("00000002-ab", store.generation, 2))
+        store._manifest.set_meta(**{f"segment:{gone}": json.dumps(recorded)})
         assert "Herons" in store.search("herons")[0].text
         assert any("unreachable" in problem for problem in store.verify().problems)
         assert store.stats()["index"] == "clean"  # nothing says that it must be written anew
@@ -108,32 +112,46 @@ def test_a_reader_asks_a_server_again_once_it_is_back(
 ) -> None:
     docs = write(tmp_path / "docs", {"a.txt": "Herons stand.", "b.txt": "Otters swim."})
     asked: list[int] = []
-    ask = ChromaIndex.search
-    monkeypatch.setattr(
-        ChromaIndex, "search", lambda self, vector, k: asked.append(k) or ask(self, vector, k)
-    )
-    monkeypatch.setattr(chroma, "_RETRY_S", 3600.0)
+    ask = SegmentFiles.search
+    monkeypatch.setattr(SegmentFiles, "search", lambda *given: asked.append(1) or ask(*given))
     port = free_port()
     with (
         served(tmp_path / "chroma", port) as url,
         DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=url) as s,
     ):
         s.ingest(docs)
+    asked.clear()
     with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=url) as reader:
-        assert "Herons" in reader.search("herons")[0].text and not asked
-        with served(tmp_path / "chroma", port):
+        for _ in range(3):
+            assert "Herons" in reader.search("herons")[0].text and not asked
+        with (
+            served(tmp_path / "chroma", port),
+            DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=url) as writer,
+        ):
             assert "Herons" in reader.search("herons")[0].text and not asked  # not at every search
-            monkeypatch.setattr(chroma, "_RETRY_S", 0.0)
-            reader._nearest._retry_at = 0.0
-            assert "Herons" in reader.search("herons")[0].text and asked
-        asked.clear()
-        for _ in range(3):  # and again it is away
-            assert "Herons" in reader.search("herons")[0].text
-        with served(tmp_path / "chroma", port):
+            # Whoever writes to the store has reached the server.
+            writer.ingest(write(tmp_path / "docs", {"c.txt": "Lamps burn."}))
             asked.clear()
             assert "Herons" in reader.search("herons")[0].text and asked
-    told = [record for record in caplog.records if "cannot be opened" in record.message]
+        for _ in range(3):  # and again it is away
+            assert "Herons" in reader.search("herons")[0].text
+    told = [record for record in caplog.records if "is not used" in record.message]
     assert len(told) == 2, "one warning each time it goes, not one a search"
+
+
+def test_a_server_without_this_stores_index_is_told_in_one_line(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = write(tmp_path / "docs", {"a.txt": "Herons stand."})
+    with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:
+        store.ingest(docs)
+    for url, words in ((server, "does not hold"), ("http://127.0.0.1:9", "is not used")):
+        caplog.clear()
+        with DocumentStore(tmp_path / "s", WordEmbeddings(), chroma=url) as reader:
+            for _ in range(3):
+                assert reader.search("herons")
+        [told] = caplog.records
+        assert words in told.message and url in told.message and "the exact index answers" in told.message
 
 
 @contextlib.contextmanager
@@ -178,6 +196,7 @@ def test_a_server_behind_a_proxy_is_reached_and_this_machine_never_through_one(
         monkeypatch.delenv(name, raising=False)
     with proxy(int(server.rsplit(":", 1)[1])) as (url, asked):
         monkeypatch.setenv("http_proxy", url)
+        chroma._process.stop()  # the next child sees the proxy
         far = "http://chroma.invalid:8000"
         with DocumentStore(tmp_path / "far", WordEmbeddings(), chroma=far) as store:
             store.ingest(docs)
@@ -187,14 +206,15 @@ def test_a_server_behind_a_proxy_is_reached_and_this_machine_never_through_one(
         for near in (server, server.replace("127.0.0.1", "localhost")):
             ChromaServer(near).close()
         assert not asked
-    with pytest.raises(errors.IndexUnavailable, match=re.escape(far)):  # and the proxy is gone
+    with pytest.raises(ConnectionError):  # and the proxy is gone
         ChromaServer(far)
+    chroma._process.stop()
 
 
 def test_a_host_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
-        with pytest.raises(errors.IndexUnavailable, match="ReadTimeout"):
+        with pytest.raises(ConnectionError, match="ReadTimeout"):
             ChromaServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert time.monotonic() - begun < 10
 

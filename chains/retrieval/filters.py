@@ -1,12 +1,16 @@
 """Search filters: mappings of field to condition, translated to SQL over the manifest's tables.
 
 Fields are `source` (a path, a folder or a glob), `type` (the kind: markdown, pdf, ...), `title`, `heading`,
-`page`, `modified` (an ISO date, or seconds since the epoch), `chunk_id`, and any key of a document's own
-metadata. A condition is a value, a list of values of which one must match, or a mapping with `$eq`, `$ne`,
-`$in`, `$gt`, `$gte`, `$lt`, `$lte` and `$contains`. Values are compared as JSON values; a text also equals a
-number or a boolean that is written the same way.
+`page`, `modified` (a date, or seconds since the epoch), `chunk_id`, and any key of a document's own metadata.
+A condition is a value, a list of values of which one must match, or a mapping with `$eq`, `$ne`, `$in`,
+`$nin`, `$gt`, `$gte`, `$lt`, `$lte` and `$contains`. Values are compared as JSON values; a text also equals a
+number or a boolean that is written the same way, and a `date` or `datetime` is its ISO text.
+
+All fields of a mapping must match. `$or` and `$and` take a list of filters and may be nested; `$not` takes
+one filter.
 
     {"source": "docs/*.md", "modified": {"$gte": "2026-01-31"}, "author": ["Ada", "Grace"]}
+    {"$or": [{"type": "pdf"}, {"published": {"$lt": date(2026, 1, 31)}}]}
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from chains.retrieval.errors import BadFilter
@@ -27,7 +31,8 @@ Filter = Mapping[str, Any]
 _SOURCE_FIELDS = {"source": "path", "type": "kind", "kind": "kind", "modified": "modified"}
 _CHUNK_FIELDS = {"title": "chunks.title", "heading": "heading", "page": "page", "chunk_id": "chunk_id"}
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_OPERATORS = ("$eq", "$ne", "$in", *_COMPARED, "$contains")
+_LISTS = ("$in", "$nin")
+_OPERATORS = ("$eq", "$ne", *_LISTS, *_COMPARED, "$contains")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,14 @@ _METADATA = _SqlField("own.value", "own.type")
 
 def allowed_rows(manifest: Manifest, chosen: Filter) -> list[int]:
     """Return the rows of the chunks that meet all conditions; raise BadFilter for an invalid condition."""
+    if not isinstance(chosen, Mapping):
+        raise BadFilter(f"expected a filter as a mapping of fields to conditions, found {chosen!r}")
     of_sources, of_chunks = [_SqlCondition("1")], [_SqlCondition("1")]
     for name, condition in chosen.items():
-        _check(name, condition)
-        (of_chunks if name in _CHUNK_FIELDS else of_sources).append(_field(name, condition))
+        of_source = not _names_chunk_field({name: condition})
+        (of_sources if of_source else of_chunks).append(_entry(name, condition))
     inner, outer = _joined(of_sources, " AND "), _joined(of_chunks, " AND ")
+    # Conditions on sources are looked at once for each source, and not once for each of its chunks.
     sql = (
         "SELECT chunks.id FROM chunks JOIN sources ON sources.id = source_id "
         f"WHERE source_id IN (SELECT sources.id FROM sources WHERE {inner.text}) AND {outer.text}"
@@ -63,10 +71,50 @@ def allowed_rows(manifest: Manifest, chosen: Filter) -> list[int]:
     return [row[0] for row in manifest.execute(sql, (*inner.values, *outer.values))]
 
 
+def iso_text(moment: date) -> str:
+    """Return a date or time as the text that metadata holds; a time with a zone is given in UTC."""
+    if isinstance(moment, datetime) and moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat()
+
+
+def _names_chunk_field(chosen: Filter) -> bool:
+    for name, condition in chosen.items():
+        nested = [condition] if name == "$not" else condition if name in _JUNCTIONS else []
+        if name in _CHUNK_FIELDS or any(
+            _names_chunk_field(one) for one in nested if isinstance(one, Mapping)
+        ):
+            return True
+    return False
+
+
+_JUNCTIONS = {"$or": " OR ", "$and": " AND "}
+
+
+def _entry(name: str, condition: Any) -> _SqlCondition:
+    """Return the SQL of one entry of a filter: a field's condition, or filters that are joined."""
+    if name in _JUNCTIONS:
+        if not isinstance(condition, list | tuple) or not condition:
+            raise BadFilter(f"expected a list of filters behind {name}, found {condition!r}")
+        return _joined([_all_of(one) for one in condition], _JUNCTIONS[name])
+    if name == "$not":
+        inner = _all_of(condition)
+        return _SqlCondition(f"NOT coalesce({inner.text}, 0)", inner.values)
+    _check(name, condition)
+    return _field(name, condition)
+
+
+def _all_of(chosen: Any) -> _SqlCondition:
+    if not isinstance(chosen, Mapping) or not chosen:
+        raise BadFilter(f"expected a filter as a mapping of fields to conditions, found {chosen!r}")
+    return _joined([_entry(name, condition) for name, condition in chosen.items()], " AND ")
+
+
 def _check(name: str, condition: Any) -> None:
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or name.startswith("$"):
         raise BadFilter(
-            f"expected a field name, found {name!r}; fields are source, type, title, heading, page, …"
+            f"expected a field name, $and, $or or $not, found {name!r}; fields are source, type, title, "
+            "heading, page, modified, chunk_id and the names of your metadata"
         )
     if isinstance(condition, Mapping):
         unknown = [op for op in condition if op not in _OPERATORS]
@@ -74,8 +122,9 @@ def _check(name: str, condition: Any) -> None:
             raise BadFilter(
                 f"expected conditions out of {' '.join(_OPERATORS)} for {name!r}, found {dict(condition)!r}"
             )
-        if "$in" in condition and not isinstance(condition["$in"], list | tuple | set | frozenset):
-            raise BadFilter(f"expected a list behind $in for {name!r}, found {condition['$in']!r}")
+        for op in _LISTS:
+            if op in condition and not isinstance(condition[op], list | tuple | set | frozenset):
+                raise BadFilter(f"expected a list behind {op} for {name!r}, found {condition[op]!r}")
 
 
 def _field(name: str, condition: Any) -> _SqlCondition:
@@ -84,7 +133,7 @@ def _field(name: str, condition: Any) -> _SqlCondition:
     If a text that an app added has a key in its metadata that is also one of the store's fields, its own key
     counts. For a file this holds for "type" only, which e-mails and PEPs define themselves.
     """
-    missing_meets = isinstance(condition, Mapping) and set(condition) == {"$ne"}
+    missing_meets = isinstance(condition, Mapping) and set(condition) <= {"$ne", "$nin"}
     own = _meets(name, _METADATA, condition)
     # A missing or null value is unequal to everything and meets no other condition.
     mine = f"EXISTS (SELECT 1 FROM json_each(sources.metadata) AS own WHERE own.key = ? AND {own.text})"
@@ -120,12 +169,17 @@ def _meets(name: str, at: _SqlField, condition: Any) -> _SqlCondition:
 
 
 def _operator(name: str, at: _SqlField, op: str, wanted: Any) -> _SqlCondition:
+    if op == "$nin":
+        found = [_operator(name, at, "$ne", one) for one in wanted]
+        return _joined(found, " AND ") if found else _SqlCondition("1")
     if op == "$in":
         return _any(_operator(name, at, "$eq", one) for one in wanted)
     if op == "$contains":
         return _SqlCondition(f"instr(lowered({at.value}), ?) > 0", (str(wanted).lower(),))
     if name == "modified":
         wanted = _seconds(wanted)
+    if isinstance(wanted, date):
+        wanted = iso_text(wanted)
     if op == "$eq":
         return _equal(at, wanted)
     if op == "$ne":

@@ -1,4 +1,4 @@
-"""Nearest-neighbour search among unit vectors: the `Index` protocol and an exact implementation in numpy.
+"""Exact nearest-neighbour search among unit vectors, in numpy.
 
 An index holds row numbers and vectors. It is told what changed and can be deleted at any time, because the
 manifest keeps the vectors.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,26 +31,6 @@ class Changes:
     removed: Sequence[int]
     added: NDArray[np.int64]
     vectors: NDArray[np.float32]
-
-
-class Index(Protocol):
-    """Finds the rows whose vectors are nearest to a vector."""
-
-    @property
-    def generation(self) -> int:
-        """The manifest's generation that this index shows; -1 if it shows none."""
-
-    def apply(self, changes: Changes) -> None:
-        """Add and remove rows so that the index shows `changes.generation`."""
-
-    def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """Return (row, cosine) of the `k` rows nearest to a unit vector, float32 [dimension], best first.
-
-        Returns more than `k` rows if several share the k-th place.
-        """
-
-    def count(self) -> int:
-        """Return the number of vectors."""
 
 
 class ExactIndex:
@@ -109,7 +88,11 @@ class ExactIndex:
     def search(
         self, vector: NDArray[np.float32], k: int, among: Iterable[int] | None = None
     ) -> list[tuple[int, float]]:
-        """Return what `Index.search` describes, exactly; `among` restricts the search to these rows."""
+        """Return (row, cosine) of the `k` rows nearest to a unit vector, float32 [dimension], best first.
+
+        Returns more than `k` rows if several share the k-th place. `among` restricts the search to these
+        rows.
+        """
         with self._lock:
             if among is None:
                 rows, matrix = self._rows[: self._size], self._matrix[: self._size]
@@ -128,3 +111,7 @@ class ExactIndex:
     def count(self) -> int:
         """Return the number of vectors."""
         return self._size
+
+    def has(self, row: int) -> bool:
+        """Return whether the index holds this row."""
+        return row in self._place

@@ -7,17 +7,22 @@ batch, before the documents they belong to, so that an ingest that is killed res
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from chains.retrieval.document import Block, Chunk, ParsedDocument, SourceFile, SourceRecord
 from chains.retrieval.embedder import Embedder
 from chains.retrieval.errors import EmptyDocument, NothingToIngest, SourceError, UnsupportedFormat
+from chains.retrieval.filters import iso_text
 from chains.retrieval.manifest import APP_PREFIX, PARSER_VERSION, Manifest
 from chains.retrieval.parsing import FileParser, FoundDocument
 from chains.retrieval.splitter import Splitter
@@ -28,6 +33,7 @@ from chains.retrieval.walk import MAX_FILE_BYTES, Survey
 BATCH = 256
 # Chunks that may wait, parsed and split, while others are embedded.
 _PREFETCH = 2 * BATCH
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,21 +203,91 @@ class PreparedSource:
         yield from self.inside
 
 
-def app_source(name: str, text: str, metadata: Mapping[str, Any]) -> PreparedSource:
-    """Return a text that an app adds, as one chunk; raise TypeError if the metadata is not JSON."""
-    json.dumps(metadata)
-    document, chunks = _single_chunk(text)
-    source = SourceFile(path=f"{APP_PREFIX}{name}", origin="app")
-    return PreparedSource(source=source, document=replace(document, metadata=dict(metadata)), chunks=chunks)
+Metadata = Mapping[str, Any] | Callable[[str], Mapping[str, Any] | None]
+"""Metadata for every file of an ingest, or a function that returns that of the file at a path."""
 
 
-def _single_chunk(text: str) -> tuple[ParsedDocument, list[Chunk]]:
-    """Return an app's text, which is never split, as a document of one chunk."""
-    document = ParsedDocument(text=text, title="", kind="app", blocks=(Block(start=0, end=len(text)),))
-    chunk = Chunk(
-        ordinal=0, start=0, end=len(text), text=text, title="", heading="", page=None, tokens=len(text) // 4
+def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as JSON values; dates and times become ISO texts, and paths become texts.
+
+    A time with a zone is given in UTC, so that texts compare as times do.
+
+    >>> from datetime import date
+    >>> plain_metadata({"published": date(2026, 1, 31), "tags": ("a", "b")})
+    {'published': '2026-01-31', 'tags': ['a', 'b']}
+
+    Raises:
+        TypeError: A name is not a text, or a value has no form in JSON.
+    """
+    found = {}
+    for name, value in metadata.items():
+        if not isinstance(name, str):
+            raise TypeError(f"expected names of metadata to be texts, found {name!r}; use str(name)")
+        found[name] = _plain_value(name, value)
+    return found
+
+
+def _plain_value(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, date):
+        return iso_text(value)
+    if isinstance(value, Mapping):
+        return plain_metadata(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain_value(name, one) for one in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(
+        f"expected text, numbers, dates, lists or mappings in the metadata, found {value!r} for {name!r}; "
+        "convert it first"
     )
-    return document, [chunk]
+
+
+def app_source(name: str, text: str, metadata: Mapping[str, Any]) -> PreparedSource:
+    """Return a text that an app adds, as one chunk.
+
+    Raises TypeError if the metadata has no form in JSON, and ValueError for half a surrogate pair.
+    """
+    refuse_surrogates(text, f"the text {name!r}")
+    document = _app_document(text, plain_metadata(metadata))
+    source = SourceFile(path=f"{APP_PREFIX}{name}", origin="app")
+    return PreparedSource(source=source, document=document, chunks=[_single_chunk(document)])
+
+
+def refuse_surrogates(text: str, what: str) -> None:
+    """Raise ValueError if `text` contains half a surrogate pair, which no encoding can hold."""
+    if not text.isascii() and (found := _SURROGATE.search(text)):
+        raise ValueError(
+            f"expected valid Unicode in {what}, found half a surrogate pair, {found.group()!r}, at character "
+            f"{found.start()}; decode the text with errors='replace'"
+        )
+
+
+def _app_document(text: str, metadata: Mapping[str, Any]) -> ParsedDocument:
+    # LangChain's loaders count pages from 0, and this store from 1, also where its own chunks come back.
+    page = metadata.get("page")
+    if isinstance(page, int) and "chunk_id" not in metadata:
+        page += 1
+    block = Block(start=0, end=len(text), page=page if isinstance(page, int) else None)
+    return ParsedDocument(text=text, title="", kind="app", blocks=(block,), metadata=metadata)
+
+
+def _single_chunk(document: ParsedDocument) -> Chunk:
+    """Return an app's text, which is never split, as one chunk."""
+    text = document.text
+    return Chunk(
+        ordinal=0,
+        start=0,
+        end=len(text),
+        text=text,
+        title="",
+        heading="",
+        page=document.blocks[0].page if document.blocks else None,
+        tokens=len(text) // 4,
+    )
 
 
 class Ingest:
@@ -224,12 +300,14 @@ class Ingest:
         splitter: Splitter,
         parser: FileParser,
         progress: ProgressCallback | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         self._manifest = manifest
         self._embedder = embedder
         self._splitter = splitter
         self._parser = parser
         self._progress = progress
+        self._metadata = metadata
         self._started = time.monotonic()
         self._pending: list[PreparedSource] = []
         self._paths: dict[str, list[str]] = {
@@ -289,21 +367,36 @@ class Ingest:
         for path in sorted(survey.files):
             record, stat = known.get(path), survey.files[path].stat
             if record and _is_current(record) and stat and stat == record.stat:
-                self._paths["unchanged"].append(path)
                 self._note_partly(path, record.partly)
+                given = self._given(path, record)
+                self._paths["unchanged" if given == record.given else "updated"].append(path)
+                if given != record.given and stage == "embedding":
+                    self._update_given(path, given)
                 self._files_done += 1
                 self._notify(stage, path)
             else:
                 changed.append(path)
         return changed
 
+    def _given(self, path: str, known: SourceRecord | None) -> Mapping[str, Any]:
+        """Return the caller's metadata for a file; without any, what the store has of an earlier ingest."""
+        if self._metadata is None:
+            return known.given if known else {}
+        given = self._metadata(path) if callable(self._metadata) else self._metadata
+        return plain_metadata(given or {})
+
+    def _update_given(self, path: str, given: Mapping[str, Any]) -> None:
+        for one in (path, *self._known_inside.get(path, ())):
+            self._manifest.update_given(one, given)
+
     def _prepare(self, source: SourceFile, known: SourceRecord | None, *, dry_run: bool) -> PreparedSource:
         """Read, parse and split a file; with `dry_run` it is only read. Runs in the prefetching thread."""
         data = b""
         try:
             data = self._parser.read(source.path, max(MAX_FILE_BYTES, source.size))
-            source = replace(source, content_hash=hashlib.blake2b(data, digest_size=20).digest())
-            if known and _is_current(known) and source.content_hash == known.content_hash:
+            digest = hashlib.blake2b(data, digest_size=20).digest()
+            source = replace(source, content_hash=digest, given=self._given(source.path, known))
+            if known and _is_current(known) and digest == known.content_hash:
                 return PreparedSource(source=source, unchanged=True)
             if dry_run:
                 return PreparedSource(source=source)
@@ -338,17 +431,21 @@ class Ingest:
         path = item.source.path
         if item.error is not None:
             # A folder of source code has many files that no parser reads. They are skipped, not reported.
-            if (item.blank or isinstance(item.error, UnsupportedFormat)) and path not in survey.named:
+            unread = item.blank or isinstance(item.error, UnsupportedFormat)
+            if unread and path not in survey.named and path not in known:
                 self._paths["skipped"].append(path)
                 if not item.blank:
                     self._unread.append(UnreadFile(path=path, reason=str(item.error)))
             else:
                 self._failed.append(FailedFile(path=path, error=item.error))
         elif item.unchanged:
-            self._paths["unchanged"].append(path)
             self._note_partly(path, known[path].partly)
+            same = item.source.given == known[path].given
+            self._paths["unchanged" if same else "updated"].append(path)
             if not dry_run:
                 self._manifest.update_stat(path, item.source.stat, item.source.modified)
+                if not same:
+                    self._update_given(path, item.source.given)
         else:
             self._paths["updated" if path in known else "added"].append(path)
         if item.document is not None:
@@ -429,7 +526,7 @@ class Ingest:
         if document is None:
             return []
         if path.startswith(APP_PREFIX):
-            return _single_chunk(document.text)[1]
+            return [_single_chunk(document)]
         return self._splitter.split(document)
 
     # Vectors, then documents

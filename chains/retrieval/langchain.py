@@ -19,6 +19,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from pydantic import ConfigDict
 
+from chains.retrieval.manifest import APP_PREFIX
 from chains.retrieval.search import Hit, SearchMode, SearchOptions
 from chains.text.vectors import unit
 
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 def to_document(hit: Hit, line: int | None = None) -> Document:
     """Return a hit as a LangChain Document.
 
-    Its metadata are `source` (the path), `title`, `heading`, `page` (or None), `line` (or None), `start` and
-    `end` (offsets into the stored text), `chunk_id`, `ordinal`, `kind`, `modified`, `score` (the cosine),
-    `rank_score` (what ordered the hits), the format's other places (such as `sheet` and `row`), and the
-    document's own metadata, as far as the names are free.
+    Its metadata are `source` (the path), `title`, `heading`, `page` (from 1, or None), `line` (or None),
+    `start` and `end` (offsets into the stored text), `chunk_id`, `ordinal`, `kind`, `modified`, `score` and
+    `cosine` (both the cosine; other stores use the first name for distances, too), `rank_score` (what ordered
+    the hits), the format's other places (such as `sheet` and `row`), and the document's own metadata, as far
+    as the names are free.
     """
     chunk = hit.chunk
     metadata: dict[str, Any] = {
@@ -45,14 +47,15 @@ def to_document(hit: Hit, line: int | None = None) -> Document:
         "line": chunk.place.get("line", line),
         "start": hit.start,
         "end": hit.end,
-        "chunk_id": chunk.chunk_id,
+        "chunk_id": chunk.chunk_id.removeprefix(APP_PREFIX),
         "ordinal": chunk.ordinal,
         "kind": chunk.kind,
         "modified": chunk.modified,
         "score": hit.cosine,
+        "cosine": hit.cosine,
         "rank_score": hit.score,
     }
-    return Document(id=chunk.chunk_id, page_content=hit.text, metadata=metadata)
+    return Document(id=metadata["chunk_id"], page_content=hit.text, metadata=metadata)
 
 
 class StoreRetriever(BaseRetriever):
@@ -131,15 +134,28 @@ class StoreVectorStore(VectorStore):
         self._store.add_texts(latest)
         return names
 
-    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
-        """Delete texts by id; ids that do not exist are ignored."""
-        if ids:
-            self._store.delete_texts(ids)
+    def delete(
+        self,
+        ids: list[str] | None = None,
+        *,
+        filter: dict[str, Any] | None = None,
+        where: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> bool | None:
+        """Delete chunks by id, by filter, or all if neither is given; see `DocumentStore.delete`.
+
+        `where` is Chroma's name for `filter`. Raises TypeError for any other argument, because without a
+        condition everything would be deleted.
+        """
+        if kwargs or (filter is not None and where is not None):
+            given = sorted(kwargs) or ["filter", "where"]
+            raise TypeError(f"expected ids= and one of filter= and where=, found {given}; leave the rest out")
+        self._store.delete(ids, filter=where if filter is None else filter)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these chunk ids, as far as they exist, in the order of `ids`."""
-        found = {chunk.chunk_id: chunk for chunk in self._store.chunks(ids)}
+        found = {chunk.chunk_id.removeprefix(APP_PREFIX): chunk for chunk in self._store.chunks(ids)}
         hits = [
             Hit(chunk=c, start=c.start, end=c.end, text=c.text, score=0.0, cosine=0.0)
             for c in (found[name] for name in ids if name in found)
@@ -202,5 +218,6 @@ class StoreVectorStore(VectorStore):
 def _document(hit: Hit) -> Document:
     """Return an app's text with its own metadata only, and a chunk of a file with all of the store's."""
     if hit.chunk.origin == "app":
-        return Document(id=hit.chunk.chunk_id, page_content=hit.text, metadata=dict(hit.chunk.metadata))
+        name = hit.chunk.chunk_id.removeprefix(APP_PREFIX)
+        return Document(id=name, page_content=hit.text, metadata=dict(hit.chunk.metadata))
     return to_document(hit)

@@ -2,26 +2,15 @@
 
 `Manifest` keeps sources, texts, chunks, vectors and the full-text index. A document appears, changes and
 disappears in one transaction that raises the generation; vectors may be committed earlier, when no chunk
-refers to them yet. Indexes are built from the manifest and can be deleted at any time. The tables are in
-`schema.sql` and the numbered `migration_N.sql` next to it.
-
-The file opens read-only if it cannot be written: SQLite in WAL mode needs 32 KiB for a shared-memory file
-before it reads a row, so on a full disk or a read-only mount a file with an empty log is opened as immutable.
-Such a connection does not notice a writer by itself. It compares the file's times and opens the file again.
+refers to them yet. Indexes are built from the manifest and can be deleted at any time. `database.py` opens
+the file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import logging
-import os
-import re
-import secrets
-import socket
 import sqlite3
 import sys
 import threading
@@ -33,15 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chains.retrieval.database import FILE_NAME, MEMORY, ReadOnlyConnection, connect, store_errors
 from chains.retrieval.document import Chunk, ChunkRecord, LineBox, ParsedDocument, SourceFile, SourceRecord
-from chains.retrieval.errors import StoreDamaged, StoreLocked, StoreTooNew, StoreUnwritable
+from chains.retrieval.full_text import FULL_TEXT_VERSION, full_text
 from chains.retrieval.index import Changes
+from chains.retrieval.lock import gone
 
-logger = logging.getLogger(__name__)
-
-FILE_NAME = "manifest.sqlite3"
-MIGRATIONS = ("schema.sql", "migration_2.sql", "migration_3.sql")
-VERSION = len(MIGRATIONS)
 # Raised when the output of a parser changes. Files that an older parser read are then read again.
 PARSER_VERSION = 3
 # Texts that an app adds have an id instead of a file; this prefix keeps ids and paths apart.
@@ -50,282 +36,6 @@ APP_PREFIX = "app:"
 _REMOVED_KEPT = 50_000
 # Values in one SQL statement.
 _BATCH = 500
-# FTS5's unicode61 takes a run of Chinese or Japanese characters for one word; with spaces around it, each
-# character is a word.
-_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
-
-
-# Errors -----------------------------------------------------------------------------------------------------
-
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
-
-@contextlib.contextmanager
-def store_errors(folder: Path) -> Iterator[None]:
-    """Raise errors of SQLite and the file system as StoreDamaged or StoreUnwritable."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise _store_error(folder, error) from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StoreUnwritable(
-            f"expected a folder for the store at {str(folder)!r}, found a file; use another path"
-        ) from error
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        raise StoreUnwritable(
-            f"expected to write to the store {str(folder)!r}, found {error.strerror!r}; "
-            "free some space or use another folder"
-        ) from error
-
-
-def _store_error(folder: Path, error: sqlite3.DatabaseError) -> Exception:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
-        return StoreUnwritable(
-            f"expected to use the store {str(folder)!r}, found {str(error)!r} ({name}); what was "
-            "committed is kept: free some space or check the folder's permissions, then try again"
-        )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in str(error):
-        return StoreDamaged(
-            f"expected a readable manifest in {str(folder)!r}, found {str(error)!r}; "
-            "call `DocumentStore.repair(path)` to save what can be read",
-            hint="DocumentStore.repair(path)",
-        )
-    return error
-
-
-# The writer lock --------------------------------------------------------------------------------------------
-
-
-class WriterLock:
-    """The right to write to the store in `folder`. Threads wait for each other; processes are refused.
-
-    The lock is the kernel's (`flock`), so it is released when its process ends, however that happens. The
-    lock file's content only tells other processes who holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "writer.lock"
-        self._threads = threading.RLock()
-        self._depth = 0
-        self._handle: int | None = None
-
-    @contextlib.contextmanager
-    def held(self, purpose: str) -> Iterator[None]:
-        """Hold the lock; raise StoreLocked with the holder's pid if another process has it."""
-        with self._threads:
-            if self._depth == 0:
-                self._acquire(purpose)
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    self._release()
-
-    def holder(self) -> dict[str, object]:
-        """Return what the last holder wrote (pid, host, purpose, since), or {} if it cannot be read."""
-        try:
-            found = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _acquire(self, purpose: str) -> None:
-        with store_errors(self.path.parent):
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise StoreLocked(
-                f"expected the store {str(self.path.parent)!r} to be free for {purpose!r}, found "
-                f"{self._describe_holder()} writing to it; wait for it to end, then try again"
-            ) from None
-        record = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": time.time()}
-        try:
-            with store_errors(self.path.parent):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, json.dumps(record).encode(), 0)
-        except BaseException:
-            os.close(handle)
-            raise
-        self._handle = handle
-
-    def _describe_holder(self) -> str:
-        # A holder has the lock some moments before it has written who it is.
-        for _ in range(20):
-            if found := self.holder():
-                return f"process {found.get('pid')!r} on {found.get('host')!r} ({found.get('purpose')})"
-            time.sleep(0.01)
-        return "another process"
-
-    def _release(self) -> None:
-        if self._handle is not None:
-            # The file stays. If it were deleted, a third process could lock a file that is no longer there.
-            os.close(self._handle)
-            self._handle = None
-
-
-# Opening the file -------------------------------------------------------------------------------------------
-
-_OPTIONS: dict[str, Any] = {"check_same_thread": False, "isolation_level": None, "timeout": 30.0}
-# SQLite's errors when there is no space, or no permission, for the files it creates next to the database.
-_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_SHM", "SQLITE_IOERR_WRITE", "SQLITE_CANTOPEN", "SQLITE_READONLY")
-
-
-class ReadOnlyConnection(sqlite3.Connection):
-    """A connection that cannot write.
-
-    `state` is the file's state when it was opened as immutable, or None if SQLite keeps the connection up to
-    date itself.
-    """
-
-    path = Path()
-    state: tuple[int, ...] | None = None
-
-    @property
-    def stale(self) -> bool:
-        """Whether the file was written since it was opened, which this connection cannot see."""
-        return self.state is not None and self.state != _file_state(self.path)
-
-
-def connect(folder: Path, *, create: bool = True) -> sqlite3.Connection:
-    """Open (and create or migrate) the manifest in `folder`; read-only if it cannot be written.
-
-    Raises:
-        StoreTooNew: The manifest was written by a newer version of this package. Nothing was changed.
-        StoreDamaged: The file is not a manifest.
-        StoreUnwritable: The file cannot be created, or cannot even be read without writing.
-    """
-    path = folder / FILE_NAME
-    with store_errors(folder):
-        if create and not path.exists():
-            _refuse_index_without_manifest(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _writable(path):
-            return _prepared(folder, _open_read_only(path))
-        try:
-            return _prepared(folder, sqlite3.connect(path, **_OPTIONS))
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith(_NO_SPACE) or not _file_size(path):
-                raise
-            connection = _prepared(folder, _open_read_only(path))
-            logger.warning(
-                "the store %r is open for reading only: %s (%s); free some space to write to it",
-                *(str(folder), error, error.sqlite_errorname),
-            )
-            return connection
-
-
-def _prepared(folder: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
-    try:
-        # Filters need these two: SQLite's own lower() knows only ASCII, and it has no basename.
-        connection.create_function("lowered", 1, _lowered, deterministic=True)
-        connection.create_function("base_name", 1, os.path.basename, deterministic=True)
-        if not isinstance(connection, ReadOnlyConnection):
-            connection.execute("PRAGMA busy_timeout=30000")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA cache_size=-32768")
-        migrate(folder, connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _open_read_only(path: Path) -> ReadOnlyConnection:
-    state = _file_state(path)
-    # If the log holds something, SQLite needs the shared-memory file that the writer left next to it.
-    logged = state[-1] > 0
-    mode = "mode=ro" if logged else "mode=ro&immutable=1"
-    uri = f"{path.absolute().as_uri()}?{mode}"
-    connection = sqlite3.connect(uri, uri=True, factory=ReadOnlyConnection, **_OPTIONS)
-    connection.path = path
-    connection.state = None if logged else state
-    return connection
-
-
-def _file_state(path: Path) -> tuple[int, ...]:
-    """Return the file's inode, size and mtime, and the size of its log; zeros if it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0, 0)
-    return found.st_ino, found.st_size, found.st_mtime_ns, _file_size(path.with_name(path.name + "-wal"))
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-
-
-def _lowered(value: object) -> str | None:
-    return None if value is None else str(value).lower()
-
-
-def _refuse_index_without_manifest(folder: Path) -> None:
-    if (folder / "chroma").exists():
-        raise StoreDamaged(
-            f"expected {FILE_NAME!r} next to the index in {str(folder)!r}, found the index alone, which "
-            f"holds no text; delete {str(folder / 'chroma')!r} and ingest again"
-        )
-
-
-def migrate(folder: Path, connection: sqlite3.Connection) -> None:
-    """Bring a manifest up to the current version; raise StoreTooNew if it is newer than that.
-
-    Each migration runs in one transaction together with its version number.
-    """
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found > VERSION:
-        raise StoreTooNew(
-            f"expected a store of version {VERSION} or older in {str(folder)!r}, found version {found!r}; "
-            "update mistral-agent-toolkit, or use another folder"
-        )
-    for number in range(found, VERSION):
-        script = Path(__file__).with_name(MIGRATIONS[number]).read_text("utf-8")
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Another process may have migrated the file while this one waited for the lock.
-            if int(connection.execute("PRAGMA user_version").fetchone()[0]) == number:
-                for statement in _statements(script):
-                    connection.execute(statement)
-                if number == 0:
-                    connection.execute("INSERT INTO meta VALUES ('store_id', ?)", (secrets.token_hex(8),))
-                connection.execute(f"PRAGMA user_version={number + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-# The manifest -----------------------------------------------------------------------------------------------
-
-
-def full_text(text: str) -> str:
-    """Return `text` as the full-text index reads it, both when indexing and when searching."""
-    return _UNSPACED.sub(r" \1 ", text)
 
 
 def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -345,12 +55,27 @@ class Manifest:
         self.folder = folder
         self._lock = threading.RLock()
         self._connection = connect(folder)
+        self._file = self._identity()
         self.store_id = self.meta("store_id") or ""
+        self._renew_full_text()
 
     def close(self) -> None:
         """Close the file. A closed manifest cannot be used again."""
         with self._lock:
             self._connection.close()
+
+    def _identity(self) -> tuple[int, int]:
+        """Return the device and inode of the file; zeros in memory, or if there is none."""
+        try:
+            found = (self.folder / FILE_NAME).stat()
+        except OSError:
+            return 0, 0
+        return found.st_dev, found.st_ino
+
+    def check_there(self) -> None:
+        """Raise StoreGone if the open file is no longer the one in the folder: SQLite would not notice."""
+        if self.folder != MEMORY and self._identity() != self._file:
+            raise gone(self.folder)
 
     # Statements and transactions
 
@@ -365,6 +90,7 @@ class Manifest:
             if self.read_only:
                 self._connection.close()
                 self._connection = connect(self.folder)
+                self._file = self._identity()
 
     def _stale(self) -> bool:
         connection = self._connection
@@ -433,11 +159,15 @@ class Manifest:
         sql = (
             "SELECT path, origin, kind, sources.title, size, modified, ingested, "
             "(SELECT count(*) FROM chunks WHERE source_id = sources.id), content_hash, stat, parser, partly, "
-            f"metadata FROM sources WHERE {where} ORDER BY path"
+            f"given, metadata FROM sources WHERE {where} ORDER BY path"
         )
         names = "path origin kind title size modified ingested chunks content_hash stat parser partly".split()
         return [
-            SourceRecord(**dict(zip(names, row[:-1], strict=True)), metadata=json.loads(row[-1]))
+            SourceRecord(
+                **dict(zip(names, row[:-2], strict=True)),
+                given=json.loads(row[-2]),
+                metadata=json.loads(row[-1]),
+            )
             for row in self.execute(sql, values)
         ]
 
@@ -512,8 +242,16 @@ class Manifest:
         return self._chunks("path = ? AND ordinal BETWEEN ? AND ?", (path, first, last))
 
     def chunks_by_id(self, ids: Sequence[str]) -> list[ChunkRecord]:
-        """Return the chunks with these chunk ids; ids that do not exist are skipped."""
-        return self._chunks(f"chunk_id IN ({_marks(ids)})", list(ids))
+        """Return the chunks with these chunk ids; ids that do not exist are skipped.
+
+        If a file has a chunk of that id, and an app added a text under it, the app's text is returned.
+        """
+        found: dict[str, ChunkRecord] = {}
+        for batch in _batches([*ids, *(f"{APP_PREFIX}{name}" for name in ids)]):
+            chunks = self._chunks(f"chunk_id IN ({_marks(batch)})", batch)
+            found.update((chunk.chunk_id, chunk) for chunk in chunks)
+        wanted = (found.get(f"{APP_PREFIX}{name}") or found.get(name) for name in dict.fromkeys(ids))
+        return [chunk for chunk in wanted if chunk is not None]
 
     def chunks_by_row(self, rows: Sequence[int]) -> dict[int, ChunkRecord]:
         """Return the chunks of these rows; rows that are gone are skipped."""
@@ -683,12 +421,21 @@ class Manifest:
         blocks = json.dumps(document.to_payload()["blocks"])
         values = (
             *(source.path, source.origin, document.kind, document.title, source.content_hash, source.stat),
-            *(source.size, source.modified, time.time(), json.dumps(dict(document.metadata), default=str)),
-            *(document.text, blocks, text_hash, PARSER_VERSION, document.partly),
+            *(source.size, source.modified, time.time()),
+            json.dumps({**document.metadata, **source.given}, default=str),
+            *(
+                document.text,
+                blocks,
+                text_hash,
+                PARSER_VERSION,
+                document.partly,
+                json.dumps(dict(source.given)),
+            ),
         )
         sql = (
             "INSERT INTO sources(path, origin, kind, title, content_hash, stat, size, modified, ingested, "
-            f"metadata, text, blocks, text_hash, parser, partly) VALUES ({_marks(values)}) RETURNING id"
+            "metadata, text, blocks, text_hash, parser, partly, given) "
+            f"VALUES ({_marks(values)}) RETURNING id"
         )
         return int(self.execute(sql, values)[0][0])
 
@@ -702,7 +449,7 @@ class Manifest:
         generation: int,
     ) -> None:
         for chunk, key in zip(chunks, keys, strict=True):
-            chunk_id = path.removeprefix(APP_PREFIX) if origin == "app" else _chunk_id(path, chunk)
+            chunk_id = self._free_id(path, origin, chunk)
             values = (
                 *(chunk_id, source, chunk.ordinal, chunk.start, chunk.end, chunk.title, chunk.heading),
                 *(chunk.page, chunk.text, key, generation, _json(chunk.place), _json(chunk.boxes)),
@@ -714,6 +461,16 @@ class Manifest:
             row = int(self.execute(sql, values)[0][0])
             self._index_text("", row, chunk.title, chunk.heading, chunk.text)
 
+    def _free_id(self, path: str, origin: str, chunk: Chunk) -> str:
+        """Return the id of a new chunk. An app may add a text under the id of a chunk that it retrieved."""
+        if origin == "app":
+            name = path.removeprefix(APP_PREFIX)
+            taken = self.execute("SELECT 1 FROM chunks WHERE chunk_id = ?", (name,))
+            return path if taken else name
+        name = _chunk_id(path, chunk)
+        self.execute("UPDATE chunks SET chunk_id = ? WHERE chunk_id = ?", (f"{APP_PREFIX}{name}", name))
+        return name
+
     def _index_text(self, command: str, row: int, title: str, heading: str, text: str) -> None:
         """Add a chunk to the full-text index, or remove it with "delete", for which FTS5 needs its texts."""
         values = (full_text(title), full_text(heading), full_text(text))
@@ -723,6 +480,16 @@ class Manifest:
         else:
             sql = "INSERT INTO passages(rowid, title, heading, body) VALUES (?, ?, ?, ?)"
             self.execute(sql, (row, *values))
+
+    def _renew_full_text(self) -> None:
+        """Rebuild the full-text index if an earlier version of `full_text` made it."""
+        current = str(FULL_TEXT_VERSION)
+        if self.read_only or self.meta("full_text") == current:
+            return
+        with self.transaction():
+            if self.meta("full_text") != current and not self.empty:
+                self.rebuild_full_text()
+            self.set_meta(full_text=current)
 
     def rebuild_full_text(self) -> None:
         """Rebuild the full-text index from the stored chunks."""
@@ -734,6 +501,31 @@ class Manifest:
     def update_stat(self, path: str, stat: str, modified: float) -> None:
         """Record a file's new times when its content is what is stored."""
         self.execute("UPDATE sources SET stat = ?, modified = ? WHERE path = ?", (stat, modified, path))
+
+    def update_given(self, path: str, given: Mapping[str, Any]) -> None:
+        """Replace the metadata that a caller gave for a source."""
+        sql = "SELECT metadata, given FROM sources WHERE path = ?"
+        with self.transaction():
+            for metadata, before in self.execute(sql, (path,)):
+                own = {key: v for key, v in json.loads(metadata).items() if key not in json.loads(before)}
+                values = (json.dumps({**own, **given}), json.dumps(dict(given)), path)
+                self.execute("UPDATE sources SET metadata = ?, given = ? WHERE path = ?", values)
+                self._next_generation()
+
+    def remove_chunks(self, rows: Sequence[int]) -> int:
+        """Remove chunks, and sources that have none left, in one transaction; return how many existed."""
+        with self.transaction():
+            found = [
+                row
+                for batch in _batches(rows)
+                for row in self.execute(_TEXTS + f"id IN ({_marks(batch)})", batch)
+            ]
+            if found:
+                self._forget_chunks(found, self._next_generation())
+                self.execute(
+                    "DELETE FROM sources WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE source_id = sources.id)"
+                )
+            return len(found)
 
     def remove(self, paths: Iterable[str]) -> list[str]:
         """Remove sources in one transaction; return those that existed."""
@@ -753,14 +545,19 @@ class Manifest:
         self.execute("DELETE FROM sources WHERE id = ?", (found[0][0],))
 
     def _remove_chunks(self, source: int, generation: int) -> None:
-        sql = "SELECT id, title, heading, text FROM chunks WHERE source_id = ?"
-        for row, title, heading, text in self.execute(sql, (source,)):
+        self._forget_chunks(self.execute(_TEXTS + "source_id = ?", (source,)), generation)
+
+    def _forget_chunks(self, found: Sequence[Sequence[Any]], generation: int) -> None:
+        """Delete chunks that were read with `_TEXTS`."""
+        for row, title, heading, text, key in found:
             self._index_text("delete", row, title, heading, text)
             self.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", (row, generation))
-        self.execute(
-            "INSERT OR IGNORE INTO loose SELECT vector_key FROM chunks WHERE source_id = ?", (source,)
-        )
-        self.execute("DELETE FROM chunks WHERE source_id = ?", (source,))
+            self.execute("INSERT OR IGNORE INTO loose VALUES (?)", (key,))
+            self.execute("DELETE FROM chunks WHERE id = ?", (row,))
+
+
+# What it takes to remove a chunk.
+_TEXTS = "SELECT id, title, heading, text, vector_key FROM chunks WHERE "
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:

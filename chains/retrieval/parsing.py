@@ -6,8 +6,10 @@ and nothing else: pipes, devices and sockets are never waited for, and no more i
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +22,8 @@ from chains.retrieval.errors import (
     UnsupportedFormat,
 )
 from chains.retrieval.parsers import IN_PROCESS, kind_of, parse
+from chains.retrieval.parsers.builder import Heading, sections
+from chains.retrieval.parsers.plain import stem
 from chains.retrieval.parsers.sniff import sniff
 from chains.retrieval.walk import MAX_FILE_BYTES, read_file
 
@@ -30,6 +34,9 @@ _TARGET = "chains.retrieval.parsers:parse"
 MAX_ENCLOSED, MAX_ENCLOSED_DEPTH = 20_000, 8
 """Documents that one file may hold, and how deep: a mail in a mail in a mailbox is two deep."""
 _MAX_NAME = 120
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*?)[ \t#]*$|^(\S.*)\n(=+|-{3,})[ \t]*$", re.MULTILINE)
+# Files above this are left out of a sample, because they take long to parse.
+_SAMPLE_BYTES = 1 << 20
 
 
 class FoundDocument(NamedTuple):
@@ -94,6 +101,35 @@ class FileParser:
         kind = kind_of(path, data)
         if kind is None:
             raise UnsupportedFormat(_unsupported(path, data))
+        return self._parsed(path, data, kind)
+
+    def sample(self, paths: Sequence[str], most: int = 12) -> Iterator[str]:
+        """Iterate over the texts of `most` files, spread evenly over `paths`, without the large ones."""
+        for path in paths[:: max(1, len(paths) // most)][:most]:
+            with suppress(SourceError):
+                yield self.parse(path, self.read(path, _SAMPLE_BYTES)).text
+
+    def parse_text(self, name: str, text: str) -> ParsedDocument:
+        """Return a text that is not read from a file as a document, whose offsets are those of the text.
+
+        Its headings are Markdown's, unless the name is that of source code. Raises EmptyDocument if the text
+        is blank.
+        """
+        if not text.strip():
+            raise EmptyDocument(f"expected text in {name!r}, found none; nothing to add")
+        found = [
+            Heading(
+                start=match.start(),
+                body=match.end(),
+                level=len(match[1]) if match[1] else 1 + match[4].startswith("-"),
+                text=(match[2] or match[3]).strip(),
+            )
+            for match in (() if kind_of(name) == "source" else _HEADING.finditer(text))
+        ]
+        title = found[0].text if found and found[0].level == 1 else stem(name)
+        return ParsedDocument(text=text, title=title, kind="text", blocks=sections(found, len(text), title))
+
+    def _parsed(self, path: str, data: bytes, kind: str) -> ParsedDocument:
         payload = {"name": path, "data": data, "kind": kind}
         answer = parse(payload) if kind in IN_PROCESS else self._in_child(path, payload)
         if "error" in answer:

@@ -7,7 +7,6 @@ stores give equal answers.
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +22,12 @@ from chains.retrieval.document import ChunkRecord
 from chains.retrieval.embedder import Embedder
 from chains.retrieval.errors import BadFilter, EmbedderUnavailable, EmptyQuery
 from chains.retrieval.filters import Filter, allowed_rows
+from chains.retrieval.full_text import keyword_query
 from chains.retrieval.index import DECIMALS
-from chains.retrieval.manifest import Manifest, full_text
+from chains.retrieval.manifest import Manifest
 from chains.text.vectors import unit
-from chains.text.words import STOP_WORDS
 
 SearchMode = Literal["hybrid", "dense", "keyword", "mmr"]
-# Words of a query that are sent to the full-text index.
-_MAX_WORDS = 64
 
 
 @runtime_checkable
@@ -218,6 +215,8 @@ class Searcher:
         among = None if options.filter is None else allowed_rows(self._manifest, options.filter)
         if among == [] or self._manifest.empty:
             return []
+        if among is None and options.mode != "keyword":
+            self._nearest.prepare()  # it starts while the embedder loads
         vector = self._embedder.embed_query(query)
         wanted = max(options.k, options.fetch_k) if options.mode == "mmr" or options.reranker else options.k
         scores = self._scores(query, vector, options.mode, wanted, among)
@@ -326,18 +325,13 @@ class Searcher:
             chunks = self._manifest.chunks_of(
                 hit.chunk.source, hit.chunk.ordinal - reach, hit.chunk.ordinal + reach
             )
+            if not any(chunk.row == hit.chunk.row for chunk in chunks):
+                joined.append(hit)  # the source was removed, or replaced, since the search
+                continue
             start, end = min(c.start for c in chunks), max(c.end for c in chunks)
             text = self._manifest.text(hit.chunk.source, start, end) or hit.text
             joined.append(replace(hit, start=start, end=end, text=text))
         return joined
-
-
-def keyword_query(query: str) -> str:
-    """Return an FTS5 query that any of the query's words matches, or "" if it has no words."""
-    words = list(dict.fromkeys(re.findall(r"\w+", full_text(query.lower()))))
-    # Stop words say nothing about the subject. BM25 weighs them near 0 anyway; dropping them saves time.
-    content = [word for word in words if word not in STOP_WORDS] or words
-    return " OR ".join(f'"{word}"' for word in content[:_MAX_WORDS])
 
 
 def _reranked(reranker: Reranker, query: str, hits: list[Hit]) -> list[Hit]:

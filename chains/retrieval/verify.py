@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from chains.retrieval.chroma import NearestNeighbours
+from chains.retrieval.database import FILE_NAME, connect
 from chains.retrieval.errors import StoreDamaged, StoreUnwritable
-from chains.retrieval.manifest import FILE_NAME, Manifest, connect
+from chains.retrieval.manifest import Manifest
 
 # The index is rebuilt if fewer of the stored vectors than this find themselves.
 _GOOD_RECALL = 0.9
@@ -258,5 +259,5 @@ def _drop_incomplete(target: sqlite3.Connection) -> list[str]:
     target.execute(
         "UPDATE meta SET value = max(CAST(value AS INTEGER), ?) + 1 WHERE key = 'generation'", (highest,)
     )
-    target.execute("DELETE FROM meta WHERE key LIKE 'chroma:%'")
+    target.execute("DELETE FROM meta WHERE key LIKE 'segment:%'")
     return sorted(incomplete.values())
