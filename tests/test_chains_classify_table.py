@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,46 @@ def test_examples_come_from_a_table(tmp_path: Path) -> None:
     path.write_text("text,label\n")
     with pytest.raises(TableError, match="labelled rows"):
         read_examples_table(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (  # a column of that name, two of one name, cells beyond the header, quotes, a bank's preamble
+            'Account;7\r\n\r\nlabel;text;text\r\n"a";"SOUP";x\r\nb;SOUP;"y;z";more\r\n'.replace("SOUP", SOUP),
+            'Account;7\r\n\r\nlabel;text;text;;label_2;confidence;labels\r\n"a";"SOUP";x;;cooking;C;cooking\r\n'
+            'b;SOUP;"y;z";more;cooking;C;cooking\r\n'.replace("SOUP", SOUP),
+        ),
+        (f"text\tß\n{SOUP}\tü\n", f"text\tß\tlabel\tconfidence\tlabels\n{SOUP}\tü\tcooking\tC\tcooking\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_nothing_in_a_table_changes_but_the_columns_that_are_added(
+    tmp_path: Path, data: str, expected: str, encoding: str
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(data.encode(encoding))
+    chain = classify_chain(None, LABELS, embeddings=WordEmbeddings())
+    report = classify_table(chain, source, target, column="text")
+    found = re.sub(r"(cooking[;\t])[\d.]+", r"\1C", target.read_bytes().decode(encoding))
+    assert found == expected
+    assert report.columns[0] == ("label_2" if data.startswith("Account") else "label")
+    again = classify_table(chain, source, target, column="text")
+    assert again.resumed == again.rows - 1
+    assert re.sub(r"(cooking[;\t])[\d.]+", r"\1C", target.read_bytes().decode(encoding)) == expected
+
+
+def test_a_workbook_is_classified_into_csv(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("Mails")
+    for row in (["Mails of May"], ["id", "text"], [7, SOUP], [8, MATCH]):
+        sheet.append(row)
+    book.save(tmp_path / "in.xlsx")
+    chain = classify_chain(None, LABELS, embeddings=WordEmbeddings())
+    classify_table(chain, tmp_path / "in.xlsx", tmp_path / "out.csv", column="text")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.reader(lines))
+    assert rows[1][:3] == ["id", "text", "label"]
+    assert [row[2] for row in rows[2:]] == ["cooking", "sports"]

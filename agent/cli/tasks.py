@@ -215,6 +215,8 @@ def _classify_table(parts: Parts, args: Args) -> int:
         console.line(
             f"{report.rows} rows in {args.out}, {report.resumed} done before, {report.skipped} without text"
         )
+        if report.columns[0] != "label":
+            console.line(f"the table has a column 'label' already; the labels are in {report.columns[0]!r}")
     return 0
 
 

@@ -442,6 +442,26 @@ def _old_cell(book: Any, cell: Any) -> str:
     return " ".join(str(cell.value).split())
 
 
+def first_sheet(name: str, data: bytes) -> list[list[str]]:
+    """Return the visible rows of the first sheet of an XLSX or XLS that has any, as they are shown."""
+    for sheet in _sheets(name, data):
+        rows = [list(row.cells) for row in _visible(sheet) if row.cells]
+        if rows:
+            return rows
+    return []
+
+
+def _sheets(name: str, data: bytes) -> Iterator[Sheet]:
+    if not data.startswith(OLE):
+        book = _Workbook(Package(name, data))
+        yield from (book.sheet(title, part) for title, part in book.sheets())
+        return
+    import xlrd
+
+    old = xlrd.open_workbook(file_contents=data, formatting_info=True, logfile=io.StringIO())
+    yield from (_old_sheet(old, one) for one in old.sheets() if one.visibility == 0)
+
+
 def parse_xlsb(name: str, data: bytes) -> ParsedDocument:
     """Parse XLSB, the binary form of XLSX: one block per visible sheet."""
     import python_calamine
