@@ -63,6 +63,7 @@ void normalize(const Model& model, const float* x, const float* gain, int64_t fo
         for (int k = 0; k < BLOCK; ++k) part[k] = x[b * BLOCK + k] * factor * gain[b * BLOCK + k];
         out.set_block(forms, i, b, part);
     }
+    out.finish(forms, i);
 }
 
 // The keys (side 0) or values (side 1) of one head of one layer of one sequence. A page is bf16
@@ -222,6 +223,7 @@ void forward(const Model& model, const Batch& batch) {
             worker.parallel_for(n, [&](int64_t i) {
                 for (int64_t k = 0; k < query_width / BLOCK; ++k)
                     heads.set_block(form_of(layer.out), i, k, &qkv[i * qkv_width + k * BLOCK]);
+                heads.finish(form_of(layer.out), i);
             });
             matmul(worker, {&layer.out, 1}, heads, n, x.data(), true);
             worker.parallel_for(n, [&](int64_t i) {
@@ -244,6 +246,20 @@ EXPORTED int32_t cpu_interface() noexcept { return INTERFACE; }
 // Writes rows of a GGUF matrix as floats.
 EXPORTED void cpu_dequantize(int64_t type, const uint8_t* rows, int64_t count, int64_t width, float* out) noexcept {
     for (int64_t i = 0; i < count; ++i) dequantize(type, rows + i * row_bytes(type, width), width, out + i * width);
+}
+
+// Multiplies a matrix by rows of floats [count, width] into out [count, 16 x groups].
+EXPORTED int32_t cpu_multiply(const Matrix* m, const float* x, int64_t count, float* out) noexcept {
+    try {
+        Activations rows(count, m->width, form_of(*m));
+        for (int64_t i = 0; i < count * (m->width / BLOCK); ++i)
+            rows.set_block(form_of(*m), i / (m->width / BLOCK), i % (m->width / BLOCK), x + i * BLOCK);
+        for (int64_t i = 0; i < count; ++i) rows.finish(form_of(*m), i);
+        matmul({0, 1, nullptr}, {m, 1}, rows, count, out, false);
+        return OK;
+    } catch (const std::bad_alloc&) {
+        return OUT_OF_MEMORY;
+    }
 }
 
 // No exception may leave this function: its caller is Python's ctypes, and the process would end.

@@ -123,6 +123,11 @@ class Activations {
         if (wanted & CODES) set_codes(first, i * (width / BLOCK) + block, x);
     }
 
+    // Ends a row whose blocks are all set.
+    void finish(int64_t wanted, int64_t i) {
+        if (wanted & QUADS) quads.finish(i);
+    }
+
   private:
     void set_codes(int64_t first, int64_t at, const float* x) {
         // The bits of magnitudes compare like the magnitudes; infinity and NaN come last.
@@ -309,6 +314,7 @@ void gated_matmul(const Worker& worker, const Matrix& gates, const Matrix& ups, 
             for (int64_t t = 0; t < n; ++t) out.set_block(forms, first + t, unit, gate + t * BLOCK);
         }
     });
+    if (forms & QUADS) worker.parallel_for(count, [&](int64_t i) { out.finish(forms, i); });
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Products of GGUF's 5- and 6-bit and K formats with rows of activations in 8 bits.
 //
-// Four columns of 16 rows meet four activations in one instruction. Each 32 activations share a scale. Blocks in which
-// one activation is far larger than the others keep a second byte for each, which is added in a pass of its own: after
-// a chat's markers there are activations a thousand times larger than their neighbours, and 8 bits lose the neighbours.
-// Whether a block is such a block depends on its own activations only, so a token has the same bits in any batch.
+// Four columns of 16 rows meet four activations in one instruction. Each 32 activations share a scale. Blocks with an
+// activation far larger than the token's others use a second byte for each, which is added in a pass of its own: after
+// a chat's markers there are activations a thousand times larger than the rest, and 8 bits lose their neighbours.
+// Which blocks these are depends on the token's own activations only, so a token has the same bits in any batch.
 
 #pragma once
 
@@ -11,13 +11,14 @@
 
 namespace {
 
-constexpr float OUTLIER = 10;  // times the mean magnitude of 32 activations; that of a normal distribution is 2.6
+constexpr float OUTLIER = 64;  // times the mean magnitude of a token's activations
 
 // Rows of activations for quads.
 class QuadRows {
     int64_t width;
     std::unique_ptr<int8_t[]> codes, fine;    // activation = scale x (code + fine / 256), where `fine` counts
     std::unique_ptr<float[]> scales, sums;    // for each 32; `sums` are those of the codes, times the scale
+    std::unique_ptr<float[]> magnitudes;      // for each 32: the sum of the activations' magnitudes
     std::unique_ptr<int32_t[]> halves;        // sums of 16 codes
     std::unique_ptr<uint8_t[]> wide;          // for each 32: whether `fine` counts
 
@@ -25,7 +26,7 @@ class QuadRows {
     QuadRows(int64_t count, int64_t width)
         : width(width), codes(new int8_t[count * width]), fine(new int8_t[count * width]),
           scales(new float[count * (width / BLOCK)]), sums(new float[count * (width / BLOCK)]),
-          halves(new int32_t[count * (width / 16)]), wide(new uint8_t[count * (width / BLOCK)]) {}
+          magnitudes(new float[count * (width / BLOCK)]), halves(new int32_t[count * (width / 16)]), wide(new uint8_t[count * (width / BLOCK)]) {}
 
     const int8_t* code(int64_t i) const { return codes.get() + i * width; }
     const int8_t* rest(int64_t i) const { return fine.get() + i * width; }
@@ -43,7 +44,7 @@ class QuadRows {
         std::memcpy(&largest, &most, 4);
         const bool counts = largest > 1e-30f && most < 0x7f800000;
         for (int k = 0; k < BLOCK; ++k) total += std::fabs(x[k]);
-        wide[at] = counts && largest * BLOCK > OUTLIER * total;
+        magnitudes[at] = total;
         const float step = counts ? 127 * 256 / largest : 0;
         int32_t half[2] = {0, 0};
         for (int k = 0; k < BLOCK; ++k) {
@@ -53,6 +54,16 @@ class QuadRows {
         scales[at] = most < 0x7f800000 ? largest / 127 : NAN;
         sums[at] = scales[at] * float(half[0] + half[1]);
         halves[2 * at] = half[0], halves[2 * at + 1] = half[1];
+    }
+
+    // Decides which blocks of a row are wide, once all of them are set.
+    void finish(int64_t i) {
+        const int64_t blocks = width / BLOCK;
+        const float *scale = scales.get() + i * blocks, *magnitude = magnitudes.get() + i * blocks;
+        float total = 0;
+        for (int64_t b = 0; b < blocks; ++b) total += magnitude[b];
+        const float most = OUTLIER / 127 * total / float(width);
+        for (int64_t b = 0; b < blocks; ++b) wide[i * blocks + b] = scale[b] > most;
     }
 };
 
