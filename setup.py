@@ -29,7 +29,7 @@ FOLDER = Path("llms", "decoders", "cpu")
 OPTIONS = (
     # setuptools passes on the options that Python was compiled with: usually -fwrapv, and -march=native in
     # some distributions. An object must hold no instruction beyond its set.
-    *("-march=x86-64", "-mtune=generic", "-fno-wrapv", "-g0"),
+    *("-mtune=generic", "-fno-wrapv", "-g0"),
     *("-O3", "-std=c++17", "-pthread", "-fvisibility=hidden"),
     # NaN and infinity keep their meaning: a damaged weight must show in the logits.
     *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"),
@@ -59,9 +59,11 @@ native = load_native()
 
 def extensions() -> list[Extension]:
     """Return an extension for each instruction set; none, and one line that says so, on other platforms."""
-    if sysconfig.get_platform() != "linux-x86_64":
-        sys.stderr.write(f"no native code for {sysconfig.get_platform()}: it is written for linux-x86_64\n")
-        return []
+    system, _, machine = sysconfig.get_platform().partition("-")
+    sets = [one for one in native.SETS if one.machine == machine] if system == "linux" else []
+    if not sets:
+        known = ", ".join(sorted({f"linux-{one.machine}" for one in native.SETS}))
+        sys.stderr.write(f"no native code for {sysconfig.get_platform()}: it is written for {known}\n")
     return [
         Extension(
             f"{'.'.join(FOLDER.parts)}.{Path(one.object).stem}",
@@ -72,7 +74,7 @@ def extensions() -> list[Extension]:
             language="c++",
             optional=True,
         )
-        for one in native.SETS
+        for one in sets
     ]
 
 

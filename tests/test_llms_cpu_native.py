@@ -69,7 +69,7 @@ def test_without_compiler_or_instructions_there_is_no_code(
         ("cpu_flags", lambda: AVX2.needs, "the package was installed without its native code"),
         ("cpu_flags", lambda: AVX2.needs - {"f16c"}, "a CPU without f16c"),
         ("cpu_flags", frozenset, "a CPU without avx2"),
-        ("supported_platform", lambda: False, f"Linux on x86-64, this is {sys.platform}"),
+        ("supported_platform", lambda: False, f"Linux on x86-64 and 64-bit ARM, this is {sys.platform}"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(native, name, value)

@@ -113,9 +113,12 @@ def model_of_four_types(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @every_set()
 class TestInPlace(DecoderContract):
-    """The contract on a Qwen2 with biases whose matrices have four types; logits of about 0.7."""
+    """The contract on a Qwen2 with biases and four types, whose logits are about 0.7 and up to 3.
 
-    tolerance = 0.05
+    Activations in 8 bits leave 1 to 2 % of them; 0.08 was measured.
+    """
+
+    tolerance = 0.15
 
     @pytest.fixture
     def model(self, mixed: Any) -> Any:

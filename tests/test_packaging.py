@@ -7,6 +7,7 @@ pins and which take minutes to install, are lent to it from the environment that
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_the_wheel_has_native_code_for_any_python(built: tuple[Path, Path]) -> N
     assert "-py3-none-linux_x86_64" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         objects = {Path(name).name for name in archive.namelist() if name.endswith(".so")}
-    assert objects == {one.object for one in SETS}
+    assert objects == {one.object for one in SETS if one.machine == platform.machine()}
     with tarfile.open(sdist) as archive:
         assert not [name for name in archive.getnames() if name.endswith(".so")]
 

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <immintrin.h>
+
 namespace {
 
 constexpr int MAX_ROWS = 4;  // rows of activations at once; their sums fill half of the 16 registers
@@ -63,6 +65,9 @@ using Codes = Ints;
 
 ALWAYS_INLINE Ints zero_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 ALWAYS_INLINE Lanes to_float(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+
+float from_fp16(uint16_t x) { return _cvtsh_ss(x); }
+uint16_t to_fp16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 
 ALWAYS_INLINE Ints load_ints(const uint8_t* from) {
     return {_mm256_loadu_si256((const __m256i*)from), _mm256_loadu_si256((const __m256i*)from + 1)};

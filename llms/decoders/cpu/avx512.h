@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <immintrin.h>
+
 namespace {
 
 constexpr int MAX_ROWS = 8;  // rows of activations at once; their sums fill half of the 32 registers
@@ -50,6 +52,9 @@ using Codes = __m512i;
 
 ALWAYS_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
 ALWAYS_INLINE Lanes to_float(Ints x) { return _mm512_cvtepi32_ps(x); }
+
+float from_fp16(uint16_t x) { return _cvtsh_ss(x); }
+uint16_t to_fp16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 
 ALWAYS_INLINE Ints load_ints(const uint8_t* from) { return _mm512_loadu_si512(from); }
 ALWAYS_INLINE Ints broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }

@@ -23,7 +23,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <immintrin.h>
 #include <memory>
 
 #include "thread_pool.h"
@@ -48,14 +47,10 @@ uint16_t to_bf16(float x) {  // rounds to nearest, ties to even
     return x == x ? uint16_t(rounded) : uint16_t(0x7fc0);
 }
 
-float from_fp16(uint16_t x) { return _cvtsh_ss(x); }
-uint16_t to_fp16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
-void pause() { _mm_pause(); }
-
 constexpr int64_t AHEAD = 2048;  // bytes between what is multiplied and what is fetched
 
 ALWAYS_INLINE void prefetch(const uint8_t* from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch((const char*)from + i, _MM_HINT_T0);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
 // e^x by Cody and Waite's range reduction and a Taylor series up to x^6; the relative error is 2e-7.

@@ -7,7 +7,7 @@ library only.
 
     >>> from llms.decoders.cpu import native
     >>> [one.name for one in native.SETS]
-    ['AVX512-BF16', 'AVX512-VNNI', 'AVX2']
+    ['NEON', 'AVX512-BF16', 'AVX512-VNNI', 'AVX2']
     >>> native.missing() or native.load().instructions.name  # doctest: +SKIP
     'AVX512-BF16'
 """
@@ -63,17 +63,25 @@ class InstructionSet:
         name: Its usual name.
         needs: CPU flags that it needs, as Linux spells them.
         header: The header next to `matmul.h` that implements the products.
+        machine: The machine that has them, as `platform.machine` spells it.
+        base: The compiler's option for the least CPU that has them.
     """
 
     name: str
     needs: frozenset[str]
     header: str
+    machine: str = "x86_64"
+    base: str = "-march=x86-64"
 
     @property
     def options(self) -> tuple[str, ...]:
         """Return the compiler's options."""
-        allowed = (f"-m{flag.replace('_', '')}" for flag in sorted(self.needs))
-        return (*allowed, f'-DINSTRUCTIONS="{self.header}"')
+        flags = sorted(self.needs) if self.machine == "x86_64" else ()
+        return (
+            self.base,
+            *(f"-m{flag.replace('_', '')}" for flag in flags),
+            f'-DINSTRUCTIONS="{self.header}"',
+        )
 
     @property
     def object(self) -> str:
@@ -85,12 +93,21 @@ _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
 
 SETS = (
+    InstructionSet(
+        name="NEON",
+        needs=frozenset({"asimd", "asimddp"}),
+        header="neon.h",
+        machine="aarch64",
+        base="-march=armv8.2-a+dotprod",
+    ),
     InstructionSet(name="AVX512-BF16", needs=_VNNI | {"avx512_bf16"}, header="avx512.h"),
     InstructionSet(name="AVX512-VNNI", needs=_VNNI, header="avx512.h"),
     InstructionSet(name="AVX2", needs=_AVX2, header="avx2.h"),
 )
-"""Best first. BF16: AMD from Zen 4 on, Intel servers from Cooper Lake on. VNNI: Intel servers from Cascade
-Lake on, laptops of the 10th and 11th generation. AVX2: Intel from Haswell (2013), AMD from Zen (2017) on."""
+"""Best first of each machine. BF16: AMD from Zen 4 on, Intel servers from Cooper Lake on. VNNI: Intel servers
+from Cascade Lake on, laptops of the 10th and 11th generation. AVX2: Intel from Haswell (2013), AMD from Zen
+(2017) on. NEON: 64-bit ARM with dot products (Cortex-A76, Graviton 2); it was compiled and emulated, and has
+never run on such a machine."""
 
 
 class MatrixStruct(ctypes.Structure):
@@ -166,19 +183,19 @@ def cpu_flags() -> frozenset[str]:
     """Return the flags of the CPU as Linux spells them; empty on other systems."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("flags"):
+            if line.startswith(("flags", "Features")):  # x86-64, ARM
                 return frozenset(line.partition(":")[2].split())
     return frozenset()
 
 
 def supported_platform() -> bool:
-    """Return whether the kernels can be compiled here at all: on Linux on x86-64."""
-    return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    """Return whether the kernels can be compiled here at all: on Linux on x86-64 or 64-bit ARM."""
+    return sys.platform == "linux" and platform.machine() in {one.machine for one in SETS}
 
 
 def supported_sets() -> tuple[InstructionSet, ...]:
     """Return the sets that this CPU has, best first."""
-    return tuple(one for one in SETS if one.needs <= cpu_flags())
+    return tuple(one for one in SETS if one.needs <= cpu_flags() and one.machine == platform.machine())
 
 
 def load(name: str | None = None, folder: Path = FOLDER) -> LoadedKernels | str:
@@ -194,9 +211,11 @@ def load(name: str | None = None, folder: Path = FOLDER) -> LoadedKernels | str:
     if name not in (None, *(names := [one.name for one in SETS])):
         raise ValueError(f"expected an instruction set of {', '.join(names)}, or None; found {name!r}.")
     if not supported_platform():
-        return f"the kernels are written for Linux on x86-64, this is {sys.platform} on {platform.machine()}"
+        here = f"{sys.platform} on {platform.machine()}"
+        return f"the kernels are written for Linux on x86-64 and 64-bit ARM, this is {here}"
     if not supported_sets():
-        return f"a CPU without {min(SETS[-1].needs - cpu_flags())}"
+        least = [one for one in SETS if one.machine == platform.machine()][-1]
+        return f"a CPU without {min(least.needs - cpu_flags())}"
     wanted = [one for one in supported_sets() if name in (None, one.name)]
     if not wanted:
         return f"a CPU without {name}"

@@ -6,7 +6,6 @@
 
 #pragma once
 
-#include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -31,6 +30,15 @@ namespace {
 
 constexpr int SPINS = 2000;  // about 50 us, which is longer than the gap between two loops of a pass
 
+// Tells the CPU that this thread waits for another.
+inline void pause() {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#else
+    asm volatile("yield");
+#endif
+}
+
 // A counter that threads can wait on until it changes. They spin before they sleep, for a shorter time after waits that
 // ended asleep: on a machine that other programs keep busy, a spinning thread takes the core from the one it waits for.
 class Epoch {
@@ -39,7 +47,7 @@ class Epoch {
 
     void wait_while(uint32_t seen) {
         thread_local int spins = SPINS;
-        for (int i = 0; i < spins; ++i, _mm_pause())
+        for (int i = 0; i < spins; ++i, pause())
             if (now() != seen) {
                 spins = std::min(SPINS, 2 * spins);
                 return;
