@@ -12,8 +12,8 @@ from test_llms_decoder import tiny
 
 from llms.decoders import kv_store
 from llms.decoders.cpu.decoder import CpuDecoder
-from llms.decoders.kv_store import PAGE
 from llms.decoders.reference import ReferenceDecoder
+from llms.decoders.reference_plan import PAGE
 from llms.decoders.sampling import Sampling
 from llms.models.weights import weights_of
 

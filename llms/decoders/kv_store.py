@@ -16,10 +16,7 @@ from torch import Tensor
 
 from llms.decoders.base import SlotChecks
 from llms.decoders.pages import Pages
-
-PAGE = 32
-"""Tokens per page, a multiple of the 16 keys that a kernel scores at a time. A slot leaves half a page unused
-on average, and a fork that goes on copies up to one page: 0.7 MB of the embedded model."""
+from llms.decoders.reference_plan import PAGE
 
 SPARE_BYTES = 16 * 2**20
 """Bytes of free pages that are kept on the CPU for the next slot. A new page of the embedded model costs 180

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from llms.decoders.kv_store import PAGE
+from llms.decoders.reference_plan import PAGE
 
 
 class PassLayout:

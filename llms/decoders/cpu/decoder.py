@@ -21,8 +21,8 @@ from llms.decoders.cpu import LARGEST, gguf_unsuitable, native, suits
 from llms.decoders.cpu.native import BatchStruct, Forward, ModelStruct
 from llms.decoders.cpu.parameters import Parameters, of_gguf, of_weights
 from llms.decoders.cpu.weights import BlockFile, pack_model
-from llms.decoders.kv_store import PAGE, KVShape, SlotStore, StoredSlots
-from llms.decoders.reference_plan import PREFILL_CHUNK
+from llms.decoders.kv_store import KVShape, SlotStore, StoredSlots
+from llms.decoders.reference_plan import PAGE, PREFILL_CHUNK
 from llms.decoders.sampling import Sampling, sample, sample_each
 from llms.errors import UnsupportedModel
 from llms.models.gguf_model import GgufModel

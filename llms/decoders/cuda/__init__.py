@@ -101,7 +101,7 @@ def memory(checkpoint: Checkpoint, settings: LoadSettings, window: int) -> Decod
     scratch = max(*slices, qkv_rows * hidden)
     wide = chunk * max(slices[1] // hidden, qkv_rows)
     activations = chunk * max(inner, heads * head_dim)
-    residual = tokens * 6 * hidden
+    residual = (2 * chunk + 4 * tokens) * hidden
     gathered = 2 * token // config["num_hidden_layers"] + 4 * heads * head_dim * 2
     cache = token * window * settings.slots + IDLE_CACHE_BYTES
     return DecoderMemory(

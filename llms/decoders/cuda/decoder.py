@@ -148,7 +148,7 @@ class CudaDecoder(SlotChecks):
             part = self._upload(tokens[start : start + self._prefill.chunk])
             h = self._prefill.run(part, table, self._pages.lengths[slot])
             self.graphs.sampler.note(slot, self._pages.lengths[slot], part)
-            parts = [*parts, h] if whole else [h]
+            parts = [*parts, h.clone()] if whole else [h]
             self._pages.lengths[slot] += len(part)
         return parts[-1] if len(parts) == 1 else torch.cat(parts)
 

@@ -38,6 +38,11 @@ class Prefill:
         )
         widest = max(packed_slices(layer.gate_up)[0][1] * 16, self._qkv_rows)
         self._wide = torch.empty(self.chunk * widest, dtype=torch.bfloat16, device=device)
+        # The residual stream and its normalized copy. They are allocated here and not with each prompt, so
+        # that the memory of a process depends less on the longest prompt that it has read.
+        self._residual, self._normed = (
+            torch.empty(self.chunk, s.width, dtype=torch.bfloat16, device=device) for _ in range(2)
+        )
         # The hidden activations, or the result of attention.
         self._hidden = torch.empty(
             self.chunk * max(s.inner, s.heads * s.head_dim), dtype=torch.bfloat16, device=device
@@ -52,11 +57,11 @@ class Prefill:
             first: Position of the first token.
 
         Returns:
-            bf16 [n, width], the residual stream after the last layer.
+            bf16 [n, width], the residual stream after the last layer. The next call overwrites it.
         """
-        w = self._weights
-        h = w.embedding[tokens]
-        x = torch.empty_like(h)
+        w, n = self._weights, len(tokens)
+        h, x = self._residual[:n], self._normed[:n]
+        torch.index_select(w.embedding, 0, tokens, out=h)
         y: Tensor | None = None
         for index, layer in enumerate(w.layers):
             self._norm(h, y, layer.attention_gain, x)
