@@ -82,6 +82,7 @@ class Settings(BaseSettings):
         default="auto", description="which decoder runs"
     )
     require_gpu: bool = Field(default=False, description="refuse to run without a GPU")
+    download: bool = Field(default=False, description="download a model that is not on this machine")
     temperature: float = Field(default=0.0, ge=0, le=5, description="0 is greedy")
     top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus sampling")
     max_tokens: int = Field(default=512, ge=1, le=32768, description="most tokens of an answer")

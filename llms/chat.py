@@ -29,6 +29,7 @@ from pydantic import Field
 from llms.call import Call, plan_schema, plan_text
 from llms.errors import BadRequest
 from llms.models.catalog import AUTO, EMBEDDED, find
+from llms.models.checkpoint import Progress, no_progress
 from llms.params import ALIASES, GenerationFields, GenerationParams, LoadSettings, renamed
 from llms.protocols import ToolPicker
 from llms.structured import (
@@ -59,6 +60,7 @@ _NAMES = ALIASES | {"model_name": "model", "num_ctx": "window"}
 
 _WITHOUT_EFFECT_ON_ANSWERS = {
     "notify",
+    "progress",
     "adopted",
     "cache_dir",
     "streaming",
@@ -121,6 +123,8 @@ class LocalModel(GenerationFields, Serializable):
     """Stream to callbacks even if the caller uses `invoke`."""
     download: bool = False
     """Download a model that is not on this machine. Without it only the tiny model is downloaded (93 MB)."""
+    progress: Progress = Field(default=no_progress, exclude=True, repr=False)
+    """Receives the progress of a download: what is fetched, bytes so far, bytes in total."""
     notify: Callable[[str], None] = Field(default=to_stderr, exclude=True, repr=False)
     """Receives a line for the user, for example which model was chosen and why."""
 

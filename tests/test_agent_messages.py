@@ -37,6 +37,11 @@ def running(verb: str) -> click.Context:
         ("ask", "lower `max_tokens=`.", "lower `--max-tokens`."),
         ("ask", "give that as model=.", "give that as --model."),
         ("ask", "merge it (merge_adapter=True)", "merge it (--merge-adapter)"),
+        (
+            "ask",
+            "download this one (0.5 GB) with download=True",
+            "download this one (0.5 GB) with --download",
+        ),
         ("ask", "set window=4096; then", "set -o window 4096; then"),
         ("ask", "use model='my models/a b'", "use --model 'my models/a b'"),
         ("ask", "drop require_gpu=True or device='cuda'", "drop --require-gpu or --device cuda"),

@@ -99,6 +99,7 @@ def test_the_settings_of_the_model_are_its_own_fields() -> None:
     shared = Settings.model_fields.keys() & ChatLocal.model_fields.keys()
     assert shared == Settings.model_fields.keys() & LocalLLM.model_fields.keys()
     assert sorted(shared) == [
-        "adapter", "cache_bytes", "cache_dir", "decoder", "device", "max_tokens", "merge_adapter", "model",
-        "quantization", "repetition_penalty", "require_gpu", "seed", "temperature", "top_p", "window",
+        "adapter", "cache_bytes", "cache_dir", "decoder", "device", "download", "max_tokens",
+        "merge_adapter", "model", "quantization", "repetition_penalty", "require_gpu", "seed",
+        "temperature", "top_p", "window",
     ]  # fmt: skip

@@ -59,14 +59,14 @@ def download_bar() -> Iterator[Report]:
 
 def _lines() -> Report:
     """Return a callback that writes a line whenever another tenth of a download has arrived."""
-    began, first, shown = time.monotonic(), -1, -1
+    began, first, shown = time.monotonic(), -1, 0
 
     def write(what: str, done: int, total: int) -> None:
         nonlocal began, first, shown
         if first < 0:
             began, first = time.monotonic(), done
         tenth = 10 * done // max(total, 1)
-        if tenth <= shown or (shown < 0 and done == total):
+        if tenth <= shown:
             return
         shown = tenth
         rate = (done - first) / max(time.monotonic() - began, 1e-3)

@@ -36,9 +36,9 @@ Args: TypeAlias = SimpleNamespace
 """The parsed options of a verb, as attributes."""
 
 SETTINGS = (
-    "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "temperature",
-    "top_p", "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve", "planner",
-    "files", "embedding_precision", "embeddings",
+    "home", "model", "quantization", "adapter", "merge_adapter", "device", "require_gpu", "download",
+    "temperature", "top_p", "max_tokens", "seed", "window", "system", "store_dir", "chroma", "k", "approve",
+    "planner", "files", "embedding_precision", "embeddings",
 )  # fmt: skip
 """Settings that an option of the same name can give."""
 
@@ -287,6 +287,7 @@ MODEL_OPTIONS = section(
     flag("--merge-adapter", flag_value=True, default=None, help="fold the adapter into the weights"),
     option("--device", metavar="NAME", help="auto, cpu or cuda"),
     flag("--require-gpu", flag_value=True, default=None, help="refuse to run without a GPU"),
+    flag("--download", flag_value=True, default=None, help="download the model if it is not here"),
 )  # fmt: skip
 """Which model runs, how it is loaded, and how it samples."""
 
