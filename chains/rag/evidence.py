@@ -119,6 +119,23 @@ class CandidateSentence:
     sentence: Sentence
 
     @property
+    def in_context(self) -> str:
+        """The sentence as it is scored: after the items above it, and if it is short after its heading.
+
+        "No." says nothing; "Can I return shoes? No." does.
+        """
+        sentence = self.sentence
+        text = f"{sentence.parent}: {sentence.flat}" if sentence.parent else sentence.flat
+        short = len(content_words(sentence.flat)) < SHORT
+        heading = self.passage.heading.rpartition(" > ")[2]
+        return f"{heading} {text}" if short and heading and not self.is_earlier else text
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it stands in an older message that a mail quotes."""
+        return self.passage.heading.rpartition(" > ")[2].startswith(EARLIER_HEADING)
+
+    @property
     def place(self) -> tuple[str, int]:
         """The source and the offset in it, equal for one sentence that is reached through two chunks."""
         base = self.passage.start
@@ -131,19 +148,31 @@ class CandidateSentence:
 def candidate_sentences(passages: Sequence[Passage]) -> list[CandidateSentence]:
     """Return the sentences of `passages` that could answer, each place in a document once.
 
-    Headings and table rules are left out, because they name things and state nothing. If a chunk border cuts
-    a sentence, the longer half is kept.
+    Headings and table rules are left out, because they name things and state nothing. So are sentences of one
+    or two letters, unless they stand under a heading: "No." is an answer there. If a chunk border cuts a
+    sentence, the longer half is kept.
     """
     best: dict[tuple[str, int], CandidateSentence] = {}
     for passage in passages:
+        named = {_bare(part) for part in (passage.title, *passage.heading.split(" > "))}
         for sentence in split_sentences(passage.text):
-            if sentence.kind == "heading" or sum(char.isalnum() for char in sentence.text) < 3:
+            letters = sum(char.isalnum() for char in sentence.text)
+            if (
+                sentence.kind == "heading"
+                or letters < (1 if passage.heading else 3)
+                or _bare(sentence.text) in named
+            ):
                 continue
             one = CandidateSentence(passage, sentence)
             known = best.get(one.place)
             if known is None or len(known.sentence.text) < len(sentence.text):
                 best[one.place] = one
     return list(best.values())
+
+
+def _bare(text: str) -> str:
+    """Return a heading as it compares: without marks, numbers before it, and case."""
+    return re.sub(r"^[\d.()§\s]+|[\W_]+$", "", " ".join(text.split()).strip("# ")).casefold() or " "
 
 
 # 2. Whether the documents answer.
@@ -209,6 +238,11 @@ NEAR = 0.5
 """Least cosine of a later sentence, as a share of the best one's. The right ones had 0.6 or more."""
 UNKNOWN = -0.5
 """Score, in standard deviations, of a neighbour that is not a candidate, and the least that one can add."""
+SHORT = 4
+"""A sentence with fewer content words is scored together with its heading."""
+EARLIER, EARLIER_HEADING = 1.5, "Earlier message"
+"""What a sentence of an older, quoted message loses against the newest one, in standard deviations of the
+ranking score, and how the heading of such a message begins."""
 MOST_SCORED = 24
 """Candidates that the model scores. On the tuning half 16 find as many answers as 24 (0.50 in the first
 sentence, 0.77 in the best three) and 12 find fewer (0.50 and 0.73); more than 24 cost seconds."""
@@ -254,6 +288,7 @@ class Ranker:
         headings = _coverages(question, [f"{c.passage.title} {c.passage.heading}" for c in few], candidates)
         total = total + _neighbours(candidates, kept, total) + HEADING * standardized(headings)
         total = total + signals(question, few)
+        total = total - EARLIER * np.asarray([float(one.is_earlier) for one in few])
         best = [kept[i] for i in np.argsort(-total, kind="stable")] + rest
         near = cheap.get("cosine", np.ones(len(candidates)))
         return [candidates[i] for i in best if i == best[0] or near[i] >= NEAR * near.max()]
@@ -262,11 +297,11 @@ class Ranker:
         self, question: str, candidates: Sequence[CandidateSentence]
     ) -> dict[str, NDArray[np.float64]]:
         """Return the features that need no language model, one value for each candidate."""
-        texts = [f"{one.passage.title} {one.sentence.flat}" for one in candidates]
+        texts = [f"{one.passage.title} {one.in_context}" for one in candidates]
         table = {"coverage": _coverages(question, texts, candidates)}
         if self.embeddings is not None:
             vectors = unit_vectors(
-                self.embeddings, [f"{c.passage.title}: {c.sentence.flat}" for c in candidates]
+                self.embeddings, [f"{c.passage.title}: {c.in_context}" for c in candidates]
             )
             table["cosine"] = np.asarray(
                 vectors @ unit_vectors(self.embeddings, [question])[0], dtype=np.float64
@@ -309,9 +344,7 @@ def _likelihoods(
     passages: dict[int, Passage] = {one.passage.number: one.passage for one in candidates}
     continuation = f" {question.strip()}"
     template = load_prompt("chains.rag", "likelihood")
-    contexts = [one.sentence.flat for one in candidates] + [
-        " ".join(p.text.split()) for p in passages.values()
-    ]
+    contexts = [one.in_context for one in candidates] + [" ".join(p.text.split()) for p in passages.values()]
     requests = [(template.substitute(context=text), [continuation]) for text in contexts]
     scores = [row[0] for row in scorer.score_many(requests)]
     by_passage = dict(zip(passages, scores[len(candidates) :], strict=True))

@@ -37,6 +37,7 @@ def extract(
     seen: set[str] = set()
     for one in ranked:
         text = one.sentence.text.strip() if one.sentence.kind == "code" else one.sentence.flat
+        text = f"{one.sentence.parent}: {text}" if one.sentence.parent else text
         if text.casefold() in seen:
             continue
         seen.add(text.casefold())

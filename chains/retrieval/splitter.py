@@ -41,7 +41,8 @@ class SplitterConfig:
         max_tokens: The length of a chunk, including its header. A larger value than the embedder's window is
             possible; the vector of such a chunk is the mean of its parts.
         overlap_tokens: How many tokens of a chunk the next one may repeat, from the start of a sentence.
-        min_tokens: Neighbouring sections are merged as long as they have at most this many tokens together.
+        min_tokens: Neighbouring blocks under one heading are merged as long as they have at most this many
+            tokens together.
         version: The version of the splitting rules.
 
     >>> from chains.retrieval import SplitterConfig
@@ -113,20 +114,21 @@ class Splitter:
         return chunks
 
     def _merge_small(self, document: ParsedDocument) -> Iterator[Block]:
-        """Yield the blocks with small neighbours merged, since one line under a heading says little alone.
+        """Yield the blocks with small neighbours merged, as far as no heading is lost.
 
-        Only blocks on one page and under one parent heading are merged. The merged block has the heading that
-        they share, or the first heading if the second lies below it.
+        A section under a heading of its own stays by itself: in a list of questions each answer belongs to
+        its question. Merged are neighbours on one page that have one heading; a heading without text of its
+        own and the section below it, whose path of headings contains it; and definitions in source code,
+        whose names stand in the text.
         """
         merged: Block | None = None
         for block in document.blocks:
             if not document.text[block.start : block.end].strip():
                 continue
             if merged is not None:
-                heading = _shared_heading(merged.heading, block.heading)
-                same = heading is not None and merged.page == block.page
-                if same and self._fits_min_tokens(document.text, merged, block):
-                    merged = replace(merged, end=block.end, heading=heading or "")
+                heading = _merged_heading(document, merged, block)
+                if heading is not None and self._fits_min_tokens(document.text, merged, block):
+                    merged = replace(merged, end=block.end, heading=heading)
                     continue
                 yield merged
             merged = block
@@ -224,9 +226,28 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _shared_heading(first: str, second: str) -> str | None:
-    """Return the heading for two merged blocks, or None if they do not have a parent heading in common."""
-    if first == second or second.startswith(f"{first} > "):
-        return first
-    a, b = first.rpartition(" > ")[0], second.rpartition(" > ")[0]
+def _merged_heading(document: ParsedDocument, first: Block, second: Block) -> str | None:
+    """Return the heading of two blocks as one, or None if one of them would lose its own."""
+    if first.page != second.page:
+        return None
+    if first.heading == second.heading:
+        return first.heading
+    below = not first.heading or second.heading.startswith(f"{first.heading} > ")
+    if below and _is_heading_only(document, first):
+        return second.heading
+    if document.kind != "source":
+        return None
+    if below:
+        return first.heading
+    a, b = first.heading.rpartition(" > ")[0], second.heading.rpartition(" > ")[0]
     return a if a == b else None
+
+
+def _is_heading_only(document: ParsedDocument, block: Block) -> bool:
+    """Return whether a block is nothing but its heading, or the document's title."""
+    text = _letters(document.text[block.start : block.end])
+    return text in (_letters(block.heading.rpartition(" > ")[2]), _letters(document.title))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text[:1000]).casefold()

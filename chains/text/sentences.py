@@ -13,7 +13,7 @@ Cyrillic, Greek, CJK, Arabic and Devanagari scripts are known; a text in another
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chains.text.rows import cells, label
@@ -22,6 +22,9 @@ Kind = Literal["prose", "item", "heading", "code", "table", "row"]
 
 MAX_CHARS = 600
 """A longer sentence is cut at the last space before this length, so a 100 MB line becomes short spans."""
+
+_PARENT_CHARS = 80
+"""Characters of an item that are kept for the items below it."""
 
 _ABBREVIATIONS = frozenset(
     "e.g i.e etc cf vs viz al fig figs eq eqs no nos nr vol ch sec p pp ed eds rev approx resp incl excl ca "
@@ -45,12 +48,16 @@ _OPENER = re.compile(r"[\s\"'“‘«(\[*_`]*")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence and its place: `start` and `end` are character offsets into the text it comes from."""
+    """A sentence and its place: `start` and `end` are character offsets into the text it comes from.
+
+    `parent` is the text of the list items above a nested item, without which it may say nothing.
+    """
 
     text: str
     start: int
     end: int
     kind: Kind
+    parent: str = ""
 
     @property
     def flat(self) -> str:
@@ -69,11 +76,24 @@ def split_sentences(text: str, *, max_chars: int = MAX_CHARS) -> list[Sentence]:
         max_chars: A longer sentence is cut at a space.
     """
     found: list[Sentence] = []
+    above: list[tuple[int, str]] = []  # the open list items: their indentation and text
     for start, end, kind in _blocks(text):
+        depth = _indentation(text, start)
+        above = [item for item in above if item[0] < depth] if kind == "item" or depth == 0 else above
+        parent = ", ".join(item for _, item in above) if kind == "item" else ""
         spans = _ends(text, start, end) if kind in ("prose", "item") else [(start, end)]
-        for first, last in spans:
-            found.extend(_bounded(text, first, last, kind, max_chars))
+        sentences = [s for first, last in spans for s in _bounded(text, first, last, kind, max_chars)]
+        found += [replace(one, parent=parent) for one in sentences] if parent else sentences
+        if kind == "item" and sentences:
+            above.append((depth, sentences[0].flat.rstrip(":")[:_PARENT_CHARS]))
     return found
+
+
+def _indentation(text: str, at: int) -> int:
+    """Return the columns before the first character of the line that holds offset `at`."""
+    start = text.rfind("\n", 0, at) + 1
+    line = text[start : at + 1].expandtabs(4)
+    return len(line) - len(line.lstrip())
 
 
 def _lines(text: str) -> Iterator[tuple[int, int]]:
