@@ -208,7 +208,20 @@ def message_text(message: BaseMessage) -> str:
 
     Raises:
         TextOnly: A block is not text.
+        BadRequest: The text holds half of a surrogate pair, which no tokenizer accepts.
     """
+    text = _joined_text(message)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            f"expected whole characters in a {type(message).__name__}, found half of a surrogate pair "
+            f"({text[error.start]!r}) at {error.start}; decode the text with errors='replace'"
+        ) from error
+    return text
+
+
+def _joined_text(message: BaseMessage) -> str:
     if isinstance(message.content, str):
         return message.content
     parts: list[str] = []

@@ -26,7 +26,7 @@ def test_a_character_is_never_cut() -> None:
     assert "".join(parts) + detokenizer.flush() == data.decode()
     assert all("\ufffd" not in part for part in parts)
     broken = Detokenizer(byte_text)
-    assert [broken.push(b) for b in "😀".encode()[:2]] == ["", ""] and "\ufffd" in broken.flush()
+    assert [broken.push(b) for b in "😀".encode()[:2]] == ["", ""] and broken.flush() == ""
 
 
 def test_common_prefix() -> None:

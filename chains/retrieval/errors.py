@@ -136,3 +136,19 @@ class BadFilter(QueryError):
 
 class EmbedderUnavailable(RetrievalError):
     """The embedding model cannot be loaded."""
+
+
+def require_whole_characters(what: str, text: str, error: type[RetrievalError]) -> None:
+    """Raise `error` if a text holds half of a surrogate pair, which has no place in UTF-8.
+
+    >>> require_whole_characters("a query", chr(0xD83D), BadFilter)
+    Traceback (most recent call last):
+    chains.retrieval.errors.BadFilter: expected whole characters in a query, found half of a ...
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as found:
+        raise error(
+            f"expected whole characters in {what}, found half of a surrogate pair "
+            f"({text[found.start]!r}) at {found.start}; decode the text with errors='replace'"
+        ) from found

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from langchain_core.embeddings import Embeddings
 
-from chains.retrieval.errors import EmbedderUnavailable
+from chains.retrieval.errors import EmbedderUnavailable, QueryError, require_whole_characters
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +102,8 @@ class BertEncoder(Embeddings):
     def _embed(self, texts: list[str]) -> list[list[float]]:
         import torch
 
+        for number, text in enumerate(texts):
+            require_whole_characters(f"text {number}", text, QueryError)
         rows = [row.ids for row in self._tokenizer.encode_batch(texts)]
         # Texts of similar length share a batch, so that little of it is padding.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from chains.retrieval.chroma import NearestNeighbours
 from chains.retrieval.document import ChunkRecord
 from chains.retrieval.embedder import Embedder
-from chains.retrieval.errors import BadFilter, EmbedderUnavailable, EmptyQuery
+from chains.retrieval.errors import (
+    BadFilter,
+    EmbedderUnavailable,
+    EmptyQuery,
+    QueryError,
+    require_whole_characters,
+)
 from chains.retrieval.filters import Filter, allowed_rows
 from chains.retrieval.full_text import keyword_query
 from chains.retrieval.index import DECIMALS
@@ -212,6 +218,7 @@ class Searcher:
         """Return the hits that answer `query` best; raise EmptyQuery or BadFilter."""
         if not query.strip():
             raise EmptyQuery(f"expected a question, found {query!r}; ask with at least one word")
+        require_whole_characters("a question", query, QueryError)
         among = None if options.filter is None else allowed_rows(self._manifest, options.filter)
         if among == [] or self._manifest.empty:
             return []

@@ -232,7 +232,7 @@ def _merged_heading(document: ParsedDocument, first: Block, second: Block) -> st
         return None
     if first.heading == second.heading:
         return first.heading
-    below = not first.heading or second.heading.startswith(f"{first.heading} > ")
+    below = first.heading in ("", document.title) or second.heading.startswith(f"{first.heading} > ")
     if below and _is_heading_only(document, first):
         return second.heading
     if document.kind != "source":

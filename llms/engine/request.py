@@ -48,8 +48,8 @@ class Detokenizer:
         return self._advance(text)
 
     def flush(self) -> str:
-        """Return the text that is left at the end. An incomplete character becomes U+FFFD."""
-        return self._advance(self._decode(self._ids)) if self._pending else ""
+        """Return the text that is left at the end, without a character that the end cuts in half."""
+        return self._advance(self._decode(self._ids)).rstrip(_REPLACEMENT) if self._pending else ""
 
     def _advance(self, text: str) -> str:
         new, self._pending, self._shown = text[len(self._shown) :], 0, text
