@@ -197,7 +197,7 @@ class Parts:
 
         with suppress(EmbedderUnavailable):
             return multilingual_file()
-        notify = {} if self._notify is None else {"notify": self._notify}
+        notify: dict[str, Any] = {} if self._notify is None else {"notify": self._notify}
         try:
             return fetch(MULTILINGUAL_EMBEDDER, self.settings.folders.cache, **notify)
         except LLMError as error:

@@ -217,3 +217,15 @@ def test_a_text_without_paragraphs_is_cut(text: str) -> None:
     found = chunks(text, "a.log")
     assert len(found) > 5 and all(text[c.start : c.end] == c.text for c in found)
     assert "".join("".join(c.text.split()) for c in found) == "".join(text.split())
+
+
+def test_sections_of_several_files_are_cited_in_their_own() -> None:
+    text = "The gate closes at ten.\n\nThe lamp is lit at dusk."
+    at = text.index("The lamp")
+    sections = [(0, at, "a.pdf", "Gate", "Hours", 3, None), (at, len(text), "b.txt", "", "", None, 7)]
+    given = TextAtHand(text=text, source="both", read=True, fresh=True, sections=sections)
+    with store_of(given, "when is the lamp lit", ByWords()) as store:
+        [gate] = store._manifest.chunks_of("a.pdf")
+        [lamp] = store._manifest.chunks_of("b.txt")
+        assert (gate.heading, gate.page, gate.text) == ("Hours", 3, "The gate closes at ten.")
+        assert text[lamp.start : lamp.end] == lamp.text and lamp.place == {"line": 7}

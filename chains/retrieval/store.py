@@ -408,9 +408,11 @@ class DocumentStore:
             ValueError: The text contains half a surrogate pair.
             EmptyDocument: The text is blank.
         """
-        refuse_surrogates(text, f"the text of {source!r}")
-        document = self._parser.parse_text(source, text)
-        self._choose_embedder(lambda: [text])
+        if isinstance(text, str):
+            refuse_surrogates(text, f"the text of {source!r}")
+            text = self._parser.parse_text(source, text)
+        document = text
+        self._choose_embedder(lambda: [document.text])
         chunks = self._settings.splitter.split(document)
         if likely_for is not None and len(chunks) > most:
             asked = set(content_words(likely_for))
