@@ -116,7 +116,11 @@ def answer_text(answer: Answer) -> str:
 
 
 def _place(citation: Citation) -> str:
-    parts = [citation.source, citation.heading, f"page {citation.page}" if citation.page is not None else ""]
+    parts = [
+        citation.source,
+        citation.heading,
+        f"page {citation.label or citation.page}" if citation.page is not None else "",
+    ]
     return ", ".join(part for part in parts if part)
 
 

@@ -177,7 +177,7 @@ def place(facts: Mapping[str, Any], *, linked: bool = False) -> str:
     """
     source = str(facts.get("source") or "")
     named = printable(display_path(source) + (f":{facts['line']}" if facts.get("line") else ""))
-    page = f"page {facts['page']}" if facts.get("page") else ""
+    page = f"page {facts.get('label') or facts['page']}" if facts.get("page") else ""
     heading = printable(str(facts.get("heading") or ""))
     parts = (link(source, named) if linked else named, page, heading)
     return ", ".join(part for part in parts if part)

@@ -19,7 +19,8 @@ class Citation:
     """A span of a document, quoted verbatim.
 
     `quote` is the span with its line breaks. `start` and `end` are its character offsets into the stored text
-    of `source`; `page` and `line` count from 1. They are None if the retriever does not report them.
+    of `source`; `page` and `line` count from 1. They are None if the retriever does not report them. `label`
+    is the page number as it is printed ("iv", "A-3"), if it differs from `page`.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Citation:
     chunk_id: str
     title: str = ""
     line: int | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Passage:
     chunk_id: str
     cosine: float | None
     line: int | None = None
+    label: str = ""
 
     def cite(self, number: int, start: int, end: int) -> Citation:
         """Return a citation of the characters `start` to `end` of this passage."""
@@ -63,6 +64,7 @@ class Passage:
             chunk_id=self.chunk_id,
             title=self.title,
             line=None if self.line is None else self.line + self.text.count("\n", 0, start),
+            label=self.label,
         )
 
     def whole(self, number: int) -> Citation:
@@ -108,6 +110,7 @@ def _passage(number: int, document: Document) -> Passage:
         chunk_id=str(meta.get("chunk_id") or document.id or f"{source}#{number}"),
         cosine=float(cosine) if isinstance(cosine, int | float) and -1 <= cosine <= 1 else None,
         line=line if isinstance(line, int) else None,
+        label=str(meta.get("label") or "") if page is not None else "",
     )
 
 

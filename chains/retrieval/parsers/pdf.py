@@ -29,7 +29,7 @@ _NO_TITLE = re.compile(
 )
 MAX_PAGES = 20_000
 _MAX_ENTRIES = 5_000
-_OCR_HINT = "install the extra [ocr] to read them"
+_OCR_HINT = "run the file through OCR first"
 
 
 def parse_pdf(name: str, data: bytes) -> ParsedDocument:

@@ -107,8 +107,10 @@ def parse_page(text: str) -> Any:
     except etree.ParserError:
         return None
     for element in root.iter(etree.Element):
-        if element.tag.startswith("{") or ":" in element.tag:
-            element.tag = element.tag.rpartition("}")[2].rpartition(":")[2] or "span"
+        if not element.tag.isalnum():  # a name space, or a bracket in the text that looked like an element
+            element.tag = (
+                re.sub(r"[^\w-]|^[\d-]+", "", element.tag.rpartition("}")[2].rpartition(":")[2]) or "span"
+            )
     return root
 
 
