@@ -207,6 +207,27 @@ def test_excel_cells_are_as_shown_and_what_is_hidden_is_not_there() -> None:
     assert "1 formulas have no saved value" in document.partly
 
 
+def test_excel_groups_of_columns_totals_and_sparse_rows() -> None:
+    groups = [
+        ["", 2025, None, 2026, None],
+        ["Region", "Plan", "Actual", "Plan", "Actual"],
+        ["East", 1, 2, 3, 4],
+    ]
+    merge = lambda made, sheet: [sheet.merge_cells("B1:C1"), sheet.merge_cells("D1:E1")]  # noqa: E731
+    assert lines(parsed("a.xlsx", book([*groups, ["West", 5, 6, 7, 8]], merge)))[0] == (
+        "Region: East; 2025 Plan: 1; 2025 Actual: 2; 2026 Plan: 3; 2026 Actual: 4"
+    )
+    invoice = [
+        ["Pos", "What", "Price", "Sum"],
+        [1, "Nails", 2, 4],
+        [2, "Saw", 9, 9],
+        [None, None, "Total", 13],
+    ]
+    assert lines(parsed("a.xlsx", book(invoice)))[-1] == "Total: 13"
+    rota = [["", "Mon", "Tue"], ["Ada", "early", None], ["Bo", None, "late"]]
+    assert lines(parsed("a.xlsx", book(rota))) == ["Ada; Mon: early", "Bo; Tue: late"]
+
+
 def test_excel_two_tables_side_by_side_and_a_form() -> None:
     rows = [
         ["Item", "Price", None, "Employee", "Extension"],

@@ -240,24 +240,22 @@ def _top(rows: Sequence[Row], width: int) -> int:
 
 
 def _is_header_over(row: Row, below: Sequence[Row]) -> bool:
-    return (
-        len(row.spans) > 0
-        and len(below) > 1
-        and all(kind_of_cell(row.cells[at]) != "number" for at in row.filled())
-    )
+    """Return whether a row with merged cells, such as one of years, groups the columns below it."""
+    numbers = [row.cells[at] for at in row.filled() if kind_of_cell(row.cells[at]) == "number"]
+    return len(row.spans) > 0 and len(below) > 1 and (not numbers or _is_series(numbers))
 
 
 def _column_kinds(rows: Sequence[Row], width: int) -> tuple[Kind, ...]:
-    """Return the kind that at least seven of ten filled cells of each column have, or ""."""
+    """Return the kind that at least six of ten filled cells of each column have, or ""."""
     found: list[Kind] = []
     for at in range(width):
         kinds = Counter(kind_of_cell(row.cells[at]) for row in rows if at < len(row.cells) and row.cells[at])
         numbers = kinds["number"]
-        if kinds["code"] and numbers + kinds["code"] >= 0.7 * kinds.total() and numbers < 0.7 * kinds.total():
+        if kinds["code"] and numbers + kinds["code"] >= 0.6 * kinds.total() and numbers < 0.6 * kinds.total():
             found.append("code")
             continue
         common = kinds.most_common(1)
-        found.append(common[0][0] if common and common[0][1] >= 0.7 * kinds.total() else "")
+        found.append(common[0][0] if common and common[0][1] >= 0.6 * kinds.total() else "")
     return tuple(found)
 
 
@@ -285,7 +283,7 @@ def _names_columns(row: Row, below: Sequence[Row]) -> bool:
         return False
     if row.bold and not all(other.bold for other in below):
         return True
-    width = max(len(one.filled()) for one in (row, *below))
+    width = len({at for one in (row, *below) for at in one.filled()})
     named = sum(map(names_column, cells))
     below_kinds = _column_kinds(below, len(row.cells))
     over = [
@@ -359,7 +357,8 @@ def _is_form(rows: Sequence[Row]) -> bool:
         return True
     firsts = [row.cells[row.filled()[0]] for row in rows if row.filled()]
     short = all(len(first) <= _LABEL_CHARS and kind_of_cell(first) != "number" for first in firsts)
-    return pairs == len(rows) and short and len(set(firsts)) == len(firsts)
+    columns = {at for row in rows for at in row.filled()}
+    return pairs == len(rows) and len(columns) <= 2 and short and len(set(firsts)) == len(firsts)
 
 
 # Lines.
@@ -393,7 +392,7 @@ def _table(header: _Header, rows: Iterable[Row]) -> Iterator[Line]:
         alone = len(filled) == 1 and filled[0] == 0 and (0 in row.spans or len(header.columns) > 2)
         if names and alone and kind != "number":
             yield row.line(first)  # a group's name among the rows
-        elif names and filled[0] == 0 and kind == "text" and header.kinds[:1] == ("number",):
+        elif names and kind in ("text", "code") and header.kinds[filled[0] : filled[0] + 1] == ("number",):
             yield row.line(_total(names, row, filled))
         else:
             yield row.line(_pairs(names, row, filled))
@@ -412,9 +411,10 @@ def _pairs(names: Sequence[str], row: Row, filled: Sequence[int]) -> str:
 
 def _total(names: Sequence[str], row: Row, filled: Sequence[int]) -> str:
     """Return a row whose first cell is not of its column: a total, or a label with its value."""
-    if len(filled) == 2 and filled[1] == 1 and len(row.cells) > 2:
-        return f"{row.cells[0].rstrip(' :')}: {row.cells[1]}"
-    return _pairs(["", *names[1:]], row, filled)
+    first = filled[0]
+    if len(filled) == 2 and len(names) > 2 and (first or filled[1] == 1):
+        return f"{row.cells[first].rstrip(' :')}: {row.cells[filled[1]]}"
+    return _pairs([*names[:first], "", *names[first + 1 :]], row, filled)
 
 
 # Tables side by side.
