@@ -212,7 +212,7 @@ class Engine:
         """
         self._thread.stop(None)
         if self._inbox.usable:
-            self._end_all(_closed())
+            self._leave()
 
     @property
     def closed(self) -> bool:
@@ -225,7 +225,7 @@ class Engine:
         self._thread.start(ref(self))
         self._inbox.put(mail)
         if self.closed:  # The thread may have ended before this arrived.
-            self._end_all(_closed())
+            self._leave()
 
     # ---- The engine's thread -------------------------------------------------------------------
 
@@ -239,8 +239,15 @@ class Engine:
                     return True
             except BaseException as error:
                 self._recover(error)
-        self._end_all(_closed())
+                return True
+        self._leave()
         return False
+
+    def _leave(self) -> None:
+        """End everything that is queued or running in a closed engine."""
+        for mail in self._inbox.collect():
+            self._take(mail)
+        self._end_all(LLMError("expected a loaded model, found that it was unloaded meanwhile; ask again"))
 
     def _take(self, mail: EngineMail) -> None:
         if isinstance(mail, ScoreJob):
@@ -288,9 +295,7 @@ class Engine:
             self.table.reset()
 
     def _end_all(self, error: BaseException) -> None:
-        """End all requests and scoring jobs with an error. None may be left waiting for ever."""
-        for mail in self._inbox.collect():
-            self._take(mail)
+        """End all requests and scoring jobs that were taken in. None may be left waiting for ever."""
         for sequence in [*self.scheduler.active, *self.scheduler.waiting]:
             sequence.slot, sequence.pending, sequence.pending_step = None, 0, None
             with suppress(BaseException):
@@ -299,7 +304,3 @@ class Engine:
         self.scheduler.active, self.scheduler.waiting = [], []
         with suppress(BaseException):
             self.scores.fail_all(error)
-
-
-def _closed() -> LLMError:
-    return LLMError("expected a loaded model, found that it was unloaded meanwhile; ask again")

@@ -290,7 +290,7 @@ class StepRunner:
 
     def _batches(self, portions: list[Portion]) -> Iterator[list[Portion]]:
         """Yield portions that run in one pass: of similar sizes, and with the same kind of logits."""
-        budget = self._scheduler.budget[0]
+        budget = max(self._scheduler.budget)
         for every in (False, True):
             same = [p for p in portions if isinstance(p[0], Strand) and p[0].every]
             if not every:

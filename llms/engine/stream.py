@@ -206,7 +206,7 @@ class Stream:
 
     def _collect(self) -> None:
         """Read nothing before the end, so that the engine neither waits for the reader nor wakes it."""
-        if not self.collects:
+        if not self.collects and not self.done:
             self.collects = True
             self._inbox.wake()
 
