@@ -67,7 +67,7 @@ class SlotTable:
     @property
     def available(self) -> int:
         """The number of slots that `acquire` can assign, including idle ones."""
-        return self._decoder.max_slots - len(self._busy) - len(self._unknown)
+        return self._decoder.max_slots - len(self._busy)
 
     @property
     def idle_bytes(self) -> int:

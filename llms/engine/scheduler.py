@@ -130,6 +130,8 @@ class Scheduler:
             left -= count
             sequence.turn = self._steps
             plan.prompts.append((sequence, count))
+        if self._scores.active and not self._scores.running and self._table.available == 0:
+            self._pause()  # The slots of slow readers would otherwise be taken for ever.
         others = plan.decode or plan.prompts
         scores = self.budget.next_to_others if others else self.budget.scores
         plan.scores = list(self._scores.portions(scores, self._spare()))
