@@ -7,17 +7,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from engine_samples import until
+from engine_samples import MODEL, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_decoder import ScriptedDecoder
 from scripted_requests import by_hand, check_cache, limit_steps, plain, request, whole
 from test_llms_engine_ahead import ACTIONS, asked
 
+from llms.decoders.reference import ReferenceDecoder
 from llms.engine.engine import Engine
 from llms.engine.stream import Stream, _call_soon
 from llms.errors import LLMError, NotEnoughMemory
@@ -76,14 +78,17 @@ def read(stream: Stream, action: str) -> list[int]:
             return found
 
 
-@settings(max_examples=150, deadline=None)
-@given(
+SCHEDULES = (
     st.lists(asked(), min_size=1, max_size=6),
     st.lists(ACTIONS, max_size=20),
     FAULTS,
     st.booleans(),
     st.sampled_from([500, 60]),
 )
+
+
+@settings(max_examples=150, deadline=None)
+@given(*SCHEDULES)
 def test_every_answer_is_right_or_an_error(
     requests: list[dict[str, Any]],
     schedule: list[tuple[str, int]],
@@ -91,6 +96,30 @@ def test_every_answer_is_right_or_an_error(
     ahead: bool,
     pages: int,
 ) -> None:
+    play(requests, schedule, faults, ahead, pages)
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000, deadline=None)
+@given(*SCHEDULES)
+def test_every_answer_of_20000_schedules_is_right_or_an_error(
+    requests: list[dict[str, Any]],
+    schedule: list[tuple[str, int]],
+    faults: dict[int, tuple[type[BaseException], bool]],
+    ahead: bool,
+    pages: int,
+) -> None:
+    play(requests, schedule, faults, ahead, pages)
+
+
+def play(
+    requests: list[dict[str, Any]],
+    schedule: list[tuple[str, int]],
+    faults: dict[int, tuple[type[BaseException], bool]],
+    ahead: bool,
+    pages: int,
+) -> None:
+    """Read requests by a schedule while the decoder fails; check every answer, and then the cache."""
     decoder = Faulty(faults, ahead=ahead, pages=pages)
     engine = Engine(decoder, max_batch=5)
     limit_steps(engine, 2000)
@@ -116,6 +145,91 @@ def test_every_answer_is_right_or_an_error(
     decoder.faults = {}
     until(lambda: not engine.table._busy and not engine.scheduler.active)
     check_cache(engine, decoder, streams, [streams[i] for i in closed | ended])
+
+
+CALLS = ("step", "prefill", "fork", "truncate", "free")
+
+
+class FailingCall:
+    """Lets the n-th call of a decoder's methods fail, before or after its work."""
+
+    def __init__(self, decoder: Any, error: type[Exception], at: int, *, after: bool) -> None:
+        self.count, self.at = 0, at
+        for name in CALLS:
+            work = getattr(decoder, name)
+
+            def call(*args: Any, work: Any = work, **kwargs: Any) -> Any:
+                self.count += 1
+                if self.count != self.at:
+                    return work(*args, **kwargs)
+                if after:
+                    work(*args, **kwargs)
+                raise error("planted")
+
+            setattr(decoder, name, call)
+
+
+def _workload(engine: Engine) -> tuple[list[list[int] | None], list[list[float]] | None]:
+    """Run answers, read in three ways, next to scoring. Return None in place of what failed."""
+    prompts = [[*range(20), 1], [*range(20), 2, 3], [5, 6], [7] * 30]
+    items = [([*range(18), i], [[1], [2, 3], [4, 5, 6]]) for i in range(3)]
+    with ThreadPoolExecutor(1) as pool:
+        scoring = pool.submit(engine.score, items)
+        streams = engine.submit_all([request(plain(prompt, 5)) for prompt in prompts])
+        left = engine.submit(request(plain([9, 9], 9)))
+        left.close()
+        found: list[list[int] | None] = []
+        for number, stream in enumerate(streams):
+            try:
+                read = asyncio.run(stream.aresult()) if number % 2 else stream.result()
+                found.append([t for piece in read for t in piece.tokens])
+            except (Planted, MemoryError, LLMError):
+                found.append(None)
+        try:
+            scores: list[list[float]] | None = scoring.result(30)
+        except (Planted, MemoryError, LLMError):
+            scores = None
+    return found, scores
+
+
+def _decoders() -> dict[str, Callable[[], Any]]:
+    return {
+        "scripted": lambda: ScriptedDecoder(slots=6),
+        "scripted in turn": lambda: ScriptedDecoder(slots=6, ahead=False),
+        "reference": lambda: ReferenceDecoder(MODEL, max_slots=6),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["scripted", "scripted in turn", pytest.param("reference", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("error", [Planted, MemoryError])
+def test_wherever_a_call_fails_decoder_and_record_agree(
+    kind: str, after: bool, error: type[Exception]
+) -> None:
+    """The n-th call fails, for every n; what is delivered is right, and so is all that follows."""
+    make = _decoders()[kind]
+    plain_answers, plain_scores = _workload(Engine(make()))
+    at = 0
+    while True:
+        at += 1
+        decoder = make()
+        engine = Engine(decoder)
+        failing = FailingCall(decoder, error, at, after=after)
+        answers, scores = _workload(engine)
+        failing.at, calls = 0, failing.count
+        for found, expected in zip(answers, plain_answers, strict=True):
+            assert found in (None, expected)
+        assert scores is None or scores == [pytest.approx(row, abs=1e-3) for row in plain_scores or ()]
+        until(lambda e=engine: not e.scheduler.active and not e.scores.active and not e.runner.pending_steps)
+        recorded = {slot: len(tokens) for slot, tokens in engine.table._tokens.items()}
+        for slot in range(decoder.max_slots):
+            assert slot in engine.table._unknown or decoder.length(slot) == recorded.get(slot, 0)
+        assert _workload(engine)[0] == plain_answers
+        engine.close()
+        if calls < at:
+            return
 
 
 class Interrupted(Exception):

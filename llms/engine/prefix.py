@@ -269,10 +269,15 @@ class SlotTable:
         for slot in range(self._decoder.max_slots):
             if slot not in self._tokens and slot not in self._unknown:
                 return slot
-        for slot in self._idle:
+        for slot in list(self._idle):
             if slot != source:
                 self._drop(slot)
-                return slot
+                if slot not in self._unknown:
+                    return slot
         if source is not None and source in self._idle:
             return source
+        for slot in list(self._unknown):
+            self._drop(slot)
+            if slot not in self._unknown:
+                return slot
         raise LookupError(f"expected a free slot, found all {self._decoder.max_slots} busy")
