@@ -58,7 +58,7 @@ def passages(place: str, count: int = 2) -> list[Document]:
 def chain_of(chat: ChatLocal) -> Any:
     """Return a rag chain whose retriever finds the documents about the place that the question names."""
     found = {place: passages(place) for place in PLACES}
-    retriever = RunnableLambda(lambda q: found[next(place for place in PLACES if place in q)])
+    retriever: Any = RunnableLambda(lambda q: found[next(place for place in PLACES if place in q)])
     return rag_chain(chat, retriever, mode="extractive", threshold=-1.0)
 
 
