@@ -192,7 +192,7 @@ def test_equal_rows_of_scoring_are_computed_once_and_equal_jobs_end_in_order() -
     decoder = ScriptedDecoder(slots=40)
     expected = Engine(decoder).score(items)
     alone = sum(sum(counts.values()) for counts, _ in decoder.steps)
-    decoder = ScriptedDecoder(slots=40, pause=0.001)
+    decoder = ScriptedDecoder(slots=40, pause=0.02)
     engine = Engine(decoder)
     order: list[int] = []
 
@@ -210,7 +210,7 @@ def test_equal_rows_of_scoring_are_computed_once_and_equal_jobs_end_in_order() -
         for number in range(4):
             own = [([number + 20, i] * 15, [[1, 2, 3]]) for i in range(8)]
             pool.submit(score, number, own)
-            time.sleep(0.005)
+            time.sleep(0.03)
     assert order == [0, 1, 2, 3]
 
 
