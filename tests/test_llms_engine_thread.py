@@ -20,6 +20,7 @@ from scripted_decoder import ScriptedDecoder
 from scripted_requests import by_hand, check_cache, plain, request, whole
 
 from llms.engine.engine import Engine
+from llms.engine.score import ScoreJob, ScoreRow
 from llms.errors import LLMError
 from llms.threads import in_thread
 
@@ -187,7 +188,9 @@ def test_scoring_waits_for_a_slot_while_answers_are_written(slots: int) -> None:
     check_cache(engine, decoder, streams)
 
 
-def test_equal_rows_of_scoring_are_computed_once_and_equal_jobs_end_in_order() -> None:
+def test_equal_rows_of_scoring_are_computed_once_and_equal_jobs_end_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     items = [([i, i + 1] * 15, [[1, 2, 3]]) for i in range(8)]
     decoder = ScriptedDecoder(slots=40)
     expected = Engine(decoder).score(items)
@@ -196,20 +199,28 @@ def test_equal_rows_of_scoring_are_computed_once_and_equal_jobs_end_in_order() -
     engine = Engine(decoder)
     order: list[int] = []
 
-    def score(number: int, asked: Any) -> Any:
-        found = engine.score(asked)
-        order.append(number)
-        return found
+    settle = ScoreJob.settle
 
+    def settled(job: ScoreJob, row: ScoreRow, values: list[float]) -> None:
+        settle(job, row, values)
+        if job.done.is_set():
+            order.append(row.prompt[0] - 20)
+
+    monkeypatch.setattr(ScoreJob, "settle", settled)
+    gate, step = threading.Event(), decoder.step
+    monkeypatch.setattr(decoder, "step", lambda *a, **k: (gate.wait(20), step(*a, **k))[1])
+    engine.submit(request(plain([1], 2)))
     with ThreadPoolExecutor(8) as pool:
-        same = [pool.submit(score, i, items) for i in range(8)]
+        same = [pool.submit(engine.score, items) for _ in range(8)]
+        until(lambda: engine._inbox._mail.qsize() >= 8)
+        gate.set()
     assert all(one.result() == expected for one in same)
     assert sum(sum(counts.values()) for counts, _ in decoder.steps) <= 2 * alone
     order.clear()
     with ThreadPoolExecutor(4) as pool:
         for number in range(4):
             own = [([number + 20, i] * 15, [[1, 2, 3]]) for i in range(8)]
-            pool.submit(score, number, own)
+            pool.submit(engine.score, own)
             time.sleep(0.03)
     assert order == [0, 1, 2, 3]
 

@@ -90,6 +90,7 @@ class ScoreJob:
         results: One list for each item, one log-probability (nats) for each continuation.
         error: The error that ended the job.
         cancelled: Whether the caller has left. The engine's thread reads it before each step.
+        turn: When one of its rows began last, counted in rows of the engine.
         waiting: The rows that have not begun. Rows that share a prefix are next to each other.
     """
 
@@ -97,7 +98,7 @@ class ScoreJob:
         self.done = threading.Event()
         self.error: BaseException | None = None
         self.cancelled = False
-        self.keep = keep
+        self.turn = 0
         rows = [ScoreRow(list(prompt), [list(c) for c in texts]) for prompt, texts in items]
         self.results: list[list[float]] = [row.values for row in rows]
         rows = sorted((row for row in rows if row.values), key=lambda row: row.prompt)
@@ -295,8 +296,7 @@ class ScoreQueue:
 
     def _begin(self) -> ScoreRow | None:
         """Begin the next row of the job whose turn it is. None if no row can begin now."""
-        for offset in range(len(self._jobs)):
-            job = self._jobs[(self._turn + offset) % len(self._jobs)]
+        for job in sorted(self._jobs, key=lambda job: job.turn):
             while job.waiting:
                 own = job.waiting[0]
                 equal = self._pending.get(own.key)
@@ -323,7 +323,8 @@ class ScoreQueue:
                 row.strands += [Strand(row, i, None) for i, c in enumerate(row.continuations) if len(c) > 1]
                 self._pending[row.key] = row
                 self.running.append(row)
-                self._turn += offset + 1
+                self._turn += 1
+                job.turn = self._turn
                 return row
         return None
 
