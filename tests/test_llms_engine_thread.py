@@ -207,13 +207,15 @@ def test_equal_rows_of_scoring_are_computed_once_and_equal_jobs_end_in_order(
             order.append(row.prompt[0] - 20)
 
     monkeypatch.setattr(ScoreJob, "settle", settled)
-    gate, step = threading.Event(), decoder.step
-    monkeypatch.setattr(decoder, "step", lambda *a, **k: (gate.wait(20), step(*a, **k))[1])
-    engine.submit(request(plain([1], 2)))
+    gate, entered, step = threading.Event(), threading.Event(), decoder.step
+    monkeypatch.setattr(decoder, "step", lambda *a, **k: (entered.set(), gate.wait(20), step(*a, **k))[2])
+    held = engine.submit(request(plain([1], 2)))
+    entered.wait(20)
     with ThreadPoolExecutor(8) as pool:
         same = [pool.submit(engine.score, items) for _ in range(8)]
         until(lambda: engine._inbox._mail.qsize() >= 8)
         gate.set()
+    held.close()
     assert all(one.result() == expected for one in same)
     assert sum(sum(counts.values()) for counts, _ in decoder.steps) <= 2 * alone
     order.clear()
