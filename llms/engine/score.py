@@ -323,10 +323,19 @@ class ScoreQueue:
                 row.strands += [Strand(row, i, None) for i, c in enumerate(row.continuations) if len(c) > 1]
                 self._pending[row.key] = row
                 self.running.append(row)
+                self._share(row)
                 self._turn += 1
                 job.turn = self._turn
                 return row
         return None
+
+    def _share(self, row: ScoreRow) -> None:
+        """Let a row that begins serve all equal rows that wait."""
+        for job in self._jobs:
+            for own in [own for own in job.waiting if own.prompt == row.prompt and own.key == row.key]:
+                job.waiting.remove(own)
+                row.owners.append((job, own))
+                row.shared = max(row.shared, own.shared)
 
     def _shares_soon(self, own: ScoreRow) -> bool:
         """Return whether a prefix is about to be cached that is worth waiting for."""
