@@ -2,7 +2,8 @@
 
 A byte order mark counts first, then UTF-8, then what the file declares. Otherwise the encoding is guessed: a
 code page of Latin letters by the letters that its language uses, every other by charset-normalizer. Of 29
-language and code page pairs of one sentence each, charset-normalizer alone guesses 22, both together 29.
+language and code page pairs of one sentence each, 22 were read before the check of Latin letters and 29 with
+it; the rules were made with these sentences at hand.
 """
 
 from __future__ import annotations

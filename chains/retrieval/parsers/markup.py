@@ -1,7 +1,7 @@
 """reStructuredText, Org and LaTeX as a reader sees them, on the lines of their files.
 
-docutils, pandoc and pylatexenc were judged: they read more of each language, and none says on which line of
-the file its output stands. docutils also runs directives (include, raw).
+The code is our own because every line of the text has to be a line of the file. docutils runs directives
+(include, raw), so it is not used; pandoc and pylatexenc were not measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The text of a web page as a reader sees it: headings, paragraphs, lists, tables row by row, code.
 
 `add_html` is for every format that contains HTML (pages, EPUB, mail, saved pages). lxml's parser fetches
-nothing and resolves no entities of others. trafilatura and readability were tried: both drop tables, lists or
-whole sections of pages that are not articles, and neither keeps the cells of a row with their columns.
+nothing and resolves no entities of others. The code is our own because rows keep the names of their columns
+here; trafilatura and readability, which look for the article of a page, were not measured against it.
 """
 
 from __future__ import annotations
