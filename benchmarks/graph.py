@@ -150,7 +150,7 @@ def conversations(parts: Parts, turns: int, folder: Path) -> dict[str, Any]:
         for turn in range(turns):
             if turn % 10 == 0:
                 talk = threads.new("benchmark")
-                parts.model.runtime().engine.clear_cache()
+                parts.local_model.runtime().engine.clear_cache()
             question = f"And what about {turn}?"
             first, _ = first_and_end(stream_events(kept, question, context=context, config=config_of(talk)))
             firsts.append((turn % 10 == 0, first))

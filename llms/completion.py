@@ -13,7 +13,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from llms.chat import LocalModel
+from llms.local import LocalModel
 from llms.params import ALIASES, GenerationFields, renamed
 from llms.threads import in_thread
 

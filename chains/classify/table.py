@@ -125,7 +125,7 @@ def read_examples_table(source: Path, *, text: str = "text", label: str = "label
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
+class _CsvTable:
     """A table as it stands in its file: each record with its own characters, and its cells.
 
     `start` is what precedes the first record, the header included; `place` is the column with the text.
@@ -177,7 +177,7 @@ class _Table:
 
 
 def _classified(
-    chain: Runnable[str, Classification], batch: list[tuple[str, list[str]]], table: _Table
+    chain: Runnable[str, Classification], batch: list[tuple[str, list[str]]], table: _CsvTable
 ) -> tuple[list[str], int]:
     """Return the lines of a batch with their labels, and how many have no text."""
     texts = [cells[table.place] if table.place < len(cells) else "" for _, cells in batch]
@@ -215,7 +215,7 @@ _CODE_PAGES = (
 _MOST_ABOVE = 50
 
 
-def _read(source: Path, *columns: str) -> _Table:
+def _read(source: Path, *columns: str) -> _CsvTable:
     """Return a table whose header has `columns`, the first of them with the text; raise TableError."""
     try:
         data = source.read_bytes()
@@ -235,7 +235,7 @@ def _read(source: Path, *columns: str) -> _Table:
     for at, (_, names) in enumerate(records[:_MOST_ABOVE]):
         if all(column in names for column in columns):
             start = newline.join(raw for raw, _ in records[: at + 1])
-            return _Table(
+            return _CsvTable(
                 start=start, names=names, place=names.index(columns[0]), records=records[at + 1 :],
                 delimiter=delimiter, newline=newline, encoding=encoding, mark=mark,
             )  # fmt: skip
@@ -302,7 +302,7 @@ def _sheet(source: Path, data: bytes) -> list[tuple[str, list[str]]]:
     return records
 
 
-def _done(table: _Table, target: Path) -> int:
+def _done(table: _CsvTable, target: Path) -> int:
     """Return how many complete rows `target` has, and remove the last one, which may be cut off."""
     if not target.exists() or target.stat().st_size == 0:
         return 0

@@ -44,7 +44,7 @@ class Token(NamedTuple):
     text: str
 
 
-class Section(NamedTuple):
+class FormatSection(NamedTuple):
     """The format for numbers of one sign, or for those that meet `condition`."""
 
     tokens: tuple[Token, ...]
@@ -94,12 +94,12 @@ def iso(value: dt.date | dt.time | dt.timedelta) -> str:
 
 
 @lru_cache(maxsize=512)
-def _sections(code: str) -> tuple[Section, ...]:
+def _sections(code: str) -> tuple[FormatSection, ...]:
     if _LOCALE_DATES.search(code):
         code = "yyyy-mm-dd"
     elif _LOCALE_TIMES.search(code):
         code = "h:mm:ss"
-    found: list[Section] = []
+    found: list[FormatSection] = []
     tokens: list[Token] = []
     for match in _TOKEN.finditer(f"{code};"):
         kind = match.lastgroup or ""
@@ -111,7 +111,7 @@ def _sections(code: str) -> tuple[Section, ...]:
     return tuple(found)
 
 
-def _section(tokens: list[Token]) -> Section:
+def _section(tokens: list[Token]) -> FormatSection:
     condition = next((token.text for token in tokens if token.kind == "condition"), "")
     kinds = {token.kind for token in tokens}
     # `E+00` is an exponent; an "e" alone is the year in Japanese and Chinese formats.
@@ -121,7 +121,7 @@ def _section(tokens: list[Token]) -> Section:
         kind = "date" if all(t.text.strip("0.") == "" for t in tokens if t.kind == "digits") else "number"
     else:
         kind = "general" if "general" in kinds else "text" if kinds == {"text"} else "number"
-    return Section(tuple(t for t in tokens if t.kind != "condition"), condition, kind)
+    return FormatSection(tuple(t for t in tokens if t.kind != "condition"), condition, kind)
 
 
 def _formatted(value: float, code: str, epoch_1904: bool) -> str:
@@ -138,7 +138,7 @@ def _formatted(value: float, code: str, epoch_1904: bool) -> str:
     return _number(abs(value) if absolute else value, section.tokens)
 
 
-def _chosen(sections: tuple[Section, ...], value: float) -> tuple[Section, bool]:
+def _chosen(sections: tuple[FormatSection, ...], value: float) -> tuple[FormatSection, bool]:
     """Return the section for a value, and whether the section writes the sign itself."""
     if any(section.condition for section in sections[:2]):
         for at, section in enumerate(sections[:3]):

@@ -115,8 +115,8 @@ class _Rtf:
         self._notes: list[str] = []
         self._author = ""
         self._endnote = False
-        self._table = _Table()
-        self._nested = _Table()
+        self._table = _RtfTable()
+        self._nested = _RtfTable()
         self._running: dict[str, list[str]] = {"header": [], "footer": []}
         self._paged = False
         self._changes = 0
@@ -320,7 +320,7 @@ class _Rtf:
         else:
             self._in_row(word, self._nested if word.startswith("nest") else self._table)
 
-    def _in_row(self, word: str, table: _Table) -> None:
+    def _in_row(self, word: str, table: _RtfTable) -> None:
         if word in ("cell", "nestcell"):
             table.end_cell(" ".join(_clean(self._texts["body"]).split()), self._table.plain)
             self._label.clear()
@@ -392,7 +392,7 @@ class _Rtf:
                 self._end_notes()
 
 
-class _Table:
+class _RtfTable:
     """The rows of a table as they are read. `plain` says that the cell has text that is not bold."""
 
     def __init__(self) -> None:
