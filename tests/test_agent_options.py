@@ -102,7 +102,8 @@ def test_tool_debug_and_trace_show_the_steps(run: Run) -> None:
 
 def test_without_a_terminal_acting_is_refused_with_the_option_named(run: Run, tmp_path: Path) -> None:
     done = run("ask", "act now")
-    assert "--approve ask" in done.out and not (tmp_path / "marks").exists()
+    assert "--approve ask" in done.err and "needs a person's approval" in done.out
+    assert not (tmp_path / "marks").exists()
 
 
 def test_quiet_says_nothing_but_the_answer(run: Run) -> None:
@@ -110,9 +111,11 @@ def test_quiet_says_nothing_but_the_answer(run: Run) -> None:
 
 
 def test_ten_thousand_lines_and_broken_utf8_on_standard_input(run: Run) -> None:
-    pasted = b"\n".join(b"row %d" % n for n in range(9_998)) + b"\n\xff\xfe broken"
+    pasted = (
+        b"\n".join(b"row %d" % n for n in range(9_998)) + b"\nGr\xfc\xdfe aus K\xf6ln"
+    )  # Windows' encoding
     done = ask(run, "how many?", stdin=pasted)
-    assert done.code == 0 and "(10001 lines)" in done.out and "not valid UTF-8" in done.err, done
+    assert done.code == 0 and "(10001 lines)" in done.out, done
     assert ask(run, stdin=b"hello from a pipe").out.startswith("answer to hello from a pipe")
 
 

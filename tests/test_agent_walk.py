@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from agent_command import Run, command_line
 
+from sandbox import Sandbox
+
 ROOT = Path(__file__).parent.parent
 HANDBOOK = ROOT / "examples" / "docs"
 QUESTION = "What does double quantization save?"
@@ -169,9 +171,13 @@ def test_a_sum_takes_the_calculator_and_the_trace_shows_it(agent: Run) -> None:
     ), done
 
 
-def test_code_that_is_to_run_asks_and_is_refused_without_a_terminal(agent: Run) -> None:
+def test_code_runs_unasked_in_the_sandbox_and_asks_where_it_could_reach_files(agent: Run) -> None:
+    """Nothing can leave the sandbox's first tier. On the second, a program can look at the machine."""
     done = agent("ask", "Run this code: print(40 + 2)")
-    assert "needs approval" in done.out and "print(40 + 2)" in done.out and done.code == 0, done
+    if Sandbox.tier().number == 1:
+        assert "42" in done.out, done
+    else:
+        assert "needs a person's approval" in done.out and "print(40 + 2)" in done.err, done
     done = agent("ask", "--approve", "never-ask", "--no-log", "Run this code: print(40 + 2)")
     assert "42" in done.out, done
 

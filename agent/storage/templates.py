@@ -39,9 +39,9 @@ def read_template(folder: Path, name: str) -> str:
         return template_path(folder, name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         known = ", ".join(list_templates(folder))
-        found = f"{name!r}, and the templates are {known}" if known else f"{name!r}, and there are none yet"
+        expected = f"a template among {known}" if known else "a template, but there are none yet"
         raise TemplateError(
-            f"expected the name of a template, found {found}; make it: agent templates save {name} 'TEXT'"
+            f"expected {expected}, found {name!r}; make it: agent templates save {name} 'TEXT'"
         ) from None
 
 
