@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from retrieval_fakes import WordEmbeddings, names, write
-from retrieval_files import every_format
+from retrieval_files import every_format, paragraph, run, word
 
 from chains.retrieval import DocumentStore, Progress, errors
 
@@ -170,3 +170,15 @@ def test_progress_counts_up_to_the_end(store: DocumentStore, docs: Path) -> None
     assert seen[-1].files_done == seen[-1].files_total == 3
     assert max(step.chunks for step in seen) == report.embedded
     assert [s.files_done for s in seen] == sorted(s.files_done for s in seen)
+
+
+def test_the_report_says_where_changes_are_pending(store: DocumentStore, tmp_path: Path) -> None:
+    changed = f"<w:ins>{run('650')}</w:ins><w:del><w:r><w:delText>600</w:delText></w:r></w:del>"
+    (tmp_path / "contract.docx").write_bytes(
+        word(paragraph(f"{run('The fee is ')}{changed}{run(' dollars.')}"))
+    )
+    report = store.ingest(tmp_path / "contract.docx")
+    ((path, note),) = report.notes
+    assert path.endswith("contract.docx") and "changes are pending (2 tracked)" in note
+    assert report.unread == () and report.as_dict()["notes"][0]["note"] == note
+    assert store.search("How much is the fee?")[0].chunk.text == "The fee is 650 dollars."

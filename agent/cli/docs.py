@@ -72,7 +72,7 @@ def _watch(parts: Parts, args: Args, limit: dict[str, Any]) -> int:
 
 
 def _told(report: IngestReport) -> None:
-    for line in unread_lines(report):
+    for line in lines_of_files(report):
         console.note(line)
     console.note(describe(report))
 
@@ -88,15 +88,22 @@ def ingest_paths(parts: Parts, paths: list[str], **options: Any) -> IngestReport
     except KeyboardInterrupt:
         console.note("interrupted: what was embedded is kept; the same command goes on from there")
         raise
-    for line in unread_lines(report):
+    for line in lines_of_files(report):
         console.note(line)
     report.raise_if_nothing()
     console.note(describe(report))
     return report
 
 
-def unread_lines(report: IngestReport) -> list[str]:
-    """Return one line for each file that was not read, or only in part, with the reason."""
+def lines_of_files(report: IngestReport) -> list[str]:
+    """Return one line for each file that was not read, or only in part, and for each that has a note."""
+    return [
+        *(f"{console.display_path(path)}: {note}" for path, note in report.notes),
+        *_unread_lines(report),
+    ]
+
+
+def _unread_lines(report: IngestReport) -> list[str]:
     return [
         f"{'read in part' if one.partly else 'not read'}: {console.display_path(one.path)}: "
         f"{console.as_typed(one.reason)}"

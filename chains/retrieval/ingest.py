@@ -109,6 +109,8 @@ class IngestReport:
         unread: Every file that was not read, or only in part, with the reason: those of `failed`, those of
             `skipped` that are not empty, what lies in a folder and is no file (a pipe, a link that leads out
             of it), and files with parts that cannot be read.
+        notes: (path, what to know about its text) of files that were read whole, such as those in which
+            tracked changes are pending.
         chunks: Chunks written.
         embedded: Vectors computed; the other chunks' vectors were stored already.
         seconds: Wall-clock time.
@@ -123,6 +125,7 @@ class IngestReport:
     failed: tuple[FailedFile, ...] = ()
     skipped: tuple[str, ...] = ()
     unread: tuple[UnreadFile, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
     chunks: int = 0
     embedded: int = 0
     seconds: float = 0.0
@@ -167,6 +170,7 @@ class IngestReport:
             ],
             "skipped": list(self.skipped),
             "unread": [{"path": one.path, "reason": one.reason, "partly": one.partly} for one in self.unread],
+            "notes": [{"path": path, "note": note} for path, note in self.notes],
             "chunks": self.chunks,
             "embedded": self.embedded,
             "seconds": round(self.seconds, 3),
@@ -316,6 +320,7 @@ class Ingest:
         self._moved: list[tuple[str, str]] = []
         self._failed: list[FailedFile] = []
         self._unread: list[UnreadFile] = []
+        self._notes: list[tuple[str, str]] = []
         self._known_inside: dict[str, list[str]] = {}
         self._files_total = self._files_done = 0
         self._chunks = self._embedded = 0
@@ -452,6 +457,11 @@ class Ingest:
             for one in item.documents:
                 assert one.document is not None
                 self._note_partly(one.source.path, one.document.partly)
+            self._notes += [
+                (one.source.path, str(one.document.metadata["notes"]))
+                for one in item.documents
+                if one.document is not None and "notes" in one.document.metadata
+            ]
             self._pending.append(item)
             if sum(waiting.weight for waiting in self._pending) >= BATCH:
                 self._commit()
@@ -481,6 +491,7 @@ class Ingest:
             **{name: tuple(sorted(paths)) for name, paths in self._paths.items()},
             moved=tuple(sorted(self._moved)),
             unread=self._all_unread(),
+            notes=tuple(sorted(self._notes)),
             failed=tuple(sorted(self._failed, key=lambda failed: failed.path)),
             chunks=self._chunks,
             embedded=self._embedded,
