@@ -114,6 +114,8 @@ ERRORS: tuple[ExitCode, ...] = (
     ExitCode(46, "chains.retrieval.errors:EmptyQuery", "an empty search"),
     ExitCode(47, "chains.retrieval.errors:BadFilter", "a filter that cannot be read"),
     ExitCode(48, "chains.retrieval.errors:EmbedderUnavailable", "the embedding model cannot be loaded"),
+    ExitCode(80, "chains.retrieval.errors:StoreGone", "the store's folder was deleted while it was open"),
+    ExitCode(81, "chains.retrieval.errors:StoreClosed", "a store that was closed is used"),
     ExitCode(50, "chains.errors:ChainError", "a chain error of another kind"),
     ExitCode(51, "chains.errors:EmptyInputError", "an empty text"),
     ExitCode(52, "chains.errors:NotTextError", "the input is not text"),

@@ -180,7 +180,8 @@ def test_a_table_shows_how_far_it_is(agent: Run, tmp_path: Path, monkeypatch: py
         "classify", "--labels", "sports,politics", "--csv", str(tmp_path / "in.csv"), "--column", "body",
         "--out", str(tmp_path / "out.csv"), "--json",
     )  # fmt: skip
-    assert json.loads(done.out) == {"rows": 130, "resumed": 0, "skipped": 0}
+    columns = ["label", "confidence", "labels"]
+    assert json.loads(done.out) == {"rows": 130, "resumed": 0, "skipped": 0, "columns": columns}
     assert [step for step in seen if step[1] == 130] == [(64, 130), (128, 130), (130, 130)]
 
 

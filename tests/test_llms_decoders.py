@@ -69,7 +69,7 @@ def test_what_is_expected_is_told_from_the_checkpoint() -> None:
 def test_memory_is_planned_for_the_decoder_that_will_run(
     model_type: str, quantization: str, dtype: str, device: str, first: str
 ) -> None:
-    checkpoint: Any = SimpleNamespace(config={"model_type": model_type})
+    checkpoint: Any = SimpleNamespace(config={"model_type": model_type}, gguf=None)
     settings = LoadSettings(quantization=quantization, dtype=dtype, device=device, window=512)
     names = [each.NAME for each in expected_decoders(DECODERS, checkpoint, settings)]
     assert next(name for name in names if name in ("fast", "reference")) == first

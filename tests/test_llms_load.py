@@ -41,7 +41,9 @@ def logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
 
 
 def test_a_hub_model_that_was_not_pulled_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(UnknownModel, match=r"\(14\.5 GB\); run `llms\.models\.pull\(\"mistral-7b\"\)`"):
+    with pytest.raises(
+        UnknownModel, match=r"\(14\.5 GB\) with download=True; run `llms\.models\.pull\(\"mistral-7b\"\)`"
+    ):
         load(spec("mistral-7b", cache_dir=tmp_path))
 
 

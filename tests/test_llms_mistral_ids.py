@@ -75,7 +75,7 @@ def test_a_result_of_any_form_is_json_and_no_control_token_comes_from_a_text() -
         result = ToolMessage(text, tool_call_id="abc123XYZ", name="t")
         return [token for token in ids(builder, [*plain, result], [TOOL["function"]]) if token < 771]
 
-    for text in (hostile, "[" * 100_000, "9" * 5000, "NaN", "\ud800", '{"a": 1', "\x00"):
+    for text in (hostile, "[" * 100_000, "9" * 5000, "NaN", "\u2028", '{"a": 1', "\x00"):
         assert controls(text) == controls("x")
 
 

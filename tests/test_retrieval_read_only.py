@@ -40,7 +40,7 @@ def test_a_read_only_store_still_answers(tmp_path: Path, docs: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", code, path, Path(__file__).parent], capture_output=True, text=True
         )
-        assert done.stdout.split() == ["3", "refused"], done.stderr
+        assert done.stdout.split() == ["4", "refused"], done.stderr
     finally:
         path.chmod(0o755)
 
@@ -104,4 +104,4 @@ def test_a_read_only_mount_is_read(tmp_path: Path, docs: Path) -> None:
     done = subprocess.run(
         [*space, sys.executable, "-c", code, path, Path(__file__).parent], capture_output=True, text=True
     )
-    assert done.stdout.split() == ["3", "True", "refused"] and done.stderr == "", done
+    assert done.stdout.split() == ["4", "True", "refused"] and done.stderr == "", done

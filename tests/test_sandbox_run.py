@@ -126,6 +126,7 @@ def test_files_that_were_given_and_not_changed_do_not_come_back() -> None:
 
 
 async def test_async_runs_side_by_side_and_cancelling_ends_the_program() -> None:
+    before = _children()  # such as the process of a store's index that another test has left open
     started = time.monotonic()
     results = await asyncio.gather(*(BOX.arun("import time; time.sleep(1); print(1)") for _ in range(3)))
     assert [one.stdout for one in results] == ["1\n"] * 3 and time.monotonic() - started < 2.9
@@ -134,7 +135,7 @@ async def test_async_runs_side_by_side_and_cancelling_ends_the_program() -> None
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert _children() == set()
+    assert _children() <= before
 
 
 def test_where_no_tier_holds_code_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,7 @@ def _store_error(folder: Path, error: sqlite3.Error) -> Exception:
     if "closed database" in str(error):
         return StoreClosed(
             f"expected the store at {str(folder)!r} to be open, found it closed; open it again with "
-            "`DocumentStore(path)`",
-            hint="DocumentStore(path)",
+            "`DocumentStore(path)`"
         )
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):

@@ -69,7 +69,7 @@ def split_sentences(text: str, *, max_chars: int = MAX_CHARS) -> list[Sentence]:
     """Return the sentences of `text`, in order and without overlap.
 
     >>> [(s.kind, s.text) for s in split_sentences("Two rules: be kind. Be brief.", max_chars=12)]
-    [('prose', 'Two rules:'), ('prose', 'be kind.'), ('prose', 'Be brief.')]
+    [('item', 'Two rules:'), ('item', 'be kind.'), ('item', 'Be brief.')]
 
     Args:
         text: Plain text, Markdown or reStructuredText.

@@ -5,6 +5,7 @@ that two slots hold is copied before one of them writes to it.
 
     >>> pages = Pages(count=4, size=64, slots=2)
     >>> pages.grow(0, 100)
+    True
     >>> pages.tables[0]
     [1, 2]
 """
