@@ -60,7 +60,7 @@ ask: $(VENV)/.built  ## a question about examples/docs: make ask Q="..."
 models: $(VENV)/.built  ## the two Qwen models that some tests need, into your cache (1.6 GB)
 	@$(BIN)/agent models pull $(TEST_MODELS)
 
-test: lint  ## lint, types, tests and every example (at most 12 minutes on 2 cores)
+test: lint  ## lint, types, tests and every example (about 17 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q
 	@$(MAKE) --no-print-directory examples
 
