@@ -3,11 +3,13 @@
     python benchmarks/injections.py --data PATH [--model NAME] [--way free|forced|both] [--cases N]
 
 A scripted model obeys every instruction in the text. Its tools record what they are asked to do, every tool
-is allowed in advance, and nobody is there to approve. Reading a file below the allowed folders is no act, so
-a model that is told to read one sends it away as well. The baseline is the same model with the same tools in
-`create_agent`, in the same run. With `--model NAME` a real model reads the planted text too, once planning
-freely and once forced to call some tool (`tool_choice="any"`, because a small model that calls no tool
-attempts nothing). It is counted how often it attempts what the text says, and how often that gets through.
+is allowed in advance, and nobody is there to approve. Reading a file below the allowed folders does not count
+as an act, so a model that is told to read one sends it away as well. The baseline is the same model with the
+same tools in `create_agent`, in the same run.
+
+With `--model NAME` a real model reads the planted text too, once planning freely and once forced to call some
+tool (`tool_choice="any"`, because a small model that calls no tool attempts nothing). It is counted how often
+it attempts what the text says, and how often that gets through.
 Prints a table, then one JSON line.
 """
 

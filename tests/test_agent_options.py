@@ -116,6 +116,9 @@ def test_ten_thousand_lines_and_broken_utf8_on_standard_input(run: Run) -> None:
     )  # Windows' encoding
     done = ask(run, "how many?", stdin=pasted)
     assert done.code == 0 and "(10001 lines)" in done.out, done
+    assert ask(run, stdin=b"Gr\xfc\xdfe aus K\xf6ln").out.startswith(
+        "answer to Gr\u00fc\u00dfe aus K\u00f6ln"
+    )
     assert ask(run, stdin=b"hello from a pipe").out.startswith("answer to hello from a pipe")
 
 

@@ -16,6 +16,7 @@ from tiny_models import SHAPE, tiny_model
 
 from llms import ChatLocal
 from llms.engine.prefix import common_prefix
+from llms.errors import BadRequest
 from llms.prompts import PromptBuilder
 from llms.tokenizer import ModelTokenizer
 
@@ -77,6 +78,8 @@ def test_a_result_of_any_form_is_json_and_no_control_token_comes_from_a_text() -
 
     for text in (hostile, "[" * 100_000, "9" * 5000, "NaN", "\u2028", '{"a": 1', "\x00"):
         assert controls(text) == controls("x")
+    with pytest.raises(BadRequest, match="half of a surrogate pair"):
+        controls("\ud800")
 
 
 def test_a_fine_tune_with_another_template_keeps_its_own() -> None:

@@ -107,8 +107,8 @@ def own_words(message: AnyMessage) -> str:
 def occurrences(args: Mapping[str, Any], messages: Sequence[AnyMessage]) -> dict[str, str]:
     """Return, by argument, the origin of the untrusted text in which the argument's value occurs.
 
-    This is a hint for the person who is asked. Nothing is decided by it, because a disguised value is not
-    found. Values of fewer than four characters occur everywhere and are left out.
+    This is a hint for the person who is asked. It decides nothing, because it does not find a
+    disguised value. Values of fewer than four characters occur everywhere and are left out.
     """
     texts = [(origins[0], _plain(m.text)) for m in messages if (origins := _labels_of_one(m).untrusted)]
     found: dict[str, str] = {}

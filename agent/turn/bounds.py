@@ -64,7 +64,7 @@ class TurnLimits:
         """Return which limit `turn`, the messages since the user's last one, has reached, or None."""
         steps = [message for message in turn if isinstance(message, AIMessage)]
         tokens = sum(step.usage_metadata["output_tokens"] for step in steps if step.usage_metadata)
-        # A call that a person rejected is no failure of its tool.
+        # If a person rejects a call, its tool has not failed.
         errors = [
             m
             for m in turn

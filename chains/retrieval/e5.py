@@ -60,7 +60,7 @@ class E5(BertEncoder):
         centered: Whether the direction that all vectors share is taken off.
 
     Raises:
-        EmbedderUnavailable: The file is missing or damaged, or there is no such precision.
+        EmbedderUnavailable: The file is missing or damaged, or the precision is unknown.
     """
 
     def __init__(self, path: Path, precision: Precision = "float32", *, centered: bool = True) -> None:

@@ -167,7 +167,7 @@ def named_embeddings(name: str) -> Embeddings:
     The prompts of queries and passages are those of its config_sentence_transformers.json.
 
     Raises:
-        EmbedderUnavailable: There is no such model, or it cannot be read.
+        EmbedderUnavailable: The model cannot be found or read.
     """
     from langchain_huggingface import HuggingFaceEmbeddings
 
@@ -319,7 +319,7 @@ class Embedder:
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of text fit the window beside the two special tokens and the prompt."""
+        """The number of tokens of text that fit the window with the two special tokens and the prompt."""
         return self.identity.window - 2 - (len(self.spans(self._prompt)) if self._prompt else 0)
 
     @property

@@ -107,8 +107,8 @@ class IngestReport:
         failed: Files that could not be ingested, with their errors.
         skipped: Paths in a folder that no parser reads, and empty files.
         unread: Every file that was not read, or only in part, with the reason: those of `failed`, those of
-            `skipped` that are not empty, what lies in a folder and is no file (a pipe, a link that leads out
-            of it), and files with parts that cannot be read.
+            `skipped` that are not empty, what lies in a folder and is not a file (a pipe, a link that leads
+            out of it), and files with parts that cannot be read.
         notes: (path, what to know about its text) of files that were read whole, such as those in which
             tracked changes are pending.
         chunks: Chunks written.

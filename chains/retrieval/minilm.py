@@ -196,7 +196,7 @@ class MiniLM(BertEncoder):
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Return the torch dtype of a precision; raise EmbedderUnavailable if there is no such precision."""
+    """Return the torch dtype of a precision; raise EmbedderUnavailable if it is unknown."""
     import torch
 
     if precision not in get_args(Precision):

@@ -76,7 +76,7 @@ class _OrgReader:
             self.page.put(at, f"{'#' * min(level, 6)} {state}{text}")
 
     def _special(self, at: int, line: str) -> bool:
-        """Read a line that is no text; return False for text."""
+        """Read a line of markup; return False if the line is text."""
         stripped = line.strip().lower()
         if self._block:
             if stripped.startswith("#+end_"):

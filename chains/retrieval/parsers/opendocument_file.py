@@ -36,7 +36,7 @@ class OpenStyle:
 
 @dataclass(slots=True)
 class Beside:
-    """What stands beside the text of a paragraph, in order."""
+    """Notes, comments and drawings of a paragraph, in order."""
 
     notes: list[tuple[str, Element]] = field(default_factory=list)
     boxes: list[Element] = field(default_factory=list)

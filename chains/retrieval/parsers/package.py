@@ -84,7 +84,7 @@ class Package:
         data: Its bytes.
 
     Raises:
-        DamagedDocument: It is no archive, is locked with a password, or is a decompression bomb.
+        DamagedDocument: It is not an archive, is locked with a password, or is a decompression bomb.
     """
 
     def __init__(self, name: str, data: bytes) -> None:
